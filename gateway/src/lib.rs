@@ -1,1 +1,3 @@
 //! The gateway.
+pub mod host;
+pub mod target;
