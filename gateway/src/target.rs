@@ -1,0 +1,352 @@
+//! Request targets: one canonical origin-form, which routes are matched on and the upstream receives.
+//!
+//! Were matching and upstream to see different paths, `/public/%2e%2e/admin` would be judged as public and served as admin. So
+//! dot segments (also as `%2e`) are resolved and escapes of unreserved characters decoded, once. Other escapes stay, and so does
+//! the query. Repeated slashes count as one for matching only. A target that gains a dot segment for whoever takes `%2f`, `%5c`
+//! or `\` for a slash is refused, and so is a broken escape. Nothing is allocated when the target is canonical already.
+
+use std::borrow::Cow;
+
+/// A request target in canonical form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target<'a> {
+    upstream: Cow<'a, str>,
+    path_len: usize,
+    collapsed: Option<String>,
+    authority: Option<&'a str>,
+}
+
+/// Why bytes are no request target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// It does not begin with a slash and is no absolute http(s) target.
+    #[error("a request target begins with a slash")]
+    Form,
+    /// A byte that must be escaped: control characters, spaces, `#`, anything over 0x7e.
+    #[error("a request target has no raw spaces, control characters, `#` or bytes over 0x7e")]
+    Byte,
+    /// A percent sign without two hexadecimal digits.
+    #[error("a percent sign is followed by two hexadecimal digits")]
+    Escape,
+    /// A dot segment next to a disguised slash.
+    #[error("a dot segment is written between plain slashes")]
+    DisguisedDots,
+}
+
+impl<'a> Target<'a> {
+    /// Brings a target to canonical form. `*` is a target of `OPTIONS` alone.
+    pub fn parse(target: &'a [u8], method: &[u8]) -> Result<Self, TargetError> {
+        let text = std::str::from_utf8(target).map_err(|_| TargetError::Byte)?;
+        if text == "*" && method == b"OPTIONS" {
+            return Ok(Target {
+                upstream: Cow::Borrowed(text),
+                path_len: 1,
+                collapsed: None,
+                authority: None,
+            });
+        }
+        if !text.bytes().all(|b| matches!(b, 0x21..=0x7e) && b != b'#') {
+            return Err(TargetError::Byte);
+        }
+        let (authority, origin_form) = split_authority(text)?;
+        let (path, query) =
+            origin_form.split_at(origin_form.find('?').unwrap_or(origin_form.len()));
+        Self::assemble(authority, origin_form, canonical_path(path)?, query)
+    }
+
+    fn assemble(
+        authority: Option<&'a str>,
+        origin_form: &'a str,
+        path: Cow<'a, str>,
+        query: &str,
+    ) -> Result<Self, TargetError> {
+        let collapsed = collapse_slashes(&path);
+        let path_len = path.len();
+        let upstream = match path {
+            Cow::Borrowed(same) if same.len() + query.len() == origin_form.len() => {
+                Cow::Borrowed(origin_form)
+            }
+            Cow::Borrowed(path) => Cow::Owned([path, query].concat()),
+            Cow::Owned(path) => Cow::Owned(path + query),
+        };
+        Ok(Target {
+            upstream,
+            path_len,
+            collapsed,
+            authority,
+        })
+    }
+
+    /// Path and query as sent on.
+    pub fn upstream(&self) -> &str {
+        &self.upstream
+    }
+
+    /// The path as sent on, without the query; `*` for `OPTIONS *`.
+    pub fn path(&self) -> &str {
+        self.upstream.get(..self.path_len).unwrap_or_default()
+    }
+
+    /// The path with repeated slashes as one, which routes are matched on; `/` for `OPTIONS *`.
+    pub fn path_for_matching(&self) -> &str {
+        match &self.collapsed {
+            Some(path) => path,
+            None if self.path() == "*" => "/",
+            None => self.path(),
+        }
+    }
+
+    /// The authority of an absolute-form target, which must agree with `Host`.
+    pub fn authority(&self) -> Option<&'a str> {
+        self.authority
+    }
+}
+
+/// Splits an absolute-form target; an origin-form one has no authority.
+fn split_authority(text: &str) -> Result<(Option<&str>, &str), TargetError> {
+    if text.starts_with('/') {
+        return Ok((None, text));
+    }
+    let (scheme, rest) = text.split_once("://").ok_or(TargetError::Form)?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err(TargetError::Form);
+    }
+    let (authority, origin_form) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    Ok((Some(authority), origin_form))
+}
+
+fn canonical_path(path: &str) -> Result<Cow<'_, str>, TargetError> {
+    let decoded = decode_unreserved(path)?;
+    if decoded.split('/').any(hides_dots) {
+        return Err(TargetError::DisguisedDots);
+    }
+    match decoded {
+        _ if decoded.is_empty() => Ok(Cow::Borrowed("/")),
+        Cow::Borrowed(path) if !path.split('/').any(is_dots) => Ok(Cow::Borrowed(path)),
+        Cow::Borrowed(_) | Cow::Owned(_) => Ok(resolve_dots(&decoded)),
+    }
+}
+
+/// Decodes `%41` and its like: letters, digits, `-`, `.`, `_`, `~`. RFC 3986 section 2.3 calls both forms the same.
+fn decode_unreserved(path: &str) -> Result<Cow<'_, str>, TargetError> {
+    let mut decoded = String::new();
+    let mut rest = path;
+    let mut kept = path;
+    while let Some(at) = rest.find('%') {
+        let (before, escape) = rest.split_at(at);
+        let (byte, after) = unescape(escape)?;
+        rest = after;
+        if is_unreserved(byte) {
+            let clean = kept.len() - escape.len();
+            decoded.push_str(kept.get(..clean).unwrap_or(before));
+            decoded.push(char::from(byte));
+            kept = after;
+        }
+    }
+    if decoded.is_empty() {
+        return Ok(Cow::Borrowed(path));
+    }
+    decoded.push_str(kept);
+    Ok(Cow::Owned(decoded))
+}
+
+/// The byte an escape stands for, and what follows it.
+fn unescape(escape: &str) -> Result<(u8, &str), TargetError> {
+    let digits = escape
+        .get(1..3)
+        .filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+    let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+    byte.zip(escape.get(3..)).ok_or(TargetError::Escape)
+}
+
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+fn is_dots(segment: &str) -> bool {
+    segment == "." || segment == ".."
+}
+
+/// Whether a segment between plain slashes has a dot segment for somebody who reads `\`, `%2f` or `%5c` as a slash too.
+fn hides_dots(segment: &str) -> bool {
+    let mut rest = segment;
+    let mut disguised = false;
+    while let Some((piece, after)) = split_disguised(rest) {
+        if is_dots(piece) {
+            return true;
+        }
+        disguised = true;
+        rest = after;
+    }
+    disguised && is_dots(rest)
+}
+
+/// Splits at the first disguised slash.
+fn split_disguised(text: &str) -> Option<(&str, &str)> {
+    let at = text
+        .match_indices(['\\', '%'])
+        .map(|(at, _)| at)
+        .find(|&at| disguised_len(text, at) > 0)?;
+    Some((text.get(..at)?, text.get(at + disguised_len(text, at)..)?))
+}
+
+fn disguised_len(text: &str, at: usize) -> usize {
+    match text.get(at..at + 3) {
+        Some(escape)
+            if escape.eq_ignore_ascii_case("%2f") || escape.eq_ignore_ascii_case("%5c") =>
+        {
+            3
+        }
+        Some(_) | None => usize::from(text.get(at..at + 1) == Some("\\")),
+    }
+}
+
+/// RFC 3986 section 5.2.4. Dots above the root stay at the root.
+fn resolve_dots<'a>(path: &str) -> Cow<'a, str> {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut ends_in_dots = false;
+    for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
+        ends_in_dots = is_dots(segment);
+        match segment {
+            "." => {}
+            ".." => drop(kept.pop()),
+            segment => kept.push(segment),
+        }
+    }
+    if ends_in_dots {
+        kept.push("");
+    }
+    Cow::Owned(format!("/{}", kept.join("/")))
+}
+
+fn collapse_slashes(path: &str) -> Option<String> {
+    if !path.contains("//") {
+        return None;
+    }
+    let mut collapsed = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !collapsed.ends_with('/') {
+            collapsed.push(c);
+        }
+    }
+    Some(collapsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn upstream(target: &str) -> Result<String, TargetError> {
+        Target::parse(target.as_bytes(), b"GET").map(|target| target.upstream().to_owned())
+    }
+
+    #[test]
+    fn brings_targets_to_one_form() {
+        for (target, canonical) in [
+            ("/", "/"),
+            ("/a/b?x=%2e%2e/..", "/a/b?x=%2e%2e/.."),
+            ("/?", "/?"),
+            ("/a/./b", "/a/b"),
+            ("/a/../b", "/b"),
+            ("/a/..", "/"),
+            ("/a/b/..", "/a/"),
+            ("/a/b/.", "/a/b/"),
+            ("/../../a", "/a"),
+            ("/public/%2e%2E/admin", "/admin"),
+            ("/public/.%2e/admin", "/admin"),
+            ("/%61%2D%5f%7E", "/a-_~"),
+            ("/a%20b%2Fc%c3%a9", "/a%20b%2Fc%c3%a9"),
+            ("/%252e%252e/a", "/%252e%252e/a"),
+            ("/a//b", "/a//b"),
+            ("/a//../b", "/a/b"),
+            ("/...", "/..."),
+            ("/a\\b", "/a\\b"),
+            ("http://h.example/a/../b?q", "/b?q"),
+            ("http://h.example", "/"),
+            ("HTTPS://h.example?q", "/?q"),
+        ] {
+            assert_eq!(upstream(target).as_deref(), Ok(canonical), "{target}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_two_readers_would_read_differently() {
+        for (target, error) in [
+            ("", TargetError::Form),
+            ("a", TargetError::Form),
+            ("*", TargetError::Form),
+            ("ftp://h/a", TargetError::Form),
+            ("h.example:443", TargetError::Form),
+            ("/a b", TargetError::Byte),
+            ("/a#b", TargetError::Byte),
+            ("/é", TargetError::Byte),
+            ("/a\0", TargetError::Byte),
+            ("/%", TargetError::Escape),
+            ("/%4", TargetError::Escape),
+            ("/%zz", TargetError::Escape),
+            ("/%+1", TargetError::Escape),
+            ("/%2%65", TargetError::Escape),
+            ("/a%2f..", TargetError::DisguisedDots),
+            ("/..%2Fa", TargetError::DisguisedDots),
+            ("/a%2f%2e%2e%2fb", TargetError::DisguisedDots),
+            ("/a%5c../b", TargetError::DisguisedDots),
+            ("/a\\..\\b", TargetError::DisguisedDots),
+            ("/..\\", TargetError::DisguisedDots),
+            ("/.%5C", TargetError::DisguisedDots),
+        ] {
+            assert_eq!(upstream(target), Err(error), "{target}");
+        }
+        assert_eq!(Target::parse(b"/\xff", b"GET"), Err(TargetError::Byte));
+    }
+
+    #[test]
+    fn matches_on_single_slashes() {
+        let matched = |target: &str, method: &[u8]| {
+            Target::parse(target.as_bytes(), method)
+                .unwrap()
+                .path_for_matching()
+                .to_owned()
+        };
+        assert_eq!(matched("//a///b/?//", b"GET"), "/a/b/");
+        assert_eq!(matched("/a?b", b"GET"), "/a");
+        assert_eq!(matched("*", b"OPTIONS"), "/");
+    }
+
+    #[test]
+    fn keeps_the_authority_and_borrows() {
+        let target = Target::parse(b"http://h.example:80/a?b", b"GET").unwrap();
+        assert_eq!(
+            (target.authority(), target.path()),
+            (Some("h.example:80"), "/a")
+        );
+        assert!(matches!(target.upstream, Cow::Borrowed("/a?b")));
+        assert!(matches!(
+            Target::parse(b"/a%20b?c", b"GET").unwrap().upstream,
+            Cow::Borrowed(_)
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn is_idempotent_and_has_no_dot_segments(target in r"/([a./%\\?]|%2[efEF]|%5[cC]|%[0-9a-f]{2}|\.\./){0,20}") {
+            if let Ok(first) = Target::parse(target.as_bytes(), b"GET") {
+                let again = Target::parse(first.upstream().as_bytes(), b"GET").unwrap();
+                prop_assert_eq!(again.upstream(), first.upstream());
+                prop_assert!(matches!(again.upstream, Cow::Borrowed(_)));
+                let lenient = first.path().to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/");
+                prop_assert!(!lenient.replace('\\', "/").split('/').any(is_dots), "{}", first.path());
+                prop_assert!(!first.path_for_matching().contains("//"));
+            }
+        }
+
+        #[test]
+        fn takes_any_bytes(target in proptest::collection::vec(any::<u8>(), 0..60), slash in any::<bool>()) {
+            let target = if slash { [b"/".as_slice(), &target].concat() } else { target };
+            if let Ok(parsed) = Target::parse(&target, b"GET") {
+                prop_assert!(parsed.path().starts_with('/'));
+            }
+        }
+    }
+}
