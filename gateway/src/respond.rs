@@ -5,7 +5,7 @@
 //! `application/problem+json` (RFC 9457), are never stored, and echo nothing of the request but its id.
 
 use bytes::Bytes;
-use crossgate_policy::{Edit, EditValue, Kind, OwnOrigin, Request, is_cors_response_field, missing_vary};
+use crossgate_policy::{Edit, Kind, OwnOrigin, Request, Value, is_cors_response_field, missing_vary};
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
@@ -123,10 +123,10 @@ pub fn write_cors(header: &mut ResponseHeader, judged: &Judged, head: &HeadView<
     write_vary(header, judged);
 }
 
-fn field_value(value: &EditValue<'_>) -> Option<HeaderValue> {
+fn field_value(value: &Value<'_>) -> Option<HeaderValue> {
     match value {
-        EditValue::Rendered(value) => Some((*value).clone()),
-        EditValue::Request(bytes) => HeaderValue::from_bytes(bytes).ok(),
+        Value::Rendered(value) => Some((*value).clone()),
+        Value::Request(bytes) => HeaderValue::from_bytes(bytes).ok(),
     }
 }
 
@@ -155,12 +155,12 @@ fn write_vary(header: &mut ResponseHeader, judged: &Judged) {
     let vary = policy.vary(judged.verdict.kind);
     let lines = header.headers.get_all(VARY);
     if lines.iter().next().is_none() {
-        if let Some(value) = vary.rendered() {
+        if let Some(value) = policy.vary_value(judged.verdict.kind) {
             let _inserted = header.insert_header(VARY, value.clone());
         }
         return;
     }
-    let missing: Vec<&str> = missing_vary(lines.iter().map(HeaderValue::as_bytes), vary.names()).collect();
+    let missing: Vec<&str> = missing_vary(lines.iter().map(HeaderValue::as_bytes), vary).collect();
     if let Ok(value) = HeaderValue::from_str(&missing.join(", "))
         && !missing.is_empty()
     {
