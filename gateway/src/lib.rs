@@ -1,4 +1,6 @@
 //! The gateway.
 pub mod config;
 pub mod host;
+pub mod lane;
+pub mod runner;
 pub mod target;

@@ -1,0 +1,437 @@
+//! One request's connection, as Pingora sees it.
+//!
+//! The lane hands Pingora a request as its head alone; everything after it is read through this
+//! wrapper, which gives out exactly the bytes of that request's body and keeps whatever follows for
+//! the next head. Without it Pingora 0.9.1 loses a second request that is already in its buffer, and
+//! turns one that arrives mid-flight into an error of the running request.
+//!
+//! It is also the clock of the exchange: Pingora has one read timeout for everything, so the waits
+//! for a response head, between pieces of a body and for a slow client are bounded here, where every
+//! byte passes. Absent on purpose: any parsing. How many bytes belong to the body is the head
+//! reader's finding ([`Framing`]); chunked bodies are passed through and end the reuse of overread
+//! connections in Pingora.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, Ssl, Stream,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::OpenConnection;
+use super::linger;
+use super::watch::{Expired, Phase, Watch};
+
+/// How a request's body is delimited, RFC 9112 section 6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Exactly this many bytes follow the head; 0 where there is no body.
+    Length(u64),
+    /// Chunked, or an upgrade: only Pingora knows where it ends.
+    Opaque,
+}
+
+/// A downstream connection while one request on it is served.
+pub struct Conn {
+    /// `None` once taken back by the lane, or by the lingering close.
+    io: Option<Stream>,
+    /// Bytes read from the socket that Pingora has not been given: the body's beginning, then the
+    /// next request.
+    ahead: BytesMut,
+    /// At most this many bytes are held for the next request while this one runs.
+    ahead_len_max: usize,
+    framing: Framing,
+    eof: bool,
+    wrote: bool,
+    watch: Arc<Watch>,
+    timer: Option<Pin<Box<Sleep>>>,
+    last_read: Instant,
+    last_write: Instant,
+    waiting: Option<Waiting>,
+    /// Time the client has kept a reader of its body waiting, and the bytes it sent meanwhile.
+    body_awaited: Option<Instant>,
+    body_wait: Duration,
+    body_read: u64,
+    /// Kept until the connection is closed for good: it is what a drain waits for.
+    guard: OpenConnection,
+}
+
+/// A response that is being waited for: since when, and which attempt.
+#[derive(Clone, Copy)]
+struct Waiting {
+    attempt: u32,
+    since: Instant,
+}
+
+/// What is left of a connection after a request on it was served and it may carry another.
+pub struct Reclaimed {
+    /// The socket.
+    pub io: Stream,
+    /// Bytes already read from it: the beginning of the next request.
+    pub ahead: BytesMut,
+    /// Whether the client has finished sending.
+    pub eof: bool,
+    /// Counts the connection as open.
+    pub guard: OpenConnection,
+}
+
+impl Conn {
+    /// Wraps a socket whose next request has been split from `ahead` already.
+    pub fn new(from: Reclaimed, framing: Framing, watch: Arc<Watch>, ahead_len_max: usize) -> Self {
+        let now = Instant::now();
+        Conn {
+            io: Some(from.io),
+            ahead: from.ahead,
+            ahead_len_max,
+            framing,
+            eof: from.eof,
+            wrote: false,
+            watch,
+            timer: None,
+            last_read: now,
+            last_write: now,
+            waiting: None,
+            body_awaited: None,
+            body_wait: Duration::ZERO,
+            body_read: 0,
+            guard: from.guard,
+        }
+    }
+
+    /// The shared state of this exchange, for the proxy's hooks.
+    pub fn watch(&self) -> &Arc<Watch> {
+        &self.watch
+    }
+
+    /// The socket and what was read ahead of it; `None` where the request's body was not read to its
+    /// end, so that nobody knows where the next request begins.
+    pub fn reclaim(mut self) -> Option<Reclaimed> {
+        if matches!(self.framing, Framing::Length(left) if left > 0) {
+            return None;
+        }
+        Some(Reclaimed {
+            io: self.io.take()?,
+            ahead: std::mem::take(&mut self.ahead),
+            eof: self.eof,
+            guard: self.guard.clone(),
+        })
+    }
+
+    fn io(&mut self) -> io::Result<&mut Stream> {
+        self.io
+            .as_mut()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// How much of the request's body a reader with `room` may be given now; 0 means that the
+    /// request is over and the reader only wants to know whether the client is still there.
+    ///
+    /// Pingora's probe for that is the one place where it reads a single byte; a chunked body is
+    /// read with far more room.
+    fn allowance(&self, room: usize) -> usize {
+        match self.framing {
+            Framing::Length(left) => usize::try_from(left).unwrap_or(usize::MAX).min(room),
+            Framing::Opaque if room == 1 && self.watch.phase() != Phase::Upgraded => 0,
+            Framing::Opaque => room,
+        }
+    }
+
+    fn consume(&mut self, len: usize) {
+        if let Framing::Length(left) = &mut self.framing {
+            *left = left.saturating_sub(len as u64);
+        }
+        self.body_read = self.body_read.saturating_add(len as u64);
+    }
+
+    /// Gives out body bytes: first those read ahead, then the socket's.
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        allowed: usize,
+    ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let len = allowed.min(self.ahead.len());
+            buf.put_slice(&self.ahead.split_to(len));
+            self.consume(len);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let mut limited = self.io()?.take(allowed as u64);
+        match Pin::new(&mut limited).poll_read(cx, buf) {
+            Poll::Pending => self.poll_slow_body(cx),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => self.note_body(buf.filled().len() - before),
+        }
+    }
+
+    /// Accounts for body bytes that came from the socket, and cuts a client that sends too slowly.
+    fn note_body(&mut self, len: usize) -> Poll<io::Result<()>> {
+        self.consume(len);
+        self.last_read = Instant::now();
+        if let Some(since) = self.body_awaited.take() {
+            self.body_wait = self.body_wait.saturating_add(self.last_read - since);
+        }
+        let limits = self.watch.limits();
+        let owed = limits.body_rate_min as f64 * self.body_wait.as_secs_f64();
+        let slow = self.body_wait > limits.body_grace && (self.body_read as f64) < owed;
+        if slow && self.watch.phase() != Phase::Upgraded {
+            return Poll::Ready(Err(self.expire(Expired::Body)));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_slow_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let since = *self.body_awaited.get_or_insert_with(Instant::now);
+        match self.watch.phase() {
+            Phase::Request => {
+                self.poll_until(cx, since + self.watch.limits().body_grace, Expired::Body)
+            }
+            Phase::Streaming | Phase::Upgraded => self.poll_idle(cx),
+        }
+    }
+
+    /// Reads ahead without giving anything out: the request's bytes are all there, a reader only
+    /// waits for the client to go away.
+    fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.eof && self.ahead.len() < self.ahead_len_max {
+            let mut chunk = [MaybeUninit::<u8>::uninit(); 2048];
+            let mut buf = ReadBuf::uninit(&mut chunk);
+            match Pin::new(self.io()?).poll_read(cx, &mut buf) {
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => self.eof = true,
+                Poll::Ready(Ok(())) => self.ahead.extend_from_slice(buf.filled()),
+            }
+        }
+        if self.eof && self.ahead.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_response(cx)
+    }
+
+    /// Pending until the response head, or the next piece of the body, is overdue.
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.watch.phase() {
+            Phase::Request => {
+                let deadline = self.waiting_since() + self.watch.head();
+                self.poll_until(cx, deadline, Expired::Head)
+            }
+            Phase::Streaming | Phase::Upgraded => self.poll_idle(cx),
+        }
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let active = self.last_read.max(self.last_write);
+        self.poll_until(cx, active + self.watch.idle(), Expired::Idle)
+    }
+
+    fn waiting_since(&mut self) -> Instant {
+        let attempt = self.watch.attempt();
+        match self.waiting {
+            Some(waiting) if waiting.attempt == attempt => waiting.since,
+            _ => {
+                let since = Instant::now();
+                self.waiting = Some(Waiting { attempt, since });
+                since
+            }
+        }
+    }
+
+    /// The timer is kept from wait to wait and only moved when it fires early, since a wait seldom
+    /// lasts.
+    fn poll_until<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: Instant,
+        expired: Expired,
+    ) -> Poll<io::Result<T>> {
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline {
+                return Poll::Ready(Err(self.expire(expired)));
+            }
+            timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+
+    fn expire(&self, expired: Expired) -> io::Error {
+        self.watch.expire(expired);
+        io::Error::new(io::ErrorKind::TimedOut, expired.as_str())
+    }
+
+    /// Bounds a write that the client does not take.
+    fn poll_written(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = result {
+            self.wrote = true;
+            self.last_write = Instant::now();
+            return Poll::Ready(written);
+        }
+        let deadline = self.last_write.max(self.last_read) + self.watch.limits().write_stall;
+        self.poll_until(cx, deadline, Expired::Write)
+    }
+
+    /// Whether closing now would make the kernel answer unread bytes with a reset, which can
+    /// destroy a response that is still on its way.
+    fn has_unread(&self) -> bool {
+        let body = match self.framing {
+            Framing::Length(left) => left > 0,
+            Framing::Opaque => self.watch.phase() != Phase::Upgraded,
+        };
+        self.wrote && !self.eof && (body || !self.ahead.is_empty())
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        if !self.has_unread() {
+            return;
+        }
+        if let (Some(io), Ok(runtime)) = (self.io.take(), tokio::runtime::Handle::try_current()) {
+            let limits = *self.watch.limits();
+            let guard = self.guard.clone();
+            runtime.spawn(async move {
+                linger(io, limits.drain_bytes, limits.drain_time).await;
+                drop(guard);
+            });
+        }
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match this.allowance(buf.remaining()) {
+            0 => this.poll_hold(cx),
+            allowed => this.poll_body(cx, buf, allowed),
+        }
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(this.io()?).poll_write(cx, buf);
+        this.poll_written(cx, result)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(this.io()?).poll_write_vectored(cx, bufs);
+        this.poll_written(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.as_ref().is_some_and(|io| io.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match Pin::new(this.io()?).poll_flush(cx) {
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => this.poll_written(cx, Poll::Pending).map_ok(|_| ()),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let result = ready!(Pin::new(this.io()?).poll_shutdown(cx));
+        Poll::Ready(result)
+    }
+}
+
+impl fmt::Debug for Conn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn")
+            .field("framing", &self.framing)
+            .field("ahead_len", &self.ahead.remaining())
+            .field("phase", &self.watch.phase())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Conn {
+    async fn shutdown(&mut self) {
+        if let Some(io) = &mut self.io {
+            Shutdown::shutdown(io.as_mut()).await;
+        }
+    }
+}
+
+impl UniqueID for Conn {
+    fn id(&self) -> UniqueIDType {
+        self.io.as_ref().map_or(-1, |io| io.id())
+    }
+}
+
+impl Ssl for Conn {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.io.as_ref().and_then(|io| io.selected_alpn_proto())
+    }
+}
+
+#[async_trait]
+impl Peek for Conn {}
+
+impl GetTimingDigest for Conn {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.io
+            .as_ref()
+            .map_or_else(Vec::new, |io| io.get_timing_digest())
+    }
+}
+
+impl GetProxyDigest for Conn {
+    fn get_proxy_digest(&self) -> Option<Arc<pingora::protocols::raw_connect::ProxyDigest>> {
+        self.io.as_ref().and_then(|io| io.get_proxy_digest())
+    }
+}
+
+impl GetSocketDigest for Conn {
+    fn get_socket_digest(&self) -> Option<Arc<pingora::protocols::SocketDigest>> {
+        self.io.as_ref().and_then(|io| io.get_socket_digest())
+    }
+}
+
+/// The address of the other end, where the socket has one.
+pub fn peer_addr(io: &Stream) -> Option<std::net::SocketAddr> {
+    match io.get_socket_digest()?.peer_addr()? {
+        SocketAddr::Inet(address) => Some(*address),
+        SocketAddr::Unix(_) => None,
+    }
+}

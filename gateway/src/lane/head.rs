@@ -1,0 +1,474 @@
+//! Reads one whole request head, under one deadline and one byte cap.
+//!
+//! Pingora restarts its 60 s at every read and buffers up to 1 MiB of head per connection; here a
+//! head has one deadline from its first byte (the first one of a connection from the accept), and
+//! nothing partial leaves. The head's end is found with the same parser that Pingora uses, so the
+//! two cannot disagree about where a request begins. It is stricter where a request could be framed
+//! in two ways: such a head is refused here, before anything routes or forwards it (RFC 9112,
+//! section 6.3 and 11.2).
+
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use http::StatusCode;
+use pingora::protocols::Stream;
+use pingora::server::ShutdownWatch;
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout_at};
+
+use super::conn::Framing;
+
+/// Bounds on a head. DESIGN, section Limits.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// From its first byte to its last.
+    pub time: Duration,
+    /// Silence allowed between two requests.
+    pub idle: Duration,
+    /// The whole head.
+    pub bytes: usize,
+    /// One field line, name and value.
+    pub field_bytes: usize,
+    /// Field lines; never more than [`FIELDS_MAX`].
+    pub fields: usize,
+}
+
+/// The most field lines any configuration can allow: Pingora's own parser stops at 256.
+pub const FIELDS_MAX: usize = 256;
+const READ_CHUNK: usize = 4096;
+
+/// A whole head, still in the buffer it was read into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Its length in bytes, the empty line included.
+    pub len: usize,
+    /// What follows it.
+    pub framing: Framing,
+}
+
+/// Why no head came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoHead {
+    /// The client closed the connection, or it failed.
+    Closed,
+    /// Nothing came on a connection that was waiting for its next request.
+    Idle,
+    /// The gateway is shutting down, and nothing had come.
+    Shutdown,
+    /// What came is answered with this status, and the connection closed.
+    Refused(Refusal),
+}
+
+/// A head that is answered by the lane itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// 400, 405, 408 or 431.
+    pub status: StatusCode,
+    /// A closed set: the metrics label.
+    pub reason: &'static str,
+    /// What is wrong, for whoever reads the answer.
+    pub detail: &'static str,
+}
+
+const fn refusal(status: StatusCode, reason: &'static str, detail: &'static str) -> Refusal {
+    Refusal {
+        status,
+        reason,
+        detail,
+    }
+}
+
+const TIMEOUT: Refusal = refusal(
+    StatusCode::REQUEST_TIMEOUT,
+    "head_timeout",
+    "the request head did not arrive in time",
+);
+const TOO_LARGE: Refusal = refusal(
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "head_too_large",
+    "the request head has too many fields or bytes",
+);
+const MALFORMED: Refusal = refusal(
+    StatusCode::BAD_REQUEST,
+    "head_malformed",
+    "the request head is not valid HTTP/1.1",
+);
+const HOST: Refusal = refusal(
+    StatusCode::BAD_REQUEST,
+    "host",
+    "a request needs exactly one Host field, which agrees with its target",
+);
+const FRAMING: Refusal = refusal(
+    StatusCode::BAD_REQUEST,
+    "framing",
+    "the length of the request body is ambiguous",
+);
+const METHOD: Refusal = refusal(
+    StatusCode::METHOD_NOT_ALLOWED,
+    "method",
+    "TRACE and CONNECT are not served",
+);
+
+/// Which head of its connection is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The first: its deadline runs from the accept.
+    First,
+    /// A later one: idle time first, then its deadline.
+    Next,
+}
+
+/// Reads until `ahead` begins with a whole head.
+///
+/// # Errors
+/// [`NoHead`] where there is none to be had.
+pub async fn read(
+    io: &mut Stream,
+    ahead: &mut BytesMut,
+    turn: Turn,
+    limits: &HeadLimits,
+    shutdown: &mut ShutdownWatch,
+) -> Result<Head, NoHead> {
+    let mut searched = 0;
+    let mut deadline =
+        (turn == Turn::First || !ahead.is_empty()).then(|| Instant::now() + limits.time);
+    loop {
+        searched -= skip_empty_lines(ahead).min(searched);
+        if let Some(head) = complete(ahead, &mut searched, limits) {
+            return head.map_err(NoHead::Refused);
+        }
+        let until = deadline.unwrap_or_else(|| Instant::now() + limits.idle);
+        let read = read_some(io, ahead, until, shutdown).await;
+        match read {
+            Some(0) => return Err(NoHead::Closed),
+            Some(_) => {}
+            None if !ahead.is_empty() => return Err(NoHead::Refused(TIMEOUT)),
+            None if *shutdown.borrow() => return Err(NoHead::Shutdown),
+            None if deadline.is_some() => return Err(NoHead::Closed),
+            None => return Err(NoHead::Idle),
+        }
+        deadline.get_or_insert_with(|| Instant::now() + limits.time);
+    }
+}
+
+/// Some bytes, 0 at the end of the stream or on an error; `None` when the time is over, or when
+/// nothing has come and the gateway is to stop.
+async fn read_some(
+    io: &mut Stream,
+    ahead: &mut BytesMut,
+    until: Instant,
+    shutdown: &mut ShutdownWatch,
+) -> Option<usize> {
+    let empty = ahead.is_empty();
+    ahead.reserve(READ_CHUNK);
+    let read = timeout_at(until, io.read_buf(ahead));
+    if !empty {
+        return Some(read.await.ok()?.unwrap_or(0));
+    }
+    tokio::select! {
+        biased;
+        read = read => Some(read.ok()?.unwrap_or(0)),
+        _ = shutdown.wait_for(|stop| *stop) => None,
+    }
+}
+
+/// RFC 9112, section 2.2: empty lines before a request line are ignored.
+fn skip_empty_lines(ahead: &mut BytesMut) -> usize {
+    let skip = ahead
+        .iter()
+        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+        .count();
+    ahead.advance(skip);
+    skip
+}
+
+/// The head at the beginning of `ahead`, once it is whole, too large or clearly not HTTP. Only bytes
+/// after `searched` are looked at, so that a head that comes byte by byte is not read again and
+/// again.
+fn complete(
+    ahead: &[u8],
+    searched: &mut usize,
+    limits: &HeadLimits,
+) -> Option<Result<Head, Refusal>> {
+    let from = searched.saturating_sub(2);
+    *searched = ahead.len();
+    if ends_head(ahead.get(from..).unwrap_or_default()) {
+        return Some(parse(ahead, limits));
+    }
+    if ahead.len() > limits.bytes {
+        return Some(Err(TOO_LARGE));
+    }
+    // A TLS handshake or other binary on a plaintext port need not wait for its deadline.
+    let odd = ahead.first().is_some_and(|byte| !byte.is_ascii_graphic());
+    odd.then_some(Err(MALFORMED))
+}
+
+/// Whether an empty line is in these bytes, ended by CRLF or, as the parser has it, by LF alone.
+fn ends_head(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
+}
+
+fn parse(ahead: &[u8], limits: &HeadLimits) -> Result<Head, Refusal> {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let slots = fields
+        .get_mut(..limits.fields.min(FIELDS_MAX))
+        .unwrap_or_default();
+    let mut request = httparse::Request::new(slots);
+    let len = match request.parse(ahead) {
+        Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) => return Err(MALFORMED),
+        Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
+        Err(_) => return Err(MALFORMED),
+    };
+    let long =
+        |field: &httparse::Header<'_>| field.name.len() + field.value.len() > limits.field_bytes;
+    if len > limits.bytes || request.headers.iter().any(long) {
+        return Err(TOO_LARGE);
+    }
+    check_method(request.method.unwrap_or_default())?;
+    check_host(&request)?;
+    let framing = framing(&request)?;
+    Ok(Head { len, framing })
+}
+
+fn check_method(method: &str) -> Result<(), Refusal> {
+    match method {
+        "TRACE" | "CONNECT" => Err(METHOD),
+        _ => Ok(()),
+    }
+}
+
+fn values<'r>(
+    request: &'r httparse::Request<'_, '_>,
+    name: &'static str,
+) -> impl Iterator<Item = &'r [u8]> {
+    let named = move |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(name);
+    request
+        .headers
+        .iter()
+        .filter(named)
+        .map(|field| field.value)
+}
+
+/// RFC 9112, sections 3.2 and 3.2.2, stricter: HTTP/1.0 needs a Host too, and an absolute-form
+/// target has to name the same authority, since a tenant is found by it.
+fn check_host(request: &httparse::Request<'_, '_>) -> Result<(), Refusal> {
+    let mut hosts = values(request, "host");
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return Err(HOST);
+    };
+    let target = request.path.unwrap_or_default();
+    if target.starts_with('/') || target == "*" {
+        return Ok(());
+    }
+    let rest = target
+        .strip_prefix("http://")
+        .or_else(|| target.strip_prefix("https://"));
+    let authority = rest
+        .ok_or(MALFORMED)?
+        .split(['/', '?', '#'])
+        .next()
+        .unwrap_or_default();
+    if authority.as_bytes() == host {
+        Ok(())
+    } else {
+        Err(HOST)
+    }
+}
+
+/// RFC 9112, section 6.3, with everything ambiguous refused.
+fn framing(request: &httparse::Request<'_, '_>) -> Result<Framing, Refusal> {
+    let mut codings = values(request, "transfer-encoding");
+    let mut lengths = values(request, "content-length");
+    let fields = (
+        codings.next(),
+        codings.next(),
+        lengths.next(),
+        lengths.next(),
+    );
+    let framing = match fields {
+        (None, None, None, None) => Framing::Length(0),
+        (None, None, Some(length), None) => Framing::Length(length_of(length)?),
+        (Some(coding), None, None, None)
+            if request.version == Some(1) && coding.eq_ignore_ascii_case(b"chunked") =>
+        {
+            Framing::Opaque
+        }
+        _ => return Err(FRAMING),
+    };
+    match framing {
+        _ if !asks_for_websocket(request) => Ok(framing),
+        Framing::Length(0) => Ok(Framing::Opaque),
+        Framing::Length(_) | Framing::Opaque => Err(FRAMING),
+    }
+}
+
+/// The one upgrade that is passed on: what follows its head may be the other protocol.
+fn asks_for_websocket(request: &httparse::Request<'_, '_>) -> bool {
+    let mut protocols =
+        values(request, "upgrade").flat_map(|value| value.split(|byte| *byte == b','));
+    protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Digits alone: no sign, no list, no blanks within.
+fn length_of(value: &[u8]) -> Result<u64, Refusal> {
+    let digits = std::str::from_utf8(value).map_err(|_| FRAMING)?;
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(FRAMING);
+    }
+    digits.parse().map_err(|_| FRAMING)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: HeadLimits = HeadLimits {
+        time: Duration::from_secs(10),
+        idle: Duration::from_secs(75),
+        bytes: 1024,
+        field_bytes: 256,
+        fields: 8,
+    };
+
+    fn check(head: &str, expected: Result<Framing, StatusCode>) {
+        let mut searched = 0;
+        let found = complete(head.as_bytes(), &mut searched, &LIMITS).expect("a whole head");
+        let found = found
+            .map(|head| head.framing)
+            .map_err(|refusal| refusal.status);
+        assert_eq!(found, expected, "{head:?}");
+    }
+
+    #[test]
+    fn framing_is_found_or_refused() {
+        let bad = Err(StatusCode::BAD_REQUEST);
+        check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::Length(0)));
+        check("GET / HTTP/1.1\nHost: a\n\n", Ok(Framing::Length(0)));
+        check(
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n",
+            Ok(Framing::Length(12)),
+        );
+        check(
+            "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n",
+            Ok(Framing::Opaque),
+        );
+        check(
+            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c, WebSocket\r\n\r\n",
+            Ok(Framing::Opaque),
+        );
+        check(
+            "PUT / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\n",
+            Ok(Framing::Length(3)),
+        );
+        check(
+            "PUT / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\n",
+            bad,
+        );
+        for length in [
+            "+1",
+            "-1",
+            "0x10",
+            "1_0",
+            "",
+            "1 1",
+            "1,1",
+            "18446744073709551616",
+        ] {
+            check(
+                &format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"),
+                bad,
+            );
+        }
+        for coding in [
+            "xchunked",
+            "gzip, chunked",
+            "identity",
+            ",chunked",
+            "chunked\r\nTransfer-Encoding: chunked",
+        ] {
+            check(
+                &format!("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {coding}\r\n\r\n"),
+                bad,
+            );
+        }
+        check(
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            bad,
+        );
+        check(
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            bad,
+        );
+        check(
+            "PUT / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            bad,
+        );
+    }
+
+    #[test]
+    fn host_is_there_once_and_agrees() {
+        let bad = Err(StatusCode::BAD_REQUEST);
+        check(
+            "GET http://a/x HTTP/1.1\r\nHost: a\r\n\r\n",
+            Ok(Framing::Length(0)),
+        );
+        check("GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n", bad);
+        check("GET ftp://a/x HTTP/1.1\r\nHost: a\r\n\r\n", bad);
+        check("GET http://u@a/x HTTP/1.1\r\nHost: a\r\n\r\n", bad);
+        check("GET a HTTP/1.1\r\nHost: a\r\n\r\n", bad);
+        check("GET / HTTP/1.1\r\n\r\n", bad);
+        check("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", bad);
+        check("GET / HTTP/1.0\r\n\r\n", bad);
+        check(
+            "TRACE / HTTP/1.1\r\nHost: a\r\n\r\n",
+            Err(StatusCode::METHOD_NOT_ALLOWED),
+        );
+        check(
+            "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
+            Err(StatusCode::METHOD_NOT_ALLOWED),
+        );
+    }
+
+    #[test]
+    fn odd_heads_are_refused() {
+        let bad = Err(StatusCode::BAD_REQUEST);
+        let large = Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        check("\u{16}\u{3}\u{1}", bad);
+        check("PRI * HTTP/2.0\r\n\r\n", bad);
+        check("GET /\r\n\r\n", bad);
+        check("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", bad);
+        check("GET / HTTP/1.1\r\nHost : a\r\n\r\n", bad);
+        check("GET / HTTP/1.1\r\n Host: a\r\n\r\n", bad);
+        check("GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n 2\r\n\r\n", bad);
+        check("GET / HTTP/1.1\r\nHost: a\r\nX: \u{0}\r\n\r\n", bad);
+        check(
+            &format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(8)),
+            large,
+        );
+        check(
+            &format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+                "1".repeat(256)
+            ),
+            large,
+        );
+        check(&format!("GET /{}", "1".repeat(1024)), large);
+    }
+
+    #[test]
+    fn a_head_in_pieces_is_found_wherever_it_is_cut() {
+        let whole = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        for cut in 1..whole.len() - 4 {
+            let mut searched = 0;
+            let first = complete(&whole[..cut], &mut searched, &LIMITS);
+            if cut < whole.len() - 4 {
+                assert_eq!(first, None, "cut at {cut}");
+            }
+            let head = complete(whole, &mut searched, &LIMITS)
+                .expect("whole")
+                .expect("valid");
+            assert_eq!(head.len, whole.len() - 4, "cut at {cut}");
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The lane and the runner with real sockets and a plain Pingora proxy behind them.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use pingora::prelude::*;
+use pingora::proxy::{HttpProxy, ProxyHttp, Session};
+use pingora::server::configuration::ServerConf;
+
+use super::head::{HeadLimits, Refusal};
+use super::watch::{ExchangeLimits, Phase};
+use super::{Backstage, Lane, LaneLimits, conn::Conn};
+use crate::metrics::{EarlyClose, Metrics};
+use crate::runner::{Bound, Running};
+
+/// Answers `/denied` with 403 and passes everything else on.
+struct Plain(SocketAddr);
+
+#[async_trait]
+impl ProxyHttp for Plain {
+    type CTX = ();
+    fn new_ctx(&self) {}
+
+    async fn request_filter(&self, session: &mut Session, (): &mut ()) -> Result<bool> {
+        let conn = session
+            .stream()
+            .and_then(|stream| stream.as_any().downcast_ref::<Conn>());
+        let watch = Arc::clone(conn.expect("served through the lane").watch());
+        watch.mark_seen();
+        watch.begin_attempt(Duration::from_secs(1), Duration::from_secs(1));
+        if session.req_header().uri.path() != "/denied" {
+            return Ok(false);
+        }
+        session.respond_error(403).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, (): &mut ()) -> Result<Box<HttpPeer>> {
+        Ok(Box::new(HttpPeer::new(self.0, false, String::new())))
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        _: &mut pingora::http::ResponseHeader,
+        (): &mut (),
+    ) -> Result<()> {
+        let conn = session
+            .stream()
+            .and_then(|stream| stream.as_any().downcast_ref::<Conn>());
+        conn.expect("served through the lane")
+            .watch()
+            .enter(Phase::Streaming);
+        Ok(())
+    }
+}
+
+struct Limits(LaneLimits);
+
+impl Backstage for Limits {
+    fn limits(&self) -> LaneLimits {
+        self.0
+    }
+    fn refuse(&self, refusal: &Refusal, _: Option<SocketAddr>) -> Vec<u8> {
+        format!(
+            "HTTP/1.1 {} -\r\nconnection: close\r\n\r\n",
+            refusal.status.as_u16()
+        )
+        .into_bytes()
+    }
+    fn closed_early(&self, _: EarlyClose) {}
+    fn refused_unseen(&self) {}
+}
+
+const LIMITS: LaneLimits = LaneLimits {
+    head: HeadLimits {
+        time: Duration::from_secs(1),
+        idle: Duration::from_secs(5),
+        bytes: 32 * 1024,
+        field_bytes: 8 * 1024,
+        fields: 100,
+    },
+    exchange: ExchangeLimits {
+        body_grace: Duration::from_secs(1),
+        body_rate_min: 1024,
+        write_stall: Duration::from_secs(5),
+        drain_bytes: 64 * 1024,
+        drain_time: Duration::from_secs(5),
+    },
+    requests: 1000,
+};
+
+/// An upstream that answers each request with its own request line, after reading its body; `/wait`
+/// is never answered.
+fn upstream() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("accepted");
+            thread::spawn(move || answer_all(stream));
+        }
+    });
+    address
+}
+
+fn answer_all(mut stream: TcpStream) {
+    let mut seen = Vec::new();
+    let mut chunk = [0_u8; 4096];
+    while let Ok(len @ 1..) = stream.read(&mut chunk) {
+        seen.extend_from_slice(&chunk[..len]);
+        while let Some(end) = seen.windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&seen[..end]).into_owned();
+            let body: usize = head
+                .lines()
+                .find_map(|line| {
+                    line.to_ascii_lowercase()
+                        .strip_prefix("content-length: ")?
+                        .parse()
+                        .ok()
+                })
+                .unwrap_or(0);
+            if seen.len() < end + 4 + body || head.starts_with("GET /wait") {
+                break;
+            }
+            seen.drain(..end + 4 + body);
+            let line = head.lines().next().unwrap_or_default().to_owned();
+            thread::sleep(Duration::from_millis(30));
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{line}",
+                line.len()
+            );
+            if stream.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+struct Served {
+    running: Option<Running>,
+    address: SocketAddr,
+}
+
+impl Served {
+    fn start() -> Self {
+        Self::with(LIMITS)
+    }
+
+    fn with(limits: LaneLimits) -> Self {
+        let conf = Arc::new(ServerConf {
+            threads: 2,
+            ..ServerConf::default()
+        });
+        let mut proxy = HttpProxy::new(Plain(upstream()), conf);
+        proxy.handle_init_modules();
+        let connections = Arc::clone(&Metrics::new().connections);
+        let lane = Lane::new(
+            Arc::new(proxy),
+            Arc::new(Limits(limits)),
+            Arc::clone(&connections), 0);
+        let bound = Bound::new("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let address = bound.address();
+        let running = Running::start(vec![(bound, lane)], connections, 2);
+        Served {
+            running: Some(running),
+            address,
+        }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).expect("connected");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("set");
+        stream
+    }
+}
+
+fn status_lines(text: &str) -> Vec<&str> {
+    text.split("HTTP/1.1 ")
+        .skip(1)
+        .filter_map(|rest| rest.get(..3))
+        .collect()
+}
+
+fn read_all(mut stream: TcpStream) -> String {
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).expect("closed cleanly");
+    String::from_utf8(text).expect("text")
+}
+
+/// Reads until `wanted` has come.
+fn read_until(stream: &mut TcpStream, wanted: &str) -> String {
+    let mut text = String::new();
+    let mut chunk = [0_u8; 4096];
+    while !text.contains(wanted) {
+        let len = stream.read(&mut chunk).expect("read");
+        assert_ne!(len, 0, "closed before {wanted:?}, after {text:?}");
+        text.push_str(std::str::from_utf8(&chunk[..len]).expect("text"));
+    }
+    text
+}
+
+#[test]
+fn requests_already_in_the_buffer_are_all_answered_in_order() {
+    let served = Served::start();
+    let mut stream = served.connect();
+    let three = "GET /1 HTTP/1.1\r\nHost: a\r\n\r\n\
+                 PUT /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nGET /\
+                 GET /3 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    stream.write_all(three.as_bytes()).expect("sent");
+    let text = read_all(stream);
+    assert_eq!(status_lines(&text), ["200", "200", "200"], "{text}");
+    let order: Vec<_> = ["GET /1", "PUT /2", "GET /3"]
+        .iter()
+        .map(|line| text.find(line))
+        .collect();
+    assert!(
+        order.is_sorted() && order.iter().all(Option::is_some),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_request_that_arrives_mid_flight_waits_its_turn() {
+    let served = Served::start();
+    let mut stream = served.connect();
+    stream
+        .write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        .expect("sent");
+    thread::sleep(Duration::from_millis(10));
+    for piece in [
+        "GET /2 HT",
+        "TP/1.1\r\nHost: a\r\nConnection: ",
+        "close\r\n\r\n",
+    ] {
+        stream.write_all(piece.as_bytes()).expect("sent");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let text = read_all(stream);
+    assert_eq!(status_lines(&text), ["200", "200"], "{text}");
+    assert!(text.contains("GET /1") && text.contains("GET /2"), "{text}");
+}
+
+#[test]
+fn a_client_that_trickles_its_head_is_cut() {
+    let served = Served::start();
+    let mut stream = served.connect();
+    let began = Instant::now();
+    let mut writer = stream.try_clone().expect("cloned");
+    thread::spawn(move || {
+        for byte in b"GET / HTTP/1.1\r\nHost: a-rather-long-name\r\n\r\n" {
+            if writer.write_all(&[*byte]).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let text = read_until(&mut stream, "HTTP/1.1 408");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?} {text}");
+}
+
+#[test]
+fn a_denied_upload_gets_its_answer_whole() {
+    let served = Served::start();
+    for _ in 0..20 {
+        let mut stream = served.connect();
+        let head = "POST /denied HTTP/1.1\r\nHost: a\r\nContent-Length: 65536\r\n\r\n";
+        stream.write_all(head.as_bytes()).expect("sent");
+        stream.write_all(&[b'x'; 65536]).expect("sent");
+        let text = read_until(&mut stream, "\r\n\r\n");
+        assert_eq!(status_lines(&text), ["403"], "{text}");
+    }
+}
+
+#[test]
+fn a_response_head_that_never_comes_ends_the_exchange() {
+    let served = Served::start();
+    let mut stream = served.connect();
+    let began = Instant::now();
+    stream
+        .write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+        .expect("sent");
+    let _answer = read_all(stream);
+    let took = began.elapsed();
+    assert!(
+        took > Duration::from_millis(900) && took < Duration::from_secs(4),
+        "{took:?}"
+    );
+}
+
+#[test]
+fn the_request_limit_closes_the_connection() {
+    let served = Served::with(LaneLimits {
+        requests: 2,
+        ..LIMITS
+    });
+    let mut stream = served.connect();
+    stream
+        .write_all("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3).as_bytes())
+        .expect("sent");
+    let text = read_all(stream);
+    assert_eq!(status_lines(&text), ["200", "200"], "{text}");
+    assert!(
+        text.to_ascii_lowercase().contains("connection: close"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_idle_gateway_stops_at_once_and_a_busy_one_finishes() {
+    let mut served = Served::start();
+    let mut idle = served.connect();
+    idle.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        .expect("sent");
+    read_until(&mut idle, "GET /1");
+    let mut busy = served.connect();
+    busy.write_all(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+        .expect("sent");
+    thread::sleep(Duration::from_millis(10));
+    let began = Instant::now();
+    let running = served.running.take().expect("running");
+    let left = running.stop(Duration::from_secs(10));
+    assert_eq!(left, 0);
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(read_all(busy).contains("GET /2"));
+    assert!(TcpStream::connect(served.address).is_err());
+}
+
+#[test]
+fn a_taken_port_is_an_error_at_once() {
+    let served = Served::start();
+    let error = Bound::new(served.address).expect_err("taken");
+    assert!(
+        error.to_string().contains(&served.address.to_string()),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_client_that_half_closes_after_pipelining_gets_all_answers() {
+    let served = Served::start();
+    let mut stream = served.connect();
+    stream
+        .write_all(
+            "GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n".as_bytes(),
+        )
+        .expect("sent");
+    stream.shutdown(Shutdown::Write).expect("half closed");
+    let text = read_all(stream);
+    assert!(status_lines(&text).contains(&"200"), "{text}");
+}

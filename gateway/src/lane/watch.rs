@@ -1,0 +1,178 @@
+//! What the proxy's hooks and the connection tell each other about one exchange.
+//!
+//! The hooks know which upstream answers and when its response head came; the connection knows when
+//! bytes move. The connection asks here which wait it is in and how long that may last, and leaves
+//! here which limit it hit, so that the error answer can say 408 or 504. Plain atomics: both sides
+//! live in one task, the type only has to cross threads with it.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// The limits of an exchange that no upstream changes. DESIGN, section Limits.
+#[derive(Clone, Copy, Debug)]
+pub struct ExchangeLimits {
+    /// A client that sends a body may be silent this long, and is held to the rate after it.
+    pub body_grace: Duration,
+    /// Bytes a second, averaged over the time spent waiting for the client.
+    pub body_rate_min: u64,
+    /// A client that takes none of its response this long is cut.
+    pub write_stall: Duration,
+    /// Unread request bytes read and dropped after an answer, before the connection closes.
+    pub drain_bytes: u64,
+    /// The time that may take.
+    pub drain_time: Duration,
+}
+
+/// Where an exchange stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The request is being read, or its response head is awaited.
+    Request,
+    /// The response's body is on its way.
+    Streaming,
+    /// Switched to another protocol.
+    Upgraded,
+}
+
+/// Which limit an exchange hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// The client sent its body too slowly.
+    Body,
+    /// The upstream sent no response head in time.
+    Head,
+    /// Nothing moved for too long after the response head.
+    Idle,
+    /// The client did not take its response.
+    Write,
+}
+
+impl Expired {
+    /// The name of the limit, for logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Expired::Body => "request body too slow",
+            Expired::Head => "no response head in time",
+            Expired::Idle => "exchange idle for too long",
+            Expired::Write => "response not taken by the client",
+        }
+    }
+}
+
+/// Shared state of one exchange.
+#[derive(Debug)]
+pub struct Watch {
+    limits: ExchangeLimits,
+    peer: Option<SocketAddr>,
+    listener: usize,
+    phase: AtomicU8,
+    attempt: AtomicU32,
+    head_ms: AtomicU64,
+    idle_ms: AtomicU64,
+    expired: AtomicU8,
+    seen: AtomicBool,
+}
+
+impl Watch {
+    /// A fresh exchange with the client at `peer`, on the listener of that index.
+    pub fn new(limits: ExchangeLimits, peer: Option<SocketAddr>, listener: usize) -> Self {
+        Watch {
+            limits,
+            peer,
+            listener,
+            phase: AtomicU8::new(0),
+            attempt: AtomicU32::new(0),
+            head_ms: AtomicU64::new(0),
+            idle_ms: AtomicU64::new(0),
+            expired: AtomicU8::new(0),
+            seen: AtomicBool::new(false),
+        }
+    }
+
+    /// The limits that hold for it.
+    pub fn limits(&self) -> &ExchangeLimits {
+        &self.limits
+    }
+
+    /// The client's address.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// The index of the listener that accepted it.
+    pub fn listener(&self) -> usize {
+        self.listener
+    }
+
+    /// The proxy's hooks have taken the request: its answer is theirs to count.
+    pub fn mark_seen(&self) {
+        self.seen.store(true, Relaxed);
+    }
+
+    /// Whether any hook saw the request. One that Pingora refuses while parsing is never seen.
+    pub fn was_seen(&self) -> bool {
+        self.seen.load(Relaxed)
+    }
+
+    /// An attempt at an upstream begins: how long its head, and then its silence, may last.
+    pub fn begin_attempt(&self, head: Duration, idle: Duration) {
+        self.head_ms.store(millis(head), Relaxed);
+        self.set_idle(idle);
+        self.attempt.fetch_add(1, Relaxed);
+    }
+
+    /// Number of attempts begun.
+    pub fn attempt(&self) -> u32 {
+        self.attempt.load(Relaxed)
+    }
+
+    /// Changes how long nothing may move after the response head.
+    pub fn set_idle(&self, idle: Duration) {
+        self.idle_ms.store(millis(idle), Relaxed);
+    }
+
+    /// The final response head has come.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+    }
+
+    /// Where the exchange stands.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Relaxed) {
+            0 => Phase::Request,
+            1 => Phase::Streaming,
+            _ => Phase::Upgraded,
+        }
+    }
+
+    /// How long the response head may take.
+    pub fn head(&self) -> Duration {
+        Duration::from_millis(self.head_ms.load(Relaxed))
+    }
+
+    /// How long nothing may move after the response head.
+    pub fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle_ms.load(Relaxed))
+    }
+
+    /// Leaves word of the limit that was hit.
+    pub fn expire(&self, expired: Expired) {
+        self.expired.store(expired as u8 + 1, Relaxed);
+    }
+
+    /// The limit that was hit, if any.
+    pub fn expired(&self) -> Option<Expired> {
+        match self.expired.load(Relaxed) {
+            0 => None,
+            1 => Some(Expired::Body),
+            2 => Some(Expired::Head),
+            3 => Some(Expired::Idle),
+            _ => Some(Expired::Write),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
