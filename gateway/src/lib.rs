@@ -1,4 +1,5 @@
 //! The gateway.
+pub mod config;
 pub mod host;
 pub mod lane;
 pub mod runner;
