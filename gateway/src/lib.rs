@@ -1,4 +1,5 @@
 //! The gateway.
+pub mod access_log;
 pub mod host;
 pub mod lane;
 pub mod metrics;
