@@ -1,5 +1,7 @@
 //! The gateway.
 pub mod access_log;
+pub mod admin;
+pub mod explain;
 pub mod host;
 pub mod lane;
 pub mod metrics;
