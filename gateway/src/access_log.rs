@@ -1,0 +1,152 @@
+//! The access log: one JSON line a request on standard output.
+//!
+//! A request's task renders its line and hands it to one writing thread through a bounded queue; when whoever reads
+//! the log does not keep up, lines are dropped and counted, and requests go on. [`Record`] is the schema. What a client
+//! can choose is escaped to printable ASCII and capped, and query strings are left out. Absent on purpose: files and
+//! rotation, which belong to whoever runs the process.
+
+use std::io::{BufWriter, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+mod escape;
+mod record;
+
+pub use self::escape::{Escaped, unescape};
+pub use self::record::Record;
+
+/// Lines that may wait for the writer: a second's worth of a busy gateway, and 16 MiB at the very most.
+const QUEUE_LINES_MAX: usize = 8_192;
+
+/// Bytes collected before they are written, while lines keep coming.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Which requests are logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Level {
+    /// Every request.
+    #[default]
+    All,
+    /// Those that were denied, or would have been in report mode.
+    Denied,
+    /// None.
+    Off,
+}
+
+/// Which requests are logged, and how many of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Filter {
+    /// Which are logged at all.
+    pub level: Level,
+    /// The share of these that is, from 0 to 1, evenly spaced. Denials are sampled too: a flood of them must not fill a
+    /// disk.
+    pub sample: f64,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Filter { level: Level::All, sample: 1.0 }
+    }
+}
+
+/// Where requests are logged.
+#[derive(Debug)]
+pub struct AccessLog {
+    queue: mpsc::Sender<Message>,
+    candidates: AtomicU64,
+    dropped: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Line(Vec<u8>),
+    /// Answered when every line before it is written.
+    Flush(oneshot::Sender<()>),
+}
+
+impl AccessLog {
+    /// A log that writes to `out` on a thread of its own, and counts in `dropped` the lines it could not write.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub fn start(out: impl Write + Send + 'static, dropped: Arc<AtomicU64>) -> std::io::Result<Self> {
+        let (queue, lines) = mpsc::channel(QUEUE_LINES_MAX);
+        let lost = Arc::clone(&dropped);
+        let thread = std::thread::Builder::new().name("access-log".to_owned());
+        thread.spawn(move || write_lines(lines, out, &lost))?;
+        Ok(AccessLog { queue, candidates: AtomicU64::new(0), dropped })
+    }
+
+    /// Logs a request if the filter lets it through. Never waits.
+    pub fn write(&self, filter: Filter, record: &Record<'_>) {
+        if !filter.concerns(record) || !self.is_sampled(filter.sample) {
+            return;
+        }
+        let sent = record.to_line().is_some_and(|line| self.queue.try_send(Message::Line(line)).is_ok());
+        if !sent {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Waits until what was logged so far is written, at most `within`. For the end of the process.
+    pub async fn flush(&self, within: Duration) {
+        let (written, wait) = oneshot::channel();
+        let flushed = async {
+            if self.queue.send(Message::Flush(written)).await.is_ok() {
+                wait.await.ok();
+            }
+        };
+        if tokio::time::timeout(within, flushed).await.is_err() {
+            tracing::warn!("the access log was not written to its end in time");
+        }
+    }
+
+    /// Whether the next candidate is the one at which the sum of shares passes a whole number.
+    fn is_sampled(&self, share: f64) -> bool {
+        let before = self.candidates.fetch_add(1, Relaxed) as f64 * share;
+        (before + share).floor() > before.floor()
+    }
+}
+
+impl Filter {
+    fn concerns(self, record: &Record<'_>) -> bool {
+        match self.level {
+            Level::All => true,
+            Level::Denied => record.verdict.is_denial(),
+            Level::Off => false,
+        }
+    }
+}
+
+/// The writing thread: ends when the log is dropped.
+fn write_lines(mut queue: mpsc::Receiver<Message>, out: impl Write, lost: &AtomicU64) {
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, out);
+    while let Some(message) = queue.blocking_recv() {
+        write_one(message, &mut out, lost);
+        while let Ok(message) = queue.try_recv() {
+            write_one(message, &mut out, lost);
+        }
+        // A failure keeps the bytes, and the next line tries them again.
+        out.flush().ok();
+    }
+}
+
+fn write_one(message: Message, out: &mut impl Write, lost: &AtomicU64) {
+    match message {
+        Message::Line(line) => {
+            if out.write_all(&line).is_err() {
+                lost.fetch_add(1, Relaxed);
+            }
+        }
+        Message::Flush(written) => {
+            out.flush().ok();
+            written.send(()).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! Why a request gets the answer it gets.
+
+pub mod probe;

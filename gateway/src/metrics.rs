@@ -1,0 +1,101 @@
+//! Counters, and the text a scrape gets.
+//!
+//! Counters live where they are counted: with a tenant, an upstream, a connection. This module hands them out by name,
+//! and gathers them when somebody asks. Label values come from the configuration or from closed sets, never from a
+//! client, so that no traffic can grow a scrape. Absent on purpose: the encoder crate's own registry and counters (see
+//! `exposition`), and any lock on a request's way after its first count.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
+
+mod connections;
+mod exposition;
+mod histogram;
+mod labels;
+mod live;
+mod origins;
+mod reloads;
+mod render;
+mod tenant;
+mod upstream;
+
+pub use self::connections::{ActiveConnection, Connections};
+pub use self::histogram::{Histogram, SampledTimer};
+pub use self::labels::{Change, EarlyClose, ReloadResult, UpstreamError, VerdictLabel};
+pub use self::origins::{EntryHandles, SERIES_MAX_TENANT, SERIES_MAX_TOTAL};
+pub use self::reloads::Reloads;
+pub use self::tenant::TenantCounters;
+pub use self::upstream::UpstreamCounters;
+
+use self::live::Live;
+use self::origins::SeriesBudget;
+
+/// From 50 ns, a hit in a small table, to a millisecond, which no decision should take.
+const DECISION_BOUNDS_NS: [u64; 12] = [50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 50_000, 200_000, 1_000_000];
+
+/// The label of what no tenant can be charged with. The configuration refuses a tenant of that name.
+pub const NO_TENANT: &str = "none";
+
+/// Everything that is counted in this process.
+#[derive(Debug)]
+pub struct Metrics {
+    /// How long a decision took, for one in [`SampledTimer::EVERY`].
+    pub decisions: SampledTimer,
+    /// The data listeners' connections.
+    pub connections: Arc<Connections>,
+    /// The configuration in force.
+    pub reloads: Reloads,
+    /// Access log lines that were not written, since the log could not keep up.
+    pub access_log_dropped: Arc<AtomicU64>,
+    tenants: Live<TenantCounters>,
+    upstreams: Live<UpstreamCounters>,
+    no_tenant: Arc<TenantCounters>,
+    budget: Arc<SeriesBudget>,
+    started: SystemTime,
+}
+
+impl Metrics {
+    /// Counters that all stand at zero, of a process started now.
+    pub fn new() -> Arc<Self> {
+        let budget = Arc::new(SeriesBudget::default());
+        let tenants = Live::new();
+        let make = |id| TenantCounters::new(id, Arc::clone(&budget));
+        let no_tenant = tenants.get_or_make(NO_TENANT, make);
+        Arc::new(Metrics {
+            decisions: SampledTimer::new(&DECISION_BOUNDS_NS),
+            connections: Arc::default(),
+            reloads: Reloads::new(),
+            access_log_dropped: Arc::default(),
+            tenants,
+            upstreams: Live::new(),
+            no_tenant,
+            budget,
+            started: SystemTime::now(),
+        })
+    }
+
+    /// The counters of a tenant: those of the living one of that id, or new ones that stand at zero. Its series are gone
+    /// when the last of these is dropped.
+    pub fn tenant(&self, id: &str) -> Arc<TenantCounters> {
+        self.tenants.get_or_make(id, |id| TenantCounters::new(id, Arc::clone(&self.budget)))
+    }
+
+    /// The counters of requests to hosts of no tenant.
+    pub fn no_tenant(&self) -> &Arc<TenantCounters> {
+        &self.no_tenant
+    }
+
+    /// The counters of an upstream, like [`Metrics::tenant`].
+    pub fn upstream(&self, name: &str) -> Arc<UpstreamCounters> {
+        self.upstreams.get_or_make(name, UpstreamCounters::new)
+    }
+
+    /// When the process started.
+    pub fn started(&self) -> SystemTime {
+        self.started
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! The closed sets of label values that metrics and the access log share.
+//!
+//! A label value is either a name from the configuration or a member of one of these sets, so that no client can
+//! make a series. Kinds and reasons of a verdict come from the policy crate; the sets here are the gateway's own.
+
+use crossgate_policy::Outcome;
+
+macro_rules! label_set {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident => $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $name {
+            /// Every member, in the order of declaration.
+            pub const ALL: [$name; [$($text),+].len()] = [$($name::$variant),+];
+
+            /// The label value.
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text,)+ }
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+    };
+}
+
+label_set! {
+    /// What was decided, and whether it was enforced or only reported.
+    VerdictLabel {
+        /// Let through.
+        Allow => "allow",
+        /// Refused, or forwarded without CORS headers where the route says so.
+        Deny => "deny",
+        /// Report mode: would have been let through.
+        WouldAllow => "would_allow",
+        /// Report mode: would have been refused.
+        WouldDeny => "would_deny",
+    }
+}
+
+impl VerdictLabel {
+    /// The label of an outcome that is enforced.
+    pub fn enforced(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Allow => VerdictLabel::Allow,
+            Outcome::Deny => VerdictLabel::Deny,
+        }
+    }
+
+    /// The label of an outcome that is only reported.
+    pub fn reported(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Allow => VerdictLabel::WouldAllow,
+            Outcome::Deny => VerdictLabel::WouldDeny,
+        }
+    }
+
+    /// Whether the verdict, enforced or not, is a denial.
+    pub fn is_denial(self) -> bool {
+        match self {
+            VerdictLabel::Deny | VerdictLabel::WouldDeny => true,
+            VerdictLabel::Allow | VerdictLabel::WouldAllow => false,
+        }
+    }
+}
+
+label_set! {
+    /// How enforcing a reported policy would change what the browser is told today.
+    Change {
+        /// The upstream allows the origin, the policy would not.
+        NewlyDenied => "newly_denied",
+        /// The upstream does not allow the origin, the policy would.
+        NewlyAllowed => "newly_allowed",
+        /// Both allow it, with another `Access-Control-Allow-Origin`.
+        OtherValue => "other_value",
+    }
+}
+
+label_set! {
+    /// Why an upstream gave no usable answer.
+    UpstreamError {
+        /// Nothing listens there.
+        ConnectRefused => "connect_refused",
+        /// No connection within the connect timeout.
+        ConnectTimeout => "connect_timeout",
+        /// No connection for another reason.
+        ConnectFailed => "connect_failed",
+        /// No response head within the head timeout.
+        HeadTimeout => "head_timeout",
+        /// Silence for longer than the idle timeout, after the head.
+        IdleTimeout => "idle_timeout",
+        /// The connection ended before the answer did.
+        Reset => "reset",
+        /// The answer was not HTTP.
+        Invalid => "invalid",
+        /// Anything else.
+        Other => "other",
+    }
+}
+
+label_set! {
+    /// Why the gateway closed a client's connection without a whole answer.
+    EarlyClose {
+        /// No further request within the keep-alive time.
+        Idle => "idle",
+        /// The request body came too slowly.
+        SlowBody => "slow_body",
+        /// Nothing moved for too long after the response head.
+        ExchangeIdle => "exchange_idle",
+        /// The client did not take its response.
+        WriteStall => "write_stall",
+    }
+}
+
+label_set! {
+    /// How a reload ended.
+    ReloadResult {
+        /// Everything on disk is live.
+        Success => "success",
+        /// The main file is live; some tenants file kept its last good version.
+        Partial => "partial",
+        /// Nothing changed.
+        Failure => "failure",
+    }
+}

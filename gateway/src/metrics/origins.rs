@@ -1,0 +1,171 @@
+//! Counts by configured origin entry, with a bound on how many series there may be.
+//!
+//! A series is an entry's text and a verdict. Its counter lives in the tenant and survives recompiles; a compiled route
+//! keeps a handle to it, found by the entry's text at the first count and by its index from then on. Series beyond
+//! the bounds share the tenant's `other`, and every count that lands there for that reason is counted as overflow.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::VerdictLabel;
+
+/// How many origin series one tenant may have: enough for every entry somebody reads, and a scrape stays small.
+pub const SERIES_MAX_TENANT: usize = 2_000;
+/// How many origin series all tenants may have together.
+pub const SERIES_MAX_TOTAL: usize = 20_000;
+
+/// Handles in one block: entries seen together are allocated together, and a policy of a million entries costs an
+/// idle route nothing.
+const BLOCK_LEN: usize = 256;
+
+const VERDICTS: usize = VerdictLabel::ALL.len();
+
+/// A compiled route's handles to the counters of its policy's entries. For the counters of one tenant only.
+#[derive(Debug, Default)]
+pub struct EntryHandles {
+    blocks: OnceLock<Box<[OnceLock<Block>]>>,
+}
+
+type Block = Box<[OnceLock<Handle>]>;
+
+#[derive(Clone, Debug)]
+pub(super) enum Handle {
+    Own(Arc<AtomicU64>),
+    /// The bound was reached when this entry first came up.
+    Overflow,
+}
+
+impl EntryHandles {
+    /// Handles of a route that has counted nothing yet.
+    pub fn new() -> Self {
+        EntryHandles::default()
+    }
+
+    /// The place of one entry's handle; `None` if the entry is not among `entries`.
+    pub(super) fn place(&self, entry: usize, entries: usize, verdict: VerdictLabel) -> Option<&OnceLock<Handle>> {
+        let len = entries * VERDICTS;
+        let blocks = self.blocks.get_or_init(|| empty(len.div_ceil(BLOCK_LEN)));
+        let index = entry * VERDICTS + verdict as usize;
+        let start = index - index % BLOCK_LEN;
+        let block = blocks.get(index / BLOCK_LEN)?;
+        block.get_or_init(|| empty((len - start).min(BLOCK_LEN))).get(index % BLOCK_LEN)
+    }
+}
+
+fn empty<T>(len: usize) -> Box<[OnceLock<T>]> {
+    std::iter::repeat_with(OnceLock::new).take(len).collect()
+}
+
+/// What all tenants share: the number of series there are, and the counts that found no room.
+#[derive(Debug, Default)]
+pub(super) struct SeriesBudget {
+    taken: AtomicUsize,
+    pub(super) overflow: AtomicU64,
+}
+
+impl SeriesBudget {
+    fn take(&self) -> bool {
+        let one_more = |taken| (taken < SERIES_MAX_TOTAL).then_some(taken + 1);
+        self.taken.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+}
+
+type Series = BTreeMap<(Box<str>, VerdictLabel), Arc<AtomicU64>>;
+
+/// The origin series of one tenant.
+#[derive(Debug)]
+pub(super) struct OriginSeries {
+    by_entry: Mutex<Series>,
+    budget: Arc<SeriesBudget>,
+}
+
+impl OriginSeries {
+    pub(super) fn new(budget: Arc<SeriesBudget>) -> Self {
+        OriginSeries { by_entry: Mutex::default(), budget }
+    }
+
+    /// The counter of an entry and a verdict, new if there is room for it.
+    pub(super) fn handle(&self, entry: &str, verdict: VerdictLabel) -> Handle {
+        let mut by_entry = self.by_entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (Box::from(entry), verdict);
+        if let Some(counter) = by_entry.get(&key) {
+            return Handle::Own(Arc::clone(counter));
+        }
+        if by_entry.len() >= SERIES_MAX_TENANT || !self.budget.take() {
+            return Handle::Overflow;
+        }
+        Handle::Own(Arc::clone(by_entry.entry(key).or_default()))
+    }
+
+    pub(super) fn count_overflow(&self) {
+        self.budget.overflow.fetch_add(1, Relaxed);
+    }
+
+    /// Calls `visit` with every entry, verdict and count.
+    pub(super) fn each(&self, mut visit: impl FnMut(&str, VerdictLabel, u64)) {
+        let by_entry = self.by_entry.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((entry, verdict), count) in by_entry.iter() {
+            visit(entry, *verdict, count.load(Relaxed));
+        }
+    }
+}
+
+impl Drop for OriginSeries {
+    fn drop(&mut self) {
+        let by_entry = self.by_entry.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.budget.taken.fetch_sub(by_entry.len(), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_own(handle: &Handle) -> bool {
+        matches!(handle, Handle::Own(_))
+    }
+
+    #[test]
+    fn a_tenant_has_no_more_series_than_its_bound() {
+        let series = OriginSeries::new(Arc::default());
+        let handles =
+            (0..SERIES_MAX_TENANT + 1).map(|i| series.handle(&i.to_string(), VerdictLabel::Allow)).collect::<Vec<_>>();
+        assert_eq!(handles.iter().filter(|handle| is_own(handle)).count(), SERIES_MAX_TENANT);
+        assert!(is_own(&series.handle("0", VerdictLabel::Allow)), "a known series stays");
+        assert!(!is_own(&series.handle("0", VerdictLabel::Deny)));
+    }
+
+    #[test]
+    fn all_tenants_share_a_bound_and_a_dropped_one_gives_back() {
+        let budget = Arc::new(SeriesBudget::default());
+        let tenants = (0..SERIES_MAX_TOTAL / SERIES_MAX_TENANT)
+            .map(|_| OriginSeries::new(Arc::clone(&budget)))
+            .collect::<Vec<_>>();
+        for tenant in &tenants {
+            for i in 0..SERIES_MAX_TENANT {
+                tenant.handle(&i.to_string(), VerdictLabel::Allow);
+            }
+        }
+        let late = OriginSeries::new(budget);
+        assert!(!is_own(&late.handle("a", VerdictLabel::Allow)));
+        drop(tenants);
+        assert!(is_own(&late.handle("a", VerdictLabel::Allow)));
+    }
+
+    #[test]
+    fn every_entry_and_verdict_has_a_place_of_its_own() {
+        let entries = 200;
+        let handles = EntryHandles::new();
+        let mut places = Vec::new();
+        for entry in 0..entries {
+            for verdict in VerdictLabel::ALL {
+                places.push(std::ptr::from_ref(handles.place(entry, entries, verdict).unwrap()));
+            }
+        }
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), entries * VERDICTS);
+        assert!(handles.place(entries, entries, VerdictLabel::Allow).is_none());
+    }
+}

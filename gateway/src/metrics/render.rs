@@ -1,0 +1,176 @@
+//! The families of a scrape: every name, help text and label that `/metrics` may show stands here.
+//!
+//! Gathered from the living counters each time. Counters and histograms without labels show their zero; a labelled series
+//! exists once counted.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::exposition::{Exposition, Family, unix_seconds};
+use super::{Metrics, TenantCounters, UpstreamCounters};
+
+impl Metrics {
+    /// The Prometheus text of everything counted so far. Takes time and memory by the number of series: for a thread
+    /// that may block.
+    pub fn render(&self) -> String {
+        let mut exposition = Exposition::default();
+        self.push_process(&mut exposition);
+        self.push_reloads(&mut exposition);
+        self.push_connections(&mut exposition);
+        self.push_decisions(&mut exposition);
+        push_tenants(&mut exposition, &self.tenants.all());
+        push_upstreams(&mut exposition, &self.upstreams.all());
+        exposition.into_text()
+    }
+
+    fn push_process(&self, exposition: &mut Exposition) {
+        let mut build = Family::gauge("crossgate_build_info", "Always 1; its label tells the version.");
+        build.level(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        exposition.push(build);
+        exposition.gauge(
+            "process_start_time_seconds",
+            "When the process started, in seconds since 1970.",
+            unix_seconds(self.started),
+        );
+    }
+
+    fn push_reloads(&self, exposition: &mut Exposition) {
+        let reloads = &self.reloads;
+        exposition.gauge(
+            "crossgate_config_generation",
+            "Number of the configuration in force.",
+            reloads.generation() as f64,
+        );
+        exposition.gauge(
+            "crossgate_config_last_reload_successful",
+            "1 if the last reload put everything on disk live, 0 if some or all of it was refused.",
+            f64::from(u8::from(reloads.last_successful())),
+        );
+        exposition.gauge(
+            "crossgate_config_last_reload_timestamp_seconds",
+            "When the last reload ended, well or not, in seconds since 1970.",
+            reloads.last_unix_seconds(),
+        );
+        let mut results =
+            Family::counter("crossgate_config_reloads_total", "Reloads by result, the first load included.");
+        for (result, count) in reloads.results() {
+            results.count(&[("result", result.as_str())], count);
+        }
+        exposition.push(results);
+        exposition.gauge(
+            "crossgate_config_broken_files",
+            "Files that were refused and keep their last good version.",
+            reloads.broken_files() as f64,
+        );
+    }
+
+    fn push_connections(&self, exposition: &mut Exposition) {
+        let connections = &self.connections;
+        exposition.gauge("crossgate_connections_active", "Open connections of clients.", connections.active() as f64);
+        exposition.counter("crossgate_connections_total", "Accepted connections of clients.", connections.opened());
+        let mut closed = Family::counter(
+            "crossgate_connections_closed_early_total",
+            "Connections the gateway closed without a whole answer, by reason.",
+        );
+        for (reason, count) in connections.closed_early() {
+            closed.count(&[("reason", reason.as_str())], count);
+        }
+        exposition.push(closed);
+        let mut refused = Family::counter(
+            "crossgate_requests_refused_total",
+            "Requests refused before their tenant was known, by status.",
+        );
+        for (status, count) in connections.refusals() {
+            refused.count(&[("status", &status.to_string())], count);
+        }
+        exposition.push(refused);
+    }
+
+    fn push_decisions(&self, exposition: &mut Exposition) {
+        let mut decisions = Family::histogram(
+            "crossgate_decision_duration_seconds",
+            "How long deciding a request took, for a sample of one request in 64.",
+        );
+        decisions.distribution(&[], &self.decisions.read());
+        exposition.push(decisions);
+        exposition.counter(
+            "crossgate_metrics_overflow_total",
+            "Requests counted under origin \"other\" since there were too many origin series.",
+            self.budget.overflow.load(Relaxed),
+        );
+        exposition.counter(
+            "crossgate_access_log_dropped_total",
+            "Access log lines that were not written, since the log could not keep up.",
+            self.access_log_dropped.load(Relaxed),
+        );
+    }
+}
+
+fn push_tenants(exposition: &mut Exposition, tenants: &[Arc<TenantCounters>]) {
+    exposition.push(requests(tenants));
+    exposition.push(origin_requests(tenants));
+    exposition.push(disagreements(tenants));
+}
+
+fn requests(tenants: &[Arc<TenantCounters>]) -> Family {
+    let mut family =
+        Family::counter("crossgate_requests_total", "Requests by tenant, kind, verdict and the reason of the verdict.");
+    for tenant in tenants {
+        tenant.each_request(|kind, verdict, reason, count| {
+            let labels = [
+                ("tenant", tenant.id()),
+                ("kind", kind.as_str()),
+                ("verdict", verdict.as_str()),
+                ("reason", reason.as_str()),
+            ];
+            family.count(&labels, count);
+        });
+    }
+    family
+}
+
+fn origin_requests(tenants: &[Arc<TenantCounters>]) -> Family {
+    let mut family = Family::counter(
+        "crossgate_origin_requests_total",
+        "Requests whose origin was judged, by tenant, configured entry (or other) and verdict.",
+    );
+    for tenant in tenants {
+        tenant.each_origin(|origin, verdict, count| {
+            let labels = [("tenant", tenant.id()), ("origin", origin), ("verdict", verdict.as_str())];
+            family.count(&labels, count);
+        });
+    }
+    family
+}
+
+fn disagreements(tenants: &[Arc<TenantCounters>]) -> Family {
+    let mut family = Family::counter(
+        "crossgate_report_disagreements_total",
+        "Answers in report mode that enforcing the policy would have changed, by tenant and change.",
+    );
+    for tenant in tenants {
+        tenant.each_disagreement(|change, count| {
+            family.count(&[("tenant", tenant.id()), ("change", change.as_str())], count);
+        });
+    }
+    family
+}
+
+fn push_upstreams(exposition: &mut Exposition, upstreams: &[Arc<UpstreamCounters>]) {
+    let mut durations = Family::histogram(
+        "crossgate_upstream_request_duration_seconds",
+        "Time to the upstream's response head, by upstream.",
+    );
+    let mut errors = Family::counter(
+        "crossgate_upstream_errors_total",
+        "Attempts that got no usable answer from an upstream, by upstream and kind.",
+    );
+    for upstream in upstreams {
+        durations.distribution(&[("upstream", upstream.name())], &upstream.duration.read());
+        for (kind, count) in upstream.errors() {
+            errors.count(&[("upstream", upstream.name()), ("kind", kind.as_str())], count);
+        }
+    }
+    exposition.push(durations);
+    exposition.push(errors);
+}

@@ -1,0 +1,141 @@
+//! What is counted for one tenant.
+//!
+//! A tenant that is never asked for anything costs its name and two pointers: its tables are allocated at the
+//! first count, and those of a kind of request at the first of that kind. Afterwards a count is one atomic
+//! addition, without a lock.
+
+use std::array;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use crossgate_policy::{EntryId, Kind, Policy, Reason};
+
+use super::origins::{EntryHandles, Handle, OriginSeries, SeriesBudget};
+use super::{Change, VerdictLabel};
+
+const REASONS: usize = Reason::ALL.len();
+const CELLS: usize = VerdictLabel::ALL.len() * REASONS;
+
+/// The counters of one tenant, by which every snapshot that names it counts.
+#[derive(Debug)]
+pub struct TenantCounters {
+    id: Arc<str>,
+    budget: Arc<SeriesBudget>,
+    tables: OnceLock<Box<Tables>>,
+}
+
+#[derive(Debug)]
+struct Tables {
+    requests: [OnceLock<Box<[AtomicU64; CELLS]>>; Kind::ALL.len()],
+    disagreements: [AtomicU64; Change::ALL.len()],
+    other: [AtomicU64; VerdictLabel::ALL.len()],
+    origins: OriginSeries,
+}
+
+impl TenantCounters {
+    pub(super) fn new(id: Arc<str>, budget: Arc<SeriesBudget>) -> Self {
+        TenantCounters { id, budget, tables: OnceLock::new() }
+    }
+
+    /// The tenant's id, as its series carry it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Counts one request.
+    pub fn count_request(&self, kind: Kind, verdict: VerdictLabel, reason: Reason) {
+        let Some(table) = self.tables().requests.get(kind as usize) else {
+            return;
+        };
+        let table = table.get_or_init(|| Box::new(zeroes())).as_slice();
+        add_one(table, verdict as usize * REASONS + reason as usize);
+    }
+
+    /// Counts one request under the configured entry that decided it, or under `other`. For requests whose origin was
+    /// judged: of those without one, or from the same origin, this family says nothing.
+    pub fn count_origin(&self, handles: &EntryHandles, policy: &Policy, entry: Option<EntryId>, verdict: VerdictLabel) {
+        let tables = self.tables();
+        let place = entry.and_then(|entry| {
+            let place = handles.place(policy.entry_index(entry), policy.entry_count(), verdict)?;
+            Some(place.get_or_init(|| tables.origins.handle(policy.entry_text(entry), verdict)))
+        });
+        match place {
+            Some(Handle::Own(counter)) => {
+                counter.fetch_add(1, Relaxed);
+            }
+            Some(Handle::Overflow) => {
+                tables.origins.count_overflow();
+                add_one(&tables.other, verdict as usize);
+            }
+            None => add_one(&tables.other, verdict as usize),
+        }
+    }
+
+    /// Counts one answer that enforcing a reported policy would have changed.
+    pub fn count_disagreement(&self, change: Change) {
+        add_one(&self.tables().disagreements, change as usize);
+    }
+
+    fn tables(&self) -> &Tables {
+        self.tables.get_or_init(|| {
+            Box::new(Tables {
+                requests: array::from_fn(|_| OnceLock::new()),
+                disagreements: zeroes(),
+                other: zeroes(),
+                origins: OriginSeries::new(Arc::clone(&self.budget)),
+            })
+        })
+    }
+
+    /// Calls `visit` with every request series that has counted.
+    pub(super) fn each_request(&self, mut visit: impl FnMut(Kind, VerdictLabel, Reason, u64)) {
+        let Some(tables) = self.tables.get() else {
+            return;
+        };
+        for (kind, table) in Kind::ALL.iter().zip(&tables.requests) {
+            let Some(table) = table.get() else { continue };
+            for (verdict, row) in VerdictLabel::ALL.iter().zip(table.chunks(REASONS)) {
+                for (reason, count) in counted(&Reason::ALL, row) {
+                    visit(*kind, *verdict, reason, count);
+                }
+            }
+        }
+    }
+
+    /// Calls `visit` with every origin series that has counted, `other` last.
+    pub(super) fn each_origin(&self, mut visit: impl FnMut(&str, VerdictLabel, u64)) {
+        let Some(tables) = self.tables.get() else {
+            return;
+        };
+        tables.origins.each(&mut visit);
+        for (verdict, count) in counted(&VerdictLabel::ALL, &tables.other) {
+            visit("other", verdict, count);
+        }
+    }
+
+    /// Calls `visit` with every kind of disagreement that has counted.
+    pub(super) fn each_disagreement(&self, mut visit: impl FnMut(Change, u64)) {
+        let Some(tables) = self.tables.get() else {
+            return;
+        };
+        for (change, count) in counted(&Change::ALL, &tables.disagreements) {
+            visit(change, count);
+        }
+    }
+}
+
+fn zeroes<const N: usize>() -> [AtomicU64; N] {
+    array::from_fn(|_| AtomicU64::new(0))
+}
+
+fn add_one(cells: &[AtomicU64], index: usize) {
+    if let Some(cell) = cells.get(index) {
+        cell.fetch_add(1, Relaxed);
+    }
+}
+
+/// The members of a closed set whose cell is not zero: a series exists once counted.
+pub(super) fn counted<'a, T: Copy>(set: &'a [T], cells: &'a [AtomicU64]) -> impl Iterator<Item = (T, u64)> + 'a {
+    let counts = cells.iter().map(|cell| cell.load(Relaxed));
+    set.iter().copied().zip(counts).filter(|(_, count)| *count > 0)
+}

@@ -1,0 +1,207 @@
+//! What a scrape shows of what was counted.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
+
+use crossgate_policy::{Kind, Policy, PolicySpec, Reason, Template};
+
+use super::*;
+
+fn policy(origins: &[&str]) -> Policy {
+    let spec = PolicySpec {
+        allow_origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
+        ..PolicySpec::default()
+    };
+    let template = Template::compile(&spec).unwrap().value;
+    Policy::extend(Arc::new(template), &[]).unwrap().value
+}
+
+fn entries(policy: &Policy) -> Vec<crossgate_policy::EntryId> {
+    policy.entries().collect()
+}
+
+fn series(text: &str) -> usize {
+    text.lines().filter(|line| !line.starts_with('#')).count()
+}
+
+#[track_caller]
+fn check(metrics: &Metrics, line: &str) {
+    let text = metrics.render();
+    assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
+}
+
+#[test]
+fn closed_sets_are_indexed_by_their_order() {
+    assert!(Kind::ALL.iter().enumerate().all(|(i, kind)| *kind as usize == i));
+    assert!(Reason::ALL.iter().enumerate().all(|(i, reason)| *reason as usize == i));
+    assert!(VerdictLabel::ALL.iter().enumerate().all(|(i, verdict)| *verdict as usize == i));
+}
+
+#[test]
+fn every_request_series_has_a_cell_of_its_own() {
+    let metrics = Metrics::new();
+    let tenant = metrics.tenant("acme");
+    for kind in Kind::ALL {
+        for verdict in VerdictLabel::ALL {
+            for reason in Reason::ALL {
+                tenant.count_request(kind, verdict, reason);
+            }
+        }
+    }
+    let text = metrics.render();
+    let lines = text.lines().filter(|line| line.starts_with("crossgate_requests_total{"));
+    let ones = lines.filter(|line| line.ends_with("} 1")).count();
+    assert_eq!(ones, Kind::ALL.len() * VerdictLabel::ALL.len() * Reason::ALL.len());
+}
+
+#[test]
+fn a_series_exists_once_counted() {
+    let metrics = Metrics::new();
+    let tenant = metrics.tenant("acme");
+    assert!(!metrics.render().contains("acme"));
+    tenant.count_request(Kind::Actual, VerdictLabel::Deny, Reason::NoMatch);
+    tenant.count_request(Kind::Actual, VerdictLabel::Deny, Reason::NoMatch);
+    check(&metrics, r#"crossgate_requests_total{tenant="acme",kind="actual",verdict="deny",reason="no_match"} 2"#);
+}
+
+#[test]
+fn counts_survive_a_recompile_and_vanish_with_the_tenant() {
+    let metrics = Metrics::new();
+    let policy = policy(&["https://a.example"]);
+    let entry = entries(&policy).first().copied();
+    let old = metrics.tenant("acme");
+    old.count_origin(&EntryHandles::new(), &policy, entry, VerdictLabel::Allow);
+    let new = metrics.tenant("acme");
+    drop(old);
+    new.count_origin(&EntryHandles::new(), &policy, entry, VerdictLabel::Allow);
+    check(&metrics, r#"crossgate_origin_requests_total{tenant="acme",origin="https://a.example",verdict="allow"} 2"#);
+    drop(new);
+    assert!(!metrics.render().contains("acme"));
+}
+
+#[test]
+fn denied_origins_do_not_add_series() {
+    let metrics = Metrics::new();
+    let tenant = metrics.tenant("acme");
+    let policy = policy(&["https://a.example", "https://*.b.example"]);
+    let handles = EntryHandles::new();
+    let deny = || {
+        tenant.count_request(Kind::Actual, VerdictLabel::Deny, Reason::NoMatch);
+        tenant.count_origin(&handles, &policy, None, VerdictLabel::Deny);
+    };
+    deny();
+    let before = series(&metrics.render());
+    (1..100_000).for_each(|_| deny());
+    assert_eq!(series(&metrics.render()), before);
+    check(&metrics, r#"crossgate_origin_requests_total{tenant="acme",origin="other",verdict="deny"} 100000"#);
+}
+
+#[test]
+fn entries_beyond_the_bound_are_counted_as_other_and_as_overflow() {
+    let metrics = Metrics::new();
+    let tenant = metrics.tenant("acme");
+    let origins = (0..SERIES_MAX_TENANT + 5).map(|i| format!("https://a{i}.example"));
+    let origins = origins.collect::<Vec<_>>();
+    let policy = policy(&origins.iter().map(String::as_str).collect::<Vec<_>>());
+    let handles = EntryHandles::new();
+    for _ in 0..2 {
+        for entry in entries(&policy) {
+            tenant.count_origin(&handles, &policy, Some(entry), VerdictLabel::Allow);
+        }
+    }
+    check(&metrics, r#"crossgate_origin_requests_total{tenant="acme",origin="other",verdict="allow"} 10"#);
+    check(&metrics, "crossgate_metrics_overflow_total 10");
+    let text = metrics.render();
+    let own = text.lines().filter(|line| line.contains(r#"origin="https://"#)).count();
+    assert_eq!(own, SERIES_MAX_TENANT);
+}
+
+#[test]
+fn counting_from_many_threads_loses_nothing() {
+    let metrics = Metrics::new();
+    let tenant = metrics.tenant("acme");
+    let policy = policy(&["https://a.example"]);
+    let entry = entries(&policy).first().copied();
+    let handles = EntryHandles::new();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..10_000 {
+                    tenant.count_origin(&handles, &policy, entry, VerdictLabel::Allow);
+                }
+            });
+        }
+    });
+    check(
+        &metrics,
+        r#"crossgate_origin_requests_total{tenant="acme",origin="https://a.example",verdict="allow"} 80000"#,
+    );
+}
+
+#[test]
+fn label_values_are_escaped() {
+    let metrics = Metrics::new();
+    let tenant = metrics.tenant("a\"b\\c\nd");
+    tenant.count_disagreement(Change::NewlyDenied);
+    check(&metrics, r#"crossgate_report_disagreements_total{tenant="a\"b\\c\nd",change="newly_denied"} 1"#);
+}
+
+#[test]
+fn hosts_of_no_tenant_are_counted_for_good() {
+    let metrics = Metrics::new();
+    metrics.no_tenant().count_request(Kind::NonCors, VerdictLabel::Deny, Reason::UnknownHost);
+    check(
+        &metrics,
+        r#"crossgate_requests_total{tenant="none",kind="non_cors",verdict="deny",reason="unknown_host"} 1"#,
+    );
+}
+
+#[test]
+fn a_refused_reload_shows() {
+    let metrics = Metrics::new();
+    metrics.reloads.note(ReloadResult::Success, 1, 0, UNIX_EPOCH + Duration::from_secs(5));
+    check(&metrics, "crossgate_config_last_reload_successful 1");
+    metrics.reloads.note(ReloadResult::Partial, 2, 3, UNIX_EPOCH + Duration::from_millis(7_500));
+    check(&metrics, "crossgate_config_generation 2");
+    check(&metrics, "crossgate_config_last_reload_successful 0");
+    check(&metrics, "crossgate_config_last_reload_timestamp_seconds 7.5");
+    check(&metrics, "crossgate_config_broken_files 3");
+    check(&metrics, r#"crossgate_config_reloads_total{result="partial"} 1"#);
+    check(&metrics, r#"crossgate_config_reloads_total{result="failure"} 0"#);
+}
+
+/// Metrics in which every family has a series. What is returned beside them keeps them alive.
+fn filled() -> (Arc<Metrics>, Arc<TenantCounters>, Arc<UpstreamCounters>) {
+    let metrics = Metrics::new();
+    let tenant = metrics.tenant("acme");
+    tenant.count_request(Kind::Actual, VerdictLabel::Allow, Reason::Exact);
+    tenant.count_disagreement(Change::OtherValue);
+    let policy = policy(&["https://*.a.example"]);
+    for entry in entries(&policy) {
+        tenant.count_origin(&EntryHandles::new(), &policy, Some(entry), VerdictLabel::Allow);
+    }
+    let upstream = metrics.upstream("orders");
+    upstream.duration.observe(Duration::from_millis(3));
+    upstream.count_error(UpstreamError::ConnectRefused);
+    metrics.connections.count_early_close(EarlyClose::SlowBody);
+    metrics.connections.count_refusal(431);
+    metrics.decisions.time(|| ());
+    (metrics, tenant, upstream)
+}
+
+#[test]
+fn promtool_accepts_every_family() {
+    let (metrics, _tenant, _upstream) = filled();
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is installed (Debian package prometheus)");
+    promtool.stdin.take().unwrap().write_all(metrics.render().as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.is_empty(), "{said}\n{}", metrics.render());
+}

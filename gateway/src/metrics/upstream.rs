@@ -1,0 +1,59 @@
+//! What is counted for one upstream: how long its answers took, and why there was none.
+
+use std::array;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::UpstreamError;
+use super::histogram::Histogram;
+use super::tenant::counted;
+
+/// From half a millisecond to the default head timeout of 30 s and beyond.
+const BOUNDS_NS: [u64; 14] = [
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    10_000_000_000,
+    30_000_000_000,
+];
+
+/// The counters of one upstream, by which every snapshot that names it counts.
+#[derive(Debug)]
+pub struct UpstreamCounters {
+    name: Arc<str>,
+    /// From the choice of a server to the end of the response head, attempts included.
+    pub duration: Histogram,
+    errors: [AtomicU64; UpstreamError::ALL.len()],
+}
+
+impl UpstreamCounters {
+    pub(super) fn new(name: Arc<str>) -> Self {
+        let errors = array::from_fn(|_| AtomicU64::new(0));
+        UpstreamCounters { name, duration: Histogram::new(&BOUNDS_NS), errors }
+    }
+
+    /// The upstream's name, as its series carry it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Counts one attempt that gave no usable answer.
+    pub fn count_error(&self, kind: UpstreamError) {
+        if let Some(cell) = self.errors.get(kind as usize) {
+            cell.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(super) fn errors(&self) -> impl Iterator<Item = (UpstreamError, u64)> + '_ {
+        counted(&UpstreamError::ALL, &self.errors)
+    }
+}
