@@ -1,1 +1,3 @@
 //! The gateway.
+pub mod cli;
+pub mod demo_upstream;
