@@ -15,12 +15,16 @@
 )]
 
 mod address;
+mod browser;
+mod demo;
 mod gateway;
 mod process;
 mod upstream;
 mod wire;
 
 pub(crate) use address::{RefusedAddress, UnansweredAddress};
+pub(crate) use browser::Browser;
+pub(crate) use demo::DemoUpstream;
 pub(crate) use gateway::{Gateway, config};
 pub(crate) use process::Process;
 pub(crate) use upstream::{Exchange, RecordingUpstream, Seen, Then};
