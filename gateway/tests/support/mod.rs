@@ -19,6 +19,7 @@ mod browser;
 mod demo;
 mod gateway;
 mod process;
+mod site;
 mod upstream;
 mod wire;
 
@@ -27,5 +28,8 @@ pub(crate) use browser::Browser;
 pub(crate) use demo::DemoUpstream;
 pub(crate) use gateway::{Gateway, config};
 pub(crate) use process::Process;
+pub(crate) use site::{
+    HOST, ORIGIN, Site, assert_allowed, assert_denied, assert_edge_error, assert_never_readable,
+};
 pub(crate) use upstream::{Exchange, RecordingUpstream, Seen, Then};
 pub(crate) use wire::{Connection, Headers, Response, WireError, request};

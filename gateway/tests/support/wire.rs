@@ -52,14 +52,18 @@ impl Headers {
         all[0]
     }
 
-    /// What cross-origin reading hangs on, whole: every `Access-Control-*` line and every `Vary` line.
+    /// What cross-origin reading hangs on, whole: every `Access-Control-*` line, as sent, and under `vary` the members
+    /// of all its lines, lower case and sorted, repetitions kept.
     pub(crate) fn cors(&self) -> BTreeMap<String, Vec<String>> {
         let mut set: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, value) in &self.0 {
             let name = name.to_ascii_lowercase();
-            if name.starts_with("access-control-") || name == "vary" {
+            if name.starts_with("access-control-") {
                 set.entry(name).or_default().push(value.clone());
             }
+        }
+        if self.has("vary") {
+            set.insert("vary".to_owned(), self.vary());
         }
         set
     }
