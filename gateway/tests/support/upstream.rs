@@ -68,7 +68,15 @@ pub(crate) struct RecordingUpstream {
 impl RecordingUpstream {
     /// Answers every request as `script` does.
     pub(crate) fn start(script: impl Fn(&mut Exchange) -> Then + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script)
+    }
+
+    /// The same at a certain address, which must be free.
+    pub(crate) fn start_at(
+        address: SocketAddr,
+        script: impl Fn(&mut Exchange) -> Then + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let accepting = Arc::clone(&shared);
