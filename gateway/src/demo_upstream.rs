@@ -55,11 +55,7 @@ impl DemoUpstream {
         for address in pages {
             open.push(listen(*address).await?);
         }
-        Ok(Self {
-            api,
-            pages: open,
-            counts: Arc::default(),
-        })
+        Ok(Self { api, pages: open, counts: Arc::default() })
     }
 
     /// Opens one more socket for the page. The caller may live without it: a machine without IPv6 has no `[::1]`.
@@ -99,9 +95,7 @@ impl DemoUpstream {
 }
 
 async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let named = |error: io::Error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-    };
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
     TcpListener::bind(address).await.map_err(named)
 }
 
@@ -121,10 +115,7 @@ async fn connection(stream: TcpStream, site: Site, counts: Arc<Counts>) {
         let counts = Arc::clone(&counts);
         async move { Ok::<_, Infallible>(site.answer(request, &counts).await) }
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), answer)
-        .await;
+    let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answer).await;
     if let Err(error) = served {
         tracing::debug!(%error, "demo connection ended early");
     }
@@ -144,14 +135,8 @@ fn whole(status: http::StatusCode, content_type: &'static str, body: impl Into<B
     let mut response = http::Response::new(Full::new(body.into()).boxed());
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        http::header::CONTENT_TYPE,
-        http::HeaderValue::from_static(content_type),
-    );
-    headers.insert(
-        http::header::CACHE_CONTROL,
-        http::HeaderValue::from_static("no-store"),
-    );
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
     response
 }
 

@@ -10,27 +10,13 @@ fn the_api_counts_by_method_and_tells_what_it_saw() {
     let ask = |method, headers: &[(&str, &str)], body: &[u8]| {
         Connection::ask(demo.api, &request(method, "/orders", "api", headers, body)).unwrap()
     };
-    let put = ask(
-        "PUT",
-        &[("Cookie", "a=b"), ("Origin", "http://x.test")],
-        b"{}",
-    );
+    let put = ask("PUT", &[("Cookie", "a=b"), ("Origin", "http://x.test")], b"{}");
     assert_eq!(put.json()["saw"]["cookie"], true);
     assert_eq!(put.json()["saw"]["authorization"], false);
     assert_eq!(put.json()["saw"]["body"], "{}");
     assert_eq!(put.headers.cors().len(), 0, "{:?}", put.headers);
-    ask(
-        "OPTIONS",
-        &[
-            ("Origin", "http://x.test"),
-            ("Access-Control-Request-Method", "PUT"),
-        ],
-        b"",
-    );
-    assert_eq!(
-        (demo.count("OPTIONS"), demo.count("PUT"), demo.count("GET")),
-        (1, 1, 0)
-    );
+    ask("OPTIONS", &[("Origin", "http://x.test"), ("Access-Control-Request-Method", "PUT")], b"");
+    assert_eq!((demo.count("OPTIONS"), demo.count("PUT"), demo.count("GET")), (1, 1, 0));
 }
 
 #[test]

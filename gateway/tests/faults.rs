@@ -1,10 +1,6 @@
 //! An upstream that is down, slow or talks nonsense: 502 or 504, with headers that let an allowed page read it, and
 //! no answer that ends cleanly when it should not.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -12,9 +8,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use support::{
-    Exchange, Gateway, HOST, ORIGIN, RecordingUpstream, RefusedAddress, Site, Then,
-    UnansweredAddress, WireError, assert_allowed, assert_denied, assert_edge_error,
-    assert_never_readable, config, request, tenant_config,
+    Exchange, Gateway, HOST, ORIGIN, RecordingUpstream, RefusedAddress, Site, Then, UnansweredAddress, WireError,
+    assert_allowed, assert_denied, assert_edge_error, assert_never_readable, config, request, tenant_config,
 };
 
 const SHORT: &str = ", timeouts: { connect: 300ms, head: 500ms, idle: 700ms }";
@@ -22,17 +17,13 @@ const SHORT: &str = ", timeouts: { connect: 300ms, head: 500ms, idle: 700ms }";
 /// The usual tenant, with short timeouts, before a server of any kind.
 fn before(server: SocketAddr) -> Gateway {
     let nobody = RecordingUpstream::answering("");
-    let text =
-        tenant_config(&nobody, SHORT).replace(&nobody.address.to_string(), &server.to_string());
+    let text = tenant_config(&nobody, SHORT).replace(&nobody.address.to_string(), &server.to_string());
     Gateway::start(&config(&text), &[])
 }
 
 fn scripted(script: impl Fn(&mut Exchange) -> Then + Send + Sync + 'static) -> Site {
     let upstream = RecordingUpstream::start(script);
-    Site {
-        gateway: before(upstream.address),
-        upstream,
-    }
+    Site { gateway: before(upstream.address), upstream }
 }
 
 /// What every fault looks like from outside, whoever asks.
@@ -44,10 +35,7 @@ fn assert_fault(gateway: &Gateway, status: u16) {
     assert_edge_error(&own, status);
     assert_never_readable(&own);
     assert_eq!(own.headers.vary(), ["origin"]);
-    assert_denied(
-        &gateway.ask("GET", "/", HOST, &[("Origin", "https://evil.test")]),
-        "evil",
-    );
+    assert_denied(&gateway.ask("GET", "/", HOST, &[("Origin", "https://evil.test")]), "evil");
     let preflight = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")];
     assert_eq!(gateway.ask("OPTIONS", "/", HOST, &preflight).status, 204);
 }
@@ -73,9 +61,7 @@ fn a_connection_that_is_not_answered_is_given_up() {
     let answer = gateway.ask("GET", "/", HOST, &[("Origin", ORIGIN)]);
     assert!([502, 504].contains(&answer.status), "{answer:?}");
     assert!(begin.elapsed() >= Duration::from_millis(300));
-    within(Duration::from_secs(10), || {
-        assert_fault(&gateway, answer.status)
-    });
+    within(Duration::from_secs(10), || assert_fault(&gateway, answer.status));
 }
 
 #[test]
@@ -84,11 +70,7 @@ fn an_upstream_that_never_answers_is_a_504() {
     let begin = Instant::now();
     assert_fault(&site.gateway, 504);
     assert!(begin.elapsed() >= Duration::from_millis(500));
-    assert!(
-        begin.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        begin.elapsed()
-    );
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 }
 
 #[test]
@@ -102,11 +84,7 @@ fn half_a_head_is_a_504_too() {
 
 #[test]
 fn nonsense_is_a_502() {
-    let huge = format!(
-        "HTTP/1.1 200 OK\r\nX: {}\r\n\r\n",
-        "x".repeat(2 * 1024 * 1024)
-    )
-    .into_bytes();
+    let huge = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(2 * 1024 * 1024)).into_bytes();
     let cases: Vec<Vec<u8>> = [
         b"".as_slice(),
         b"HTTP/1.1 200",
@@ -128,12 +106,7 @@ fn nonsense_is_a_502() {
     let answers = cases.clone();
     let site = scripted(move |exchange| {
         exchange.read_body();
-        let case: usize = exchange
-            .seen
-            .target
-            .trim_start_matches('/')
-            .parse()
-            .unwrap();
+        let case: usize = exchange.seen.target.trim_start_matches('/').parse().unwrap();
         exchange.write(&answers[case]);
         Then::Close
     });
@@ -149,26 +122,11 @@ fn nonsense_is_a_502() {
 #[test]
 fn a_body_that_breaks_off_never_ends_cleanly() {
     let cases: [(&[u8], Then); 5] = [
-        (
-            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf",
-            Then::Close,
-        ),
-        (
-            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf",
-            Then::Reset,
-        ),
-        (
-            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf",
-            Then::Stall,
-        ),
-        (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
-            Then::Close,
-        ),
-        (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhalf",
-            Then::Reset,
-        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", Then::Close),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", Then::Reset),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", Then::Stall),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", Then::Close),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhalf", Then::Reset),
     ];
     for (bytes, then) in cases {
         let site = scripted(move |exchange| {
@@ -183,16 +141,9 @@ fn a_body_that_breaks_off_never_ends_cleanly() {
                 assert_edge_error(answer, 502);
                 assert_allowed(answer);
             }
-            Err(error) => assert!(
-                matches!(error, WireError::Truncated | WireError::Reset),
-                "{error:?}"
-            ),
+            Err(error) => assert!(matches!(error, WireError::Truncated | WireError::Reset), "{error:?}"),
         }
-        assert_eq!(
-            site.upstream.count("GET"),
-            1,
-            "what has begun to be answered is not asked for again"
-        );
+        assert_eq!(site.upstream.count("GET"), 1, "what has begun to be answered is not asked for again");
     }
 }
 
@@ -200,7 +151,8 @@ fn a_body_that_breaks_off_never_ends_cleanly() {
 fn bytes_after_an_answer_reach_nobody() {
     let site = scripted(|exchange| {
         exchange.read_body();
-        exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
+        exchange
+            .write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
         Then::KeepAlive
     });
     for _ in 0..20 {
@@ -227,19 +179,13 @@ fn two_attempts_at_most_and_one_where_it_could_matter() {
         Then::Close
     });
     let ask = |method: &str, body: &[u8]| {
-        let answer = site
-            .raw(&request(method, "/", HOST, &[("Origin", ORIGIN)], body))
-            .unwrap();
+        let answer = site.raw(&request(method, "/", HOST, &[("Origin", ORIGIN)], body)).unwrap();
         assert_edge_error(&answer, 502);
         assert_allowed(&answer);
         site.upstream.count(method)
     };
     assert!((1..=2).contains(&ask("GET", b"")));
-    assert_eq!(
-        ask("POST", b"once"),
-        1,
-        "a POST that was sent may have been done"
-    );
+    assert_eq!(ask("POST", b"once"), 1, "a POST that was sent may have been done");
 }
 
 #[test]
@@ -256,10 +202,7 @@ fn a_server_that_is_down_is_passed_over() {
 
 #[test]
 fn servers_take_turns() {
-    let (one, two) = (
-        RecordingUpstream::answering("one"),
-        RecordingUpstream::answering("two"),
-    );
+    let (one, two) = (RecordingUpstream::answering("one"), RecordingUpstream::answering("two"));
     let servers = format!("{}, {}", one.address, two.address);
     let text = tenant_config(&one, SHORT).replace(&one.address.to_string(), &servers);
     let gateway = Gateway::start(&config(&text), &[]);

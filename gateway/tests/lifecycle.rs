@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::{
-    Connection, Gateway, HOST, ORIGIN, Process, RecordingUpstream, Site, Then, WireError,
-    assert_allowed, config, request, tenant_config,
+    Connection, Gateway, HOST, ORIGIN, Process, RecordingUpstream, Site, Then, WireError, assert_allowed, config,
+    request, tenant_config,
 };
 use tempfile::TempDir;
 
@@ -22,11 +22,7 @@ fn refused(text: &str) -> String {
     let mut process = Process::crossgate(&["run", "--config", path.to_str().unwrap()]);
     let status = process.wait_at_most(Duration::from_secs(5));
     assert_eq!(status.code(), Some(1), "{}", process.stderr());
-    assert!(
-        !process.stderr().contains("panicked"),
-        "{}",
-        process.stderr()
-    );
+    assert!(!process.stderr().contains("panicked"), "{}", process.stderr());
     process.stderr()
 }
 
@@ -41,10 +37,7 @@ fn a_taken_port_is_told_at_once() {
     let taken = holder.local_addr().unwrap().to_string();
     let data = refused(&config(&usual()).replacen("127.0.0.1:0", &taken, 1));
     assert!(data.contains(&taken), "{data}");
-    let admin = config(&usual()).replace(
-        "admin: { address: 127.0.0.1:0 }",
-        &format!("admin: {{ address: {taken} }}"),
-    );
+    let admin = config(&usual()).replace("admin: { address: 127.0.0.1:0 }", &format!("admin: {{ address: {taken} }}"));
     assert!(refused(&admin).contains(&taken));
 }
 
@@ -59,10 +52,7 @@ fn a_bad_configuration_names_every_mistake_and_binds_nothing() {
     for message in ["https://APP.a.test/path", "spaa", "colour"] {
         assert!(said.contains(message), "{message} in {said}");
     }
-    let places = said
-        .lines()
-        .filter(|line| line.contains("crossgate.yaml:"))
-        .count();
+    let places = said.lines().filter(|line| line.contains("crossgate.yaml:")).count();
     assert!(places >= 3, "every mistake has its place: {said}");
 }
 
@@ -73,22 +63,14 @@ fn an_unreadable_configuration_is_told() {
     }
     let mut missing = Process::crossgate(&["run", "--config", "/nonexistent/crossgate.yaml"]);
     assert_eq!(missing.wait_at_most(Duration::from_secs(5)).code(), Some(1));
-    assert!(
-        missing.stderr().contains("/nonexistent/crossgate.yaml"),
-        "{}",
-        missing.stderr()
-    );
+    assert!(missing.stderr().contains("/nonexistent/crossgate.yaml"), "{}", missing.stderr());
 }
 
 #[test]
 fn wrong_usage_exits_with_two() {
     for arguments in [["run", "--nonsense"], ["nonsense", "x"]] {
         let mut process = Process::crossgate(&arguments);
-        assert_eq!(
-            process.wait_at_most(Duration::from_secs(5)).code(),
-            Some(2),
-            "{arguments:?}"
-        );
+        assert_eq!(process.wait_at_most(Duration::from_secs(5)).code(), Some(2), "{arguments:?}");
     }
 }
 
@@ -144,13 +126,7 @@ fn a_running_answer_is_finished_and_no_new_one_begun() {
     assert_allowed(&answer);
     assert_eq!(answer.text(), "half done");
     assert!(connection.is_at_end());
-    assert_eq!(
-        site.gateway
-            .process
-            .wait_at_most(Duration::from_secs(3))
-            .code(),
-        Some(0)
-    );
+    assert_eq!(site.gateway.process.wait_at_most(Duration::from_secs(3)).code(), Some(0));
 }
 
 #[test]
@@ -158,19 +134,14 @@ fn a_client_that_never_finishes_is_waited_for_only_so_long() {
     let upstream = RecordingUpstream::start(|_| Then::Stall);
     let mut site = Site::before(upstream, "shutdown: { grace: 1s }\n");
     let mut connection = site.connect();
-    connection
-        .send(&request("GET", "/", HOST, &[], b""))
-        .unwrap();
+    connection.send(&request("GET", "/", HOST, &[], b"")).unwrap();
     while site.upstream.total() == 0 {
         std::thread::yield_now();
     }
     let took = end(&mut site.gateway, Signal::TERM, Duration::from_secs(4));
     assert!(took >= Duration::from_secs(1), "{took:?}");
     let answer = connection.answer_to(b"GET");
-    assert!(
-        matches!(answer, Err(WireError::Closed | WireError::Reset)),
-        "{answer:?}"
-    );
+    assert!(matches!(answer, Err(WireError::Closed | WireError::Reset)), "{answer:?}");
 }
 
 #[test]
@@ -185,17 +156,8 @@ fn the_readiness_probe_fails_before_the_listeners_close() {
     }
     assert_eq!(site.gateway.admin("GET", "/livez").status, 200);
     let answer = Connection::ask(site.gateway.data, &request("GET", "/", HOST, &[], b"")).unwrap();
-    assert_eq!(
-        answer.status, 200,
-        "still serving while the load balancer takes it out"
-    );
+    assert_eq!(answer.status, 200, "still serving while the load balancer takes it out");
     assert!(begin.elapsed() < Duration::from_secs(1), "too slow to tell");
-    assert_eq!(
-        site.gateway
-            .process
-            .wait_at_most(Duration::from_secs(4))
-            .code(),
-        Some(0)
-    );
+    assert_eq!(site.gateway.process.wait_at_most(Duration::from_secs(4)).code(), Some(0));
     assert!(begin.elapsed() >= Duration::from_secs(1));
 }

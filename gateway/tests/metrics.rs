@@ -14,16 +14,7 @@ const CONNECTIONS: usize = 4;
 const PER_CONNECTION: usize = 500;
 
 fn preflight(origin: &str, method: &str) -> Vec<u8> {
-    request(
-        "OPTIONS",
-        "/",
-        HOST,
-        &[
-            ("Origin", origin),
-            ("Access-Control-Request-Method", method),
-        ],
-        b"",
-    )
+    request("OPTIONS", "/", HOST, &[("Origin", origin), ("Access-Control-Request-Method", method)], b"")
 }
 
 #[test]
@@ -32,10 +23,7 @@ fn promtool_accepts_the_metrics() {
     site.ask("GET", "/", &[]);
     site.raw(&preflight("https://evil.test", "PUT")).unwrap();
     let text = site.gateway.admin("GET", "/metrics");
-    assert!(
-        text.headers.one("content-type").starts_with("text/plain"),
-        "{text:?}"
-    );
+    assert!(text.headers.one("content-type").starts_with("text/plain"), "{text:?}");
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -43,26 +31,16 @@ fn promtool_accepts_the_metrics() {
         .stderr(Stdio::piped())
         .spawn();
     let mut promtool = promtool.expect("promtool, which `make test` installs");
-    promtool
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(&text.body)
-        .unwrap();
+    promtool.stdin.take().unwrap().write_all(&text.body).unwrap();
     let checked = promtool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&checked.stdout).into_owned()
-        + &String::from_utf8_lossy(&checked.stderr);
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
     assert!(checked.status.success(), "{said}");
     assert_eq!(said.trim(), "", "no remarks either");
 }
 
 /// The series of every family, without their values, sorted.
 fn series(gateway: &Gateway) -> Vec<String> {
-    let mut series: Vec<String> = gateway
-        .metrics()
-        .into_iter()
-        .map(|(series, _)| series)
-        .collect();
+    let mut series: Vec<String> = gateway.metrics().into_iter().map(|(series, _)| series).collect();
     series.sort();
     series
 }
@@ -74,9 +52,7 @@ fn a_flood_of_denied_origins_adds_no_series() {
         let mut connection = site.connect();
         for batch in (first..first + count).step_by(100) {
             let origins = (batch..batch + 100).map(|n| format!("https://{n:x}.evil.test"));
-            let bytes: Vec<u8> = origins
-                .flat_map(|origin| preflight(&origin, "PUT"))
-                .collect();
+            let bytes: Vec<u8> = origins.flat_map(|origin| preflight(&origin, "PUT")).collect();
             connection.send(&bytes).unwrap();
             for _ in 0..100 {
                 assert_eq!(connection.answer_to(b"OPTIONS").unwrap().status, 403);
@@ -98,10 +74,9 @@ fn a_flood_of_denied_origins_adds_no_series() {
         }
     });
     assert_eq!(series(&site.gateway), before);
-    let denied = site.gateway.metric(
-        "crossgate_origin_requests_total",
-        &[("tenant", "a"), ("origin", "other"), ("verdict", "deny")],
-    );
+    let denied = site
+        .gateway
+        .metric("crossgate_origin_requests_total", &[("tenant", "a"), ("origin", "other"), ("verdict", "deny")]);
     assert_eq!(denied, (DISTINCT + 100) as f64);
     let grown = site.gateway.process.memory("VmRSS").saturating_sub(memory) / (1024 * 1024);
     assert!(grown < 32, "grown by {grown} MiB");
@@ -116,13 +91,7 @@ fn strange_hosts_methods_and_paths_add_no_series_of_their_own() {
         let method = format!("M{n}");
         for bytes in [
             request("GET", "/", &format!("h{n}.test"), &[], b""),
-            request(
-                &method,
-                &format!("/p{n}?q={n}"),
-                HOST,
-                &[("User-Agent", &method)],
-                b"",
-            ),
+            request(&method, &format!("/p{n}?q={n}"), HOST, &[("User-Agent", &method)], b""),
             preflight(ORIGIN, &method),
         ] {
             connection.exchange(&bytes).unwrap();
@@ -138,69 +107,19 @@ fn strange_hosts_methods_and_paths_add_no_series_of_their_own() {
 fn every_request_is_counted_once_under_its_kind_and_reason() {
     let site = Site::start();
     let own = [("Origin", "http://api.a.test")];
-    let websocket = [
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Origin", "https://evil.test"),
-    ];
+    let websocket = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Origin", "https://evil.test")];
     let mix: [(usize, [&str; 3], Vec<u8>); 11] = [
         (7, ["preflight", "allow", "exact"], preflight(ORIGIN, "PUT")),
-        (
-            6,
-            ["preflight", "deny", "no_match"],
-            preflight("https://evil.test", "PUT"),
-        ),
-        (
-            5,
-            ["preflight", "deny", "method"],
-            preflight(ORIGIN, "PATCH"),
-        ),
-        (
-            4,
-            ["preflight", "deny", "malformed_origin"],
-            preflight("https://app.a.test/", "PUT"),
-        ),
-        (
-            3,
-            ["preflight", "deny", "null_origin"],
-            preflight("null", "PUT"),
-        ),
-        (
-            2,
-            ["actual", "allow", "exact"],
-            request("GET", "/", HOST, &[("Origin", ORIGIN)], b""),
-        ),
-        (
-            3,
-            ["actual", "deny", "no_match"],
-            request(
-                "POST",
-                "/",
-                HOST,
-                &[("Origin", "https://evil.test")],
-                b"body",
-            ),
-        ),
-        (
-            4,
-            ["non_cors", "allow", "non_cors"],
-            request("GET", "/", HOST, &[], b""),
-        ),
-        (
-            5,
-            ["same_origin", "allow", "same_origin"],
-            request("GET", "/", HOST, &own, b""),
-        ),
-        (
-            6,
-            ["websocket", "deny", "no_match"],
-            request("GET", "/", HOST, &websocket, b""),
-        ),
-        (
-            2,
-            ["non_cors", "deny", "unknown_host"],
-            request("GET", "/", "nobody.test", &[], b""),
-        ),
+        (6, ["preflight", "deny", "no_match"], preflight("https://evil.test", "PUT")),
+        (5, ["preflight", "deny", "method"], preflight(ORIGIN, "PATCH")),
+        (4, ["preflight", "deny", "malformed_origin"], preflight("https://app.a.test/", "PUT")),
+        (3, ["preflight", "deny", "null_origin"], preflight("null", "PUT")),
+        (2, ["actual", "allow", "exact"], request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")),
+        (3, ["actual", "deny", "no_match"], request("POST", "/", HOST, &[("Origin", "https://evil.test")], b"body")),
+        (4, ["non_cors", "allow", "non_cors"], request("GET", "/", HOST, &[], b"")),
+        (5, ["same_origin", "allow", "same_origin"], request("GET", "/", HOST, &own, b"")),
+        (6, ["websocket", "deny", "no_match"], request("GET", "/", HOST, &websocket, b"")),
+        (2, ["non_cors", "deny", "unknown_host"], request("GET", "/", "nobody.test", &[], b"")),
     ];
     for (times, _, bytes) in &mix {
         for _ in 0..*times {
@@ -208,43 +127,18 @@ fn every_request_is_counted_once_under_its_kind_and_reason() {
         }
     }
     for (times, [kind, verdict, reason], _) in &mix {
-        let tenant = if *reason == "unknown_host" {
-            "none"
-        } else {
-            "a"
-        };
-        let labels = [
-            ("tenant", tenant),
-            ("kind", kind),
-            ("verdict", verdict),
-            ("reason", reason),
-        ];
-        assert_eq!(
-            site.gateway.metric("crossgate_requests_total", &labels),
-            *times as f64,
-            "{labels:?}"
-        );
+        let tenant = if *reason == "unknown_host" { "none" } else { "a" };
+        let labels = [("tenant", tenant), ("kind", kind), ("verdict", verdict), ("reason", reason)];
+        assert_eq!(site.gateway.metric("crossgate_requests_total", &labels), *times as f64, "{labels:?}");
     }
     let sent: usize = mix.iter().map(|(times, ..)| times).sum();
-    assert_eq!(
-        site.gateway.metric("crossgate_requests_total", &[]),
-        sent as f64
-    );
+    assert_eq!(site.gateway.metric("crossgate_requests_total", &[]), sent as f64);
     let origin = |origin: &str, verdict: &str| {
-        site.gateway.metric(
-            "crossgate_origin_requests_total",
-            &[("tenant", "a"), ("origin", origin), ("verdict", verdict)],
-        )
+        site.gateway
+            .metric("crossgate_origin_requests_total", &[("tenant", "a"), ("origin", origin), ("verdict", verdict)])
     };
     assert_eq!(origin(ORIGIN, "allow"), 9.0);
-    assert_eq!(
-        origin(ORIGIN, "deny"),
-        5.0,
-        "an allowed origin that asks for too much"
-    );
+    assert_eq!(origin(ORIGIN, "deny"), 5.0, "an allowed origin that asks for too much");
     assert_eq!(origin("other", "deny"), 22.0);
-    assert_eq!(
-        site.gateway.metric("crossgate_origin_requests_total", &[]),
-        36.0
-    );
+    assert_eq!(site.gateway.metric("crossgate_origin_requests_total", &[]), 36.0);
 }

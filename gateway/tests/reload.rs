@@ -22,9 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::{
-    Connection, Gateway, HOST, ORIGIN, RecordingUpstream, Response, WireError, config, request,
-};
+use support::{Connection, Gateway, HOST, ORIGIN, RecordingUpstream, Response, WireError, config, request};
 use tempfile::TempDir;
 
 const CONNECTIONS: usize = 64;
@@ -53,22 +51,12 @@ tenants:
 }
 
 fn preflight() -> Vec<u8> {
-    request(
-        "OPTIONS",
-        "/",
-        HOST,
-        &[("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")],
-        b"",
-    )
+    request("OPTIONS", "/", HOST, &[("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")], b"")
 }
 
 /// The generation that a preflight's answer claims, in every one of its parts.
 fn claimed(answer: &Response) -> u64 {
-    let n: u64 = answer
-        .headers
-        .one("access-control-max-age")
-        .parse()
-        .unwrap();
+    let n: u64 = answer.headers.one("access-control-max-age").parse().unwrap();
     let wanted: std::collections::BTreeMap<String, Vec<String>> = [
         ("access-control-allow-credentials", vec!["true".to_owned()]),
         ("access-control-allow-headers", vec![format!("x-gen-{n}")]),
@@ -78,20 +66,13 @@ fn claimed(answer: &Response) -> u64 {
     .map(|(name, value)| (name.to_owned(), value))
     .into();
     let mut have = answer.headers.cors();
-    let methods = have
-        .remove("access-control-allow-methods")
-        .unwrap()
-        .join(",");
+    let methods = have.remove("access-control-allow-methods").unwrap().join(",");
     let mut methods: Vec<&str> = methods.split(',').map(str::trim).collect();
     methods.sort_unstable();
     assert_eq!(methods, [format!("GEN-{n}").as_str(), "PUT"], "{answer:?}");
     assert_eq!(
         have.remove("vary").unwrap(),
-        [
-            "access-control-request-headers",
-            "access-control-request-method",
-            "origin"
-        ]
+        ["access-control-request-headers", "access-control-request-method", "origin"]
     );
     assert_eq!((answer.status, have), (204, wanted));
     n
@@ -99,21 +80,8 @@ fn claimed(answer: &Response) -> u64 {
 
 /// The generation that an actual answer claims.
 fn exposed(answer: &Response) -> u64 {
-    assert_eq!(
-        (
-            answer.status,
-            answer.headers.one("access-control-allow-origin")
-        ),
-        (200, ORIGIN),
-        "{answer:?}"
-    );
-    answer
-        .headers
-        .one("access-control-expose-headers")
-        .strip_prefix("x-gen-")
-        .unwrap()
-        .parse()
-        .unwrap()
+    assert_eq!((answer.status, answer.headers.one("access-control-allow-origin")), (200, ORIGIN), "{answer:?}");
+    answer.headers.one("access-control-expose-headers").strip_prefix("x-gen-").unwrap().parse().unwrap()
 }
 
 /// What the load and the changes share: the newest generation known to serve, and whether it is over.
@@ -133,20 +101,10 @@ fn keep_asking(gateway: SocketAddr, shared: &Shared) {
         if shared.over.load(Ordering::SeqCst) {
             return;
         }
-        let bytes = if round % 8 == 7 {
-            get.clone()
-        } else {
-            preflight()
-        };
+        let bytes = if round % 8 == 7 { get.clone() } else { preflight() };
         seen = seen.max(shared.floor.load(Ordering::SeqCst));
-        let answer = connection
-            .exchange(&bytes)
-            .unwrap_or_else(|error| panic!("round {round}: {error:?}"));
-        let n = if answer.status == 204 {
-            claimed(&answer)
-        } else {
-            exposed(&answer)
-        };
+        let answer = connection.exchange(&bytes).unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        let n = if answer.status == 204 { claimed(&answer) } else { exposed(&answer) };
         assert!(n >= seen, "generation {n} after {seen}");
         seen = n;
         shared.answers.fetch_add(1, Ordering::Relaxed);
@@ -160,9 +118,7 @@ fn keep_asking(gateway: SocketAddr, shared: &Shared) {
 fn under_load(gateway: &Gateway, connections: usize, changes: impl FnOnce(&Shared)) {
     let shared = Shared::default();
     std::thread::scope(|scope| {
-        let asking: Vec<_> = (0..connections)
-            .map(|_| scope.spawn(|| keep_asking(gateway.data, &shared)))
-            .collect();
+        let asking: Vec<_> = (0..connections).map(|_| scope.spawn(|| keep_asking(gateway.data, &shared))).collect();
         let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| changes(&shared)));
         shared.over.store(true, Ordering::SeqCst);
         for one in asking {
@@ -172,10 +128,7 @@ fn under_load(gateway: &Gateway, connections: usize, changes: impl FnOnce(&Share
             std::panic::resume_unwind(panic);
         }
     });
-    assert!(
-        shared.answers.load(Ordering::Relaxed) > connections as u64 * 10,
-        "hardly any load"
-    );
+    assert!(shared.answers.load(Ordering::Relaxed) > connections as u64 * 10, "hardly any load");
 }
 
 /// The gateway is asked until generation `n` serves, and then nobody may see an older one.
@@ -183,11 +136,7 @@ fn wait_live(gateway: &Gateway, shared: &Shared, n: u64) {
     let deadline = Instant::now() + LIVE_WITHIN;
     let mut connection = Connection::open(gateway.data);
     while claimed(&connection.exchange(&preflight()).unwrap()) != n {
-        assert!(
-            Instant::now() < deadline,
-            "generation {n} never served:\n{}",
-            gateway.process.stderr()
-        );
+        assert!(Instant::now() < deadline, "generation {n} never served:\n{}", gateway.process.stderr());
         std::thread::sleep(Duration::from_millis(2));
     }
     shared.floor.fetch_max(n, Ordering::SeqCst);
@@ -241,10 +190,7 @@ fn rename_write_signal_and_request_each_bring_the_new_generation_under_load() {
             rounds += 1;
         }
     });
-    assert_eq!(
-        gateway.metric("crossgate_config_last_reload_successful", &[]),
-        1.0
-    );
+    assert_eq!(gateway.metric("crossgate_config_last_reload_successful", &[]), 1.0);
 }
 
 #[test]
@@ -256,11 +202,7 @@ fn swapped_links_bring_the_new_generation_under_load() {
     let publish = |n: u64| {
         let version = volume.join(format!("..version-{n}"));
         fs::create_dir(&version).unwrap();
-        fs::write(
-            version.join("crossgate.yaml"),
-            generation(upstream.address, n),
-        )
-        .unwrap();
+        fs::write(version.join("crossgate.yaml"), generation(upstream.address, n)).unwrap();
         relink(&volume.join("..data"), Path::new(&format!("..version-{n}")));
         if n > 2 {
             fs::remove_dir_all(volume.join(format!("..version-{}", n - 2))).unwrap();
@@ -305,14 +247,8 @@ fn a_bad_main_file_changes_nothing_under_load() {
                 let answer = gateway.admin("POST", "/reload");
                 assert_eq!(answer.status, 422, "{text}\n{answer:?}");
                 assert!(answer.text().contains("crossgate.yaml"), "{answer:?}");
-                assert_eq!(
-                    claimed(&Connection::ask(gateway.data, &preflight()).unwrap()),
-                    n - 1
-                );
-                assert_eq!(
-                    gateway.metric("crossgate_config_last_reload_successful", &[]),
-                    0.0
-                );
+                assert_eq!(claimed(&Connection::ask(gateway.data, &preflight()).unwrap()), n - 1);
+                assert_eq!(gateway.metric("crossgate_config_last_reload_successful", &[]), 0.0);
             }
             rename(&path, &generation(upstream.address, n));
             wait_live(&gateway, shared, n);
@@ -320,10 +256,7 @@ fn a_bad_main_file_changes_nothing_under_load() {
     });
     fs::remove_file(&path).unwrap();
     assert_eq!(gateway.admin("POST", "/reload").status, 422);
-    assert_eq!(
-        claimed(&Connection::ask(gateway.data, &preflight()).unwrap()),
-        11
-    );
+    assert_eq!(claimed(&Connection::ask(gateway.data, &preflight()).unwrap()), 11);
 }
 
 /// A main file without tenants of its own, and one file of `tenantsDir` a tenant.
@@ -343,38 +276,24 @@ fn tenant(id: &str, origin: &str) -> String {
 fn allows(gateway: &Gateway, host: &str, origin: &str) -> bool {
     let answer = gateway.ask("GET", "/", host, &[("Origin", origin)]);
     let readable = answer.headers.all("access-control-allow-origin") == [origin];
-    assert_eq!(
-        answer.status,
-        if readable { 200 } else { 403 },
-        "{host} {origin}: {answer:?}"
-    );
+    assert_eq!(answer.status, if readable { 200 } else { 403 }, "{host} {origin}: {answer:?}");
     readable
 }
 
 #[test]
 fn a_bad_tenants_file_keeps_its_last_good_version_and_holds_nobody_up() {
     let upstream = RecordingUpstream::answering("hello");
-    let files = [
-        ("tenants.d/a.yaml", tenant("a", "https://a1.test")),
-        ("tenants.d/b.yaml", tenant("b", "https://b1.test")),
-    ];
-    let files: Vec<(&str, &str)> = files
-        .iter()
-        .map(|(name, text)| (*name, text.as_str()))
-        .collect();
+    let files =
+        [("tenants.d/a.yaml", tenant("a", "https://a1.test")), ("tenants.d/b.yaml", tenant("b", "https://b1.test"))];
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
     let gateway = Gateway::start(&with_tenants_dir(upstream.address), &files);
-    let write =
-        |name: &str, text: &str| rename(&gateway.path(&format!("tenants.d/{name}.yaml")), text);
+    let write = |name: &str, text: &str| rename(&gateway.path(&format!("tenants.d/{name}.yaml")), text);
     let ask = |asked: &AtomicBool| {
         let get = request("GET", "/", "b.test", &[("Origin", "https://b1.test")], b"");
         let mut connection = Connection::open(gateway.data);
         while !asked.load(Ordering::SeqCst) {
             let answer = connection.exchange(&get).unwrap();
-            assert_eq!(
-                answer.headers.one("access-control-allow-origin"),
-                "https://b1.test",
-                "{answer:?}"
-            );
+            assert_eq!(answer.headers.one("access-control-allow-origin"), "https://b1.test", "{answer:?}");
             if answer.headers.all("connection") == ["close"] {
                 connection = Connection::open(gateway.data);
             }
@@ -395,18 +314,9 @@ fn a_bad_tenants_file_keeps_its_last_good_version_and_holds_nobody_up() {
             write("b", &bad[n % bad.len()]);
             write("a", &tenant("a", &format!("https://a{n}.test")));
             gateway.admin("POST", "/reload");
-            assert!(
-                allows(&gateway, "a.test", &format!("https://a{n}.test")),
-                "the good file is live"
-            );
-            assert!(
-                !allows(&gateway, "a.test", &format!("https://a{}.test", n - 1)),
-                "and nothing of the old one"
-            );
-            assert!(
-                gateway.admin("GET", "/status").text().contains("b.yaml"),
-                "the bad one is named"
-            );
+            assert!(allows(&gateway, "a.test", &format!("https://a{n}.test")), "the good file is live");
+            assert!(!allows(&gateway, "a.test", &format!("https://a{}.test", n - 1)), "and nothing of the old one");
+            assert!(gateway.admin("GET", "/status").text().contains("b.yaml"), "the bad one is named");
             assert_eq!(gateway.metric("crossgate_config_broken_files", &[]), 1.0);
         }
         over.store(true, Ordering::SeqCst);
@@ -421,10 +331,7 @@ fn a_bad_tenants_file_keeps_its_last_good_version_and_holds_nobody_up() {
 fn tenants_files_come_and_go() {
     let upstream = RecordingUpstream::answering("hello");
     let a = tenant("a", "https://a.test");
-    let gateway = Gateway::start(
-        &with_tenants_dir(upstream.address),
-        &[("tenants.d/a.yaml", &a)],
-    );
+    let gateway = Gateway::start(&with_tenants_dir(upstream.address), &[("tenants.d/a.yaml", &a)]);
     let eventually = |status: u16| {
         let deadline = Instant::now() + LIVE_WITHIN;
         while gateway.ask("GET", "/", "b.test", &[]).status != status {
@@ -432,11 +339,7 @@ fn tenants_files_come_and_go() {
         }
     };
     eventually(421);
-    fs::write(
-        gateway.path("tenants.d/b.yaml"),
-        tenant("b", "https://b.test"),
-    )
-    .unwrap();
+    fs::write(gateway.path("tenants.d/b.yaml"), tenant("b", "https://b.test")).unwrap();
     eventually(200);
     fs::remove_file(gateway.path("tenants.d/b.yaml")).unwrap();
     eventually(421);
@@ -464,25 +367,15 @@ tenants:
     let mut text = base;
     for part in ["tenant", "policy", "set"] {
         let [old, new] = [1, 2].map(|n| format!("https://{part}{n}.test"));
-        let hosts: &[&str] = if part == "tenant" {
-            &["a.test"]
-        } else {
-            &["a.test", "b.test"]
-        };
+        let hosts: &[&str] = if part == "tenant" { &["a.test"] } else { &["a.test", "b.test"] };
         for host in hosts {
-            assert!(
-                allows(&gateway, host, &old) && !allows(&gateway, host, &new),
-                "{part} before, {host}"
-            );
+            assert!(allows(&gateway, host, &old) && !allows(&gateway, host, &new), "{part} before, {host}");
         }
         text = text.replace(&old, &new);
         rename(&gateway.path("crossgate.yaml"), &text);
         post_reload(&gateway);
         for host in hosts {
-            assert!(
-                allows(&gateway, host, &new) && !allows(&gateway, host, &old),
-                "{part} after, {host}"
-            );
+            assert!(allows(&gateway, host, &new) && !allows(&gateway, host, &old), "{part} after, {host}");
         }
     }
     assert!(!allows(&gateway, "b.test", "https://tenant2.test"));
@@ -493,27 +386,18 @@ fn a_burst_of_signals_ends_in_the_newest_generation() {
     let upstream = RecordingUpstream::answering("hello");
     let gateway = Gateway::start(&generation(upstream.address, 1), &[]);
     for n in 2..200 {
-        rename(
-            &gateway.path("crossgate.yaml"),
-            &generation(upstream.address, n),
-        );
+        rename(&gateway.path("crossgate.yaml"), &generation(upstream.address, n));
         gateway.process.signal(Signal::HUP);
     }
     wait_live(&gateway, &Shared::default(), 199);
-    assert_eq!(
-        gateway.metric("crossgate_config_last_reload_successful", &[]),
-        1.0
-    );
+    assert_eq!(gateway.metric("crossgate_config_last_reload_successful", &[]), 1.0);
 }
 
 #[test]
 fn a_request_keeps_the_generation_it_began_with() {
     let (arrived, arrivals) = std::sync::mpsc::channel();
     let (release, released) = std::sync::mpsc::channel::<()>();
-    let (arrived, released) = (
-        std::sync::Mutex::new(arrived),
-        std::sync::Mutex::new(released),
-    );
+    let (arrived, released) = (std::sync::Mutex::new(arrived), std::sync::Mutex::new(released));
     let upstream = RecordingUpstream::start(move |exchange| {
         arrived.lock().unwrap().send(()).unwrap();
         released.lock().unwrap().recv().unwrap();
@@ -524,18 +408,11 @@ fn a_request_keeps_the_generation_it_began_with() {
     let mut connection = Connection::open(gateway.data);
     connection.send(&get).unwrap();
     arrivals.recv().unwrap();
-    rename(
-        &gateway.path("crossgate.yaml"),
-        &generation(upstream.address, 2),
-    );
+    rename(&gateway.path("crossgate.yaml"), &generation(upstream.address, 2));
     post_reload(&gateway);
     release.send(()).unwrap();
     let first: Result<Response, WireError> = connection.answer_to(&get);
     assert_eq!(exposed(&first.unwrap()), 1);
     release.send(()).unwrap();
-    assert_eq!(
-        exposed(&connection.exchange(&get).unwrap()),
-        2,
-        "the next one on the same connection is new"
-    );
+    assert_eq!(exposed(&connection.exchange(&get).unwrap()), 2, "the next one on the same connection is new");
 }

@@ -7,8 +7,8 @@ use std::io::Write as _;
 use std::sync::{Mutex, mpsc};
 
 use support::{
-    Connection, Exchange, HOST, ORIGIN, Site, Then, WireError, assert_allowed, assert_denied,
-    assert_edge_error, request,
+    Connection, Exchange, HOST, ORIGIN, Site, Then, WireError, assert_allowed, assert_denied, assert_edge_error,
+    request,
 };
 
 const MIB: usize = 1024 * 1024;
@@ -28,13 +28,7 @@ fn websocket(exchange: &mut Exchange) -> Then {
 }
 
 fn upgrade(origin: &str) -> Vec<u8> {
-    request(
-        "GET",
-        "/socket",
-        HOST,
-        &[&[("Origin", origin)], UPGRADE.as_slice()].concat(),
-        b"",
-    )
+    request("GET", "/socket", HOST, &[&[("Origin", origin)], UPGRADE.as_slice()].concat(), b"")
 }
 
 #[test]
@@ -42,17 +36,8 @@ fn a_websocket_of_an_allowed_origin_passes_both_ways() {
     let site = Site::scripted(websocket);
     let mut connection = site.connect();
     let answer = connection.exchange(&upgrade(ORIGIN)).unwrap();
-    assert_eq!(
-        (answer.status, answer.headers.one("upgrade")),
-        (101, "websocket")
-    );
-    assert!(
-        !answer
-            .headers
-            .all("access-control-allow-origin")
-            .contains(&"*"),
-        "{answer:?}"
-    );
+    assert_eq!((answer.status, answer.headers.one("upgrade")), (101, "websocket"));
+    assert!(!answer.headers.all("access-control-allow-origin").contains(&"*"), "{answer:?}");
     for round in 0..10 {
         let frame = format!("frame {round} \u{1}\u{2}\r\n\r\nGET / HTTP/1.1\r\n\r\n").into_bytes();
         connection.send(&frame).unwrap();
@@ -66,9 +51,7 @@ fn a_websocket_of_an_allowed_origin_passes_both_ways() {
 fn frames_sent_with_the_handshake_are_not_lost() {
     let site = Site::scripted(websocket);
     let mut connection = site.connect();
-    connection
-        .send(&[upgrade(ORIGIN), b"early".to_vec()].concat())
-        .unwrap();
+    connection.send(&[upgrade(ORIGIN), b"early".to_vec()].concat()).unwrap();
     assert_eq!(connection.answer_to(b"GET").unwrap().status, 101);
     assert_eq!(connection.exactly(5).unwrap(), b"early");
 }
@@ -105,9 +88,7 @@ fn events_pass_one_by_one_as_they_come() {
         Then::KeepAlive
     });
     let mut connection = site.connect();
-    connection
-        .send(&request("GET", "/events", HOST, &[("Origin", ORIGIN)], b""))
-        .unwrap();
+    connection.send(&request("GET", "/events", HOST, &[("Origin", ORIGIN)], b"")).unwrap();
     assert_allowed(&connection.head().unwrap());
     for event in ["data: 1\n\n", "data: 2\n\n", "data: 3\n\n"] {
         // The next one is sent only when this one has arrived: held back, it would never come.
@@ -125,19 +106,9 @@ fn an_upload_reaches_the_upstream_piece_by_piece() {
     let site = Site::scripted(move |exchange| {
         arrived.lock().unwrap().send(()).unwrap();
         let (length, body) = exchange.read_body();
-        exchange.answer(
-            200,
-            &[],
-            format!("{length} {}", String::from_utf8_lossy(&body)).as_bytes(),
-        )
+        exchange.answer(200, &[], format!("{length} {}", String::from_utf8_lossy(&body)).as_bytes())
     });
-    let head = request(
-        "POST",
-        "/",
-        HOST,
-        &[("Origin", ORIGIN), ("Content-Length", "6")],
-        b"",
-    );
+    let head = request("POST", "/", HOST, &[("Origin", ORIGIN), ("Content-Length", "6")], b"");
     let mut connection = site.connect();
     connection.send(&[head, b"abc".to_vec()].concat()).unwrap();
     arrivals.recv().unwrap();
@@ -153,15 +124,7 @@ fn a_large_upload_is_never_held() {
     });
     let length = STREAMED.to_string();
     let mut connection = site.connect();
-    connection
-        .send(&request(
-            "PUT",
-            "/",
-            HOST,
-            &[("Origin", ORIGIN), ("Content-Length", &length)],
-            b"",
-        ))
-        .unwrap();
+    connection.send(&request("PUT", "/", HOST, &[("Origin", ORIGIN), ("Content-Length", &length)], b"")).unwrap();
     let piece = vec![b'x'; MIB];
     for _ in 0..STREAMED / MIB {
         connection.stream.write_all(&piece).unwrap();
@@ -181,9 +144,7 @@ fn a_large_download_is_never_held() {
         Then::KeepAlive
     });
     let mut connection = site.connect();
-    connection
-        .send(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b""))
-        .unwrap();
+    connection.send(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")).unwrap();
     assert_allowed(&connection.head().unwrap());
     for _ in 0..STREAMED / MIB {
         assert_eq!(connection.exactly(MIB).unwrap().len(), MIB);
@@ -206,15 +167,9 @@ fn a_client_that_waits_to_be_asked_for_its_body_is_asked() {
         let (_, body) = exchange.read_body();
         exchange.answer(200, &[], &body)
     });
-    let expecting = [
-        ("Origin", ORIGIN),
-        ("Content-Length", "4"),
-        ("Expect", "100-continue"),
-    ];
+    let expecting = [("Origin", ORIGIN), ("Content-Length", "4"), ("Expect", "100-continue")];
     let mut connection = site.connect();
-    connection
-        .send(&request("PUT", "/", HOST, &expecting, b""))
-        .unwrap();
+    connection.send(&request("PUT", "/", HOST, &expecting, b"")).unwrap();
     assert_eq!(connection.head().unwrap().status, 100);
     connection.send(b"body").unwrap();
     assert_eq!(connection.answer_to(b"PUT").unwrap().text(), "body");
@@ -223,14 +178,8 @@ fn a_client_that_waits_to_be_asked_for_its_body_is_asked() {
 #[test]
 fn a_denied_client_that_waits_is_not_asked_for_its_body() {
     let site = Site::start();
-    let expecting = [
-        ("Origin", "https://evil.test"),
-        ("Content-Length", "4"),
-        ("Expect", "100-continue"),
-    ];
-    let answer = site
-        .raw(&request("PUT", "/", HOST, &expecting, b""))
-        .unwrap();
+    let expecting = [("Origin", "https://evil.test"), ("Content-Length", "4"), ("Expect", "100-continue")];
+    let answer = site.raw(&request("PUT", "/", HOST, &expecting, b"")).unwrap();
     assert_denied(&answer, "evil");
     assert_eq!(answer.interim, []);
 }
@@ -238,20 +187,11 @@ fn a_denied_client_that_waits_is_not_asked_for_its_body() {
 #[test]
 fn an_answer_before_the_end_of_the_upload_is_delivered() {
     let site = Site::scripted(|exchange| {
-        exchange
-            .write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig");
+        exchange.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig");
         Then::Stall
     });
     let mut connection = site.connect();
-    connection
-        .send(&request(
-            "PUT",
-            "/",
-            HOST,
-            &[("Origin", ORIGIN), ("Content-Length", "1000000")],
-            b"",
-        ))
-        .unwrap();
+    connection.send(&request("PUT", "/", HOST, &[("Origin", ORIGIN), ("Content-Length", "1000000")], b"")).unwrap();
     connection.send(&[b'x'; 1000]).unwrap();
     let answer = connection.answer_to(b"PUT").unwrap();
     assert_allowed(&answer);
@@ -267,22 +207,12 @@ fn a_body_above_the_configured_limit_is_refused() {
     let answer = site.raw(&put(1025)).unwrap();
     assert_edge_error(&answer, 413);
     assert_allowed(&answer);
-    let chunked = request(
-        "PUT",
-        "/",
-        HOST,
-        &[("Origin", ORIGIN), ("Transfer-Encoding", "chunked")],
-        b"",
-    );
+    let chunked = request("PUT", "/", HOST, &[("Origin", ORIGIN), ("Transfer-Encoding", "chunked")], b"");
     let body = [b"800\r\n".as_slice(), &[b'x'; 0x800], b"\r\n0\r\n\r\n"].concat();
     match Connection::ask(site.gateway.data, &[chunked, body].concat()) {
         Ok(answer) => assert_eq!(answer.status, 413),
-        Err(error) => assert!(
-            matches!(
-                error,
-                WireError::Closed | WireError::Reset | WireError::Truncated
-            ),
-            "{error:?}"
-        ),
+        Err(error) => {
+            assert!(matches!(error, WireError::Closed | WireError::Reset | WireError::Truncated), "{error:?}")
+        }
     }
 }

@@ -1,11 +1,7 @@
 //! Connections: where one request ends and the next begins, whatever the timing, and what no connection may do.
 //!
 //! Pingora alone loses a second request that is in its buffer already, and fails a running one when the next arrives.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -13,8 +9,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use support::{
-    Connection, HOST, ORIGIN, Site, Then, WireError, assert_allowed, assert_denied,
-    assert_edge_error, request,
+    Connection, HOST, ORIGIN, Site, Then, WireError, assert_allowed, assert_denied, assert_edge_error, request,
 };
 
 fn get(target: &str) -> Vec<u8> {
@@ -22,22 +17,13 @@ fn get(target: &str) -> Vec<u8> {
 }
 
 fn preflight(origin: &str) -> Vec<u8> {
-    request(
-        "OPTIONS",
-        "/p",
-        HOST,
-        &[("Origin", origin), ("Access-Control-Request-Method", "PUT")],
-        b"",
-    )
+    request("OPTIONS", "/p", HOST, &[("Origin", origin), ("Access-Control-Request-Method", "PUT")], b"")
 }
 
 /// Sends a byte a second, until the gateway answers or closes; gives how long it took.
 fn trickle(mut connection: Connection) -> Duration {
     let begin = Instant::now();
-    connection
-        .stream
-        .set_read_timeout(Some(Duration::from_secs(1)))
-        .unwrap();
+    connection.stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     for byte in b"GET /slow HTTP/1.1\r\nHost: api.a.test\r\n".iter().cycle() {
         if connection.send(&[*byte]).is_err() {
             break;
@@ -54,10 +40,7 @@ fn trickle(mut connection: Connection) -> Duration {
 
 /// The head of an answer alone, its body still to come.
 fn assert_edge_error_head(answer: &support::Response) {
-    assert_eq!(
-        (answer.status, answer.headers.one("connection")),
-        (408, "close")
-    );
+    assert_eq!((answer.status, answer.headers.one("connection")), (408, "close"));
 }
 
 #[test]
@@ -71,21 +54,10 @@ fn a_head_that_trickles_is_cut_after_ten_seconds() {
         let second = scope.spawn(|| trickle(used));
         let begin = Instant::now();
         assert!(silent.is_at_end());
-        (
-            first.join().unwrap(),
-            second.join().unwrap(),
-            begin.elapsed(),
-        )
+        (first.join().unwrap(), second.join().unwrap(), begin.elapsed())
     });
-    for (case, took) in [
-        ("first head", first),
-        ("second head", second),
-        ("silence", silence),
-    ] {
-        assert!(
-            (9..13).contains(&took.as_secs()),
-            "{case}: cut after {took:?}"
-        );
+    for (case, took) in [("first head", first), ("second head", second), ("silence", silence)] {
+        assert!((9..13).contains(&took.as_secs()), "{case}: cut after {took:?}");
     }
     assert_eq!(site.upstream.total(), 1);
 }
@@ -94,18 +66,11 @@ fn a_head_that_trickles_is_cut_after_ten_seconds() {
 fn a_second_request_in_the_same_packet_is_answered() {
     let site = Site::start();
     let mut connection = site.connect();
-    connection
-        .send(&[get("/one"), get("/two")].concat())
-        .unwrap();
+    connection.send(&[get("/one"), get("/two")].concat()).unwrap();
     for _ in 0..2 {
         assert_allowed(&connection.answer_to(b"GET").unwrap());
     }
-    let targets: Vec<String> = site
-        .upstream
-        .seen()
-        .into_iter()
-        .map(|seen| seen.target)
-        .collect();
+    let targets: Vec<String> = site.upstream.seen().into_iter().map(|seen| seen.target).collect();
     assert_eq!(targets, ["/one", "/two"]);
 }
 
@@ -142,39 +107,18 @@ fn a_pipelined_run_is_answered_in_order() {
         let answer = [exchange.seen.target.clone().into_bytes(), body].concat();
         exchange.answer(200, &[], &answer)
     });
-    let post = |n: usize| {
-        request(
-            "POST",
-            &format!("/post{n}"),
-            HOST,
-            &[("Origin", ORIGIN)],
-            b"body",
-        )
-    };
+    let post = |n: usize| request("POST", &format!("/post{n}"), HOST, &[("Origin", ORIGIN)], b"body");
     let chunked = |n: usize| {
         let headers = [("Origin", ORIGIN), ("Transfer-Encoding", "chunked")];
-        [
-            request("PUT", &format!("/put{n}"), HOST, &headers, b""),
-            b"4\r\nbody\r\n0\r\n\r\n".to_vec(),
-        ]
-        .concat()
+        [request("PUT", &format!("/put{n}"), HOST, &headers, b""), b"4\r\nbody\r\n0\r\n\r\n".to_vec()].concat()
     };
     let mut connection = site.connect();
     for round in 0..20 {
-        let run = [
-            get("/get"),
-            preflight(ORIGIN),
-            post(round),
-            preflight("https://evil.test"),
-            get("/end"),
-        ];
+        let run = [get("/get"), preflight(ORIGIN), post(round), preflight("https://evil.test"), get("/end")];
         connection.send(&run.concat()).unwrap();
         assert_eq!(connection.answer_to(b"GET").unwrap().text(), "/get");
         assert_eq!(connection.answer_to(b"OPTIONS").unwrap().status, 204);
-        assert_eq!(
-            connection.answer_to(b"POST").unwrap().text(),
-            format!("/post{round}body")
-        );
+        assert_eq!(connection.answer_to(b"POST").unwrap().text(), format!("/post{round}body"));
         assert_denied(&connection.answer_to(b"OPTIONS").unwrap(), "evil");
         assert_eq!(connection.answer_to(b"GET").unwrap().text(), "/end");
     }
@@ -194,10 +138,7 @@ fn a_denied_post_gets_its_answer_whole_and_its_body_goes_nowhere() {
         assert_denied(&connection.exchange(&post).unwrap(), "evil");
         match connection.exchange(&get("/")) {
             Ok(next) => assert_eq!(next.status, 200),
-            Err(error) => assert!(
-                matches!(error, WireError::Closed | WireError::Reset),
-                "{error:?}"
-            ),
+            Err(error) => assert!(matches!(error, WireError::Closed | WireError::Reset), "{error:?}"),
         }
     }
     assert_eq!(site.upstream.count("POST"), 0);
@@ -212,17 +153,9 @@ fn a_preflight_that_promises_a_body_is_answered_at_once_and_not_waited_for() {
     let begin = Instant::now();
     let mut connection = site.connect();
     assert_eq!(connection.exchange(&promise).unwrap().status, 204);
-    assert!(
-        begin.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        begin.elapsed()
-    );
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     assert!(connection.is_at_end());
-    assert!(
-        begin.elapsed() < Duration::from_secs(8),
-        "drained for {:?}",
-        begin.elapsed()
-    );
+    assert!(begin.elapsed() < Duration::from_secs(8), "drained for {:?}", begin.elapsed());
 }
 
 /// A head of exactly that many bytes, in fields far below their own limit.
@@ -247,36 +180,15 @@ fn heads_are_limited_in_fields_field_size_and_size() {
         let headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "v")).collect();
         request("GET", "/fields", HOST, &headers, b"")
     };
-    let field = |bytes: usize| {
-        request(
-            "GET",
-            "/field",
-            HOST,
-            &[("x-pad", &"v".repeat(bytes - 5))],
-            b"",
-        )
-    };
-    let under = [
-        ("fields", fields(100)),
-        ("field", field(8 * 1024)),
-        ("head", head_of(32 * 1024)),
-    ];
+    let field = |bytes: usize| request("GET", "/field", HOST, &[("x-pad", &"v".repeat(bytes - 5))], b"");
+    let under = [("fields", fields(100)), ("field", field(8 * 1024)), ("head", head_of(32 * 1024))];
     for (case, head) in under {
         assert_eq!(site.raw(&head).unwrap().status, 200, "{case}");
     }
-    let over = [
-        ("fields", fields(101)),
-        ("field", field(8 * 1024 + 1)),
-        ("head", head_of(32 * 1024 + 1)),
-    ];
+    let over = [("fields", fields(101)), ("field", field(8 * 1024 + 1)), ("head", head_of(32 * 1024 + 1))];
     for (case, head) in over {
         let mut connection = site.connect();
-        assert_edge_error(
-            &connection
-                .exchange(&head)
-                .unwrap_or_else(|error| panic!("{case}: {error:?}")),
-            431,
-        );
+        assert_edge_error(&connection.exchange(&head).unwrap_or_else(|error| panic!("{case}: {error:?}")), 431);
         assert!(connection.is_at_end(), "{case}");
     }
     assert_eq!(site.upstream.total(), 3);
@@ -286,18 +198,9 @@ fn heads_are_limited_in_fields_field_size_and_size() {
 fn a_head_without_an_end_is_cut_at_its_limit() {
     let site = Site::start();
     let mut connection = site.connect();
-    let endless = [
-        request("GET", "/", HOST, &[], b"")
-            .strip_suffix(b"\r\n")
-            .unwrap(),
-        &[b'a'; 64 * 1024],
-    ]
-    .concat();
+    let endless = [request("GET", "/", HOST, &[], b"").strip_suffix(b"\r\n").unwrap(), &[b'a'; 64 * 1024]].concat();
     let answer = connection.exchange(&endless);
-    assert!(
-        matches!(&answer, Ok(answer) if answer.status == 431),
-        "{answer:?}"
-    );
+    assert!(matches!(&answer, Ok(answer) if answer.status == 431), "{answer:?}");
 }
 
 #[test]
@@ -308,20 +211,9 @@ fn connections_are_kept_and_closed_as_asked() {
         assert_allowed(&connection.exchange(&get("/")).unwrap());
     }
     let last = request("GET", "/", HOST, &[("Connection", "close")], b"");
-    assert_eq!(
-        connection
-            .exchange(&last)
-            .unwrap()
-            .headers
-            .one("connection"),
-        "close"
-    );
+    assert_eq!(connection.exchange(&last).unwrap().headers.one("connection"), "close");
     assert!(connection.is_at_end());
-    assert_eq!(
-        site.upstream.connections(),
-        1,
-        "connections to the upstream are kept too"
-    );
+    assert_eq!(site.upstream.connections(), 1, "connections to the upstream are kept too");
 }
 
 #[test]
@@ -329,9 +221,7 @@ fn a_thousand_requests_end_a_connection() {
     let site = Site::start();
     let mut connection = site.connect();
     for round in 1..=1_000 {
-        let answer = connection
-            .exchange(&preflight(ORIGIN))
-            .unwrap_or_else(|error| panic!("{round}: {error:?}"));
+        let answer = connection.exchange(&preflight(ORIGIN)).unwrap_or_else(|error| panic!("{round}: {error:?}"));
         let closing = answer.headers.all("connection") == ["close"];
         assert_eq!(closing, round == 1_000, "{round}: {answer:?}");
     }
@@ -341,8 +231,7 @@ fn a_thousand_requests_end_a_connection() {
 #[test]
 fn what_is_not_http_is_refused_and_goes_nowhere() {
     let site = Site::start();
-    let field =
-        |field: &str| format!("POST / HTTP/1.1\r\nHost: {HOST}\r\n{field}\r\n\r\nabc").into_bytes();
+    let field = |field: &str| format!("POST / HTTP/1.1\r\nHost: {HOST}\r\n{field}\r\n\r\nabc").into_bytes();
     let bent: Vec<Vec<u8>> = [
         "Content-Length: 3\r\nContent-Length: 3",
         "Content-Length: 3\r\nTransfer-Encoding: chunked",
@@ -405,10 +294,7 @@ fn refused(site: &Site, bytes: &[u8]) {
             assert_eq!(answer.headers.access_control().len(), 0, "{case}");
             assert!(connection.is_at_end(), "{case}: still open");
         }
-        Err(error) => assert!(
-            matches!(error, WireError::Closed | WireError::Reset),
-            "{case:?}: {error:?}"
-        ),
+        Err(error) => assert!(matches!(error, WireError::Closed | WireError::Reset), "{case:?}: {error:?}"),
     }
 }
 

@@ -24,26 +24,17 @@ pub fn run(args: &DemoUpstreamArgs, err: &mut dyn Write) -> u8 {
         Ok(()) => 0,
         Err(error) => {
             // With stderr gone there is nobody left to tell.
-            let _ = writeln!(
-                err,
-                "error: {error}; choose free addresses with --listen and --pages"
-            );
+            let _ = writeln!(err, "error: {error}; choose free addresses with --listen and --pages");
             1
         }
     }
 }
 
 fn try_run(args: &DemoUpstreamArgs, err: &mut dyn Write) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let demo = bind(args).await?;
-        writeln!(
-            err,
-            "listening role=demo-api address={}",
-            demo.api_address()?
-        )?;
+        writeln!(err, "listening role=demo-api address={}", demo.api_address()?)?;
         for address in demo.pages_addresses()? {
             writeln!(err, "listening role=demo-page address={address}")?;
         }
@@ -59,12 +50,8 @@ async fn bind(args: &DemoUpstreamArgs) -> io::Result<DemoUpstream> {
     if !args.pages.is_empty() {
         return DemoUpstream::bind(args.listen, &args.pages).await;
     }
-    let mut demo =
-        DemoUpstream::bind(args.listen, &[(Ipv4Addr::LOCALHOST, PAGES_PORT).into()]).await?;
-    match demo
-        .add_pages((Ipv6Addr::LOCALHOST, PAGES_PORT).into())
-        .await
-    {
+    let mut demo = DemoUpstream::bind(args.listen, &[(Ipv4Addr::LOCALHOST, PAGES_PORT).into()]).await?;
+    match demo.add_pages((Ipv6Addr::LOCALHOST, PAGES_PORT).into()).await {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
         Ok(()) | Err(_) => Ok(demo),
     }

@@ -35,27 +35,18 @@ pub(super) async fn answer(request: Request, counts: &Counts) -> Response {
         "/session" => session(),
         "/slow" => slow().await,
         "/events" => events(),
-        _ => json(
-            StatusCode::NOT_FOUND,
-            &json!({ "error": "nothing here; try /orders, /requests, /slow or /events" }),
-        ),
+        _ => json(StatusCode::NOT_FOUND, &json!({ "error": "nothing here; try /orders, /requests, /slow or /events" })),
     }
 }
 
 async fn orders(request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
-        return json(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            &json!({ "error": "send at most 64 KiB" }),
-        );
+        return json(StatusCode::PAYLOAD_TOO_LARGE, &json!({ "error": "send at most 64 KiB" }));
     };
     let saw = saw(&parts, &body.to_bytes());
     match parts.method {
-        Method::GET | Method::HEAD => json(
-            StatusCode::OK,
-            &json!({ "orders": ["tea", "biscuits"], "saw": saw }),
-        ),
+        Method::GET | Method::HEAD => json(StatusCode::OK, &json!({ "orders": ["tea", "biscuits"], "saw": saw })),
         Method::POST | Method::PUT => json(StatusCode::OK, &json!({ "stored": true, "saw": saw })),
         _ => not_allowed(),
     }
@@ -73,22 +64,14 @@ fn saw(parts: &http::request::Parts, body: &Bytes) -> Value {
 }
 
 fn not_allowed() -> Response {
-    let mut response = json(
-        StatusCode::METHOD_NOT_ALLOWED,
-        &json!({ "error": "use GET, POST or PUT" }),
-    );
-    response.headers_mut().insert(
-        header::ALLOW,
-        header::HeaderValue::from_static("GET, HEAD, POST, PUT"),
-    );
+    let mut response = json(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "use GET, POST or PUT" }));
+    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD, POST, PUT"));
     response
 }
 
 fn session() -> Response {
     let mut response = json(StatusCode::OK, &json!({ "cookie": "set" }));
-    response
-        .headers_mut()
-        .insert(header::SET_COOKIE, header::HeaderValue::from_static(COOKIE));
+    response.headers_mut().insert(header::SET_COOKIE, header::HeaderValue::from_static(COOKIE));
     response
 }
 

@@ -13,21 +13,14 @@ pub(super) struct Counts {
 
 impl Counts {
     pub(super) fn count(&self, method: &http::Method) {
-        let named = METHODS
-            .iter()
-            .zip(&self.known)
-            .find(|(name, _)| **name == method.as_str());
-        named
-            .map_or(&self.other, |(_, counter)| counter)
-            .fetch_add(1, Ordering::Relaxed);
+        let named = METHODS.iter().zip(&self.known).find(|(name, _)| **name == method.as_str());
+        named.map_or(&self.other, |(_, counter)| counter).fetch_add(1, Ordering::Relaxed);
     }
 
     /// Every counter, zeros included: the `OPTIONS` that stays at zero is what the demo is about.
     pub(super) fn to_json(&self) -> serde_json::Value {
         let known = METHODS.iter().zip(&self.known);
-        let mut all: serde_json::Map<_, _> = known
-            .map(|(name, count)| ((*name).to_owned(), read(count)))
-            .collect();
+        let mut all: serde_json::Map<_, _> = known.map(|(name, count)| ((*name).to_owned(), read(count))).collect();
         all.insert("other".to_owned(), read(&self.other));
         all.into()
     }

@@ -20,10 +20,6 @@ pub(super) fn answer(request: &Request, counts: &Counts) -> Response {
         "/" => whole(StatusCode::OK, "text/html; charset=utf-8", PAGE),
         "/requests" => json(StatusCode::OK, &counts.to_json()),
         "/favicon.ico" => whole(StatusCode::OK, "image/x-icon", Bytes::new()),
-        _ => whole(
-            StatusCode::NOT_FOUND,
-            "text/plain",
-            "nothing here; the page is at /\n",
-        ),
+        _ => whole(StatusCode::NOT_FOUND, "text/plain", "nothing here; the page is at /\n"),
     }
 }

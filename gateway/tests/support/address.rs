@@ -7,9 +7,7 @@ use socket2::{Domain, Socket, Type};
 
 fn bound() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket
-        .bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())
-        .unwrap();
+    socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     (socket, address)
 }
@@ -24,10 +22,7 @@ pub(crate) struct RefusedAddress {
 impl RefusedAddress {
     pub(crate) fn new() -> Self {
         let (socket, address) = bound();
-        Self {
-            _socket: socket,
-            address,
-        }
+        Self { _socket: socket, address }
     }
 }
 
@@ -48,10 +43,6 @@ impl UnansweredAddress {
             queue.push(stream);
             assert!(queue.len() < 64, "the queue of {address} does not fill");
         }
-        Self {
-            _socket: socket,
-            _queue: queue,
-            address,
-        }
+        Self { _socket: socket, _queue: queue, address }
     }
 }

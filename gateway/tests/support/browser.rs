@@ -47,12 +47,7 @@ impl Browser {
         let wanted = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": { "args": flags } } } });
         let session = command_at(driver, "POST", "/session", &wanted);
         let session = session["sessionId"].as_str().expect("a session").to_owned();
-        Self {
-            driver,
-            session,
-            _process: process,
-            _profile: profile,
-        }
+        Self { driver, session, _process: process, _profile: profile }
     }
 
     pub(crate) fn open(&self, url: &str) {
@@ -61,11 +56,7 @@ impl Browser {
 
     /// Runs a script in the page and gives what it returns.
     pub(crate) fn run(&self, script: &str) -> Value {
-        self.command(
-            "POST",
-            "/execute/sync",
-            &json!({ "script": script, "args": [] }),
-        )
+        self.command("POST", "/execute/sync", &json!({ "script": script, "args": [] }))
     }
 
     /// Runs a script until it returns something that is not null.
@@ -81,44 +72,22 @@ impl Browser {
     }
 
     fn command(&self, method: &str, path: &str, body: &Value) -> Value {
-        command_at(
-            self.driver,
-            method,
-            &format!("/session/{}{path}", self.session),
-            body,
-        )
+        command_at(self.driver, method, &format!("/session/{}{path}", self.session), body)
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
         // Ends Chromium; the driver is a child of ours and ends with the process.
-        let end = request(
-            "DELETE",
-            &format!("/session/{}", self.session),
-            "localhost",
-            &[],
-            b"",
-        );
+        let end = request("DELETE", &format!("/session/{}", self.session), "localhost", &[], b"");
         let _ = Connection::ask(self.driver, &end);
     }
 }
 
 fn command_at(driver: SocketAddr, method: &str, path: &str, body: &Value) -> Value {
-    let headers = [
-        ("Content-Type", "application/json"),
-        ("Connection", "close"),
-    ];
-    let bytes = request(
-        method,
-        path,
-        "localhost",
-        &headers,
-        body.to_string().as_bytes(),
-    );
-    let answer = Connection::ask(driver, &bytes)
-        .expect("an answer of chromedriver")
-        .json();
+    let headers = [("Content-Type", "application/json"), ("Connection", "close")];
+    let bytes = request(method, path, "localhost", &headers, body.to_string().as_bytes());
+    let answer = Connection::ask(driver, &bytes).expect("an answer of chromedriver").json();
     let value = answer["value"].clone();
     assert!(value.get("error").is_none(), "{method} {path}: {value:#}");
     value

@@ -20,11 +20,7 @@ impl DemoUpstream {
         let process = Process::crossgate(&["demo-upstream", "--listen", any, "--pages", any]);
         let api = process.stderr_line(|line| listening(line, "demo-api"));
         let page = process.stderr_line(|line| listening(line, "demo-page"));
-        Self {
-            api,
-            page,
-            _process: process,
-        }
+        Self { api, page, _process: process }
     }
 
     /// How many requests of that method the API saw.

@@ -21,9 +21,7 @@ pub(crate) struct Gateway {
 
 /// A configuration with one data listener and the admin listener on ports of the system's choice, and `rest`.
 pub(crate) fn config(rest: &str) -> String {
-    format!(
-        "version: 1\nlisteners:\n  - address: 127.0.0.1:0\nadmin: {{ address: 127.0.0.1:0 }}\n{rest}"
-    )
+    format!("version: 1\nlisteners:\n  - address: 127.0.0.1:0\nadmin: {{ address: 127.0.0.1:0 }}\n{rest}")
 }
 
 impl Gateway {
@@ -51,12 +49,7 @@ impl Gateway {
         let process = Process::crossgate(&[&["run", "--config", config], arguments].concat());
         let data = process.stderr_line(|line| listening(line, "data"));
         let admin = process.stderr_line(|line| listening(line, "admin"));
-        let gateway = Self {
-            process,
-            data,
-            admin,
-            directory,
-        };
+        let gateway = Self { process, data, admin, directory };
         gateway.wait_ready();
         gateway
     }
@@ -64,11 +57,7 @@ impl Gateway {
     fn wait_ready(&self) {
         let deadline = Instant::now() + PATIENCE;
         while self.admin("GET", "/readyz").status != 200 {
-            assert!(
-                Instant::now() < deadline,
-                "never ready:\n{}",
-                self.process.stderr()
-            );
+            assert!(Instant::now() < deadline, "never ready:\n{}", self.process.stderr());
         }
     }
 
@@ -78,58 +67,32 @@ impl Gateway {
     }
 
     /// One request to a data listener on a connection of its own.
-    pub(crate) fn ask(
-        &self,
-        method: &str,
-        target: &str,
-        host: &str,
-        headers: &[(&str, &str)],
-    ) -> Response {
+    pub(crate) fn ask(&self, method: &str, target: &str, host: &str, headers: &[(&str, &str)]) -> Response {
         let bytes = request(method, target, host, headers, b"");
-        Connection::ask(self.data, &bytes)
-            .unwrap_or_else(|error| panic!("{method} {target} {headers:?}: {error:?}"))
+        Connection::ask(self.data, &bytes).unwrap_or_else(|error| panic!("{method} {target} {headers:?}: {error:?}"))
     }
 
     /// One request to the admin listener.
     pub(crate) fn admin(&self, method: &str, target: &str) -> Response {
-        let bytes = request(
-            method,
-            target,
-            &self.admin.to_string(),
-            &[("Connection", "close")],
-            b"",
-        );
-        Connection::ask(self.admin, &bytes)
-            .unwrap_or_else(|error| panic!("admin {method} {target}: {error:?}"))
+        let bytes = request(method, target, &self.admin.to_string(), &[("Connection", "close")], b"");
+        Connection::ask(self.admin, &bytes).unwrap_or_else(|error| panic!("admin {method} {target}: {error:?}"))
     }
 
     /// The samples of `/metrics`: a series as written there, and its value.
     pub(crate) fn metrics(&self) -> Vec<(String, f64)> {
         let text = self.admin("GET", "/metrics").text();
-        let samples = text
-            .lines()
-            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let samples = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         let split = samples.map(|line| line.rsplit_once(' ').expect("a series and its value"));
-        split
-            .map(|(series, value)| (series.to_owned(), value.parse().unwrap()))
-            .collect()
+        split.map(|(series, value)| (series.to_owned(), value.parse().unwrap())).collect()
     }
 
     /// The value of one series, given its name and its labels in any order; 0 when it is not there.
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let wanted: Vec<String> = labels
-            .iter()
-            .map(|(key, value)| format!("{key}=\"{value}\""))
-            .collect();
+        let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
         let fits = |series: &str| {
-            series.split('{').next() == Some(name)
-                && wanted.iter().all(|label| series.contains(label.as_str()))
+            series.split('{').next() == Some(name) && wanted.iter().all(|label| series.contains(label.as_str()))
         };
-        self.metrics()
-            .iter()
-            .filter(|(series, _)| fits(series))
-            .map(|(_, value)| value)
-            .sum()
+        self.metrics().iter().filter(|(series, _)| fits(series)).map(|(_, value)| value).sum()
     }
 }
 

@@ -29,8 +29,7 @@ pub(crate) use demo::DemoUpstream;
 pub(crate) use gateway::{Gateway, config};
 pub(crate) use process::Process;
 pub(crate) use site::{
-    HOST, ORIGIN, Site, assert_allowed, assert_denied, assert_edge_error, assert_never_readable,
-    tenant_config,
+    HOST, ORIGIN, Site, assert_allowed, assert_denied, assert_edge_error, assert_never_readable, tenant_config,
 };
 pub(crate) use upstream::{Exchange, RecordingUpstream, Seen, Then};
 pub(crate) use wire::{Connection, Headers, Response, WireError, request};

@@ -34,34 +34,21 @@ impl Process {
     }
 
     pub(crate) fn spawn(mut command: Command) -> Self {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stderr = collect(child.stderr.take().unwrap());
         let stdout = collect(child.stdout.take().unwrap());
-        Self {
-            child,
-            stderr,
-            stdout,
-        }
+        Self { child, stderr, stdout }
     }
 
     /// Waits for the first line on stderr that `wanted` gives something for.
     pub(crate) fn stderr_line<T>(&self, wanted: impl Fn(&str) -> Option<T>) -> T {
-        self.stderr
-            .wait_for(&wanted)
-            .unwrap_or_else(|seen| panic!("not said: {seen:#?}"))
+        self.stderr.wait_for(&wanted).unwrap_or_else(|seen| panic!("not said: {seen:#?}"))
     }
 
     /// Waits for the first line on stdout that `wanted` gives something for.
     pub(crate) fn stdout_line<T>(&self, wanted: impl Fn(&str) -> Option<T>) -> T {
-        self.stdout
-            .wait_for(&wanted)
-            .unwrap_or_else(|seen| panic!("not said: {seen:#?}"))
+        self.stdout.wait_for(&wanted).unwrap_or_else(|seen| panic!("not said: {seen:#?}"))
     }
 
     /// What it wrote to stderr so far.
@@ -91,11 +78,7 @@ impl Process {
                 self.stdout.wait_for_end();
                 return status;
             }
-            assert!(
-                Instant::now() < deadline,
-                "still running after {limit:?}:\n{}",
-                self.stderr()
-            );
+            assert!(Instant::now() < deadline, "still running after {limit:?}:\n{}", self.stderr());
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -103,10 +86,7 @@ impl Process {
     /// A figure of `/proc/PID/status` in bytes: `VmRSS` now, `VmHWM` at most so far.
     pub(crate) fn memory(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with(field))
-            .expect("a line of that name");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("a line of that name");
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
     }
@@ -141,11 +121,7 @@ impl Lines {
 
     fn wait_for_end(&self) {
         let state = self.lines.lock().unwrap();
-        drop(
-            self.bell
-                .wait_timeout_while(state, PATIENCE, |state| !state.1)
-                .unwrap(),
-        );
+        drop(self.bell.wait_timeout_while(state, PATIENCE, |state| !state.1).unwrap());
     }
 }
 

@@ -42,10 +42,7 @@ impl Site {
 
     /// The gateway before `upstream`, with `more` top-level keys.
     pub(crate) fn before(upstream: RecordingUpstream, more: &str) -> Self {
-        let gateway = Gateway::start(
-            &config(&format!("{}{more}", tenant_config(&upstream, ""))),
-            &[],
-        );
+        let gateway = Gateway::start(&config(&format!("{}{more}", tenant_config(&upstream, ""))), &[]);
         Self { gateway, upstream }
     }
 
@@ -97,29 +94,14 @@ pub(crate) fn assert_allowed(response: &Response) {
 pub(crate) fn assert_denied(response: &Response, origin: &str) {
     assert_edge_error(response, 403);
     assert_never_readable(response);
-    assert!(
-        response.headers.vary().contains(&"origin".to_owned()),
-        "{response:?}"
-    );
-    let lines: Vec<String> = response
-        .headers
-        .0
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}"))
-        .collect();
-    assert!(
-        !(lines.join("\n") + &response.text()).contains(origin),
-        "the origin is echoed: {response:?}"
-    );
+    assert!(response.headers.vary().contains(&"origin".to_owned()), "{response:?}");
+    let lines: Vec<String> = response.headers.0.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    assert!(!(lines.join("\n") + &response.text()).contains(origin), "the origin is echoed: {response:?}");
 }
 
 /// No CORS header at all.
 pub(crate) fn assert_never_readable(response: &Response) {
-    assert_eq!(
-        response.headers.access_control(),
-        Vec::<String>::new(),
-        "{response:?}"
-    );
+    assert_eq!(response.headers.access_control(), Vec::<String>::new(), "{response:?}");
 }
 
 /// An answer that the gateway made: a problem, not to be stored or sniffed, with an id.

@@ -96,13 +96,7 @@ impl RecordingUpstream {
 
     /// How many requests of that method came.
     pub(crate) fn count(&self, method: &str) -> usize {
-        self.shared
-            .seen
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|seen| seen.method == method)
-            .count()
+        self.shared.seen.lock().unwrap().iter().filter(|seen| seen.method == method).count()
     }
 
     /// How many requests came.
@@ -150,12 +144,7 @@ impl Exchange {
         if self.seen.headers.has("transfer-encoding") {
             return self.chunk();
         }
-        let length: u64 = self
-            .seen
-            .headers
-            .all("content-length")
-            .first()
-            .map_or(0, |length| length.parse().unwrap());
+        let length: u64 = self.seen.headers.all("content-length").first().map_or(0, |length| length.parse().unwrap());
         let left = usize::try_from(length - so_far).unwrap();
         if left == 0 || (self.buffer.is_empty() && !self.fill()) {
             return None;
@@ -197,11 +186,7 @@ impl Exchange {
         self.buffer.extend(&piece[..length]);
         let mut raw = self.shared.raw.lock().unwrap();
         let raw = &mut raw[self.seen.connection];
-        raw.extend(
-            piece[..length]
-                .iter()
-                .take(RAW_BYTES_MAX.saturating_sub(raw.len())),
-        );
+        raw.extend(piece[..length].iter().take(RAW_BYTES_MAX.saturating_sub(raw.len())));
         length > 0
     }
 
@@ -257,12 +242,7 @@ impl Exchange {
         loop {
             let line = self.line()?;
             if line.is_empty() {
-                return Some(Seen {
-                    connection: self.seen.connection,
-                    method,
-                    target,
-                    headers,
-                });
+                return Some(Seen { connection: self.seen.connection, method, target, headers });
             }
             let (name, value) = line.split_once(':').expect("a field");
             headers.0.push((name.to_owned(), value.trim().to_owned()));
@@ -289,24 +269,11 @@ fn accept(
 
 fn open(stream: TcpStream, shared: &Arc<Shared>) -> Exchange {
     stream.set_nodelay(true).unwrap();
-    shared
-        .streams
-        .lock()
-        .unwrap()
-        .push(stream.try_clone().unwrap());
+    shared.streams.lock().unwrap().push(stream.try_clone().unwrap());
     shared.raw.lock().unwrap().push(Vec::new());
     let connection = shared.connections.fetch_add(1, Ordering::SeqCst);
-    let seen = Seen {
-        connection,
-        ..Seen::default()
-    };
-    Exchange {
-        seen,
-        stream,
-        buffer: Vec::new(),
-        shared: Arc::clone(shared),
-        body_read: false,
-    }
+    let seen = Seen { connection, ..Seen::default() };
+    Exchange { seen, stream, buffer: Vec::new(), shared: Arc::clone(shared), body_read: false }
 }
 
 fn serve(mut exchange: Exchange, script: &Script) {
@@ -328,13 +295,6 @@ fn serve(mut exchange: Exchange, script: &Script) {
 /// A close with data outstanding and no time to linger is a reset. The clone kept for stopping must go first.
 fn reset(exchange: &Exchange) {
     let peer = exchange.stream.peer_addr().ok();
-    exchange
-        .shared
-        .streams
-        .lock()
-        .unwrap()
-        .retain(|kept| kept.peer_addr().ok() != peer);
-    SockRef::from(&exchange.stream)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
+    exchange.shared.streams.lock().unwrap().retain(|kept| kept.peer_addr().ok() != peer);
+    SockRef::from(&exchange.stream).set_linger(Some(Duration::ZERO)).unwrap();
 }

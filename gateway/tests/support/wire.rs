@@ -34,10 +34,7 @@ pub(crate) struct Headers(pub(crate) Vec<(String, String)>);
 impl Headers {
     /// The values of every line of that name.
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
-        let named = self
-            .0
-            .iter()
-            .filter(|(have, _)| have.eq_ignore_ascii_case(name));
+        let named = self.0.iter().filter(|(have, _)| have.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_str()).collect()
     }
 
@@ -71,9 +68,7 @@ impl Headers {
     /// The members of all `Vary` lines, lower case and sorted, repetitions kept.
     pub(crate) fn vary(&self) -> Vec<String> {
         let lines = self.all("vary").join(",");
-        let members = lines
-            .split(',')
-            .map(|member| member.trim().to_ascii_lowercase());
+        let members = lines.split(',').map(|member| member.trim().to_ascii_lowercase());
         let mut members: Vec<String> = members.filter(|member| !member.is_empty()).collect();
         members.sort();
         members
@@ -81,10 +76,7 @@ impl Headers {
 
     /// The names of the `Access-Control-*` lines.
     pub(crate) fn access_control(&self) -> Vec<String> {
-        self.cors()
-            .into_keys()
-            .filter(|name| name != "vary")
-            .collect()
+        self.cors().into_keys().filter(|name| name != "vary").collect()
     }
 }
 
@@ -104,19 +96,12 @@ impl Response {
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
     }
 }
 
 /// A request as bytes: what it is told, and nothing added but `Host` and the length of a body that is not empty.
-pub(crate) fn request(
-    method: &str,
-    target: &str,
-    host: &str,
-    headers: &[(&str, &str)],
-    body: &[u8],
-) -> Vec<u8> {
+pub(crate) fn request(method: &str, target: &str, host: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
     for (name, value) in headers {
         bytes.extend(name.bytes().chain(*b": "));
@@ -133,9 +118,7 @@ pub(crate) fn request(
 
 /// Characters up to U+00FF back to the bytes they stand for.
 pub(crate) fn latin1(text: &str) -> Vec<u8> {
-    text.chars()
-        .map(|c| u8::try_from(u32::from(c)).expect("a character up to U+00FF"))
-        .collect()
+    text.chars().map(|c| u8::try_from(u32::from(c)).expect("a character up to U+00FF")).collect()
 }
 
 /// Any bytes as characters up to U+00FF.
@@ -156,10 +139,7 @@ impl Connection {
         stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
         stream.set_write_timeout(Some(READ_TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self {
-            stream,
-            buffer: Vec::new(),
-        }
+        Self { stream, buffer: Vec::new() }
     }
 
     /// Opens a connection, sends one request and reads its answer.
@@ -170,15 +150,11 @@ impl Connection {
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        self.stream
-            .write_all(bytes)
-            .map_err(|error| io_error(&error))
+        self.stream.write_all(bytes).map_err(|error| io_error(&error))
     }
 
     pub(crate) fn finish_sending(&mut self) {
-        self.stream
-            .shutdown(Shutdown::Write)
-            .expect("shut the sending side down");
+        self.stream.shutdown(Shutdown::Write).expect("shut the sending side down");
     }
 
     /// Sends one request and reads its answer on this connection.
@@ -217,31 +193,22 @@ impl Connection {
                 return Err(malformed("a head without an end", &self.buffer[..64]));
             }
             let begun = !self.buffer.is_empty();
-            self.fill()
-                .map_err(|error| if begun { within(error) } else { error })?;
+            self.fill().map_err(|error| if begun { within(error) } else { error })?;
         };
         parse_head(&head[..head.len() - 4])
     }
 
     fn body(&mut self, response: &mut Response) -> Result<(), WireError> {
         let lengths = response.headers.all("content-length");
-        match (
-            response.headers.all("transfer-encoding").as_slice(),
-            lengths.as_slice(),
-        ) {
+        match (response.headers.all("transfer-encoding").as_slice(), lengths.as_slice()) {
             (["chunked"], []) => self.chunked(response),
             ([], [length]) if length.bytes().all(|b| b.is_ascii_digit()) => {
-                let length = length
-                    .parse()
-                    .map_err(|_| malformed("content-length", length.as_bytes()))?;
+                let length = length.parse().map_err(|_| malformed("content-length", length.as_bytes()))?;
                 response.body = self.exactly(length)?;
                 Ok(())
             }
             ([], []) => self.until_closed(response),
-            _ => Err(WireError::Malformed(format!(
-                "framing of {:?}",
-                response.headers
-            ))),
+            _ => Err(WireError::Malformed(format!("framing of {:?}", response.headers))),
         }
     }
 
@@ -269,11 +236,7 @@ impl Connection {
         }
         let chunk = self.exactly(length)?;
         let end = self.exactly(2)?;
-        if end == b"\r\n" {
-            Ok(Some(chunk))
-        } else {
-            Err(malformed("chunk end", &end))
-        }
+        if end == b"\r\n" { Ok(Some(chunk)) } else { Err(malformed("chunk end", &end)) }
     }
 
     /// Exactly that many of the bytes that follow.
@@ -330,24 +293,15 @@ impl Connection {
 fn parse_head(head: &[u8]) -> Result<Response, WireError> {
     let mut lines = split_lines(head).into_iter();
     let first = lines.next().unwrap_or_default();
-    let status = first
-        .strip_prefix(b"HTTP/1.1 ")
-        .filter(|rest| rest.len() >= 4 && rest[3] == b' ');
+    let status = first.strip_prefix(b"HTTP/1.1 ").filter(|rest| rest.len() >= 4 && rest[3] == b' ');
     let status = status.and_then(|rest| text(&rest[..3]).parse().ok());
     let status = status.ok_or_else(|| malformed("status line", first))?;
     let fields: Result<Vec<_>, _> = lines.map(parse_field).collect();
-    Ok(Response {
-        status,
-        headers: Headers(fields?),
-        ..Response::default()
-    })
+    Ok(Response { status, headers: Headers(fields?), ..Response::default() })
 }
 
 fn parse_field(line: &[u8]) -> Result<(String, String), WireError> {
-    let colon = line
-        .iter()
-        .position(|b| *b == b':')
-        .ok_or_else(|| malformed("field", line))?;
+    let colon = line.iter().position(|b| *b == b':').ok_or_else(|| malformed("field", line))?;
     let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
     let token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
     let visible = |b: &u8| *b == b'\t' || (*b >= b' ' && *b != 0x7f);
@@ -370,9 +324,7 @@ fn split_lines(bytes: &[u8]) -> Vec<&[u8]> {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
+    haystack.windows(needle.len()).position(|window| window == needle)
 }
 
 fn malformed(what: &str, bytes: &[u8]) -> WireError {
@@ -380,11 +332,7 @@ fn malformed(what: &str, bytes: &[u8]) -> WireError {
 }
 
 fn within(error: WireError) -> WireError {
-    if error == WireError::Closed {
-        WireError::Truncated
-    } else {
-        error
-    }
+    if error == WireError::Closed { WireError::Truncated } else { error }
 }
 
 fn io_error(error: &std::io::Error) -> WireError {
