@@ -5,8 +5,10 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod context;
+pub mod demo_upstream;
 pub mod explain;
 pub mod forwarded;
 pub mod hop_by_hop;
@@ -18,5 +20,7 @@ pub mod metrics;
 pub mod proxy;
 pub mod respond;
 pub mod runner;
+pub mod snapshot;
 pub mod target;
+pub mod tenant;
 pub mod upstream;
