@@ -1,2 +1,4 @@
 //! The command line.
+pub mod check;
 pub mod demo_upstream;
+pub mod schema;

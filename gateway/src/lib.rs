@@ -18,6 +18,7 @@ pub mod lane;
 pub mod log_request;
 pub mod metrics;
 pub mod proxy;
+pub mod reload;
 pub mod respond;
 pub mod runner;
 pub mod snapshot;

@@ -18,7 +18,7 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use build::Builder;
+pub(crate) use build::{Builder, Parts};
 pub(crate) use shared::Shared;
 pub use shared::SharedPolicy;
 

@@ -44,15 +44,16 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Takes the tenants of one file, or none of them if the findings have an error.
-    pub(crate) fn add(&mut self, file: &Arc<Path>, specs: &[Arc<TenantSpec>]) -> Diagnostics {
-        let mut found = Diagnostics::default();
+    /// Takes the tenants of one file, or none of them if the findings have an error: those it comes with, from reading it, or
+    /// those added here.
+    pub(crate) fn add(&mut self, file: &Arc<Path>, specs: &[Arc<TenantSpec>], mut found: Diagnostics) -> Diagnostics {
+        let partial = found.has_errors();
         let mut compiled = Vec::with_capacity(specs.len());
         let mut within = Within::default();
         for spec in specs {
             self.check_free(file, spec, &mut found);
             within.check(file, spec, &mut found);
-            compiled.extend(self.compile(file, spec, &mut found));
+            compiled.extend(self.compile(file, spec, partial, &mut found));
         }
         if !found.has_errors() {
             compiled.into_iter().zip(specs).for_each(|(tenant, spec)| self.place(file, tenant, spec));
@@ -60,11 +61,17 @@ impl<'a> Builder<'a> {
         found
     }
 
-    fn compile(&self, file: &Path, spec: &Arc<TenantSpec>, found: &mut Diagnostics) -> Option<Arc<Tenant>> {
+    fn compile(
+        &self,
+        file: &Path,
+        spec: &Arc<TenantSpec>,
+        partial: bool,
+        found: &mut Diagnostics,
+    ) -> Option<Arc<Tenant>> {
         let previous = self.previous.and_then(|snapshot| snapshot.tenant_by_id(&spec.id.value));
         match previous.filter(|tenant| tenants::is_current(tenant, spec, self.shared)) {
             Some(same) => Some(Arc::clone(same)),
-            None => Compiler { shared: self.shared, metrics: self.metrics, file, found }.tenant(spec),
+            None => Compiler { shared: self.shared, metrics: self.metrics, file, partial, found }.tenant(spec),
         }
     }
 

@@ -21,6 +21,8 @@ pub(super) struct Compiler<'a> {
     pub(super) shared: &'a Shared,
     pub(super) metrics: &'a Metrics,
     pub(super) file: &'a Path,
+    /// Whether reading the file left things out, so that what is missing here may be there.
+    pub(super) partial: bool,
     pub(super) found: &'a mut Diagnostics,
 }
 
@@ -127,9 +129,10 @@ impl Compiler<'_> {
                 Some(if own.is_empty() { Arc::clone(shared.plain.get_or_init(|| policy)) } else { policy })
             }
             Err(problems) => {
-                // Of a policy that is broken itself the lists are missing, which was reported where it stands.
-                for problem in problems.into_iter().filter(|problem| !shared.broken || problem.place != Place::Policy) {
-                    self.error(place(problem.place), problem.message);
+                // That nothing is allowed follows from mistakes reported elsewhere, if there are any.
+                let follows = |place| place == Place::Policy && (shared.broken || self.partial);
+                for problem in problems.into_iter().filter(|problem| !follows(problem.place)) {
+                    self.found.push(Diagnostic::error(self.file, place(problem.place), problem.message));
                 }
                 None
             }
@@ -137,7 +140,7 @@ impl Compiler<'_> {
     }
 
     fn check_origins_have_policy(&mut self, spec: &TenantSpec) {
-        if let (None, Some(first)) = (&spec.policy, spec.allow_origins.first()) {
+        if let (None, Some(first), false) = (&spec.policy, spec.allow_origins.first(), self.partial) {
             self.error(
                 first.at,
                 "these origins are added to the tenant's policy, which it does not have; name one under policy",
@@ -160,7 +163,7 @@ impl Compiler<'_> {
             ("upstream", spec.upstream.is_none() && tenant.upstream.is_none()),
             ("policy", spec.policy.is_none() && tenant.policy.is_none()),
         ] {
-            if missing {
+            if missing && !self.partial {
                 self.error(spec.prefix.at, format!("this route has no {kind}; name one here or at the tenant"));
             }
         }
@@ -205,7 +208,7 @@ impl Compiler<'_> {
             (Some(_), None) => "policy",
             (Some(_), Some(_)) => return true,
         };
-        if spec.routes.is_empty() {
+        if spec.routes.is_empty() && !self.partial {
             let id = shown(&spec.id.value);
             self.error(
                 spec.id.at,
