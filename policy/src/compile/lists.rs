@@ -1,0 +1,136 @@
+//! The lists of methods and header names: from configured text to sets.
+
+use http::HeaderValue;
+
+use crate::names::{
+    CORS_PREFIX, FORBIDDEN_METHODS, FORBIDDEN_REQUEST_HEADER_PREFIXES, FORBIDDEN_REQUEST_HEADERS,
+    FORBIDDEN_RESPONSE_HEADERS, NON_WILDCARD_REQUEST_HEADER, NORMALIZED_METHODS, Names, SAFELISTED_RESPONSE_HEADERS,
+    is_token,
+};
+use crate::origin::pattern::told;
+use crate::policy::AllowedMethods;
+use crate::request_headers::AllowedHeaders;
+use crate::spec::{Findings, Place, PolicySpec};
+
+/// The most names in one list: each response carries them.
+const NAMES_MAX: usize = 256;
+
+/// The longest name, in bytes.
+const NAME_LEN_MAX: usize = 256;
+
+/// A list as it was configured: `*`, names, or both.
+struct List {
+    has_star: bool,
+    names: Names,
+}
+
+/// What to make of one name: keep it in some spelling, leave it out, or refuse it.
+type Reading = Result<Option<String>, String>;
+
+pub(super) fn methods(list: &[String], findings: &mut Findings) -> AllowedMethods {
+    warn_about_case(list, findings);
+    let list = read(list, Place::AllowMethods, read_method, findings);
+    if list.has_star { AllowedMethods::All } else { AllowedMethods::Only(list.names) }
+}
+
+pub(super) fn request_headers(spec: &PolicySpec, findings: &mut Findings) -> AllowedHeaders {
+    let list = read(&spec.allow_headers, Place::AllowHeaders, read_request_header, findings);
+    match (list.has_star, spec.allow_credentials || list.names.contains(NON_WILDCARD_REQUEST_HEADER.as_bytes())) {
+        (false, _) => AllowedHeaders::Only(list.names),
+        (true, true) => AllowedHeaders::All,
+        (true, false) => {
+            let star = spec.allow_headers.iter().position(|name| name == "*").unwrap_or_default();
+            findings.warn(
+                Place::AllowHeaders(star),
+                "`authorization` is not covered by `*`, expected it to be listed as well if it is allowed",
+            );
+            AllowedHeaders::AllButAuthorization
+        }
+    }
+}
+
+pub(super) fn exposed(spec: &PolicySpec, findings: &mut Findings) -> Option<HeaderValue> {
+    let list = read(&spec.expose_headers, Place::ExposeHeaders, read_response_header, findings);
+    if list.has_star && spec.allow_credentials {
+        let star = spec.expose_headers.iter().position(|name| name == "*").unwrap_or_default();
+        findings.error(
+            Place::ExposeHeaders(star),
+            "`*` exposes nothing when credentials are allowed, expected the names themselves",
+        );
+    }
+    let text = if list.has_star { "*".to_owned() } else { list.names.joined() };
+    HeaderValue::try_from(text).ok().filter(|value| !value.is_empty())
+}
+
+fn read(list: &[String], place: fn(usize) -> Place, read_one: fn(&str) -> Reading, findings: &mut Findings) -> List {
+    let mut names = Vec::new();
+    for (index, text) in list.iter().enumerate().filter(|(_, text)| *text != "*") {
+        match check_token(text).and_then(|()| read_one(text)) {
+            Err(why) => findings.error(place(index), told(text, &why)),
+            Ok(Some(name)) if names.contains(&name) => {
+                findings.warn(place(index), told(text, "is listed twice, expected once"))
+            }
+            Ok(name) => names.extend(name),
+        }
+        if index == NAMES_MAX {
+            findings.error(place(index), format!("the list is too long, expected at most {NAMES_MAX} names"));
+            break;
+        }
+    }
+    List { has_star: list.iter().any(|text| text == "*"), names: Names::new(names) }
+}
+
+fn check_token(text: &str) -> Result<(), String> {
+    match text {
+        "" => Err("is empty, expected a name".to_owned()),
+        _ if text.len() > NAME_LEN_MAX => Err(format!("is too long, expected at most {NAME_LEN_MAX} bytes")),
+        _ if text.contains('*') => Err("has a star in it, expected a whole name, or `*` alone".to_owned()),
+        _ if !is_token(text.as_bytes()) => Err("is not a name, expected letters, digits and `-`".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+// https://fetch.spec.whatwg.org/#methods
+fn read_method(text: &str) -> Reading {
+    let upper = text.to_ascii_uppercase();
+    if FORBIDDEN_METHODS.contains(&upper.as_str()) {
+        return Err("is a method that browsers never send, expected one that they do".to_owned());
+    }
+    Ok(Some(if NORMALIZED_METHODS.contains(&upper.as_str()) { upper } else { text.to_owned() }))
+}
+
+// A browser upper-cases six methods and sends all others as the page wrote them: `patch` is not `PATCH`.
+fn warn_about_case(list: &[String], findings: &mut Findings) {
+    for (index, text) in list.iter().enumerate() {
+        let upper = text.to_ascii_uppercase();
+        if *text != upper && !NORMALIZED_METHODS.contains(&upper.as_str()) {
+            findings.warn(
+                Place::AllowMethods(index),
+                told(text, &format!("is kept in its case, as browsers do, expected `{upper}`")),
+            );
+        }
+    }
+}
+
+fn read_request_header(text: &str) -> Reading {
+    let lower = text.to_ascii_lowercase();
+    let has_prefix = |prefix: &&str| lower.starts_with(prefix);
+    if lower.starts_with(CORS_PREFIX) {
+        return Err("is a field of the CORS protocol itself, expected a header that a page sets".to_owned());
+    }
+    if FORBIDDEN_REQUEST_HEADERS.contains(&lower.as_str()) || FORBIDDEN_REQUEST_HEADER_PREFIXES.iter().any(has_prefix) {
+        return Err("is a header that no page is able to set, expected one that a page sets".to_owned());
+    }
+    Ok(Some(lower))
+}
+
+fn read_response_header(text: &str) -> Reading {
+    let lower = text.to_ascii_lowercase();
+    if FORBIDDEN_RESPONSE_HEADERS.contains(&lower.as_str()) {
+        return Err("is a header that no page is able to read, expected one that a page reads".to_owned());
+    }
+    if lower.starts_with(CORS_PREFIX) {
+        return Err("is a field of the CORS protocol itself, expected a header of the response".to_owned());
+    }
+    Ok((!SAFELISTED_RESPONSE_HEADERS.contains(&lower.as_str())).then_some(lower))
+}

@@ -1,0 +1,236 @@
+//! A verdict to header edits: the only author of `Access-Control-*`, and the keeper of `Vary`.
+//!
+//! Values are either rendered at compile or the request's own bytes, which have passed the same checks that let the
+//! request in. A denial has no edits. Whoever writes the response removes the upstream's own fields first
+//! ([`is_cors_response_field`](crate::is_cors_response_field)); reading or writing whole responses is absent here.
+
+use std::ops::ControlFlow;
+
+use http::HeaderValue;
+
+use crate::policy::Policy;
+use crate::request::{Field, FieldLines, Request};
+use crate::request_headers::has_name;
+use crate::verdict::{Kind, Verdict};
+
+/// `Access-Control-Allow-Origin`
+pub(crate) const ALLOW_ORIGIN: &str = "access-control-allow-origin";
+const ALLOW_CREDENTIALS: &str = "access-control-allow-credentials";
+const ALLOW_METHODS: &str = "access-control-allow-methods";
+const ALLOW_HEADERS: &str = "access-control-allow-headers";
+const MAX_AGE: &str = "access-control-max-age";
+const EXPOSE_HEADERS: &str = "access-control-expose-headers";
+
+static STAR: HeaderValue = HeaderValue::from_static("*");
+static TRUE: HeaderValue = HeaderValue::from_static("true");
+
+static VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
+static VARY_PREFLIGHT: HeaderValue =
+    HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers");
+static VARY_ANY_PREFLIGHT: HeaderValue =
+    HeaderValue::from_static("Access-Control-Request-Method, Access-Control-Request-Headers");
+
+/// One field to add to the response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Edit<'a> {
+    /// The field's name in lower case.
+    pub name: &'static str,
+    /// Its value.
+    pub value: Value<'a>,
+}
+
+/// The value of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// Rendered when the policy was compiled.
+    Rendered(&'a HeaderValue),
+    /// Bytes of the request: visible ASCII and, in lists of header names, spaces and tabs.
+    Request(&'a [u8]),
+}
+
+impl Value<'_> {
+    /// The value's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Rendered(value) => value.as_bytes(),
+            Self::Request(value) => value,
+        }
+    }
+}
+
+/// What a policy's answers tell, as far as it does not depend on the request.
+#[derive(Debug, Clone)]
+pub(crate) struct Rendered {
+    pub(crate) methods: Disclosed,
+    pub(crate) headers: Disclosed,
+    pub(crate) max_age: HeaderValue,
+    pub(crate) exposed: Option<HeaderValue>,
+}
+
+/// What an allowed preflight tells of one list.
+#[derive(Debug, Clone)]
+pub(crate) enum Disclosed {
+    /// Nothing: the list is empty.
+    Nothing,
+    /// The whole list.
+    Whole(HeaderValue),
+    /// What was asked for.
+    Echo,
+}
+
+impl Policy {
+    /// The `Access-Control-*` fields of the response to `request`, for which `verdict` was decided. None for a denial.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use crossgate_policy::{Field, OwnOrigin, Policy, PolicySpec, Request, Template};
+    /// let spec = PolicySpec { allow_origins: vec!["https://app.example.test".into()], ..PolicySpec::default() };
+    /// let template = Template::compile(&spec).unwrap().value;
+    /// let policy = Policy::extend(Arc::new(template), &[]).unwrap().value;
+    /// let own = OwnOrigin { host: "api.example.test", port: None, scheme: None };
+    /// let mut request = Request::new(b"GET", own);
+    /// request.origin = Field::One(b"https://app.example.test");
+    /// let verdict = policy.decide(&request);
+    /// let edits: Vec<_> = policy.edits(&verdict, &request).map(|edit| (edit.name, edit.value.as_bytes())).collect();
+    /// assert_eq!(edits, [("access-control-allow-origin", &b"https://app.example.test"[..])]);
+    /// ```
+    pub fn edits<'a>(
+        &'a self,
+        verdict: &Verdict,
+        request: &'a Request<'a>,
+    ) -> impl Iterator<Item = Edit<'a>> + use<'a> {
+        let rendered = self.rendered();
+        let (origin, is_preflight) = match (verdict.is_allowed(), verdict.kind) {
+            (false, _) => (None, false),
+            (true, Kind::Preflight) => (self.allowed_origin(request), true),
+            (true, Kind::Actual | Kind::WebSocket) => (self.allowed_origin(request), false),
+            // Under `*` a cache may keep one answer for everybody, so everybody's answer has it.
+            (true, Kind::NonCors | Kind::SameOrigin) => (self.is_any().then_some(Value::Rendered(&STAR)), false),
+        };
+        // https://fetch.spec.whatwg.org/#http-responses: what belongs to which answer.
+        let on_all = origin.is_some();
+        let on_preflight = on_all && is_preflight;
+        let fields = [
+            origin.map(|value| Edit { name: ALLOW_ORIGIN, value }),
+            (on_all && self.has_credentials())
+                .then_some(Edit { name: ALLOW_CREDENTIALS, value: Value::Rendered(&TRUE) }),
+            on_preflight.then(|| methods(rendered, request)).flatten(),
+            whole(&rendered.headers).filter(|_| on_preflight).map(|value| Edit { name: ALLOW_HEADERS, value }),
+            on_preflight.then_some(Edit { name: MAX_AGE, value: Value::Rendered(&rendered.max_age) }),
+            exposed(rendered).filter(|_| on_all && !is_preflight),
+        ];
+        let echoes = matches!(rendered.headers, Disclosed::Echo) && on_preflight;
+        fields.into_iter().flatten().chain(Echo { lines: echoes.then_some(request.requested_headers), next: 0 })
+    }
+
+    /// What a response to a request of this kind depends on, as tokens of `Vary`, whatever the verdict.
+    pub fn vary(&self, kind: Kind) -> &[&'static str] {
+        match (self.depends_on_origin(), kind) {
+            (true, Kind::Preflight) => &["Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers"],
+            (false, Kind::Preflight) => &["Access-Control-Request-Method", "Access-Control-Request-Headers"],
+            (true, Kind::NonCors | Kind::SameOrigin | Kind::WebSocket | Kind::Actual) => &["Origin"],
+            (false, Kind::NonCors | Kind::SameOrigin | Kind::WebSocket | Kind::Actual) => &[],
+        }
+    }
+
+    /// The same tokens as one value, for a response that has no `Vary` yet.
+    pub fn vary_value(&self, kind: Kind) -> Option<&HeaderValue> {
+        match (self.depends_on_origin(), kind) {
+            (true, Kind::Preflight) => Some(&VARY_PREFLIGHT),
+            (false, Kind::Preflight) => Some(&VARY_ANY_PREFLIGHT),
+            (true, Kind::NonCors | Kind::SameOrigin | Kind::WebSocket | Kind::Actual) => Some(&VARY_ORIGIN),
+            (false, Kind::NonCors | Kind::SameOrigin | Kind::WebSocket | Kind::Actual) => None,
+        }
+    }
+
+    // https://fetch.spec.whatwg.org/#cors-check compares bytes, so the request's own are given back.
+    fn allowed_origin<'a>(&self, request: &Request<'a>) -> Option<Value<'a>> {
+        match request.origin {
+            _ if self.is_any() => Some(Value::Rendered(&STAR)),
+            Field::One(origin) => Some(Value::Request(origin)),
+            Field::Absent | Field::Many => None,
+        }
+    }
+}
+
+fn methods<'a>(rendered: &'a Rendered, request: &Request<'a>) -> Option<Edit<'a>> {
+    let value = match (&rendered.methods, request.requested_method) {
+        (Disclosed::Echo, Field::One(method)) => Some(Value::Request(method)),
+        (disclosed, _) => whole(disclosed),
+    };
+    value.map(|value| Edit { name: ALLOW_METHODS, value })
+}
+
+fn whole(disclosed: &Disclosed) -> Option<Value<'_>> {
+    match disclosed {
+        Disclosed::Whole(list) => Some(Value::Rendered(list)),
+        Disclosed::Nothing | Disclosed::Echo => None,
+    }
+}
+
+fn exposed(rendered: &Rendered) -> Option<Edit<'_>> {
+    let value = rendered.exposed.as_ref()?;
+    Some(Edit { name: EXPOSE_HEADERS, value: Value::Rendered(value) })
+}
+
+/// Gives the request's lines of header names back, each as a field of its own.
+struct Echo<'a> {
+    lines: Option<&'a dyn FieldLines>,
+    next: usize,
+}
+
+impl<'a> Iterator for Echo<'a> {
+    type Item = Edit<'a>;
+
+    // Walks from the first line each time; the walk that let the request in has bounded their number.
+    fn next(&mut self) -> Option<Edit<'a>> {
+        let (mut at, mut found) = (0, None);
+        let _ = self.lines?.try_each(&mut |line| {
+            at += 1;
+            if at <= self.next || !has_name(line) {
+                return ControlFlow::Continue(());
+            }
+            found = Some(line);
+            ControlFlow::Break(())
+        });
+        self.next = at;
+        found.map(|line| Edit { name: ALLOW_HEADERS, value: Value::Request(line) })
+    }
+}
+
+/// The tokens of `wanted` that the response's `Vary` lines lack: none of them is added twice, and `*` covers all.
+///
+/// ```
+/// use crossgate_policy::missing_vary;
+///
+/// let lines = [&b"Accept-Encoding, X-Origin"[..], b"access-control-request-method"];
+/// let missing: Vec<_> = missing_vary(lines.into_iter(), &["Origin", "Access-Control-Request-Method"]).collect();
+/// assert_eq!(missing, ["Origin"]);
+/// ```
+pub fn missing_vary<'a, 'l>(
+    existing: impl Iterator<Item = &'l [u8]> + Clone,
+    wanted: &'a [&'a str],
+) -> impl Iterator<Item = &'a str> {
+    wanted.iter().copied().filter(move |token| {
+        let mut listed = existing.clone().flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+        !listed.any(|element| element == b"*" || element.eq_ignore_ascii_case(token.as_bytes()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing(existing: &[&str]) -> Vec<&'static str> {
+        missing_vary(existing.iter().map(|line| line.as_bytes()), &["Origin", "Accept"]).collect()
+    }
+
+    #[test]
+    fn vary_is_merged_by_token() {
+        assert_eq!(missing(&[]), ["Origin", "Accept"]);
+        assert_eq!(missing(&["X-Origin,Original"]), ["Origin", "Accept"]);
+        assert_eq!(missing(&["x ,\tORIGIN "]), ["Accept"]);
+        assert_eq!(missing(&["x", "accept", "origin"]), [""; 0]);
+        assert_eq!(missing(&["x, *"]), [""; 0]);
+    }
+}

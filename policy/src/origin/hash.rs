@@ -1,0 +1,123 @@
+//! The hash of origins and hosts: seeded, quick for short text, and made to grow from the right.
+//!
+//! [`suffixes`] walks a host from its last label to its first and carries the hash along, so that every suffix of a
+//! host of 126 labels costs one step. The seed is random and secret: who sends origins cannot know which of them
+//! collide. Nothing here is fit for anything but tables in memory.
+
+use std::hash::{BuildHasher, RandomState};
+
+/// Random numbers that a table's hashes depend on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seed {
+    start: u64,
+    left: u64,
+    right: u64,
+}
+
+impl Seed {
+    /// A new one from the operating system's randomness.
+    pub(crate) fn random() -> Self {
+        let draw = |salt: u64| RandomState::new().hash_one(salt);
+        Self { start: draw(0), left: draw(1), right: draw(2) }
+    }
+
+    /// The hash of a whole text.
+    pub(crate) fn whole(&self, text: &[u8]) -> u64 {
+        self.chain(self.start, text)
+    }
+
+    /// The hash of a sequence whose earlier parts hash to `state`, continued by `part`.
+    fn chain(&self, state: u64, part: &[u8]) -> u64 {
+        let mut state = fold(state ^ self.left, self.right ^ part.len() as u64);
+        let mut rest = part;
+        while let Some((block, more)) = rest.split_first_chunk::<16>() {
+            state = self.mix(state, first_u64(block), last_u64(block));
+            rest = more;
+        }
+        match rest.len() {
+            8.. => self.mix(state, first_u64(rest), last_u64(rest)),
+            4.. => self.mix(state, first_u32(rest), last_u32(rest)),
+            1.. => self.mix(state, short(rest), 0),
+            0 => state,
+        }
+    }
+
+    fn mix(&self, state: u64, one: u64, other: u64) -> u64 {
+        fold(one ^ state, other ^ self.right)
+    }
+}
+
+/// Both halves of the product: each bit of the result depends on nearly all bits of both.
+fn fold(one: u64, other: u64) -> u64 {
+    let product = u128::from(one) * u128::from(other);
+    (product as u64) ^ ((product >> 64) as u64)
+}
+
+fn first_u64(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk))
+}
+
+fn last_u64(bytes: &[u8]) -> u64 {
+    bytes.last_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk))
+}
+
+fn first_u32(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |chunk| u32::from_le_bytes(*chunk).into())
+}
+
+fn last_u32(bytes: &[u8]) -> u64 {
+    bytes.last_chunk().map_or(0, |chunk| u32::from_le_bytes(*chunk).into())
+}
+
+fn short(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |all, byte| all << 8 | u64::from(*byte))
+}
+
+/// Every suffix of a host that begins at a label, shortest first and the whole host last, each with its hash.
+pub(crate) fn suffixes<'a>(seed: &'a Seed, host: &'a [u8]) -> impl Iterator<Item = (u64, &'a [u8])> {
+    let mut state = seed.start;
+    let mut end = Some(host.len());
+    std::iter::from_fn(move || {
+        let head = host.get(..end?)?;
+        let dot = head.iter().rposition(|byte| *byte == b'.');
+        let start = dot.map_or(0, |dot| dot + 1);
+        state = seed.chain(state, head.get(start..)?);
+        end = dot;
+        Some((state, host.get(start..)?))
+    })
+}
+
+/// The hash under which [`suffixes`] ends.
+pub(crate) fn host_hash(seed: &Seed, host: &[u8]) -> u64 {
+    suffixes(seed, host).last().map_or(seed.start, |(hash, _)| hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn suffixes_begin_at_labels() {
+        let seed = Seed::random();
+        let texts: Vec<_> = suffixes(&seed, b"a.bc.d").map(|(_, suffix)| suffix).collect();
+        assert_eq!(texts, [&b"d"[..], b"bc.d", b"a.bc.d"]);
+    }
+
+    #[test]
+    fn a_suffix_hashes_like_the_host_it_is() {
+        let seed = Seed::random();
+        for (hash, suffix) in suffixes(&seed, b"one.two-is-longer-than-16.three.example.org") {
+            assert_eq!(hash, host_hash(&seed, suffix));
+        }
+    }
+
+    #[test]
+    fn short_texts_do_not_collide() {
+        let seed = Seed::random();
+        let texts: HashSet<Vec<u8>> =
+            (0..40_u8).flat_map(|len| (0..=255_u8).map(move |byte| vec![byte; len.into()])).collect();
+        let hashes: HashSet<u64> = texts.iter().map(|text| seed.whole(text)).collect();
+        assert_eq!(hashes.len(), texts.len());
+    }
+}

@@ -1,0 +1,175 @@
+//! The host of an origin: a domain name, an IPv4 address, or an IPv6 address in brackets; each in its one canonical form.
+//!
+//! <https://url.spec.whatwg.org/#host-serializing> is what browsers write. Labels are `[a-z0-9_-]` only: some browsers
+//! send more (`https://foo{.example`), which is nothing but a way past sloppy matchers. A host whose last label begins
+//! with a digit must be an IPv4 address, as no other host serialises so. Punycode is checked in configured text alone.
+
+use std::fmt::{self, Write};
+use std::net::Ipv6Addr;
+
+use super::parse::Flaw;
+
+/// The longest domain name, <https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4>, written without a trailing dot.
+const HOST_LEN_MAX: usize = 253;
+
+/// The longest label of one.
+pub(crate) const LABEL_LEN_MAX: usize = 63;
+
+/// Splits an authority into its host and what follows it: nothing, or a colon and more.
+pub(crate) fn split(authority: &[u8]) -> Result<(&[u8], &[u8]), Flaw> {
+    if authority.first() == Some(&b'[') {
+        return split_ipv6(authority).ok_or_else(|| blame(authority).unwrap_or(Flaw::Ipv6));
+    }
+    let end = authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len());
+    let (host, rest) = authority.split_at_checked(end).ok_or(Flaw::NoHost)?;
+    match check_domain(host).err().or_else(|| rest.contains(&b'@').then_some(Flaw::UserInfo)) {
+        None => Ok((host, rest)),
+        Some(flaw) => Err(blame(authority).unwrap_or(flaw)),
+    }
+}
+
+/// Whether a byte may be in a label.
+pub(crate) fn is_label_byte(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_')
+}
+
+/// Whether only the machine itself can be meant: <https://w3c.github.io/webappsec-secure-contexts/#is-origin-trustworthy>.
+pub(crate) fn is_loopback(host: &[u8]) -> bool {
+    host == b"localhost" || host.ends_with(b".localhost") || host == b"[::1]" || is_loopback_ipv4(host)
+}
+
+fn is_loopback_ipv4(host: &[u8]) -> bool {
+    host.starts_with(b"127.") && check_ipv4(host).is_ok()
+}
+
+/// Whether this is an address and not a name.
+pub(crate) fn is_address(host: &[u8]) -> bool {
+    host.first() == Some(&b'[') || check_ipv4(host).is_ok()
+}
+
+fn check_domain(host: &[u8]) -> Result<(), Flaw> {
+    let mut last: &[u8] = b"";
+    for label in host.split(|byte| *byte == b'.') {
+        check_label(label)?;
+        last = label;
+    }
+    if host.len() > HOST_LEN_MAX {
+        return Err(Flaw::HostTooLong);
+    }
+    // https://url.spec.whatwg.org/#ends-in-a-number-checker, made a little wider.
+    if last.first().is_some_and(u8::is_ascii_digit) { check_ipv4(host) } else { Ok(()) }
+}
+
+fn check_label(label: &[u8]) -> Result<(), Flaw> {
+    if label.is_empty() {
+        return Err(Flaw::EmptyLabel);
+    }
+    if !label.iter().all(|byte| is_label_byte(*byte)) {
+        return Err(Flaw::HostByte);
+    }
+    if label.len() > LABEL_LEN_MAX { Err(Flaw::LabelTooLong) } else { Ok(()) }
+}
+
+fn check_ipv4(host: &[u8]) -> Result<(), Flaw> {
+    let octets = host.split(|byte| *byte == b'.');
+    let is_canonical = octets.clone().count() == 4 && octets.clone().all(is_octet);
+    if is_canonical { Ok(()) } else { Err(Flaw::Ipv4) }
+}
+
+fn is_octet(text: &[u8]) -> bool {
+    let is_number = |digits: &[u8]| digits.iter().all(u8::is_ascii_digit);
+    match text {
+        [b'0'] | [b'1'..=b'9'] => true,
+        [b'1'..=b'9', digit] => digit.is_ascii_digit(),
+        [b'1', rest @ ..] => rest.len() == 2 && is_number(rest),
+        [b'2', b'0'..=b'4', digit] => digit.is_ascii_digit(),
+        _ => matches!(text, [b'2', b'5', b'0'..=b'5']),
+    }
+}
+
+fn split_ipv6(authority: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = authority.iter().position(|byte| *byte == b']')?;
+    let (host, rest) = authority.split_at_checked(end + 1)?;
+    let text = std::str::from_utf8(host.get(1..end)?).ok()?;
+    let address: Ipv6Addr = text.parse().ok()?;
+    // A mapped address has two spellings in the wild, and no page was ever served from one.
+    let is_canonical = address.to_ipv4_mapped().is_none() && prints_as(&address, text);
+    is_canonical.then_some((host, rest))
+}
+
+/// Whether the address prints as `text`, told without a buffer: `Ipv6Addr` prints as RFC 5952 says.
+fn prints_as(address: &Ipv6Addr, text: &str) -> bool {
+    struct Expect<'a>(&'a str);
+    impl Write for Expect<'_> {
+        fn write_str(&mut self, part: &str) -> fmt::Result {
+            self.0 = self.0.strip_prefix(part).ok_or(fmt::Error)?;
+            Ok(())
+        }
+    }
+    let mut expect = Expect(text);
+    write!(expect, "{address}").is_ok() && expect.0.is_empty()
+}
+
+/// The flaw that a person would name first, once it is known that there is one.
+fn blame(authority: &[u8]) -> Option<Flaw> {
+    let has = |bytes: &[u8]| authority.iter().any(|byte| bytes.contains(byte));
+    match authority {
+        [] | [b':' | b'/', ..] => Some(Flaw::NoHost),
+        _ if has(b",") => Some(Flaw::List),
+        _ if has(b" \t\r\n") => Some(Flaw::WhiteSpace),
+        _ if has(b"@") => Some(Flaw::UserInfo),
+        _ if has(b"/?#\\") => Some(Flaw::Path),
+        _ if !authority.is_ascii() => Some(Flaw::NotAscii),
+        _ if authority.iter().any(u8::is_ascii_uppercase) => Some(Flaw::UpperCase),
+        [.., b'.'] if !authority.ends_with(b"..") => Some(Flaw::TrailingDot),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_have_one_form() {
+        let good =
+            ["0.0.0.0", "255.255.255.255", "[::]", "[::1]", "[2001:db8::1:0:0:1]", "[1:2:3:4:5:6:7:8]", "[fe80::1]"];
+        for host in good {
+            assert_eq!(split(host.as_bytes()), Ok((host.as_bytes(), &b""[..])), "{host}");
+        }
+        let bad = [
+            "256.1.1.1",
+            "01.1.1.1",
+            "1.1.1",
+            "1.1.1.1.1",
+            "0x7f.0.0.1",
+            "1.1.1.1a",
+            "2130706433",
+            "a.1",
+            "[]",
+            "[::1",
+            "[[::1]]",
+            "[0:0:0:0:0:0:0:1]",
+            "[::0001]",
+            "[2001:DB8::1]",
+            "[2001:db8:0:0:1::1]",
+            "[fe80::1%eth0]",
+            "[::ffff:7f00:1]",
+            "[::ffff:127.0.0.1]",
+            "[example.com]",
+        ];
+        for host in bad {
+            assert!(split(host.as_bytes()).is_err(), "{host}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_the_machine_itself() {
+        for host in ["localhost", "app.localhost", "127.0.0.1", "127.255.0.9", "[::1]"] {
+            assert!(is_loopback(host.as_bytes()), "{host}");
+        }
+        for host in ["localhost.evil", "xlocalhost", "127.0.0.1.evil", "127.evil", "128.0.0.1", "[::2]", "0.0.0.0"] {
+            assert!(!is_loopback(host.as_bytes()), "{host}");
+        }
+    }
+}

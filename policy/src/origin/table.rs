@@ -1,0 +1,156 @@
+//! A frozen map from text to a number: built once, never changed, compact, and as quick with a million keys as with one.
+//!
+//! Open addressing with linear probing at most three quarters full. A slot is 8 bytes, tag and place, and the text lies
+//! with its value in one arena: a hit in a table that no cache holds costs two misses. Hashing is the caller's job, so that one
+//! hash serves several tables. Removal, growth and iteration in key order are absent on purpose.
+
+use std::num::NonZeroU32;
+
+/// The most bytes of text one table holds: places are 32 bits wide.
+const ARENA_LEN_MAX: usize = u32::MAX as usize;
+
+/// What precedes each text in the arena: its value and its length.
+const RECORD_HEAD_LEN: usize = 6;
+
+/// The table is larger than its places can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooLarge;
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Table {
+    slots: Box<[Slot]>,
+    arena: Box<[u8]>,
+    /// Where each text's record begins, in the order the texts were given.
+    starts: Box<[u32]>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    tag: u32,
+    /// One more than where the record begins; none in an empty slot.
+    place: Option<NonZeroU32>,
+}
+
+impl Table {
+    /// Builds a table of `len` entries `(hash, text, value)`; the texts are distinct.
+    pub(crate) fn new<'t>(len: usize, entries: impl Iterator<Item = (u64, &'t [u8], u32)>) -> Result<Self, TooLarge> {
+        let mut slots = vec![Slot::default(); capacity(len)];
+        let mut arena = Vec::new();
+        let mut starts = Vec::with_capacity(len);
+        for (hash, text, value) in entries {
+            let start = push_record(&mut arena, text, value)?;
+            starts.push(start);
+            fill(&mut slots, hash, start)?;
+        }
+        Ok(Self { slots: slots.into(), arena: arena.into(), starts: starts.into() })
+    }
+
+    /// The value of `text`, whose hash is `hash`.
+    pub(crate) fn get(&self, hash: u64, text: &[u8]) -> Option<u32> {
+        for index in probes(hash, self.slots.len()) {
+            let slot = self.slots.get(index)?;
+            let place = slot.place?;
+            if slot.tag == tag(hash)
+                && let Some(value) = self.value_if(place, text)
+            {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    /// How many texts there are.
+    pub(crate) fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// The text that was given as number `index`.
+    pub(crate) fn text(&self, index: usize) -> Option<&[u8]> {
+        let start = *self.starts.get(index)?;
+        self.record(start).map(|(_, text)| text)
+    }
+
+    fn value_if(&self, place: NonZeroU32, text: &[u8]) -> Option<u32> {
+        let (value, found) = self.record(place.get() - 1)?;
+        (found == text).then_some(value)
+    }
+
+    fn record(&self, start: u32) -> Option<(u32, &[u8])> {
+        let (value, rest) = self.arena.get(start as usize..)?.split_first_chunk()?;
+        let (len, rest) = rest.split_first_chunk()?;
+        let text = rest.get(..usize::from(u16::from_le_bytes(*len)))?;
+        Some((u32::from_le_bytes(*value), text))
+    }
+}
+
+fn capacity(len: usize) -> usize {
+    if len == 0 { 0 } else { (len + len / 3 + 1).next_power_of_two() }
+}
+
+/// The slots in which a hash may be, in order: each slot once at most.
+fn probes(hash: u64, slots: usize) -> impl Iterator<Item = usize> {
+    let mask = slots.wrapping_sub(1);
+    let first = hash as usize;
+    (0..slots).map(move |step| first.wrapping_add(step) & mask)
+}
+
+// The slot's index is taken from the low bits, the tag from the high ones.
+fn tag(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
+
+fn push_record(arena: &mut Vec<u8>, text: &[u8], value: u32) -> Result<u32, TooLarge> {
+    let start = arena.len();
+    let len = u16::try_from(text.len()).map_err(|_| TooLarge)?;
+    arena.extend_from_slice(&value.to_le_bytes());
+    arena.extend_from_slice(&len.to_le_bytes());
+    arena.extend_from_slice(text);
+    debug_assert_eq!(arena.len(), start + RECORD_HEAD_LEN + text.len());
+    if arena.len() < ARENA_LEN_MAX { u32::try_from(start).map_err(|_| TooLarge) } else { Err(TooLarge) }
+}
+
+fn fill(slots: &mut [Slot], hash: u64, start: u32) -> Result<(), TooLarge> {
+    let place = Some(NonZeroU32::MIN.saturating_add(start));
+    for index in probes(hash, slots.len()) {
+        if let Some(slot) = slots.get_mut(index).filter(|slot| slot.place.is_none()) {
+            *slot = Slot { tag: tag(hash), place };
+            return Ok(());
+        }
+    }
+    Err(TooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::origin::hash::Seed;
+
+    fn table(seed: &Seed, texts: &[String]) -> Table {
+        let entries = texts.iter().zip(0..).map(|(text, value)| (seed.whole(text.as_bytes()), text.as_bytes(), value));
+        Table::new(texts.len(), entries).unwrap()
+    }
+
+    #[test]
+    fn every_text_is_found_and_no_other() {
+        let seed = Seed::random();
+        for len in [0, 1, 2, 3, 4, 10, 1000] {
+            let texts: Vec<String> = (0..len).map(|number| format!("https://{number}.example")).collect();
+            let table = table(&seed, &texts);
+            assert_eq!(table.len(), len);
+            for (index, text) in texts.iter().enumerate() {
+                assert_eq!(table.get(seed.whole(text.as_bytes()), text.as_bytes()), Some(index as u32));
+                assert_eq!(table.text(index), Some(text.as_bytes()));
+            }
+            let other = format!("https://{len}.example");
+            assert_eq!(table.get(seed.whole(other.as_bytes()), other.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn texts_of_one_hash_are_told_apart() {
+        let texts: [&[u8]; 3] = [b"one", b"two", b"three"];
+        let table = Table::new(3, texts.iter().zip(0..).map(|(text, value)| (7, *text, value))).unwrap();
+        assert_eq!(texts.map(|text| table.get(7, text)), [Some(0), Some(1), Some(2)]);
+        assert_eq!(table.get(7, b"four"), None);
+    }
+}

@@ -1,0 +1,232 @@
+//! The decision: every branch, in the order of the Fetch standard, each with the section it stands on.
+//!
+//! A [`Template`] is what tenants share, origins, lists and rendered headers; a [`Policy`] is a template and a tenant's own
+//! origins. Deciding is total and pure: any bytes give a verdict, and the same bytes the same one. It allocates nothing
+//! and takes no lock; only a policy's regexes warm up a cache of their own on each thread. How denials are answered,
+//! or forwarded without headers, is up to the gateway.
+
+use std::sync::Arc;
+
+use crate::headers::Rendered;
+use crate::names::{Names, SAFELISTED_METHODS, is_token};
+use crate::origin::hash::Seed;
+use crate::origin::parse::{ORIGIN_LEN_MAX, Origin, parse};
+use crate::origin::regexes::Regexes;
+use crate::origin::risk::Guard;
+use crate::origin::set::{self, Set};
+use crate::request::{Credentials, Field, Request};
+use crate::request_headers::{self, AllowedHeaders};
+use crate::verdict::{EntryId, Kind, Reason, Verdict};
+
+/// What the tenants of one policy share: compiled once, and made only by [`Template::compile`].
+#[derive(Debug, Clone)]
+pub struct Template {
+    pub(crate) seed: Seed,
+    pub(crate) guard: Guard,
+    pub(crate) set: Set,
+    pub(crate) regexes: Regexes,
+    pub(crate) methods: AllowedMethods,
+    pub(crate) headers: AllowedHeaders,
+    pub(crate) rendered: Rendered,
+}
+
+/// The policy of one tenant: a template, and the tenant's own origins. Made only by [`Policy::extend`].
+#[derive(Debug, Clone)]
+pub struct Policy {
+    pub(crate) template: Arc<Template>,
+    pub(crate) own: Set,
+    /// The entry `*`, if there is one: then the origin is not looked at.
+    pub(crate) any: Option<EntryId>,
+}
+
+/// Which methods a preflight may ask for, besides the safelisted ones.
+#[derive(Debug, Clone)]
+pub(crate) enum AllowedMethods {
+    /// Every method.
+    All,
+    /// These.
+    Only(Names),
+}
+
+/// How many entries a policy has in each layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntryCounts {
+    /// Entries of the template.
+    pub template: usize,
+    /// The tenant's own entries.
+    pub own: usize,
+}
+
+impl Policy {
+    /// Classifies a request and decides about it.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use crossgate_policy::{Field, OwnOrigin, Policy, PolicySpec, Reason, Request, Template};
+    ///
+    /// let spec = PolicySpec { allow_origins: vec!["https://*.example.test".into()], ..PolicySpec::default() };
+    /// let template = Template::compile(&spec).unwrap().value;
+    /// let policy = Policy::extend(Arc::new(template), &["https://partner.test".into()]).unwrap().value;
+    ///
+    /// let own = OwnOrigin { host: "api.example.test", port: None, scheme: None };
+    /// let reason = |origin: &str| {
+    ///     let origin = Field::One(origin.as_bytes());
+    ///     policy.decide(&Request { origin, ..Request::new(b"GET", own) }).reason
+    /// };
+    /// assert_eq!(reason("https://app.example.test"), Reason::Wildcard);
+    /// assert_eq!(reason("https://partner.test"), Reason::Exact);
+    /// assert_eq!(reason("https://example.test"), Reason::NoMatch);
+    /// assert_eq!(reason("null"), Reason::NullOrigin);
+    /// ```
+    pub fn decide(&self, request: &Request<'_>) -> Verdict {
+        let kind = request.classify();
+        match kind {
+            // https://fetch.spec.whatwg.org/#cors-preflight-fetch
+            Kind::Preflight => self.decide_preflight(request),
+            // https://fetch.spec.whatwg.org/#http-requests: nothing to decide without an origin, or at home.
+            Kind::NonCors => Verdict::allow(kind, Reason::NonCors, None),
+            Kind::SameOrigin => Verdict::allow(kind, Reason::SameOrigin, None),
+            // https://websockets.spec.whatwg.org/#concept-websocket-establish
+            Kind::WebSocket => self.decide_websocket(request),
+            // https://fetch.spec.whatwg.org/#cors-check: methods and headers are the preflight's business.
+            Kind::Actual => self.decide_origin(kind, request.origin),
+        }
+    }
+
+    fn decide_preflight(&self, request: &Request<'_>) -> Verdict {
+        // https://fetch.spec.whatwg.org/#cors-check, also of a preflight's response.
+        let verdict = self.decide_origin(Kind::Preflight, request.origin);
+        if !verdict.is_allowed() {
+            return verdict;
+        }
+        // https://fetch.spec.whatwg.org/#http-access-control-request-method has one method, neither none nor two.
+        if !self.allows_method(request.requested_method) {
+            return Verdict::deny(Kind::Preflight, Reason::Method, verdict.entry);
+        }
+        // https://fetch.spec.whatwg.org/#http-access-control-request-headers
+        if request_headers::check(request.requested_headers, &self.template.headers).is_err() {
+            return Verdict::deny(Kind::Preflight, Reason::Header, verdict.entry);
+        }
+        verdict
+    }
+
+    fn decide_websocket(&self, request: &Request<'_>) -> Verdict {
+        // The browser lets a page read a WebSocket whatever we answer, so `*` cannot mean "without credentials" here.
+        if self.is_any() && request.credentials == Credentials::Present {
+            return Verdict::deny(Kind::WebSocket, Reason::NoMatch, None);
+        }
+        self.decide_origin(Kind::WebSocket, request.origin)
+    }
+
+    fn decide_origin(&self, kind: Kind, field: Field<'_>) -> Verdict {
+        if let Some(any) = self.any {
+            return Verdict::allow(kind, Reason::Any, Some(any));
+        }
+        match field {
+            Field::One(b"null") => self.decide_null(kind),
+            Field::One(value) => self.decide_value(kind, value),
+            // https://fetch.spec.whatwg.org/#origin-header holds one origin.
+            Field::Many | Field::Absent => Verdict::deny(kind, Reason::MalformedOrigin, None),
+        }
+    }
+
+    fn decide_null(&self, kind: Kind) -> Verdict {
+        let entry = self.template.set.null().map(EntryId::Template).or(self.own.null().map(EntryId::Own));
+        match entry {
+            Some(_) => Verdict::allow(kind, Reason::Exact, entry),
+            None => Verdict::deny(kind, Reason::NullOrigin, None),
+        }
+    }
+
+    fn decide_value(&self, kind: Kind, value: &[u8]) -> Verdict {
+        if value.len() > ORIGIN_LEN_MAX {
+            return Verdict::deny(kind, Reason::MalformedOrigin, None);
+        }
+        // Whatever equals a configured origin is well-formed, as that one is.
+        if let Some(entry) = self.exact(value) {
+            return Verdict::allow(kind, Reason::Exact, Some(entry));
+        }
+        let Ok(origin) = parse(value) else { return Verdict::deny(kind, Reason::MalformedOrigin, None) };
+        match self.pattern(&origin).or_else(|| self.regex(&origin)) {
+            Some((reason, entry)) => Verdict::allow(kind, reason, Some(entry)),
+            None => Verdict::deny(kind, Reason::NoMatch, None),
+        }
+    }
+
+    pub(crate) fn exact(&self, value: &[u8]) -> Option<EntryId> {
+        let hash = self.template.seed.whole(value);
+        let shared = self.template.set.exact(hash, value).map(EntryId::Template);
+        shared.or_else(|| self.own.exact(hash, value).map(EntryId::Own))
+    }
+
+    fn pattern(&self, origin: &Origin<'_>) -> Option<(Reason, EntryId)> {
+        let found = set::find(&self.template.seed, [&self.template.set, &self.own], origin)?;
+        let entry = match found {
+            (0, index) => EntryId::Template(index),
+            (_, index) => EntryId::Own(index),
+        };
+        Some((Reason::Wildcard, entry))
+    }
+
+    fn regex(&self, origin: &Origin<'_>) -> Option<(Reason, EntryId)> {
+        let template = &self.template;
+        let index = template.regexes.find(origin.text)?;
+        // What a regex lets in is not known at compile, so this is asked again.
+        let is_kept_out = template.guard.keeps_out(origin);
+        let entry = EntryId::Template(u32::try_from(template.set.len()).ok()? + index);
+        (!is_kept_out).then_some((Reason::Regex, entry))
+    }
+
+    // https://fetch.spec.whatwg.org/#cors-safelisted-method: a page that watches its upload sends a preflight even for
+    // `POST`, so those pass without being listed.
+    pub(crate) fn allows_method(&self, field: Field<'_>) -> bool {
+        let Field::One(method) = field else { return false };
+        match &self.template.methods {
+            _ if SAFELISTED_METHODS.iter().any(|safe| safe.as_bytes() == method) => true,
+            AllowedMethods::All => is_token(method),
+            AllowedMethods::Only(methods) => methods.contains(method),
+        }
+    }
+
+    /// Whether any answer of this policy depends on the request's origin.
+    pub fn depends_on_origin(&self) -> bool {
+        !self.is_any()
+    }
+
+    /// How many entries each layer has.
+    pub fn entry_counts(&self) -> EntryCounts {
+        EntryCounts { template: self.template.set.len() + self.template.regexes.len(), own: self.own.len() }
+    }
+
+    /// An entry as it was configured; empty for an entry of another policy.
+    pub fn entry_text(&self, entry: EntryId) -> &str {
+        let text = match entry {
+            EntryId::Template(index) => self.template.text(index as usize),
+            EntryId::Own(index) => self.own.text(index as usize),
+        };
+        text.unwrap_or_default()
+    }
+
+    /// The template this policy was made from.
+    pub fn template(&self) -> &Arc<Template> {
+        &self.template
+    }
+
+    pub(crate) fn is_any(&self) -> bool {
+        self.any.is_some()
+    }
+
+    pub(crate) fn has_credentials(&self) -> bool {
+        self.template.guard.credentials
+    }
+
+    pub(crate) fn rendered(&self) -> &Rendered {
+        &self.template.rendered
+    }
+}
+
+impl Template {
+    fn text(&self, index: usize) -> Option<&str> {
+        self.set.text(index).or_else(|| self.regexes.text(index.checked_sub(self.set.len())?))
+    }
+}
