@@ -56,7 +56,7 @@ impl TenantCounters {
     pub fn count_origin(&self, handles: &EntryHandles, policy: &Policy, entry: Option<EntryId>, verdict: VerdictLabel) {
         let tables = self.tables();
         let place = entry.and_then(|entry| {
-            let place = handles.place(policy.entry_index(entry), policy.entry_count(), verdict)?;
+            let place = place(handles, policy, entry, verdict)?;
             Some(place.get_or_init(|| tables.origins.handle(policy.entry_text(entry), verdict)))
         });
         match place {
@@ -122,6 +122,21 @@ impl TenantCounters {
             visit(change, count);
         }
     }
+}
+
+/// Template entries first, then the tenant's own.
+fn place<'h>(
+    handles: &'h EntryHandles,
+    policy: &Policy,
+    entry: EntryId,
+    verdict: VerdictLabel,
+) -> Option<&'h OnceLock<Handle>> {
+    let counts = policy.entry_counts();
+    let index = match entry {
+        EntryId::Template(index) => index as usize,
+        EntryId::Own(index) => counts.template + index as usize,
+    };
+    handles.place(index, counts.template + counts.own, verdict)
 }
 
 fn zeroes<const N: usize>() -> [AtomicU64; N] {
