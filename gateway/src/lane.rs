@@ -6,7 +6,6 @@
 //! from the socket itself, its idle timers, its head buffer of 1 MiB and its pipelining are unused.
 
 pub mod conn;
-pub mod connections;
 pub mod head;
 pub mod watch;
 
@@ -26,9 +25,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use self::conn::{Conn, Reclaimed, peer_addr};
-use self::connections::Connections;
 use self::head::{Head, HeadLimits, NoHead, Refusal, Turn};
 use self::watch::{ExchangeLimits, Watch};
+use crate::metrics::{ActiveConnection, Connections, EarlyClose};
+
+/// Counts a connection as open until the last holder is gone: the lane, the exchange, a lingering close.
+pub type OpenConnection = Arc<ActiveConnection>;
 
 /// What the lane asks of the gateway behind it.
 pub trait Backstage: Send + Sync + 'static {
@@ -37,7 +39,7 @@ pub trait Backstage: Send + Sync + 'static {
     /// The whole answer to a head that the lane refuses, and its accounting.
     fn refuse(&self, refusal: &Refusal, peer: Option<std::net::SocketAddr>) -> Vec<u8>;
     /// A connection that ended without an answer, for this reason.
-    fn closed_early(&self, reason: &'static str);
+    fn closed_early(&self, reason: EarlyClose);
     /// A request that Pingora refused by itself, before any hook saw it.
     fn refused_unseen(&self);
 }
@@ -58,16 +60,13 @@ pub struct Lane<P, B> {
     proxy: Arc<P>,
     backstage: Arc<B>,
     connections: Arc<Connections>,
+    listener: usize,
 }
 
 impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
     /// A lane before `proxy`.
-    pub fn new(proxy: Arc<P>, backstage: Arc<B>, connections: Arc<Connections>) -> Self {
-        Lane {
-            proxy,
-            backstage,
-            connections,
-        }
+    pub fn new(proxy: Arc<P>, backstage: Arc<B>, connections: Arc<Connections>, listener: usize) -> Self {
+        Lane { proxy, backstage, connections, listener }
     }
 
     async fn serve(&self, mut line: Reclaimed, shutdown: &ShutdownWatch) {
@@ -83,7 +82,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
                 Err(end) => return self.end(line.io, end, peer, &limits).await,
             };
             let last = served >= limits.requests || *stop.borrow();
-            let watch = Arc::new(Watch::new(limits.exchange, peer));
+            let watch = Arc::new(Watch::new(limits.exchange, peer, self.listener));
             let reclaimed = self
                 .exchange(line, head, &watch, last, &limits, shutdown)
                 .await;
@@ -131,7 +130,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
     ) {
         match end {
             NoHead::Closed | NoHead::Shutdown => {}
-            NoHead::Idle => self.backstage.closed_early("idle"),
+            NoHead::Idle => self.backstage.closed_early(EarlyClose::Idle),
             NoHead::Refused(refusal) => {
                 let answer = self.backstage.refuse(&refusal, peer);
                 let drain = limits.exchange;
@@ -149,7 +148,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
 #[async_trait]
 impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> ServerApp for Lane<P, B> {
     async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let guard = self.connections.open();
+        let guard = Arc::new(self.connections.open());
         let line = Reclaimed {
             io,
             ahead: BytesMut::new(),

@@ -1,9 +1,26 @@
-//! The gateway.
+//! The gateway: everything around the policy engine that touches sockets, files, clocks and Pingora.
+//!
+//! ARCHITECTURE.md walks one request and one configuration change through these modules. The binary is a thin command line
+//! over them; the crate is a library so that tests can run the same code in process.
+
 pub mod access_log;
 pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod context;
+pub mod demo_upstream;
 pub mod explain;
+pub mod forwarded;
+pub mod hop_by_hop;
 pub mod host;
+pub mod judge;
 pub mod lane;
+pub mod log_request;
 pub mod metrics;
+pub mod proxy;
+pub mod respond;
 pub mod runner;
+pub mod snapshot;
 pub mod target;
+pub mod tenant;
+pub mod upstream;

@@ -20,7 +20,7 @@ use pingora::services::listening::Service;
 use pingora_runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::lane::connections::Connections;
+use crate::metrics::Connections;
 
 /// A listener that is bound and not yet served.
 #[derive(Debug)]

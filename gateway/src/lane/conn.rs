@@ -30,7 +30,7 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::connections::OpenConnection;
+use super::OpenConnection;
 use super::linger;
 use super::watch::{Expired, Phase, Watch};
 

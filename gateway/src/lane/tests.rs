@@ -11,10 +11,10 @@ use pingora::prelude::*;
 use pingora::proxy::{HttpProxy, ProxyHttp, Session};
 use pingora::server::configuration::ServerConf;
 
-use super::connections::Connections;
 use super::head::{HeadLimits, Refusal};
 use super::watch::{ExchangeLimits, Phase};
 use super::{Backstage, Lane, LaneLimits, conn::Conn};
+use crate::metrics::{EarlyClose, Metrics};
 use crate::runner::{Bound, Running};
 
 /// Answers `/denied` with 403 and passes everything else on.
@@ -72,7 +72,7 @@ impl Backstage for Limits {
         )
         .into_bytes()
     }
-    fn closed_early(&self, _: &'static str) {}
+    fn closed_early(&self, _: EarlyClose) {}
     fn refused_unseen(&self) {}
 }
 
@@ -158,12 +158,11 @@ impl Served {
         });
         let mut proxy = HttpProxy::new(Plain(upstream()), conf);
         proxy.handle_init_modules();
-        let connections = Arc::new(Connections::default());
+        let connections = Arc::clone(&Metrics::new().connections);
         let lane = Lane::new(
             Arc::new(proxy),
             Arc::new(Limits(limits)),
-            Arc::clone(&connections),
-        );
+            Arc::clone(&connections), 0);
         let bound = Bound::new("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = bound.address();
         let running = Running::start(vec![(bound, lane)], connections, 2);

@@ -65,6 +65,7 @@ impl Expired {
 pub struct Watch {
     limits: ExchangeLimits,
     peer: Option<SocketAddr>,
+    listener: usize,
     phase: AtomicU8,
     attempt: AtomicU32,
     head_ms: AtomicU64,
@@ -74,11 +75,12 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// A fresh exchange with the client at `peer`.
-    pub fn new(limits: ExchangeLimits, peer: Option<SocketAddr>) -> Self {
+    /// A fresh exchange with the client at `peer`, on the listener of that index.
+    pub fn new(limits: ExchangeLimits, peer: Option<SocketAddr>, listener: usize) -> Self {
         Watch {
             limits,
             peer,
+            listener,
             phase: AtomicU8::new(0),
             attempt: AtomicU32::new(0),
             head_ms: AtomicU64::new(0),
@@ -96,6 +98,11 @@ impl Watch {
     /// The client's address.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// The index of the listener that accepted it.
+    pub fn listener(&self) -> usize {
+        self.listener
     }
 
     /// The proxy's hooks have taken the request: its answer is theirs to count.

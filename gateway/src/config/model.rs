@@ -1,0 +1,377 @@
+//! The decoded configuration as plain values, each with its place where a later mistake may have to point at it.
+//!
+//! These are what the files say, names still unresolved; `snapshot` compiles them. Two of them are equal when they say the
+//! same, wherever it stands: reuse across reloads hangs on that. Defaults are those of the documented limits. Policies keep
+//! their texts as written, because origins, methods and header names are the policy engine's to judge.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use ipnet::IpNet;
+
+pub use super::tree::At;
+use crate::host::HostPattern;
+
+/// A value and where it was written. Equal to another when the values are.
+#[derive(Debug, Clone, Copy)]
+pub struct Located<T> {
+    /// What was written.
+    pub value: T,
+    /// Where.
+    pub at: At,
+}
+
+impl<T: PartialEq> PartialEq for Located<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
+impl<T: Eq> Eq for Located<T> {}
+
+/// A piece of text and where it was written.
+pub type Text = Located<Box<str>>;
+
+/// The main file, tenants of `tenantsDir` aside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Main {
+    /// What concerns the gateway as a whole.
+    pub settings: Arc<Settings>,
+    /// Where requests go.
+    pub upstreams: Vec<UpstreamSpec>,
+    /// Named lists of origins.
+    pub origin_sets: Vec<OriginSetSpec>,
+    /// Named policies.
+    pub policies: Vec<PolicySpec>,
+    /// The tenants written in this file.
+    pub tenants: Vec<Arc<TenantSpec>>,
+    /// Where more tenants are.
+    pub tenants_dir: Option<Located<PathBuf>>,
+}
+
+/// What concerns the gateway as a whole, and no tenant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Where clients connect.
+    pub listeners: Vec<Listener>,
+    /// The second listener, if wanted.
+    pub admin: Option<Admin>,
+    /// Threads.
+    pub runtime: Runtime,
+    /// Bounds on what clients may send and how long they may take.
+    pub limits: Limits,
+    /// How to stop.
+    pub shutdown: Shutdown,
+    /// What is logged of requests.
+    pub access_log: AccessLog,
+}
+
+/// A data listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Its address; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Who may speak for a client in `Forwarded` and `X-Forwarded-*`.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Listener {
+    /// Whether a peer may speak for a client. An IPv4 peer of a dual-stack socket counts as IPv4.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted_proxies
+            .iter()
+            .any(|range| range.contains(&peer))
+    }
+}
+
+/// The admin listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Its address. Off loopback there is a token file.
+    pub address: SocketAddr,
+    /// The file with the bearer token.
+    pub token_file: Option<PathBuf>,
+    /// Whether `/metrics` needs no token.
+    pub open_metrics: bool,
+    /// Names it answers to, besides IP literals and `localhost`; canonical.
+    pub hosts: Vec<Box<str>>,
+}
+
+/// Threads of the data listeners.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Runtime {
+    /// How many.
+    pub threads: Threads,
+}
+
+/// A number of threads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Threads {
+    /// As many as the machine has cores.
+    #[default]
+    Auto,
+    /// This many.
+    Count(NonZeroUsize),
+}
+
+/// Bounds on what clients may send and how long they may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// A whole request head, from its first byte.
+    pub head: Duration,
+    /// Fields in a head.
+    pub head_fields: u32,
+    /// Bytes of one field, name and value.
+    pub head_field_bytes: usize,
+    /// Bytes of a head.
+    pub head_bytes: usize,
+    /// Between two requests of a connection. Above the 60 s of cloud balancers, so that they close first.
+    pub keep_alive_idle: Duration,
+    /// Requests of one connection.
+    pub keep_alive_requests: u32,
+    /// Bytes of a request body.
+    pub max_request_body: BodyMax,
+    /// Bytes a second that a request body must come in, after the grace.
+    pub min_body_rate: u64,
+    /// How long a request body may be slower than that.
+    pub min_body_rate_after: Duration,
+    /// Bytes of an unread body that are read after an answer made here.
+    pub drain_bytes: usize,
+    /// How long they are read.
+    pub drain_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            head: Duration::from_secs(10),
+            head_fields: 100,
+            head_field_bytes: 8 << 10,
+            head_bytes: 32 << 10,
+            keep_alive_idle: Duration::from_secs(75),
+            keep_alive_requests: 1_000,
+            max_request_body: BodyMax::Unlimited,
+            min_body_rate: 1 << 10,
+            min_body_rate_after: Duration::from_secs(10),
+            drain_bytes: 64 << 10,
+            drain_time: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How large a request body may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyMax {
+    /// As large as it likes: it is streamed, never held.
+    Unlimited,
+    /// This many bytes.
+    Bytes(u64),
+}
+
+/// How to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shutdown {
+    /// Between failing `/readyz` and closing the listeners.
+    pub drain_delay: Duration,
+    /// For running requests, after that.
+    pub grace: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Shutdown {
+            drain_delay: Duration::ZERO,
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What is logged of requests.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AccessLog {
+    /// Which requests.
+    pub level: LogLevel,
+    /// The share of them, from 0 to 1.
+    pub sample: f64,
+}
+
+// `sample` is checked to be a number between 0 and 1, so it equals itself.
+impl Eq for AccessLog {}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        AccessLog {
+            level: LogLevel::All,
+            sample: 1.0,
+        }
+    }
+}
+
+/// Which requests are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Every one.
+    All,
+    /// Those that were denied, or would have been.
+    Denied,
+    /// None.
+    Off,
+}
+
+/// Servers that answer the same requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamSpec {
+    /// What tenants call it.
+    pub name: Text,
+    /// Its addresses, in turn.
+    pub servers: Vec<SocketAddr>,
+    /// How long to wait for it.
+    pub timeouts: Timeouts,
+    /// How often a request is tried, the first time included.
+    pub attempts: u32,
+    /// The `Host` it gets instead of the client's.
+    pub host: Option<HeaderValue>,
+}
+
+/// How long to wait for an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection.
+    pub connect: Duration,
+    /// For the head of an answer.
+    pub head: Duration,
+    /// Between two pieces of a body.
+    pub idle: Duration,
+    /// The same on upgraded connections and event streams.
+    pub upgraded_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            connect: Duration::from_secs(3),
+            head: Duration::from_secs(30),
+            idle: Duration::from_secs(300),
+            upgraded_idle: Duration::from_secs(3_600),
+        }
+    }
+}
+
+/// A named list of origins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginSetSpec {
+    /// What policies call it.
+    pub name: Text,
+    /// Its origins, as written.
+    pub origins: Vec<Text>,
+}
+
+/// A policy as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicySpec {
+    /// What tenants call it.
+    pub name: Text,
+    /// Origin patterns.
+    pub allow_origins: Vec<Text>,
+    /// Names of origin sets.
+    pub allow_origin_sets: Vec<Text>,
+    /// Regular expressions for whole origins.
+    pub allow_origin_regexes: Vec<Text>,
+    /// Methods a preflight may ask for.
+    pub allow_methods: Vec<Text>,
+    /// Request headers a preflight may ask for.
+    pub allow_headers: Vec<Text>,
+    /// Response headers a page may read.
+    pub expose_headers: Vec<Text>,
+    /// Whether cookies and the like are allowed.
+    pub allow_credentials: Located<bool>,
+    /// How long browsers may remember a preflight, in seconds.
+    pub max_age: Located<u32>,
+    /// How much of the lists a preflight answer tells.
+    pub disclosure: Disclosure,
+    /// What happens to requests of origins that are not allowed.
+    pub unmatched_requests: UnmatchedRequests,
+    /// Whether it protects or only watches.
+    pub mode: Located<Mode>,
+    /// What weakens it.
+    pub dangerously: Dangerously,
+}
+
+/// How much of its lists a policy tells in preflight answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disclosure {
+    /// The whole lists.
+    Full,
+    /// What was asked for.
+    Minimal,
+}
+
+/// What happens to an actual request of an origin that is not allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnmatchedRequests {
+    /// 403 at the edge.
+    Reject,
+    /// The upstream answers, without CORS headers: for single sign-on and payment returns.
+    Forward,
+}
+
+/// Whether a policy protects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It does.
+    Enforce,
+    /// It judges and counts, and changes nothing.
+    Report,
+}
+
+/// Overrides that weaken a policy, all off by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dangerously {
+    /// `null` may be listed.
+    pub allow_null: bool,
+    /// http origins may be listed with credentials.
+    pub allow_insecure_origins: bool,
+    /// Wildcards over public suffixes may be listed with credentials.
+    pub allow_public_suffixes: bool,
+    /// Expressions that let in any origin may be listed with credentials.
+    pub allow_any_origin: bool,
+}
+
+/// A tenant as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantSpec {
+    /// Its name in metrics, logs and headers.
+    pub id: Located<Arc<str>>,
+    /// Its hosts.
+    pub hosts: Vec<Located<HostPattern>>,
+    /// Where its requests go, unless a route says otherwise.
+    pub upstream: Option<Text>,
+    /// Its policy, unless a route says otherwise.
+    pub policy: Option<Text>,
+    /// Origins added to that policy.
+    pub allow_origins: Vec<Text>,
+    /// Paths that are treated differently.
+    pub routes: Vec<RouteSpec>,
+}
+
+/// A route as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// Whole segments from the left: `/a` stands for `/a` and `/a/b`. Without a slash at the end, `/` aside.
+    pub prefix: Text,
+    /// The methods it is for; all if empty.
+    pub methods: Vec<Text>,
+    /// Its policy instead of the tenant's.
+    pub policy: Option<Text>,
+    /// Its upstream instead of the tenant's.
+    pub upstream: Option<Text>,
+    /// Origins added to its policy.
+    pub allow_origins: Vec<Text>,
+    /// What happens to requests of other origins, instead of what the policy says.
+    pub unmatched_requests: Option<UnmatchedRequests>,
+}

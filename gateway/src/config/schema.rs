@@ -1,0 +1,355 @@
+//! The JSON Schema of the configuration, for editors and pipelines.
+//!
+//! The structs here are never filled. They describe the keys to `schemars`, and their documentation is what an editor shows;
+//! a test holds them and the decoder's sections together. The schema is coarser than the decoder: it knows keys, types and enum
+//! values, but no origin patterns, no ranges and no names that refer to each other. `crossgate check` knows all of that.
+
+use std::collections::BTreeMap;
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+/// The schema of the main file. That of tenants files is its definition `TenantsFile`.
+pub fn main_file() -> Schema {
+    let mut generator = SchemaSettings::draft2020_12().into_generator();
+    generator.subschema_for::<TenantsFile>();
+    generator.into_root_schema_for::<Config>()
+}
+
+fn duration(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [
+        { "type": "integer", "minimum": 0 },
+        { "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" },
+    ] })
+}
+
+fn size(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [
+        { "type": "integer", "minimum": 0 },
+        { "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" },
+    ] })
+}
+
+fn body_max(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "const": "unlimited" }, size(generator)] })
+}
+
+fn threads(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1 }] })
+}
+
+fn version(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "const": 1 })
+}
+
+macro_rules! described {
+    ($($(#[$attribute:meta])* $kind:ident $name:ident { $($body:tt)* })+) => {
+        $(
+            #[derive(JsonSchema)]
+            #[expect(dead_code, reason = "described, never filled")]
+            $(#[$attribute])*
+            $kind $name { $($body)* }
+        )+
+    };
+}
+
+described! {
+    /// The configuration of a Crossgate gateway. Paths are relative to the file that names them.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Config {
+        /// The version of this format: 1.
+        #[schemars(schema_with = "version")]
+        version: u32,
+        /// Where clients connect. A change needs a restart.
+        listeners: Vec<Listener>,
+        /// The second listener: metrics, probes, status, explain, reload. A change needs a restart.
+        admin: Option<Admin>,
+        /// Threads. A change needs a restart.
+        runtime: Option<Runtime>,
+        /// Bounds on what clients may send and how long they may take.
+        limits: Option<Limits>,
+        /// How to stop.
+        shutdown: Option<Shutdown>,
+        /// What is logged of requests.
+        access_log: Option<AccessLog>,
+        /// Where requests go, by name.
+        upstreams: Option<BTreeMap<String, Upstream>>,
+        /// Named lists of origins, which policies share.
+        origin_sets: Option<BTreeMap<String, Vec<String>>>,
+        /// Policies by name. A policy is a template that tenants share and add origins to.
+        policies: Option<BTreeMap<String, Policy>>,
+        /// Whose APIs are behind the gateway.
+        tenants: Option<Vec<Tenant>>,
+        /// A directory of YAML files with more tenants. A bad file there keeps its last good version on reload.
+        tenants_dir: Option<String>,
+    }
+
+    /// A file of the tenants directory.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct TenantsFile {
+        /// The version of this format: 1.
+        #[schemars(schema_with = "version", default)]
+        version: u32,
+        /// The tenants, one or many.
+        tenants: Vec<Tenant>,
+    }
+
+    /// A socket for clients.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Listener {
+        /// IP address and port, such as 0.0.0.0:8080 or [::]:8080.
+        address: String,
+        /// Address ranges of proxies whose Forwarded and X-Forwarded-* fields are believed. None by default.
+        trusted_proxies: Option<Vec<String>>,
+    }
+
+    /// The listener for operators.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Admin {
+        /// IP address and port. Off loopback a tokenFile is needed.
+        address: String,
+        /// A file with the bearer token.
+        token_file: Option<String>,
+        /// Whether /metrics needs no token.
+        open_metrics: Option<bool>,
+        /// Host names it answers to, besides IP addresses and localhost.
+        hosts: Option<Vec<String>>,
+    }
+
+    /// Threads of the data listeners.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Runtime {
+        /// Worker threads: a number, or auto for one a core.
+        #[schemars(schema_with = "threads", default)]
+        threads: u32,
+    }
+
+    /// Bounds on what clients may send and how long they may take.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Limits {
+        /// For a whole request head. Default 10s.
+        #[schemars(schema_with = "duration", default)]
+        head: u32,
+        /// Fields in a head. Default 100.
+        head_fields: Option<u32>,
+        /// Size of one field. Default 8KiB.
+        #[schemars(schema_with = "size", default)]
+        head_field_bytes: u32,
+        /// Size of a head. Default 32KiB.
+        #[schemars(schema_with = "size", default)]
+        head_bytes: u32,
+        /// Between two requests of a connection. Default 75s, above the 60s of cloud balancers.
+        #[schemars(schema_with = "duration", default)]
+        keep_alive_idle: u32,
+        /// Requests of one connection. Default 1000.
+        keep_alive_requests: Option<u32>,
+        /// Size of a request body. Default unlimited: bodies are streamed.
+        #[schemars(schema_with = "body_max", default)]
+        max_request_body: u32,
+        /// Bytes a second that a request body must come in. Default 1KiB.
+        #[schemars(schema_with = "size", default)]
+        min_body_rate: u32,
+        /// How long a request body may be slower. Default 10s.
+        #[schemars(schema_with = "duration", default)]
+        min_body_rate_after: u32,
+        /// How much of an unread body is read after an answer made by the gateway. Default 64KiB.
+        #[schemars(schema_with = "size", default)]
+        drain_bytes: u32,
+        /// How long it is read. Default 5s.
+        #[schemars(schema_with = "duration", default)]
+        drain_time: u32,
+    }
+
+    /// How to stop.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Shutdown {
+        /// Between failing /readyz and closing the listeners. Default 0s.
+        #[schemars(schema_with = "duration", default)]
+        drain_delay: u32,
+        /// For running requests. Default 30s.
+        #[schemars(schema_with = "duration", default)]
+        grace: u32,
+    }
+
+    /// What is logged of requests.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct AccessLog {
+        /// Which requests. Default All.
+        level: Option<LogLevel>,
+        /// The share of them, from 0 to 1. Default 1.
+        #[schemars(range(min = 0, max = 1))]
+        sample: Option<f64>,
+    }
+
+    /// Which requests are logged.
+    enum LogLevel {
+        /// Every one.
+        All,
+        /// Those that were denied.
+        Denied,
+        /// None.
+        Off,
+    }
+
+    /// Servers that answer the same requests, in turn.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Upstream {
+        /// IP addresses and ports. Names are not looked up.
+        servers: Vec<String>,
+        /// How long to wait for it.
+        timeouts: Option<Timeouts>,
+        /// How often a request is tried, the first time included. Default 2.
+        attempts: Option<u32>,
+        /// The Host it gets instead of the client's.
+        host: Option<String>,
+    }
+
+    /// How long to wait for an upstream.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Timeouts {
+        /// For a connection. Default 3s.
+        #[schemars(schema_with = "duration", default)]
+        connect: u32,
+        /// For the head of an answer. Default 30s.
+        #[schemars(schema_with = "duration", default)]
+        head: u32,
+        /// Between two pieces of a body. Default 5m.
+        #[schemars(schema_with = "duration", default)]
+        idle: u32,
+        /// The same on upgraded connections and event streams. Default 1h.
+        #[schemars(schema_with = "duration", default)]
+        upgraded_idle: u32,
+    }
+
+    /// Who may call from where, and with what.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Policy {
+        /// Origins and patterns: https://app.example.com, https://*.example.com, https://pr-*.example.com, http://localhost:*, or "*".
+        allow_origins: Option<Vec<String>>,
+        /// Names of origin sets.
+        allow_origin_sets: Option<Vec<String>>,
+        /// Regular expressions that match whole origins.
+        allow_origin_regexes: Option<Vec<String>>,
+        /// Methods a preflight may ask for, or "*". GET, HEAD and POST always pass.
+        allow_methods: Option<Vec<String>>,
+        /// Request headers a preflight may ask for, or "*".
+        allow_headers: Option<Vec<String>>,
+        /// Response headers a page may read, or "*".
+        expose_headers: Option<Vec<String>>,
+        /// Whether cookies and the like are allowed. Default false.
+        allow_credentials: Option<bool>,
+        /// How long browsers may remember a preflight: seconds or a duration. Default 600, 0 switches it off.
+        #[schemars(schema_with = "duration", default)]
+        max_age: u32,
+        /// How much of its lists a preflight answer tells. Default Full.
+        disclosure: Option<Disclosure>,
+        /// What happens to requests of origins that are not allowed. Default Reject.
+        unmatched_requests: Option<UnmatchedRequests>,
+        /// Whether it protects or only watches. Default Enforce.
+        mode: Option<Mode>,
+        /// Lets null be listed; never with credentials.
+        dangerously_allow_null: Option<bool>,
+        /// Lets http origins be listed with credentials.
+        dangerously_allow_insecure_origins: Option<bool>,
+        /// Lets wildcards over public suffixes be listed with credentials.
+        dangerously_allow_public_suffixes: Option<bool>,
+        /// Lets expressions that match any origin be listed with credentials.
+        dangerously_allow_any_origin: Option<bool>,
+    }
+
+    /// How much of its lists a policy tells.
+    enum Disclosure {
+        /// The whole lists.
+        Full,
+        /// What was asked for.
+        Minimal,
+    }
+
+    /// What happens to an actual request of an origin that is not allowed.
+    enum UnmatchedRequests {
+        /// 403 at the edge.
+        Reject,
+        /// The upstream answers, without CORS headers. Single sign-on callbacks and payment returns need it.
+        Forward,
+    }
+
+    /// Whether a policy protects.
+    enum Mode {
+        /// It does.
+        Enforce,
+        /// It judges, counts and logs, and protects nothing.
+        Report,
+    }
+
+    /// Whose API is behind the gateway.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Tenant {
+        /// Its name in metrics, logs and headers.
+        id: String,
+        /// Its hosts without ports: api.acme.example, "*.acme.example" (any depth, itself not included), or "*".
+        hosts: Vec<String>,
+        /// Where its requests go, unless a route says otherwise.
+        upstream: Option<String>,
+        /// Its policy, unless a route says otherwise.
+        policy: Option<String>,
+        /// Origins added to that policy for this tenant.
+        allow_origins: Option<Vec<String>>,
+        /// Paths that are treated differently.
+        routes: Option<Vec<Route>>,
+    }
+
+    /// A path that is treated differently. The longest prefix wins, then the route that names the method.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Route {
+        /// Whole segments from the left: /public stands for /public and /public/x, never for /publicity.
+        path_prefix: String,
+        /// The methods it is for. All if left out.
+        methods: Option<Vec<String>>,
+        /// Its policy instead of the tenant's. The tenant's allowOrigins are not added to it.
+        policy: Option<String>,
+        /// Its upstream instead of the tenant's.
+        upstream: Option<String>,
+        /// Origins added to its policy for this route.
+        allow_origins: Option<Vec<String>>,
+        /// What happens to requests of origins that are not allowed, instead of what the policy says.
+        unmatched_requests: Option<UnmatchedRequests>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::config::sections;
+
+    /// Every key of every section of the schema, by definition name.
+    fn described_keys() -> BTreeMap<String, BTreeSet<String>> {
+        let schema = serde_json::to_value(main_file()).unwrap();
+        let keys = |object: &serde_json::Value| {
+            object["properties"]
+                .as_object()
+                .map(|properties| properties.keys().cloned().collect())
+        };
+        let definitions = schema["$defs"].as_object().unwrap().iter();
+        let definitions =
+            definitions.filter_map(|(name, object)| Some((name.clone(), keys(object)?)));
+        definitions
+            .chain([("Config".to_owned(), keys(&schema).unwrap())])
+            .collect()
+    }
+
+    #[test]
+    fn describes_exactly_the_keys_that_are_decoded() {
+        let decoded: BTreeMap<_, BTreeSet<_>> = sections::ALL
+            .iter()
+            .map(|(name, section)| {
+                (
+                    (*name).to_owned(),
+                    section.keys.iter().map(|key| (*key).to_owned()).collect(),
+                )
+            })
+            .collect();
+        assert_eq!(described_keys(), decoded);
+    }
+}

@@ -1,0 +1,49 @@
+//! The keys of every section, in the order in which they are documented.
+//!
+//! A key that is not here is unknown, so this is what the decoder accepts. `schema` describes the same keys to editors, and a
+//! test holds the two together.
+
+/// A kind of mapping: what to call it in messages, and its keys.
+#[derive(Debug)]
+pub(super) struct Section {
+    /// With its article, as in "a tenant has no key `x`".
+    pub(super) what: &'static str,
+    /// Every key it may have.
+    pub(super) keys: &'static [&'static str],
+}
+
+macro_rules! sections {
+    ($($(#[$doc:meta])* $name:ident = $definition:literal, $what:literal, [$($key:literal),+ $(,)?];)+) => {
+        $($(#[$doc])* pub(super) const $name: Section = Section { what: $what, keys: &[$($key),+] };)+
+
+        /// Every section beside the name of its definition in the schema.
+        #[cfg(test)]
+        pub(super) const ALL: &[(&str, &Section)] = &[$(($definition, &$name)),+];
+    };
+}
+
+sections! {
+    MAIN = "Config", "a configuration", [
+        "version", "listeners", "admin", "runtime", "limits", "shutdown", "accessLog", "upstreams", "originSets", "policies",
+        "tenants", "tenantsDir",
+    ];
+    TENANTS_FILE = "TenantsFile", "a tenants file", ["version", "tenants"];
+    LISTENER = "Listener", "a listener", ["address", "trustedProxies"];
+    ADMIN = "Admin", "the admin listener", ["address", "tokenFile", "openMetrics", "hosts"];
+    RUNTIME = "Runtime", "the runtime", ["threads"];
+    LIMITS = "Limits", "the limits", [
+        "head", "headFields", "headFieldBytes", "headBytes", "keepAliveIdle", "keepAliveRequests", "maxRequestBody", "minBodyRate",
+        "minBodyRateAfter", "drainBytes", "drainTime",
+    ];
+    SHUTDOWN = "Shutdown", "the shutdown", ["drainDelay", "grace"];
+    ACCESS_LOG = "AccessLog", "the access log", ["level", "sample"];
+    UPSTREAM = "Upstream", "an upstream", ["servers", "timeouts", "attempts", "host"];
+    TIMEOUTS = "Timeouts", "the timeouts", ["connect", "head", "idle", "upgradedIdle"];
+    POLICY = "Policy", "a policy", [
+        "allowOrigins", "allowOriginSets", "allowOriginRegexes", "allowMethods", "allowHeaders", "exposeHeaders",
+        "allowCredentials", "maxAge", "disclosure", "unmatchedRequests", "mode", "dangerouslyAllowNull",
+        "dangerouslyAllowInsecureOrigins", "dangerouslyAllowPublicSuffixes", "dangerouslyAllowAnyOrigin",
+    ];
+    TENANT = "Tenant", "a tenant", ["id", "hosts", "upstream", "policy", "allowOrigins", "routes"];
+    ROUTE = "Route", "a route", ["pathPrefix", "methods", "policy", "upstream", "allowOrigins", "unmatchedRequests"];
+}

@@ -1,0 +1,289 @@
+//! What the decoder says about files, right and wrong.
+
+use super::diagnostics::Diagnostic;
+use super::*;
+
+fn main_file(text: &str) -> Decoded<Main> {
+    decode_text(Path::new("gateway.yaml"), text, |decoder, root| {
+        decoder.main(root)
+    })
+}
+
+/// Findings as `line:column message`, and the text under the carets.
+fn findings(text: &str) -> Vec<String> {
+    let found = main_file(text).found;
+    found
+        .iter()
+        .map(|one| format!("{}:{} {}", one.place.line, one.place.column, one.message))
+        .collect()
+}
+
+#[track_caller]
+fn check(text: &str, expected: &[&str]) {
+    let found = findings(text);
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{found:?} is not {expected:?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+#[test]
+fn reports_every_mistake_of_a_file_at_its_place() {
+    let text = r#"version: 2
+listeners:
+  - address: localhost:8080
+    trustedProxys: [10.0.0.0/8]
+  - { address: "127.0.0.1:80", trustedProxies: [10.0.0.1/8, ten] }
+limits: { head: 10 minutes, headFields: many, headBytes: 64KB }
+accessLog: { level: Everything, sample: 2 }
+upstreams:
+  orders: { servers: [orders.internal:80], servers: [], timeouts: {} }
+policies:
+  spa:
+    allowMethods: GET
+    maxAge: soon
+    <<: {a: b}
+tenants:
+  - hosts: [api.acme.example:443, a.*.b]
+  - id: 12
+    hosts: []
+    routes:
+      - { pathPrefix: /a/../b, methods: [get, "b c"] }
+      - { pathPrefix: /x }
+      - { pathPrefix: /x/ }
+"#;
+    check(
+        text,
+        &[
+            "1:10 this version is not known; write version: 1",
+            "3:14 `localhost:8080` is not an address; write an IP address and a port",
+            "4:5 a listener has no key `trustedProxys`; did you mean `trustedProxies`?",
+            "5:49 `10.0.0.1/8` is not an address range; bits after the prefix are set; write 10.0.0.0/8",
+            "5:61 `ten` is not an address range; write one such as 10.0.0.0/8",
+            "6:17 expected a duration from 100ms to 5m, such as 250ms, 30s, 10m or 1h, found the text `10 minutes`",
+            "6:41 expected a whole number from 1 to 256, found the text `many`",
+            "6:58 expected a size from 1KiB to 1MiB, such as 8192, 64KiB or 10MiB, found the text `64KB`",
+            "7:21 `Everything` is not known here; write All, Denied or Off",
+            "7:41 expected a number from 0 to 1, such as 0.1, found the number 2",
+            "9:23 `orders.internal:80` is not an address; write an IP address and a port",
+            "9:44 the key `servers` is there twice; keep one",
+            "12:19 expected a list of methods, found the text `GET`",
+            "13:13 expected whole seconds, such as 600, 30s or 10m, found the text `soon`",
+            "14:5 a policy has no key `<<`; merge keys are not supported, write the keys out",
+            "16:5 a tenant needs the key `id`",
+            "16:13 `api.acme.example:443` is not a host; a host has no port here",
+            "16:35 `a.*.b` is not a host; a star is the whole first label",
+            "17:9 expected an id, found the number 12; put it in quotes if it is meant",
+            "18:12 there is no host; write one such as",
+            "20:23 `/a/../b` is not a path prefix; requests are matched in another form; write /b",
+            "20:42 methods are case-sensitive and no client sends `get`; write GET",
+            "20:47 `b c` is no method; write one such as GET or PUT",
+            "22:23 two routes are for `/x` and the same methods; give each its own prefix or methods",
+        ],
+    );
+}
+
+#[test]
+fn reports_clashes_in_settings() {
+    let text = r#"version: 1
+listeners: [{ address: "127.0.0.1:8080" }, { address: "127.0.0.1:8080" }, { address: "[::1]:0" }, { address: "[::1]:0" }]
+admin: { address: "0.0.0.0:9900", hosts: ["a:1", "b c"] }
+limits: { headFieldBytes: 64KiB }
+runtime: { threads: 0 }
+upstreams:
+  a: { servers: [] }
+  a: {}
+  "b c": { servers: ["127.0.0.1:0"], attempts: 0, host: "x y" }
+"#;
+    check(
+        text,
+        &[
+            "2:55 two listeners have the address 127.0.0.1:8080; give each its own",
+            "3:19 the admin listener can be reached from other machines; give it a tokenFile",
+            "3:43 `a:1` is not a host name; write it without its port",
+            "3:50 `b c` is not a host name; a host name is made of letters",
+            "4:27 one field may be larger than a whole head; headFieldBytes is at most headBytes",
+            "5:21 expected a whole number from 1 to 1024, found the number 0",
+            "7:17 there is no server; write one such as 127.0.0.1:9001",
+            "8:3 there are two upstreams called `a`; rename one",
+            "9:3 `b c` is no name; a name has 1 to 64 letters",
+        ],
+    );
+    let clash = main_file(text)
+        .found
+        .iter()
+        .next()
+        .unwrap()
+        .also
+        .clone()
+        .unwrap();
+    assert_eq!((clash.line, clash.column), (2, 24));
+}
+
+#[test]
+fn shows_the_line_and_a_caret() {
+    let text = "version: 1\nlisteners:\n  - adress: \"127.0.0.1:80\"\n";
+    let found = main_file(text).found;
+    let expected = "error: a listener has no key `adress`; did you mean `address`?\n  \
+                    --> gateway.yaml:3:5\n  |\n3 |   - adress: \"127.0.0.1:80\"\n  |     ^^^^^^";
+    let first = found.iter().find(|one| one.message.contains("adress"));
+    assert_eq!(first.unwrap().to_string(), expected);
+
+    let mut control = found.clone();
+    control.quote(
+        Path::new("gateway.yaml"),
+        "unused, since the lines are there already",
+    );
+    assert_eq!(control, found);
+    let mut escape = Diagnostics::from_iter([Diagnostic::error(Path::new("x"), At::START, "m")]);
+    escape.quote(Path::new("x"), "\u{1b}[2J\tred");
+    assert!(
+        escape.to_string().contains("1 | \u{fffd}[2J red"),
+        "{escape}"
+    );
+
+    let json = serde_json::to_value(&found).unwrap();
+    assert_eq!(json[0]["severity"], "error");
+    assert_eq!(json[0]["file"], "gateway.yaml");
+    assert_eq!(
+        (json[0]["line"].as_u64(), json[0]["column"].as_u64()),
+        (Some(3), Some(5))
+    );
+}
+
+#[test]
+fn cuts_long_lines_around_the_caret() {
+    let gap = " ".repeat(5_000);
+    let text =
+        format!("version: 1\nlisteners: []\npolicies: {{ a: {{}}, {gap}b: {{ maxAge: x }} }}\n");
+    let shown = main_file(&text).found.to_string();
+    assert!(
+        shown.lines().all(|line| line.chars().count() < 200),
+        "{shown}"
+    );
+    let caret = shown
+        .lines()
+        .rev()
+        .find(|line| line.contains('^'))
+        .unwrap()
+        .find('^')
+        .unwrap();
+    let line = shown
+        .lines()
+        .rev()
+        .find(|line| line.contains("maxAge"))
+        .unwrap();
+    assert_eq!(line.chars().nth(caret), Some('x'), "{shown}");
+}
+
+#[test]
+fn a_syntax_error_is_one_message_at_its_place() {
+    check(
+        "version: 1\nlisteners: [1",
+        &["2:12 this cannot be read as YAML: unclosed bracket"],
+    );
+    check(
+        "a: b: c",
+        &["1:5 this cannot be read as YAML: mapping values are not allowed"],
+    );
+    check(
+        "a: *x",
+        &["1:4 this cannot be read as YAML: alias references unknown anchor"],
+    );
+    check("a: 1\n---\nb: 2", &["2:1 this cannot be read as YAML"]);
+    check("? [1]\n: 2", &["1:3 this cannot be read as YAML"]);
+    check(
+        "a: !secret x",
+        &["1:12 this cannot be read as YAML: unsupported tag"],
+    );
+    check(
+        "",
+        &["1:1 this file is empty; a configuration has the keys version"],
+    );
+    check(
+        "- 1",
+        &["1:1 expected a configuration (keys and values), found a list"],
+    );
+}
+
+#[test]
+fn follows_aliases_and_bounds_them() {
+    let text = "version: 1\nlisteners: [{ address: \"127.0.0.1:0\" }]\noriginSets: { a: &a [\"https://a.example\"], b: *a }\n";
+    let main = main_file(text);
+    assert!(main.found.is_empty(), "{}", main.found);
+    assert_eq!(
+        main.value.origin_sets[0].origins,
+        main.value.origin_sets[1].origins
+    );
+
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for n in 1..12 {
+        bomb += &format!(
+            "a{n}: &a{n} [{}]\n",
+            vec![format!("*a{}", n - 1); 10].join(", ")
+        );
+    }
+    let found = findings(&bomb);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].contains("this cannot be read as YAML"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn keeps_what_the_file_says() {
+    let text = r#"version: 1
+listeners: [{ address: "127.0.0.1:8080", trustedProxies: ["10.0.0.0/8", "::1/128"] }]
+admin: { address: "0.0.0.0:9900", tokenFile: secrets/token, openMetrics: true, hosts: [Admin.example.] }
+runtime: { threads: 3 }
+limits: { head: 5, headBytes: 16KiB, maxRequestBody: 10MiB, keepAliveRequests: 10 }
+shutdown: { grace: 1m }
+accessLog: { level: Denied, sample: 0.5 }
+upstreams: { orders: { servers: ["127.0.0.1:9001", "[::1]:9002"], timeouts: { head: 1500ms }, attempts: 1, host: o.example } }
+originSets: { partners: ["https://a.example"] }
+policies:
+  spa: { allowOrigins: ["*"], allowCredentials: true, maxAge: 10m, disclosure: Minimal, unmatchedRequests: Forward, mode: Report, dangerouslyAllowNull: true }
+tenants:
+  - { id: acme, hosts: [API.acme.example, "*"], upstream: orders, policy: spa, allowOrigins: [b], routes: [{ pathPrefix: /x/, methods: [PUT] }] }
+tenantsDir: tenants.d
+"#;
+    let decoded = decode_text(Path::new("etc/gateway.yaml"), text, |decoder, root| {
+        decoder.main(root)
+    });
+    assert!(decoded.found.is_empty(), "{}", decoded.found);
+    let main = decoded.value;
+    let admin = main.settings.admin.as_ref().unwrap();
+    assert_eq!(
+        admin.token_file.as_deref(),
+        Some(Path::new("etc/secrets/token"))
+    );
+    assert_eq!(&*admin.hosts[0], "admin.example");
+    assert!(main.settings.listeners[0].trusts("::ffff:10.1.2.3".parse().unwrap()));
+    assert!(!main.settings.listeners[0].trusts("11.1.2.3".parse().unwrap()));
+    assert_eq!(main.settings.limits.head.as_secs(), 5);
+    assert_eq!(
+        main.settings.limits.max_request_body,
+        model::BodyMax::Bytes(10 << 20)
+    );
+    assert_eq!(main.settings.limits.drain_bytes, 64 << 10);
+    assert_eq!(main.upstreams[0].timeouts.head.as_millis(), 1_500);
+    assert_eq!(main.policies[0].max_age.value, 600);
+    assert_eq!(
+        main.tenants[0].hosts[0].value,
+        HostPattern::Exact("api.acme.example".into())
+    );
+    assert_eq!(&*main.tenants[0].routes[0].prefix.value, "/x");
+    assert_eq!(main.tenants_dir.unwrap().value, Path::new("etc/tenants.d"));
+}
+
+#[test]
+fn two_specs_are_equal_when_they_say_the_same_elsewhere() {
+    let tenant = |text: &str| main_file(text).value.tenants[0].clone();
+    let a = tenant("version: 1\nlisteners: []\ntenants: [{ id: a, hosts: [a.example] }]");
+    let b = tenant(
+        "# moved\nversion: 1\nlisteners: []\n\ntenants:\n  - hosts: [A.example]\n    id: a\n",
+    );
+    let c = tenant("version: 1\nlisteners: []\ntenants: [{ id: a, hosts: [b.example] }]");
+    assert!(a == b && a != c);
+}

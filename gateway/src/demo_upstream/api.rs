@@ -1,0 +1,100 @@
+//! The demo API: says what it saw, and nothing about CORS.
+//!
+//! `/orders` (GET, POST, PUT) tells which of the request's parts arrived; `/session` sets a cookie; `/slow` takes its
+//! time; `/events` is an event stream; `/requests` gives the counters and is not counted itself, so that looking does
+//! not change what is seen. A plain `OPTIONS` is answered like anything else: were a preflight to come through, it
+//! would be counted.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
+use http_body_util::channel::{Channel, Sender};
+use http_body_util::{BodyExt as _, Limited};
+use serde_json::{Value, json};
+
+use super::counts::Counts;
+use super::{Body, Request, Response, json, whole};
+
+/// Enough for any demo; a longer body is refused, as an API would.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Host-only, and `Lax`: sent along by pages of the same site alone, as the browsers' default is.
+const COOKIE: &str = "demo_session=42; Path=/; HttpOnly; SameSite=Lax";
+const SLOW: Duration = Duration::from_secs(2);
+const EVENT_EVERY: Duration = Duration::from_secs(1);
+const EVENTS_MAX: u32 = 3_600;
+
+pub(super) async fn answer(request: Request, counts: &Counts) -> Response {
+    let path = request.uri().path().to_owned();
+    if path != "/requests" {
+        counts.count(request.method());
+    }
+    match path.as_str() {
+        "/requests" => json(StatusCode::OK, &counts.to_json()),
+        "/orders" => orders(request).await,
+        "/session" => session(),
+        "/slow" => slow().await,
+        "/events" => events(),
+        _ => json(StatusCode::NOT_FOUND, &json!({ "error": "nothing here; try /orders, /requests, /slow or /events" })),
+    }
+}
+
+async fn orders(request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
+        return json(StatusCode::PAYLOAD_TOO_LARGE, &json!({ "error": "send at most 64 KiB" }));
+    };
+    let saw = saw(&parts, &body.to_bytes());
+    match parts.method {
+        Method::GET | Method::HEAD => json(StatusCode::OK, &json!({ "orders": ["tea", "biscuits"], "saw": saw })),
+        Method::POST | Method::PUT => json(StatusCode::OK, &json!({ "stored": true, "saw": saw })),
+        _ => not_allowed(),
+    }
+}
+
+/// What arrived here: the browser's part of the story, told from the other end.
+fn saw(parts: &http::request::Parts, body: &Bytes) -> Value {
+    let present = |name: header::HeaderName| parts.headers.contains_key(name);
+    json!({
+        "method": parts.method.as_str(),
+        "cookie": present(header::COOKIE),
+        "authorization": present(header::AUTHORIZATION),
+        "body": String::from_utf8_lossy(body),
+    })
+}
+
+fn not_allowed() -> Response {
+    let mut response = json(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "use GET, POST or PUT" }));
+    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD, POST, PUT"));
+    response
+}
+
+fn session() -> Response {
+    let mut response = json(StatusCode::OK, &json!({ "cookie": "set" }));
+    response.headers_mut().insert(header::SET_COOKIE, header::HeaderValue::from_static(COOKIE));
+    response
+}
+
+async fn slow() -> Response {
+    tokio::time::sleep(SLOW).await;
+    json(StatusCode::OK, &json!({ "slept_seconds": SLOW.as_secs() }))
+}
+
+fn events() -> Response {
+    let (sender, channel) = Channel::<Bytes>::new(1);
+    tokio::spawn(send_events(sender));
+    let mut response = whole(StatusCode::OK, "text/event-stream", Bytes::new());
+    *response.body_mut() = Body::new(channel);
+    response
+}
+
+/// Ends when the reader goes away, or after an hour.
+async fn send_events(mut sender: Sender<Bytes>) {
+    for number in 0..EVENTS_MAX {
+        let event = format!("id: {number}\ndata: {{\"order\":{number}}}\n\n");
+        if sender.send_data(event.into()).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(EVENT_EVERY).await;
+    }
+}

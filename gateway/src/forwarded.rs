@@ -1,0 +1,171 @@
+//! What the upstream is told about the client: the forwarding fields, the request id and the tenant.
+//!
+//! From anybody but a trusted proxy these fields are dropped and written anew, so that an upstream can believe them. Which tenant
+//! a request belongs to never hangs on them. `Host` is the client's, unless the upstream's configuration names another.
+
+use std::net::IpAddr;
+
+use crossgate_policy::{Field, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use pingora::http::RequestHeader;
+
+use crate::judge::field;
+use crate::respond::X_REQUEST_ID;
+
+/// The field that names the tenant to the upstream.
+pub const X_CROSSGATE_TENANT: &str = "x-crossgate-tenant";
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// A request id of a trusted proxy is kept up to this length: a UUID has 36 bytes, a trace context 55.
+const REQUEST_ID_LEN_MAX: usize = 128;
+
+/// Who speaks: the peer of the connection, and whether its word about the client counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: Option<IpAddr>,
+    /// Whether it is one of the listener's trusted proxies.
+    pub is_trusted: bool,
+}
+
+/// The scheme the client used, by a trusted proxy's word.
+pub fn scheme(headers: &HeaderMap, peer: Peer) -> Option<Scheme> {
+    match field(headers, X_FORWARDED_PROTO) {
+        Field::One(b"https") if peer.is_trusted => Some(Scheme::Https),
+        Field::One(b"http") if peer.is_trusted => Some(Scheme::Http),
+        Field::One(_) | Field::Many | Field::Absent => None,
+    }
+}
+
+/// The client's address: the last one that the trusted proxy names, else the peer's own.
+pub fn client(headers: &HeaderMap, peer: Peer) -> Option<IpAddr> {
+    let named = || {
+        let last = headers.get_all(X_FORWARDED_FOR).iter().next_back()?;
+        let last = last.to_str().ok()?.rsplit(',').next()?;
+        last.trim().parse().ok()
+    };
+    peer.is_trusted.then(named).flatten().or(peer.address)
+}
+
+/// The id of a request: a trusted proxy's, else a random one.
+pub fn request_id(headers: &HeaderMap, peer: Peer) -> String {
+    match field(headers, HeaderName::from_static(X_REQUEST_ID)) {
+        Field::One(id) if peer.is_trusted && is_plain_id(id) => String::from_utf8_lossy(id).into_owned(),
+        Field::One(_) | Field::Many | Field::Absent => format!("{:032x}", fastrand::u128(..)),
+    }
+}
+
+fn is_plain_id(id: &[u8]) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:+/=".contains(byte);
+    (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) && id.iter().all(is_plain)
+}
+
+/// Rewrites the forwarding fields of a request on its way to an upstream.
+///
+/// # Errors
+/// Where a value cannot be a field value; the texts are a parsed head's or the configuration's, so it does not happen.
+pub fn write(request: &mut RequestHeader, peer: Peer, request_id: &str, tenant: &str) -> pingora::Result<()> {
+    drop_claims(request, peer);
+    let proto = scheme(&request.headers, peer).unwrap_or(Scheme::Http);
+    append_for(request, peer)?;
+    request.insert_header(X_FORWARDED_PROTO, proto.as_str())?;
+    if let Some(host) = request.headers.get(header::HOST).cloned() {
+        request.insert_header("x-forwarded-host", host)?;
+    }
+    request.insert_header(X_REQUEST_ID, request_id)?;
+    request.insert_header(X_CROSSGATE_TENANT, tenant)
+}
+
+/// Removes what the sender has no right to say.
+fn drop_claims(request: &mut RequestHeader, peer: Peer) {
+    let is_claim = |name: &&HeaderName| {
+        let name = name.as_str();
+        let about_client = name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-");
+        name.starts_with("x-crossgate-") || about_client && !peer.is_trusted
+    };
+    let claims: Vec<HeaderName> = request.headers.keys().filter(is_claim).cloned().collect();
+    for name in claims {
+        request.remove_header(&name);
+    }
+}
+
+fn append_for(request: &mut RequestHeader, peer: Peer) -> pingora::Result<()> {
+    let Some(address) = peer.address else { return Ok(()) };
+    let lines = request.headers.get_all(X_FORWARDED_FOR);
+    let mut chain: Vec<u8> = lines.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]);
+    if !chain.is_empty() {
+        chain.extend_from_slice(b", ");
+    }
+    chain.extend_from_slice(address.to_canonical().to_string().as_bytes());
+    request.insert_header(X_FORWARDED_FOR, chain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(fields: &[(&'static str, &'static str)], is_trusted: bool) -> Vec<(String, String)> {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        for (name, value) in fields {
+            request.append_header(*name, *value).unwrap();
+        }
+        let peer = Peer { address: Some("192.0.2.7".parse().unwrap()), is_trusted };
+        let id = request_id(&request.headers, peer);
+        write(&mut request, peer, &id, "acme").unwrap();
+        let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
+        let mut all: Vec<_> = request.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        all.sort();
+        all
+    }
+
+    const CLAIMS: [(&str, &str); 9] = [
+        ("host", "api.acme.test"),
+        ("forwarded", "for=1.1.1.1"),
+        ("x-forwarded-for", "1.1.1.1"),
+        ("x-forwarded-for", "2.2.2.2"),
+        ("x-forwarded-host", "evil.test"),
+        ("x-forwarded-proto", "https"),
+        ("x-real-ip", "1.1.1.1"),
+        ("x-request-id", "given"),
+        ("x-crossgate-tenant", "other"),
+    ];
+
+    #[test]
+    fn a_strangers_claims_are_written_anew() {
+        let all = written(&CLAIMS, false);
+        let names: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
+        let wanted =
+            ["host", "x-crossgate-tenant", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"];
+        assert_eq!(names, wanted);
+        let values: Vec<_> = all.iter().map(|(_, value)| value.as_str()).take(5).collect();
+        assert_eq!(values, ["api.acme.test", "acme", "192.0.2.7", "api.acme.test", "http"]);
+        assert_ne!(all.last().unwrap().1, "given");
+    }
+
+    #[test]
+    fn a_trusted_proxys_word_is_kept() {
+        let all = written(&CLAIMS, true);
+        let value = |name: &str| {
+            let found: Vec<_> = all.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect();
+            found.join(" | ")
+        };
+        assert_eq!(value("x-forwarded-for"), "1.1.1.1, 2.2.2.2, 192.0.2.7");
+        assert_eq!(value("x-forwarded-proto"), "https");
+        assert_eq!(value("x-forwarded-host"), "api.acme.test");
+        assert_eq!(value("x-request-id"), "given");
+        assert_eq!(value("x-crossgate-tenant"), "acme");
+        assert_eq!(value("x-real-ip"), "1.1.1.1");
+    }
+
+    #[test]
+    fn an_id_that_could_break_a_log_is_replaced() {
+        for id in ["a b", "a\"b", "", "é"] {
+            let mut headers = HeaderMap::new();
+            headers.insert(X_REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).unwrap());
+            let peer = Peer { address: None, is_trusted: true };
+            assert_eq!(request_id(&headers, peer).len(), 32, "{id}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! From a request's head to what is done with it: tenant, route, verdict, action.
+//!
+//! A pure function of one snapshot and one head. The proxy's hooks and `explain` both call it, so what is explained is what
+//! happens. It decides once; every later hook only reads the [`Judgement`]. The CORS rules themselves are the policy
+//! engine's; what is here is whose policy applies and what its verdict means for the request. Absent on purpose: sockets,
+//! clocks, counters.
+
+use std::sync::Arc;
+
+use crossgate_policy::{Credentials, Field, Kind, Outcome, OwnOrigin, Policy, Reason, Request, Scheme, Upgrade, Verdict};
+use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, HeaderName};
+use http::{HeaderMap, StatusCode, header};
+
+use crate::config::{Mode, UnmatchedRequests};
+use crate::hop_by_hop;
+use crate::host::{Authority, parse_authority};
+use crate::metrics::VerdictLabel;
+use crate::snapshot::{HostMatch, Snapshot};
+use crate::target::Target;
+use crate::tenant::{Route, Tenant};
+
+/// The head of a request, as far as judging needs it.
+#[derive(Clone, Copy)]
+pub struct HeadView<'a> {
+    /// As sent.
+    pub method: &'a [u8],
+    /// As sent.
+    pub target: &'a [u8],
+    /// All fields.
+    pub headers: &'a HeaderMap,
+    /// The scheme the client used, where that is known: from TLS, or a trusted proxy's word.
+    pub scheme: Option<Scheme>,
+}
+
+/// What became of a request's head.
+pub enum Judgement {
+    /// Nobody's policy applies.
+    Refused(Refusal),
+    /// Some tenant's does.
+    Judged(Judged),
+}
+
+/// Why no policy applies to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// 400, 421 or 503.
+    pub status: StatusCode,
+    /// For the answer and the access log.
+    pub reason: &'static str,
+    /// For whoever reads the answer.
+    pub detail: &'static str,
+}
+
+/// A request for which one tenant's policy speaks.
+pub struct Judged {
+    /// Whose host it is.
+    pub tenant: Arc<Tenant>,
+    /// The route, or the tenant's own policy where no route matches.
+    pub route: Option<Arc<Route>>,
+    /// What the policy says. Without a route, [`Reason::UnknownRoute`].
+    pub verdict: Verdict,
+    /// What is done.
+    pub action: Action,
+    /// The target in canonical form, where it was not sent so.
+    pub rewritten: Option<String>,
+}
+
+/// What is done with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// An allowed preflight is answered here.
+    AnswerPreflight,
+    /// A denied request is answered here.
+    Deny,
+    /// No route matches.
+    NotFound,
+    /// To the upstream; the answer gets the policy's headers, which are none after a denial.
+    Forward,
+    /// To the upstream and back untouched: the policy only reports.
+    Report,
+}
+
+impl Judged {
+    /// The policy that speaks, if any does.
+    pub fn policy(&self) -> Option<&Policy> {
+        self.route.as_ref().map(|route| &route.policy)
+    }
+
+    /// The verdict's label in metrics and logs.
+    pub fn label(&self) -> VerdictLabel {
+        match self.action {
+            Action::Report => VerdictLabel::reported(self.verdict.outcome),
+            Action::AnswerPreflight | Action::Deny | Action::Forward => VerdictLabel::enforced(self.verdict.outcome),
+            Action::NotFound => VerdictLabel::Deny,
+        }
+    }
+
+    /// The reason's label: a missing route outweighs what the policy says.
+    pub fn reason(&self) -> Reason {
+        match self.action {
+            Action::NotFound => Reason::UnknownRoute,
+            Action::AnswerPreflight | Action::Deny | Action::Forward | Action::Report => self.verdict.reason,
+        }
+    }
+}
+
+const fn bad_request(detail: &'static str) -> Refusal {
+    Refusal { status: StatusCode::BAD_REQUEST, reason: "bad_request", detail }
+}
+
+const CONNECTION: Refusal =
+    bad_request("the Connection field names a field that must reach the gateway or the upstream, or is not a list of names");
+const HOST: Refusal = bad_request("the Host field is not a host name with an optional port");
+const TARGET: Refusal = bad_request("the request target is not a path in a form that has one meaning");
+const AUTHORITY: Refusal = bad_request("the request target names another host than the Host field");
+const UNKNOWN_HOST: Refusal = Refusal {
+    status: StatusCode::MISDIRECTED_REQUEST,
+    reason: "unknown_host",
+    detail: "no tenant has this host",
+};
+const BROKEN_TENANT: Refusal = Refusal {
+    status: StatusCode::SERVICE_UNAVAILABLE,
+    reason: "broken_tenant",
+    detail: "the configuration of this host's tenant is broken",
+};
+
+/// Judges a request under one snapshot.
+pub fn judge(snapshot: &Snapshot, head: &HeadView<'_>) -> Judgement {
+    match locate(snapshot, head) {
+        Ok((tenant, authority, target)) => Judgement::Judged(decide(tenant, &authority, &target, head)),
+        Err(refusal) => Judgement::Refused(refusal),
+    }
+}
+
+type Located<'s, 'a> = (&'s Arc<Tenant>, Authority<'a>, Target<'a>);
+
+fn locate<'s, 'a>(snapshot: &'s Snapshot, head: &HeadView<'a>) -> Result<Located<'s, 'a>, Refusal> {
+    // RFC 9110, section 7.6.1, turned into an attack: naming `Origin` here makes the next hop drop it.
+    if !hop_by_hop::connection_is_harmless(head.headers) {
+        return Err(CONNECTION);
+    }
+    // RFC 9112, section 3.2: exactly one.
+    let Field::One(host) = field(head.headers, header::HOST) else { return Err(HOST) };
+    let authority = parse_authority(host).map_err(|_| HOST)?;
+    let target = Target::parse(head.target, head.method).map_err(|_| TARGET)?;
+    if target.authority().is_some_and(|named| named.as_bytes() != host) {
+        return Err(AUTHORITY);
+    }
+    match snapshot.tenant(&authority.host) {
+        Some(HostMatch::Tenant(tenant)) => Ok((tenant, authority, target)),
+        Some(HostMatch::Broken) => Err(BROKEN_TENANT),
+        None => Err(UNKNOWN_HOST),
+    }
+}
+
+fn decide(tenant: &Arc<Tenant>, authority: &Authority<'_>, target: &Target<'_>, head: &HeadView<'_>) -> Judged {
+    let own = OwnOrigin { host: &authority.host, port: authority.port, scheme: head.scheme };
+    with_request(head, own, |request| {
+        let kind = request.classify();
+        // A preflight asks for another request, and is answered for that one.
+        let method = match (kind, request.requested_method) {
+            (Kind::Preflight, Field::One(method)) => method,
+            _ => head.method,
+        };
+        let matched = tenant.route(target.path_for_matching(), method);
+        let found = matched.is_some();
+        let route = matched.or_else(|| tenant.fallback()).map(Arc::clone);
+        let verdict = match &route {
+            Some(route) => route.policy.decide(request),
+            None => Verdict { kind, outcome: Outcome::Deny, reason: Reason::UnknownRoute, entry: None },
+        };
+        let action = act(&verdict, route.as_deref(), found);
+        let sent = target.upstream();
+        let rewritten = (sent.as_bytes() != head.target).then(|| sent.to_owned());
+        Judged { tenant: Arc::clone(tenant), route, verdict, action, rewritten }
+    })
+}
+
+fn act(verdict: &Verdict, route: Option<&Route>, found: bool) -> Action {
+    let Some(route) = route else { return Action::NotFound };
+    match (route.mode, verdict.kind, verdict.outcome) {
+        (Mode::Report, _, _) if found => Action::Report,
+        (Mode::Report, _, _) => Action::NotFound,
+        (Mode::Enforce, Kind::Preflight | Kind::WebSocket, Outcome::Deny) => Action::Deny,
+        (Mode::Enforce, _, Outcome::Deny) if route.unmatched_requests == UnmatchedRequests::Reject => Action::Deny,
+        (Mode::Enforce, _, _) if !found => Action::NotFound,
+        (Mode::Enforce, Kind::Preflight, Outcome::Allow) => Action::AnswerPreflight,
+        (Mode::Enforce, _, _) => Action::Forward,
+    }
+}
+
+/// Calls `then` with the CORS view of a head.
+pub fn with_request<R>(head: &HeadView<'_>, own: OwnOrigin<'_>, then: impl FnOnce(&Request<'_>) -> R) -> R {
+    let lines = head.headers.get_all(ACCESS_CONTROL_REQUEST_HEADERS);
+    let carries = |name: HeaderName| head.headers.contains_key(name);
+    let credentials = if carries(header::COOKIE) || carries(header::AUTHORIZATION) {
+        Credentials::Present
+    } else {
+        Credentials::Absent
+    };
+    let upgrade = if hop_by_hop::asks_for_websocket(head.headers) { Upgrade::WebSocket } else { Upgrade::None };
+    then(&Request {
+        method: head.method,
+        origin: field(head.headers, header::ORIGIN),
+        requested_method: field(head.headers, header::ACCESS_CONTROL_REQUEST_METHOD),
+        requested_headers: &lines,
+        sec_fetch_site: field(head.headers, SEC_FETCH_SITE),
+        own,
+        upgrade,
+        credentials,
+    })
+}
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+
+/// How often a field is there, and its value.
+pub fn field(headers: &HeaderMap, name: HeaderName) -> Field<'_> {
+    Field::from_lines(headers.get_all(name).iter().map(http::HeaderValue::as_bytes))
+}
+
+/// Whether a browser says that somebody follows a link or submits a form, rather than a script asking.
+pub fn is_navigation(headers: &HeaderMap) -> bool {
+    field(headers, SEC_FETCH_MODE) == Field::One(b"navigate")
+}

@@ -1,0 +1,410 @@
+//! Pingora's hooks, in the order of a request's life.
+//!
+//! ```text
+//! request_filter           pin the snapshot, judge; answer preflights, denials and errors here
+//! upstream_peer            the server to ask, once per attempt
+//! upstream_request_filter  what the upstream is told of the client
+//! request_body_filter      the size of an upload
+//! response_filter          CORS fields, for every response head of the upstream, 1xx included
+//! fail_to_proxy            every error answer after judging
+//! logging                  count once, log once
+//! ```
+//!
+//! The verdict is made in `request_filter` alone; everything after reads it. Caching, compression and subrequests are unused.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use crossgate_policy::{Field, Kind, Outcome};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, ORIGIN, TRANSFER_ENCODING};
+use http::{HeaderMap, StatusCode};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, Result};
+
+use crate::access_log::AccessLog;
+use crate::config::{BodyMax, Limits, Listener, Mode};
+use crate::context::{Context, Judging};
+use crate::forwarded::{self, Peer};
+use crate::judge::{self, Action, HeadView, Judged, Judgement};
+use crate::lane::conn::Conn;
+use crate::lane::head::{HeadLimits, Refusal};
+use crate::lane::watch::{Expired, ExchangeLimits, Phase, Watch};
+use crate::lane::{Backstage, LaneLimits};
+use crate::metrics::{Change, EarlyClose, Metrics};
+use crate::respond::{self, Answer, UpstreamAllow};
+use crate::snapshot::Snapshot;
+use crate::{log_request, upstream};
+
+/// What all requests share.
+pub struct Gateway {
+    snapshots: Arc<ArcSwap<Snapshot>>,
+    metrics: Arc<Metrics>,
+    log: Arc<AccessLog>,
+    listeners: Vec<Listener>,
+}
+
+impl Gateway {
+    /// A gateway that serves whatever snapshot is current when a request begins, on these listeners.
+    pub fn new(
+        snapshots: Arc<ArcSwap<Snapshot>>,
+        metrics: Arc<Metrics>,
+        log: Arc<AccessLog>,
+        listeners: Vec<Listener>,
+    ) -> Self {
+        Gateway { snapshots, metrics, log, listeners }
+    }
+
+    fn judge(&self, session: &Session) -> Option<Judging> {
+        let watch = watch_of(session)?;
+        watch.mark_seen();
+        let header = session.req_header();
+        let peer = self.peer(&watch);
+        let snapshot = self.snapshots.load_full();
+        let head = head_view(header, peer);
+        let judgement = self.metrics.decisions.time(|| judge::judge(&snapshot, &head));
+        let request_id = forwarded::request_id(&header.headers, peer);
+        Some(Judging { snapshot, judgement, peer, request_id, watch })
+    }
+
+    fn peer(&self, watch: &Watch) -> Peer {
+        let address = watch.peer().map(|peer| peer.ip());
+        let listener = self.listeners.get(watch.listener());
+        let is_trusted = address.zip(listener).is_some_and(|(address, listener)| listener.trusts(address));
+        Peer { address, is_trusted }
+    }
+}
+
+/// The state that the connection shares with the hooks. Every request comes through the lane, so it is always there.
+fn watch_of(session: &Session) -> Option<Arc<Watch>> {
+    let conn = session.stream()?.as_any().downcast_ref::<Conn>()?;
+    Some(Arc::clone(conn.watch()))
+}
+
+fn head_view(header: &RequestHeader, peer: Peer) -> HeadView<'_> {
+    HeadView {
+        method: header.method.as_str().as_bytes(),
+        target: header.raw_path(),
+        headers: &header.headers,
+        scheme: forwarded::scheme(&header.headers, peer),
+    }
+}
+
+/// The policy's side of a request, once it is judged.
+fn judged(context: &Context) -> Option<(&Judging, &Judged)> {
+    let request = context.request.as_ref()?;
+    match &request.judgement {
+        Judgement::Judged(judged) => Some((request, judged)),
+        Judgement::Refused(_) => None,
+    }
+}
+
+fn internal(what: &'static str) -> Box<Error> {
+    Error::explain(ErrorType::InternalError, what)
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(Arc::clone(&self.metrics))
+    }
+
+    /// None: Pingora's default module allocates for every request.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        let request = context.request.insert(self.judge(session).ok_or_else(|| internal("no lane"))?);
+        let head = head_view(session.req_header(), request.peer);
+        let max = request.snapshot.settings.limits.max_request_body;
+        let mut answer = respond::answer(&request.judgement, &head, &request.request_id);
+        if let (None, Judgement::Judged(judged)) = (&answer, &request.judgement)
+            && declared_too_large(head.headers, max)
+        {
+            answer = Some(respond::error(StatusCode::PAYLOAD_TOO_LARGE, judged, &head, &request.request_id));
+        }
+        let Some(answer) = answer else { return Ok(false) };
+        let limits = request.snapshot.settings.limits;
+        if !body_may_be_drained(head.headers, &limits) {
+            session.set_keepalive(None);
+        }
+        // The head reader knows where the body ends: what is small is read to its end after the answer, and the
+        // connection is kept.
+        session.set_close_on_response_before_downstream_finish(false);
+        write_answer(session, answer).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+        let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
+        let route = judged.route.as_ref().ok_or_else(|| internal("no route"))?;
+        let peer = upstream::peer(&route.upstream).ok_or_else(|| internal("no server"))?;
+        request.watch.begin_attempt(route.upstream.timeouts.head, route.upstream.timeouts.idle);
+        context.attempts += 1;
+        context.upstream_began.get_or_insert_with(Instant::now);
+        Ok(peer)
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _: &mut Session,
+        sent: &mut RequestHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
+        if let Some(target) = &judged.rewritten {
+            sent.set_raw_path(target.as_bytes())?;
+        }
+        forwarded::write(sent, request.peer, &request.request_id, &judged.tenant.id)?;
+        if let Some(host) = judged.route.as_ref().and_then(|route| route.upstream.host.clone()) {
+            sent.insert_header(http::header::HOST, host)?;
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        context.body_len += body.as_ref().map_or(0, |piece| piece.len() as u64);
+        let max = context.request.as_ref().map(|request| request.snapshot.settings.limits.max_request_body);
+        match max {
+            Some(BodyMax::Bytes(max)) if context.body_len > max => {
+                Err(Error::explain(ErrorType::HTTPStatus(413), "request body too large").into_down())
+            }
+            Some(BodyMax::Bytes(_) | BodyMax::Unlimited) | None => Ok(()),
+        }
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        header: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
+        let head = head_view(session.req_header(), request.peer);
+        if judged.action == Action::Report {
+            report(judged, header, head.headers);
+        }
+        respond::write_cors(header, judged, &head);
+        if header.status.is_informational() && header.status != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        enter_response(&request.watch, judged, header);
+        if let Some(began) = context.upstream_began {
+            let took = began.elapsed();
+            if let Some(route) = &judged.route {
+                route.upstream.counters.duration.observe(took);
+            }
+            context.upstream_duration = Some(took);
+        }
+        Ok(())
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        trailers: &mut HeaderMap,
+        context: &mut Context,
+    ) -> Result<Option<Bytes>> {
+        if judged(context).is_some_and(|(_, judged)| judged.action != Action::Report) {
+            respond::strip_cors_trailers(trailers);
+        }
+        Ok(None)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        context: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        note_error(context, &error);
+        // Nothing was sent, so any request may be tried again.
+        error.set_retry(may_retry(context));
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        context: &mut Context,
+        _client_reused: bool,
+    ) -> Box<Error> {
+        note_error(context, &error);
+        let unanswered = session.response_written().is_none_or(|written| written.status.is_informational());
+        let repeatable = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+        let failed_there = *error.esource() == pingora::ErrorSource::Upstream;
+        error.set_retry(unanswered && repeatable && failed_there && may_retry(context));
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
+        let status = match &context.request {
+            Some(request) => upstream::status(error, &request.watch),
+            None => Some(StatusCode::INTERNAL_SERVER_ERROR),
+        };
+        let answered = session.response_written().is_some_and(|written| !written.status.is_informational());
+        let (Some(status), false, Some((request, judged))) = (status, answered, judged(context)) else {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        };
+        let head = head_view(session.req_header(), request.peer);
+        let answer = respond::error(status, judged, &head, &request.request_id);
+        session.set_keepalive(None);
+        if let Err(error) = write_answer(session, answer).await {
+            tracing::debug!(%error, "the error answer was not taken");
+        }
+        FailToProxy { error_code: status.as_u16(), can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
+        context.count();
+        if let Some(request) = &context.request {
+            if request.watch.expired() == Some(Expired::Body) {
+                self.metrics.connections.count_early_close(EarlyClose::SlowBody);
+            }
+            log_request::write(&self.log, session, context, request);
+        }
+    }
+
+    /// The access log has it, escaped; Pingora's own line would quote the client.
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
+        true
+    }
+}
+
+async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
+    let Answer { header, body } = answer;
+    let end = body.is_empty();
+    session.write_response_header(Box::new(header), end).await?;
+    if !end {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+fn declared_len(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn declared_too_large(headers: &HeaderMap, max: BodyMax) -> bool {
+    match max {
+        BodyMax::Unlimited => false,
+        BodyMax::Bytes(max) => declared_len(headers).is_some_and(|len| len > max),
+    }
+}
+
+/// Whether a body that nobody will use is small enough to be read to its end. A client that waits for `100 Continue` may never
+/// send it.
+fn body_may_be_drained(headers: &HeaderMap, limits: &Limits) -> bool {
+    let len = declared_len(headers).unwrap_or(0);
+    let opaque = headers.contains_key(TRANSFER_ENCODING) || headers.contains_key(EXPECT);
+    !opaque && len <= limits.drain_bytes as u64
+}
+
+/// From here on silence is judged as a pause in a body, not as a missing head.
+fn enter_response(watch: &Watch, judged: &Judged, header: &ResponseHeader) {
+    let upgraded = header.status == StatusCode::SWITCHING_PROTOCOLS;
+    let is_stream = |value: &http::HeaderValue| {
+        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+    };
+    let long = upgraded || header.headers.get(CONTENT_TYPE).is_some_and(is_stream);
+    if let (true, Some(route)) = (long, &judged.route) {
+        watch.set_idle(route.upstream.timeouts.upgraded_idle);
+    }
+    watch.enter(if upgraded { Phase::Upgraded } else { Phase::Streaming });
+}
+
+/// Compares a policy that only reports with what the upstream says itself.
+fn report(judged: &Judged, header: &ResponseHeader, request: &HeaderMap) {
+    let Field::One(origin) = judge::field(request, ORIGIN) else { return };
+    let Some(allows) = respond::upstream_allows(header, judged.verdict.kind, origin) else { return };
+    let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
+    let change = match (judged.verdict.outcome, allows) {
+        (Outcome::Allow, UpstreamAllow::No) => Some(Change::NewlyAllowed),
+        (Outcome::Deny, UpstreamAllow::Origin | UpstreamAllow::Any) => Some(Change::NewlyDenied),
+        (Outcome::Allow, UpstreamAllow::Origin) if any => Some(Change::OtherValue),
+        (Outcome::Allow, UpstreamAllow::Any) if !any => Some(Change::OtherValue),
+        (Outcome::Allow, UpstreamAllow::Origin | UpstreamAllow::Any) | (Outcome::Deny, UpstreamAllow::No) => None,
+    };
+    if let Some(change) = change {
+        judged.tenant.counters.count_disagreement(change);
+    }
+}
+
+fn note_error(context: &mut Context, error: &Error) {
+    let Some((request, judged)) = judged(context) else { return };
+    let Some(kind) = upstream::error_kind(error, &request.watch) else { return };
+    if let Some(route) = &judged.route {
+        route.upstream.counters.count_error(kind);
+    }
+    context.upstream_error = Some(kind);
+}
+
+fn may_retry(context: &Context) -> bool {
+    let attempts = judged(context).and_then(|(_, judged)| judged.route.as_ref().map(|route| route.upstream.attempts));
+    attempts.is_some_and(|attempts| context.attempts < attempts)
+}
+
+impl Backstage for Gateway {
+    fn limits(&self) -> LaneLimits {
+        let snapshot = self.snapshots.load();
+        let limits = &snapshot.settings.limits;
+        LaneLimits {
+            head: HeadLimits {
+                time: limits.head,
+                idle: limits.keep_alive_idle,
+                bytes: limits.head_bytes,
+                field_bytes: limits.head_field_bytes,
+                fields: limits.head_fields,
+            },
+            exchange: ExchangeLimits {
+                body_grace: limits.min_body_rate_after,
+                body_rate_min: limits.min_body_rate,
+                write_stall: limits.write_stall,
+                drain_bytes: limits.drain_bytes as u64,
+                drain_time: limits.drain_time,
+            },
+            requests: u64::from(limits.keep_alive_requests),
+        }
+    }
+
+    fn refuse(&self, refusal: &Refusal, _: Option<std::net::SocketAddr>) -> Vec<u8> {
+        self.metrics.connections.count_refusal(refusal.status.as_u16());
+        let request_id = format!("{:032x}", fastrand::u128(..));
+        respond::refusal_bytes(refusal, &request_id)
+    }
+
+    fn closed_early(&self, reason: EarlyClose) {
+        self.metrics.connections.count_early_close(reason);
+    }
+
+    fn refused_unseen(&self) {
+        self.metrics.connections.count_refusal(StatusCode::BAD_REQUEST.as_u16());
+    }
+}
+
+/// Whether a denial is of a request that somebody makes by following a link or submitting a form, which `Forward` is for.
+pub fn is_denied_navigation(judged: &Judged, headers: &HeaderMap) -> bool {
+    let navigates = judged.verdict.kind == Kind::Actual && judge::is_navigation(headers);
+    let enforces = judged.route.as_ref().is_some_and(|route| route.mode == Mode::Enforce);
+    navigates && enforces && judged.action == Action::Deny
+}

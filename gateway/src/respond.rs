@@ -1,0 +1,241 @@
+//! The one writer of responses: what the gateway answers by itself, and the CORS fields of every answer.
+//!
+//! [`write_cors`] is the only place where `Access-Control-*` enters or leaves a response head: it removes whatever the upstream
+//! sent by prefix, then writes what the policy engine renders for the verdict. Answers made here say why in
+//! `application/problem+json` (RFC 9457), are never stored, and echo nothing of the request but its id.
+
+use bytes::Bytes;
+use crossgate_policy::{Edit, Kind, OwnOrigin, Request, Value, is_cors_response_field, missing_vary};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderName, HeaderValue, StatusCode};
+use pingora::http::ResponseHeader;
+use serde::Serialize;
+
+use crate::judge::{Action, HeadView, Judged, Judgement, with_request};
+use crate::lane::head as lane_head;
+
+/// The field that carries the request's id.
+pub const X_REQUEST_ID: &str = "x-request-id";
+
+/// An answer made by the gateway.
+pub struct Answer {
+    /// Status and fields, but for what the connection adds (`Date`, `Connection`).
+    pub header: ResponseHeader,
+    /// Empty for 204 and for answers to HEAD.
+    pub body: Bytes,
+}
+
+/// The body of an answer that is an error or a denial.
+#[derive(Serialize)]
+struct Problem<'a> {
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    reason: &'a str,
+    #[serde(rename = "requestId")]
+    request_id: &'a str,
+}
+
+/// The answer to a judged head, where the gateway answers by itself.
+pub fn answer(judgement: &Judgement, head: &HeadView<'_>, request_id: &str) -> Option<Answer> {
+    let judged = match judgement {
+        Judgement::Refused(refusal) => {
+            let problem = problem(refusal.status, refusal.detail, refusal.reason, request_id);
+            return Some(finish(problem, head));
+        }
+        Judgement::Judged(judged) => judged,
+    };
+    match judged.action {
+        Action::Forward | Action::Report => None,
+        Action::AnswerPreflight => {
+            let mut header = head_of(StatusCode::NO_CONTENT);
+            write_cors(&mut header, judged, head);
+            Some(Answer { header, body: Bytes::new() })
+        }
+        Action::Deny => Some(error(StatusCode::FORBIDDEN, judged, head, request_id)),
+        Action::NotFound => Some(error(StatusCode::NOT_FOUND, judged, head, request_id)),
+    }
+}
+
+/// An error answer to a request whose policy is known: a page that may read answers may read this one.
+pub fn error(status: StatusCode, judged: &Judged, head: &HeadView<'_>, request_id: &str) -> Answer {
+    let mut answer = problem(status, detail(status, judged), judged.reason().as_str(), request_id);
+    if is_readable(status) {
+        write_cors(&mut answer.header, judged, head);
+    } else {
+        write_vary(&mut answer.header, judged);
+    }
+    finish(answer, head)
+}
+
+/// 400, 405, 421, 431 and our 403 never carry CORS headers: they say nothing of the resource.
+fn is_readable(status: StatusCode) -> bool {
+    !matches!(status.as_u16(), 400 | 403 | 405 | 408 | 421 | 431)
+}
+
+fn detail(status: StatusCode, judged: &Judged) -> &'static str {
+    match status.as_u16() {
+        403 => denial_detail(judged),
+        404 => "no route of this tenant has the path and method",
+        408 => "the request body came too slowly",
+        413 => "the request body is larger than allowed",
+        502 => "the upstream gave no valid answer",
+        503 => "the upstream cannot take the request",
+        504 => "the upstream did not answer in time",
+        _ => "the gateway failed",
+    }
+}
+
+fn denial_detail(judged: &Judged) -> &'static str {
+    use crossgate_policy::Reason as R;
+    match judged.verdict.reason {
+        R::NoMatch => "the policy of this API does not allow the origin",
+        R::NullOrigin => "the policy of this API does not allow the origin null",
+        R::MalformedOrigin => "the Origin field is not one serialised origin",
+        R::Method => "the policy of this API does not allow the requested method",
+        R::Header => "the policy of this API does not allow a requested header",
+        R::RuleDeny => "the rule of this API denies the origin",
+        R::RuleError => "the rule of this API failed",
+        R::UnknownHost | R::UnknownRoute => "no policy is known for the request",
+        R::Exact | R::Wildcard | R::Regex | R::Rule | R::Any | R::SameOrigin | R::NonCors => {
+            "the policy of this API does not allow the request"
+        }
+    }
+}
+
+/// Writes the CORS fields of a response head: removes every `Access-Control-*` of the upstream, adds the verdict's own, and
+/// merges `Vary`. A policy that only reports changes nothing.
+pub fn write_cors(header: &mut ResponseHeader, judged: &Judged, head: &HeadView<'_>) {
+    if judged.action == Action::Report {
+        return;
+    }
+    strip_cors(header);
+    let Some(policy) = judged.policy() else { return };
+    let own = OwnOrigin { host: "", port: None, scheme: None };
+    with_request(head, own, |request: &Request<'_>| {
+        for Edit { name, value } in policy.edits(&judged.verdict, request) {
+            // A value that is no field value cannot come out of a valid policy or a parsed request.
+            if let Some(value) = field_value(&value) {
+                let _appended = header.append_header(name, value);
+            }
+        }
+    });
+    write_vary(header, judged);
+}
+
+fn field_value(value: &Value<'_>) -> Option<HeaderValue> {
+    match value {
+        Value::Rendered(value) => Some((*value).clone()),
+        Value::Request(bytes) => HeaderValue::from_bytes(bytes).ok(),
+    }
+}
+
+fn strip_cors(header: &mut ResponseHeader) {
+    let is_cors = |name: &&HeaderName| is_cors_response_field(name.as_str().as_bytes());
+    let names: Vec<HeaderName> = header.headers.keys().filter(is_cors).cloned().collect();
+    for name in names {
+        header.remove_header(&name);
+    }
+}
+
+/// Removes the CORS fields from trailers, where nobody may look for them but somebody might.
+pub fn strip_cors_trailers(trailers: &mut http::HeaderMap) {
+    let is_cors = |name: &&HeaderName| is_cors_response_field(name.as_str().as_bytes());
+    let names: Vec<HeaderName> = trailers.keys().filter(is_cors).cloned().collect();
+    for name in names {
+        trailers.remove(name);
+    }
+}
+
+fn write_vary(header: &mut ResponseHeader, judged: &Judged) {
+    let Some(policy) = judged.policy() else { return };
+    if judged.action == Action::Report {
+        return;
+    }
+    let vary = policy.vary(judged.verdict.kind);
+    let lines = header.headers.get_all(VARY);
+    if lines.iter().next().is_none() {
+        if let Some(value) = policy.vary_value(judged.verdict.kind) {
+            let _inserted = header.insert_header(VARY, value.clone());
+        }
+        return;
+    }
+    let missing: Vec<&str> = missing_vary(lines.iter().map(HeaderValue::as_bytes), vary).collect();
+    if let Ok(value) = HeaderValue::from_str(&missing.join(", "))
+        && !missing.is_empty()
+    {
+        let _appended = header.append_header(VARY, value);
+    }
+}
+
+fn head_of(status: StatusCode) -> ResponseHeader {
+    #[expect(clippy::expect_used, reason = "a StatusCode is a valid status; building fails for nothing else")]
+    ResponseHeader::build(status, Some(8)).expect("a valid status")
+}
+
+fn problem(status: StatusCode, detail: &str, reason: &str, request_id: &str) -> Answer {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let problem = Problem { title, status: status.as_u16(), detail, reason, request_id };
+    let body = Bytes::from(serde_json::to_vec(&problem).unwrap_or_default());
+    let mut header = head_of(status);
+    let fields = [
+        (CONTENT_TYPE, "application/problem+json"),
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    for (name, value) in fields {
+        let _inserted = header.insert_header(name, HeaderValue::from_static(value));
+    }
+    let _inserted = header.insert_header(X_REQUEST_ID, request_id);
+    Answer { header, body }
+}
+
+/// Sets the length, and drops the body where there must be none.
+fn finish(mut answer: Answer, head: &HeadView<'_>) -> Answer {
+    let _inserted = answer.header.insert_header(CONTENT_LENGTH, answer.body.len());
+    if head.method == b"HEAD" {
+        answer.body = Bytes::new();
+    }
+    answer
+}
+
+/// The whole bytes of the lane's answer to a head that it refuses. The connection closes after it.
+pub fn refusal_bytes(refusal: &lane_head::Refusal, request_id: &str) -> Vec<u8> {
+    let answer = problem(refusal.status, refusal.detail, refusal.reason, request_id);
+    let mut bytes = format!("HTTP/1.1 {}\r\n", refusal.status).into_bytes();
+    for (name, value) in &answer.header.headers {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+    let rest = format!("date: {date}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", answer.body.len());
+    bytes.extend_from_slice(rest.as_bytes());
+    bytes.extend_from_slice(&answer.body);
+    bytes
+}
+
+/// Whether the upstream's own `Access-Control-Allow-Origin` would let the request's origin read its answer.
+pub fn upstream_allows(header: &ResponseHeader, kind: Kind, origin: &[u8]) -> Option<UpstreamAllow> {
+    if matches!(kind, Kind::NonCors | Kind::SameOrigin) {
+        return None;
+    }
+    let mut values = header.headers.get_all(http::header::ACCESS_CONTROL_ALLOW_ORIGIN).iter();
+    Some(match (values.next(), values.next()) {
+        (Some(value), None) if value.as_bytes() == origin => UpstreamAllow::Origin,
+        (Some(value), None) if value.as_bytes() == b"*" => UpstreamAllow::Any,
+        _ => UpstreamAllow::No,
+    })
+}
+
+/// What an upstream's own answer lets the origin do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamAllow {
+    /// Not read it.
+    No,
+    /// Read it, by name.
+    Origin,
+    /// Read it, as anybody.
+    Any,
+}

@@ -1,0 +1,224 @@
+//! An upstream that is down, slow or talks nonsense: 502 or 504, with headers that let an allowed page read it, and
+//! no answer that ends cleanly when it should not.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use support::{
+    Exchange, Gateway, HOST, ORIGIN, RecordingUpstream, RefusedAddress, Site, Then, UnansweredAddress, WireError,
+    assert_allowed, assert_denied, assert_edge_error, assert_never_readable, config, request, tenant_config,
+};
+
+const SHORT: &str = ", timeouts: { connect: 300ms, head: 500ms, idle: 700ms }";
+
+/// The usual tenant, with short timeouts, before a server of any kind.
+fn before(server: SocketAddr) -> Gateway {
+    let nobody = RecordingUpstream::answering("");
+    let text = tenant_config(&nobody, SHORT).replace(&nobody.address.to_string(), &server.to_string());
+    Gateway::start(&config(&text), &[])
+}
+
+fn scripted(script: impl Fn(&mut Exchange) -> Then + Send + Sync + 'static) -> Site {
+    let upstream = RecordingUpstream::start(script);
+    Site { gateway: before(upstream.address), upstream }
+}
+
+/// What every fault looks like from outside, whoever asks.
+fn assert_fault(gateway: &Gateway, status: u16) {
+    let allowed = gateway.ask("GET", "/", HOST, &[("Origin", ORIGIN)]);
+    assert_edge_error(&allowed, status);
+    assert_allowed(&allowed);
+    let own = gateway.ask("GET", "/", HOST, &[]);
+    assert_edge_error(&own, status);
+    assert_never_readable(&own);
+    assert_eq!(own.headers.vary(), ["origin"]);
+    assert_denied(&gateway.ask("GET", "/", HOST, &[("Origin", "https://evil.test")]), "evil");
+    let preflight = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")];
+    assert_eq!(gateway.ask("OPTIONS", "/", HOST, &preflight).status, 204);
+}
+
+fn within(limit: Duration, what: impl FnOnce()) {
+    let begin = Instant::now();
+    what();
+    assert!(begin.elapsed() < limit, "took {:?}", begin.elapsed());
+}
+
+#[test]
+fn a_refused_connection_is_a_quick_502() {
+    let down = RefusedAddress::new();
+    let gateway = before(down.address);
+    within(Duration::from_secs(2), || assert_fault(&gateway, 502));
+}
+
+#[test]
+fn a_connection_that_is_not_answered_is_given_up() {
+    let hanging = UnansweredAddress::new();
+    let gateway = before(hanging.address);
+    let begin = Instant::now();
+    let answer = gateway.ask("GET", "/", HOST, &[("Origin", ORIGIN)]);
+    assert!([502, 504].contains(&answer.status), "{answer:?}");
+    assert!(begin.elapsed() >= Duration::from_millis(300));
+    within(Duration::from_secs(10), || assert_fault(&gateway, answer.status));
+}
+
+#[test]
+fn an_upstream_that_never_answers_is_a_504() {
+    let site = scripted(|_| Then::Stall);
+    let begin = Instant::now();
+    assert_fault(&site.gateway, 504);
+    assert!(begin.elapsed() >= Duration::from_millis(500));
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn half_a_head_is_a_504_too() {
+    let site = scripted(|exchange| {
+        exchange.write(b"HTTP/1.1 200 OK\r\nContent-Le");
+        Then::Stall
+    });
+    assert_fault(&site.gateway, 504);
+}
+
+#[test]
+fn nonsense_is_a_502() {
+    let huge = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(2 * 1024 * 1024)).into_bytes();
+    let cases: Vec<Vec<u8>> = [
+        b"".as_slice(),
+        b"HTTP/1.1 200",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n",
+        b"complete nonsense\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 OK\r\n\r\n",
+        b"HTTP/1.1 99999 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: nul\0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ]
+    .map(<[u8]>::to_vec)
+    .into_iter()
+    .chain([huge])
+    .collect();
+    let answers = cases.clone();
+    let site = scripted(move |exchange| {
+        exchange.read_body();
+        let case: usize = exchange.seen.target.trim_start_matches('/').parse().unwrap();
+        exchange.write(&answers[case]);
+        Then::Close
+    });
+    for (case, bytes) in cases.iter().enumerate() {
+        let answer = site.ask("GET", &format!("/{case}"), &[]);
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]);
+        assert_eq!(answer.status, 502, "{shown:?}: {answer:?}");
+        assert_edge_error(&answer, 502);
+        assert_allowed(&answer);
+    }
+}
+
+#[test]
+fn a_body_that_breaks_off_never_ends_cleanly() {
+    let cases: [(&[u8], Then); 5] = [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", Then::Close),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", Then::Reset),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", Then::Stall),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", Then::Close),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhalf", Then::Reset),
+    ];
+    for (bytes, then) in cases {
+        let site = scripted(move |exchange| {
+            exchange.read_body();
+            exchange.write(bytes);
+            then
+        });
+        let answer = site.raw(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b""));
+        match &answer {
+            // Noticed before the head was passed on.
+            Ok(answer) => {
+                assert_edge_error(answer, 502);
+                assert_allowed(answer);
+            }
+            Err(error) => assert!(matches!(error, WireError::Truncated | WireError::Reset), "{error:?}"),
+        }
+        assert_eq!(site.upstream.count("GET"), 1, "what has begun to be answered is not asked for again");
+    }
+}
+
+#[test]
+fn bytes_after_an_answer_reach_nobody() {
+    let site = scripted(|exchange| {
+        exchange.read_body();
+        exchange
+            .write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
+        Then::KeepAlive
+    });
+    for _ in 0..20 {
+        assert_eq!(site.ask("GET", "/", &[]).text(), "ok");
+    }
+}
+
+#[test]
+fn an_idle_upstream_connection_that_was_closed_is_replaced_unnoticed() {
+    let site = scripted(|exchange| {
+        exchange.answer(200, &[], b"hello");
+        Then::Close
+    });
+    for round in 0..50 {
+        let answer = site.ask("GET", "/", &[]);
+        assert_eq!(answer.text(), "hello", "{round}");
+    }
+}
+
+#[test]
+fn two_attempts_at_most_and_one_where_it_could_matter() {
+    let site = scripted(|exchange| {
+        exchange.read_body();
+        Then::Close
+    });
+    let ask = |method: &str, body: &[u8]| {
+        let answer = site.raw(&request(method, "/", HOST, &[("Origin", ORIGIN)], body)).unwrap();
+        assert_edge_error(&answer, 502);
+        assert_allowed(&answer);
+        site.upstream.count(method)
+    };
+    assert!((1..=2).contains(&ask("GET", b"")));
+    assert_eq!(ask("POST", b"once"), 1, "a POST that was sent may have been done");
+}
+
+#[test]
+fn a_server_that_is_down_is_passed_over() {
+    let (down, up) = (RefusedAddress::new(), RecordingUpstream::answering("hello"));
+    let servers = format!("{}, {}", down.address, up.address);
+    let text = tenant_config(&up, SHORT).replace(&up.address.to_string(), &servers);
+    let gateway = Gateway::start(&config(&text), &[]);
+    for _ in 0..20 {
+        assert_allowed(&gateway.ask("GET", "/", HOST, &[("Origin", ORIGIN)]));
+    }
+    assert_eq!(up.count("GET"), 20);
+}
+
+#[test]
+fn servers_take_turns() {
+    let (one, two) = (RecordingUpstream::answering("one"), RecordingUpstream::answering("two"));
+    let servers = format!("{}, {}", one.address, two.address);
+    let text = tenant_config(&one, SHORT).replace(&one.address.to_string(), &servers);
+    let gateway = Gateway::start(&config(&text), &[]);
+    for _ in 0..20 {
+        assert_eq!(gateway.ask("GET", "/", HOST, &[]).status, 200);
+    }
+    assert_eq!((one.count("GET"), two.count("GET")), (10, 10));
+}
+
+#[test]
+fn an_upstream_that_comes_back_is_used_at_once() {
+    let down = RefusedAddress::new();
+    let gateway = before(down.address);
+    assert_eq!(gateway.ask("GET", "/", HOST, &[]).status, 502);
+    let address = down.address;
+    drop(down);
+    let _back = RecordingUpstream::start_at(address, |exchange| exchange.answer(200, &[], b"back"));
+    assert_eq!(gateway.ask("GET", "/", HOST, &[]).status, 200);
+}

@@ -1,0 +1,95 @@
+//! The harness looked at itself: a judge that lets everything pass would make every other suite worthless.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::{Connection, RecordingUpstream, RefusedAddress, Then, UnansweredAddress, WireError, request};
+
+/// What the client makes of an upstream that answers with these bytes and then closes.
+fn judged(bytes: &'static [u8]) -> Result<Vec<u8>, WireError> {
+    let upstream = RecordingUpstream::start(move |exchange| {
+        exchange.write(bytes);
+        Then::Close
+    });
+    Connection::ask(upstream.address, &request("GET", "/", "a.test", &[], b"")).map(|response| response.body)
+}
+
+#[test]
+fn well_formed_answers_are_read_whole() {
+    assert_eq!(judged(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), Ok(b"ok".to_vec()));
+    assert_eq!(
+        judged(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\nX: y\r\n\r\n"),
+        Ok(b"ok".to_vec())
+    );
+    assert_eq!(judged(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nok"), Ok(b"ok".to_vec()));
+    assert_eq!(judged(b"HTTP/1.1 204 No\r\n\r\n"), Ok(Vec::new()));
+}
+
+#[test]
+fn cut_answers_are_truncated() {
+    for cut in [
+        b"HTTP/1.1 200 OK\r\nContent-Le".as_slice(),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n0\r\n",
+    ] {
+        assert_eq!(judged(cut), Err(WireError::Truncated), "{}", String::from_utf8_lossy(cut));
+    }
+    assert_eq!(judged(b""), Err(WireError::Closed));
+}
+
+#[test]
+fn bent_answers_are_malformed() {
+    for bent in [
+        b"HTTP/1.0 200 OK\r\n\r\n".as_slice(),
+        b"HTTP/1.1 20 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA b: c\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: c\n d: e\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\nx\r\n0\r\n\r\n",
+    ] {
+        assert!(matches!(judged(bent), Err(WireError::Malformed(_))), "{}", String::from_utf8_lossy(bent));
+    }
+}
+
+#[test]
+fn a_reset_is_told_from_a_close() {
+    let upstream = RecordingUpstream::start(|exchange| {
+        exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok");
+        Then::Reset
+    });
+    let answer = Connection::ask(upstream.address, &request("GET", "/", "a.test", &[], b""));
+    assert_eq!(answer, Err(WireError::Reset));
+}
+
+#[test]
+fn the_upstream_records_and_keeps_connections() {
+    let upstream = RecordingUpstream::answering("hello");
+    let mut connection = Connection::open(upstream.address);
+    for body in ["", "more"] {
+        let answer =
+            connection.exchange(&request("PUT", "/x", "a.test", &[("X-A", "\u{e9}")], body.as_bytes())).unwrap();
+        assert_eq!((answer.status, answer.body.as_slice()), (200, b"hello".as_slice()));
+    }
+    assert_eq!((upstream.count("PUT"), upstream.total(), upstream.connections()), (2, 2, 1));
+    assert!(upstream.raw()[0].ends_with(b"\r\n\r\nmore"));
+    let seen = &upstream.seen()[1];
+    assert_eq!((seen.headers.one("content-length"), seen.headers.one("x-a")), ("4", "\u{e9}"));
+}
+
+#[test]
+fn dead_addresses_are_dead_in_their_own_ways() {
+    let refused = RefusedAddress::new();
+    let unanswered = UnansweredAddress::new();
+    let limit = Duration::from_millis(300);
+    let begin = Instant::now();
+    let error = std::net::TcpStream::connect_timeout(&refused.address, limit).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert!(begin.elapsed() < limit);
+    let error = std::net::TcpStream::connect_timeout(&unanswered.address, limit).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+}

@@ -1,0 +1,288 @@
+//! One request's way in: host, target, method, hop-by-hop fields, forwarded fields, and what the upstream is told.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use support::{
+    Gateway, HOST, ORIGIN, RecordingUpstream, Site, assert_allowed, assert_denied, assert_edge_error,
+    assert_never_readable, request, tenant_config,
+};
+
+/// A request whose head is these lines.
+fn lines(lines: &[&str]) -> Vec<u8> {
+    (lines.join("\r\n") + "\r\n\r\n").into_bytes()
+}
+
+#[test]
+fn a_tenant_is_found_by_one_well_formed_host_alone() {
+    let site = Site::start();
+    for host in ["api.a.test", "API.A.Test", "api.a.test.", "api.a.test:8080", "API.a.test.:1"] {
+        assert_eq!(site.gateway.ask("GET", "/", host, &[]).status, 200, "{host}");
+    }
+    for host in ["b.test", "a.test", "x.api.a.test", "api.a.test.evil.test", "127.0.0.1", "[::1]:80"] {
+        let override_fields = [("X-Forwarded-Host", HOST), ("Forwarded", "host=api.a.test"), ("Origin", ORIGIN)];
+        let answer = site.gateway.ask("GET", "/", host, &override_fields);
+        assert_edge_error(&answer, 421);
+        assert_never_readable(&answer);
+    }
+    for host in [
+        "",
+        "api.a.test:",
+        "api.a.test:99999",
+        "api.a.test:0x50",
+        "u@api.a.test",
+        "api a.test",
+        "api.a.test, b.test",
+        "api..a.test",
+        "api.a.test/x",
+    ] {
+        let answer = site.raw(&lines(&["GET / HTTP/1.1", &format!("Host: {host}")])).unwrap();
+        assert!([400, 421].contains(&answer.status), "{host:?}: {answer:?}");
+        assert_edge_error(&answer, answer.status);
+    }
+    for head in [
+        ["GET / HTTP/1.1", "X: y"],
+        ["GET / HTTP/1.0", "X: y"],
+        ["GET / HTTP/1.1", "Host: api.a.test\r\nHost: api.a.test"],
+        ["GET / HTTP/1.1", "Host: api.a.test\r\nHost: b.test"],
+    ] {
+        assert_edge_error(&site.raw(&lines(&head)).unwrap(), 400);
+    }
+    assert_eq!(site.upstream.total(), 5);
+}
+
+#[test]
+fn an_absolute_target_must_name_the_host() {
+    let site = Site::start();
+    let ask = |target: &str| site.raw(&lines(&[&format!("GET {target} HTTP/1.1"), "Host: api.a.test"])).unwrap();
+    assert_eq!(ask("http://api.a.test/orders?x=1").status, 200);
+    assert_eq!(site.upstream.seen()[0].target, "/orders?x=1");
+    for target in
+        ["http://b.test/", "http://u@api.a.test/", "http://api.a.test.evil.test/", "ftp://api.a.test/", "orders"]
+    {
+        assert_edge_error(&ask(target), 400);
+    }
+    assert_eq!(site.upstream.total(), 1);
+}
+
+#[test]
+fn targets_are_brought_to_one_form() {
+    let site = Site::start();
+    for (sent, seen) in [
+        ("/a/../orders", "/orders"),
+        ("/./orders/.", "/orders/"),
+        ("/../../orders", "/orders"),
+        ("/a/%2e%2E/orders", "/orders"),
+        ("/%6frders", "/orders"),
+        ("/a%20b%2Fc", "/a%20b%2Fc"),
+        ("/a//b", "/a//b"),
+        ("/orders?x=/../y%2e", "/orders?x=/../y%2e"),
+    ] {
+        assert_eq!(site.ask("GET", sent, &[]).status, 200, "{sent}");
+        assert_eq!(site.upstream.seen().last().unwrap().target, seen, "{sent}");
+    }
+    let forwarded = site.upstream.total();
+    for sent in ["/a%2f..%2fb", "/a/..%2fb", "/a%5c..%5cb", "/a\\..\\b", "/a/%2e%2e%2fb"] {
+        assert_edge_error(&site.ask("GET", sent, &[]), 400);
+    }
+    assert_eq!(site.upstream.total(), forwarded);
+}
+
+#[test]
+fn trace_and_connect_are_not_served() {
+    let site = Site::start();
+    for head in [["TRACE / HTTP/1.1", "Host: api.a.test"], ["CONNECT api.a.test:443 HTTP/1.1", "Host: api.a.test:443"]]
+    {
+        let answer = site.raw(&lines(&head)).unwrap();
+        assert_edge_error(&answer, 405);
+        assert_never_readable(&answer);
+    }
+    assert_eq!(site.upstream.total(), 0);
+}
+
+#[test]
+fn odd_methods_pass_as_they_are() {
+    let site = Site::start();
+    for method in ["PURGE", "options", "M-SEARCH", "DELETE", "PATCH"] {
+        assert_allowed(&site.ask(method, "/", &[]));
+        assert_eq!(site.upstream.count(method), 1, "{method}");
+    }
+}
+
+#[test]
+fn a_connection_field_cannot_take_a_decisive_field_away() {
+    let site = Site::start();
+    for named in [
+        "Origin",
+        "origin",
+        "close, Origin",
+        "Access-Control-Request-Method",
+        "access-control-request-headers",
+        "Cookie",
+        "Authorization",
+        "Host",
+        "Content-Length",
+        "Content-Type",
+        "Sec-Fetch-Site",
+        "Forwarded",
+        "X-Forwarded-For",
+        "X-Forwarded-Proto",
+        "X-Request-Id",
+        "X-Crossgate-Tenant",
+        "\"Origin\"",
+        ":authority",
+    ] {
+        for (method, extra) in [("GET", ("X", "y")), ("OPTIONS", ("Access-Control-Request-Method", "PUT"))] {
+            let answer = site.ask(method, "/", &[("Connection", named), extra]);
+            assert_edge_error(&answer, 400);
+            assert_never_readable(&answer);
+        }
+    }
+    assert_eq!(site.upstream.total(), 0);
+}
+
+#[test]
+fn fields_of_one_hop_end_here() {
+    let site = Site::start();
+    let headers = [
+        ("Connection", "close, x-app"),
+        ("X-App", "1"),
+        ("Keep-Alive", "timeout=5"),
+        ("TE", "trailers"),
+        ("X-Kept", "2"),
+    ];
+    assert_allowed(&site.ask("GET", "/", &headers));
+    let seen = site.upstream.seen().remove(0);
+    for gone in ["x-app", "keep-alive"] {
+        assert!(!seen.headers.has(gone), "{gone}: {seen:?}");
+    }
+    assert_eq!(seen.headers.one("x-kept"), "2");
+}
+
+/// Every field that a proxy writes, forged.
+const FORGED: [(&str, &str); 8] = [
+    ("X-Forwarded-For", "6.6.6.6"),
+    ("X-Forwarded-Proto", "https"),
+    ("X-Forwarded-Host", "evil.test"),
+    ("Forwarded", "for=6.6.6.6;proto=https"),
+    ("X-Real-IP", "6.6.6.6"),
+    ("X-Request-Id", "forged"),
+    ("X-Crossgate-Tenant", "evil"),
+    ("X-Crossgate-Other", "evil"),
+];
+
+#[test]
+fn forwarded_fields_of_strangers_are_written_anew() {
+    let site = Site::start();
+    let answer = site.gateway.ask("GET", "/", "api.a.test:1234", &FORGED);
+    assert_eq!(answer.status, 200);
+    let seen = site.upstream.seen().remove(0);
+    assert_eq!(seen.headers.one("x-forwarded-for"), "127.0.0.1");
+    assert_eq!(seen.headers.one("x-forwarded-proto"), "http");
+    assert_eq!(seen.headers.one("x-forwarded-host"), "api.a.test:1234");
+    assert_eq!(seen.headers.one("host"), "api.a.test:1234");
+    assert_eq!(seen.headers.one("x-crossgate-tenant"), "a");
+    assert_ne!(seen.headers.one("x-request-id"), "forged");
+    for gone in ["forwarded", "x-real-ip", "x-crossgate-other"] {
+        assert!(!seen.headers.has(gone), "{gone}: {seen:?}");
+    }
+    assert_eq!(answer.headers.one("x-request-id"), seen.headers.one("x-request-id"));
+}
+
+#[test]
+fn a_trusted_proxy_is_believed() {
+    let upstream = RecordingUpstream::answering("hello");
+    let listeners = "version: 1\nlisteners: [{ address: 127.0.0.1:0, trustedProxies: [127.0.0.0/8] }]\nadmin: { address: 127.0.0.1:0 }\n";
+    let gateway = Gateway::start(&format!("{listeners}{}", tenant_config(&upstream, "")), &[]);
+    assert_eq!(gateway.ask("GET", "/", HOST, &FORGED).status, 200);
+    let seen = upstream.seen().remove(0);
+    assert_eq!(seen.headers.all("x-forwarded-for").join(", "), "6.6.6.6, 127.0.0.1");
+    assert_eq!(seen.headers.one("x-forwarded-proto"), "https");
+    assert_eq!(seen.headers.one("x-request-id"), "forged");
+    assert_eq!(seen.headers.one("x-crossgate-tenant"), "a");
+    // The scheme a trusted proxy tells makes `https` the request's own origin.
+    let own = [("Origin", "https://api.a.test"), ("X-Forwarded-Proto", "https")];
+    assert_eq!(gateway.ask("GET", "/", HOST, &own).status, 200);
+    let other = [("Origin", "http://api.a.test"), ("X-Forwarded-Proto", "https")];
+    assert_denied(&gateway.ask("GET", "/", HOST, &other), "http://api.a.test");
+}
+
+#[test]
+fn request_ids_are_new_and_differ() {
+    let site = Site::start();
+    let ids: Vec<String> = (0..10).map(|_| site.ask("GET", "/", &[]).headers.one("x-request-id").to_owned()).collect();
+    let denied = site.gateway.ask("GET", "/", HOST, &[("Origin", "https://evil.test")]);
+    assert_denied(&denied, "evil");
+    let mut all = [ids, vec![denied.headers.one("x-request-id").to_owned()]].concat();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 11);
+}
+
+#[test]
+fn head_is_answered_without_a_body() {
+    let site = Site::start();
+    let head = |origin: &str| request("HEAD", "/", HOST, &[("Origin", origin)], b"");
+    let mut connection = site.connect();
+    let allowed = connection.exchange(&head(ORIGIN)).unwrap();
+    assert_allowed(&allowed);
+    assert_eq!(allowed.headers.one("content-length"), "5");
+    let denied = connection.exchange(&head("https://evil.test")).unwrap();
+    assert_denied(&denied, "evil");
+    assert!(denied.headers.one("content-length").parse::<usize>().unwrap() > 0);
+    // Were there a body, it would be in front of this answer.
+    assert_eq!(connection.exchange(&request("GET", "/", HOST, &[], b"")).unwrap().text(), "hello");
+}
+
+#[test]
+fn the_upstreams_own_cors_fields_never_pass() {
+    let site = Site::scripted(|exchange| {
+        exchange.read_body();
+        let own = "Access-Control-Allow-Origin: *\r\naccess-control-allow-origin: https://evil.test\r\n\
+                   ACCESS-CONTROL-ALLOW-CREDENTIALS: true\r\nAccess-Control-Expose-Headers: x-secret\r\n\
+                   Access-Control-Allow-Private-Network: true\r\nVary: Accept-Encoding\r\nVary: x-origin, ORIGIN\r\n";
+        exchange.write(format!("HTTP/1.1 103 Early Hints\r\n{own}Link: </a>\r\n\r\n").as_bytes());
+        let head = format!(
+            "HTTP/1.1 200 OK\r\n{own}Trailer: access-control-allow-origin\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        exchange.write(head.as_bytes());
+        exchange.write(format!("2\r\nok\r\n0\r\n{own}\r\n").as_bytes());
+        support::Then::KeepAlive
+    });
+    let allowed = site.ask("GET", "/", &[]);
+    let mut expected = allowed.headers.cors();
+    assert_eq!(expected.remove("vary").unwrap(), ["accept-encoding", "origin", "x-origin"], "{allowed:?}");
+    assert_eq!(
+        expected.into_values().flatten().collect::<Vec<_>>(),
+        ["true", ORIGIN, "x-req"],
+        "the policy's own and nothing else: {allowed:?}"
+    );
+    for (_, interim) in &allowed.interim {
+        assert_eq!(interim.access_control().len(), 0, "{allowed:?}");
+    }
+    assert_eq!(allowed.trailers.access_control().len(), 0, "{allowed:?}");
+    let unasked = site.gateway.ask("GET", "/", HOST, &[]);
+    assert_never_readable(&unasked);
+    assert_eq!(unasked.headers.vary(), ["accept-encoding", "origin", "x-origin"]);
+}
+
+#[test]
+fn the_admin_answers_stay_on_the_admin_listener() {
+    let site = Site::start();
+    for path in ["/metrics", "/livez", "/readyz", "/status", "/explain", "/reload"] {
+        let answer = site.ask("GET", path, &[]);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "hello"), "{path} is the tenant's");
+    }
+    for path in ["/metrics", "/livez", "/readyz", "/status"] {
+        let bytes = request("GET", path, &site.gateway.admin.to_string(), &[("Origin", ORIGIN)], b"");
+        let answer = support::Connection::ask(site.gateway.admin, &bytes).unwrap();
+        assert_eq!(answer.status, 200, "{path}");
+        assert_never_readable(&answer);
+        let foreign = request("GET", path, "evil.test", &[], b"");
+        let answer = support::Connection::ask(site.gateway.admin, &foreign).unwrap();
+        let probe = path.ends_with('z');
+        assert_eq!(answer.status == 200, probe, "{path} under a foreign host: {answer:?}");
+    }
+    assert_eq!(site.gateway.admin("GET", "/reload").status, 405);
+    assert_eq!(site.gateway.admin("GET", "/nothing").status, 404);
+}

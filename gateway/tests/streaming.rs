@@ -1,0 +1,218 @@
+//! Bodies pass through as they come: nothing waits for an end, and nothing is held.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::io::Write as _;
+use std::sync::{Mutex, mpsc};
+
+use support::{
+    Connection, Exchange, HOST, ORIGIN, Site, Then, WireError, assert_allowed, assert_denied, assert_edge_error,
+    request,
+};
+
+const MIB: usize = 1024 * 1024;
+/// A quarter of a GiB: far above what could be held, short enough for every run.
+const STREAMED: usize = 256 * MIB;
+
+const UPGRADE: [(&str, &str); 4] = [
+    ("Connection", "Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+
+fn websocket(exchange: &mut Exchange) -> Then {
+    exchange.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nAccess-Control-Allow-Origin: *\r\n\r\n");
+    exchange.echo()
+}
+
+fn upgrade(origin: &str) -> Vec<u8> {
+    request("GET", "/socket", HOST, &[&[("Origin", origin)], UPGRADE.as_slice()].concat(), b"")
+}
+
+#[test]
+fn a_websocket_of_an_allowed_origin_passes_both_ways() {
+    let site = Site::scripted(websocket);
+    let mut connection = site.connect();
+    let answer = connection.exchange(&upgrade(ORIGIN)).unwrap();
+    assert_eq!((answer.status, answer.headers.one("upgrade")), (101, "websocket"));
+    assert!(!answer.headers.all("access-control-allow-origin").contains(&"*"), "{answer:?}");
+    for round in 0..10 {
+        let frame = format!("frame {round} \u{1}\u{2}\r\n\r\nGET / HTTP/1.1\r\n\r\n").into_bytes();
+        connection.send(&frame).unwrap();
+        assert_eq!(connection.exactly(frame.len()).unwrap(), frame);
+    }
+    connection.finish_sending();
+    assert!(connection.is_at_end());
+}
+
+#[test]
+fn frames_sent_with_the_handshake_are_not_lost() {
+    let site = Site::scripted(websocket);
+    let mut connection = site.connect();
+    connection.send(&[upgrade(ORIGIN), b"early".to_vec()].concat()).unwrap();
+    assert_eq!(connection.answer_to(b"GET").unwrap().status, 101);
+    assert_eq!(connection.exactly(5).unwrap(), b"early");
+}
+
+#[test]
+fn a_websocket_of_another_origin_is_refused() {
+    let site = Site::scripted(websocket);
+    for origin in ["https://evil.test", "null", "https://app.a.test.evil.test"] {
+        assert_denied(&site.raw(&upgrade(origin)).unwrap(), "app.a");
+    }
+    assert_eq!(site.upstream.total(), 0);
+}
+
+#[test]
+fn a_refused_upgrade_is_an_answer_like_any_other() {
+    let site = Site::start();
+    let mut connection = site.connect();
+    let answer = connection.exchange(&upgrade(ORIGIN)).unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
+    assert_eq!(site.upstream.total(), 1);
+}
+
+#[test]
+fn events_pass_one_by_one_as_they_come() {
+    let (sender, events) = mpsc::channel::<&'static str>();
+    let events = Mutex::new(events);
+    let site = Site::scripted(move |exchange| {
+        exchange.read_body();
+        exchange.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for event in events.lock().unwrap().iter() {
+            exchange.write(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes());
+        }
+        exchange.write(b"0\r\n\r\n");
+        Then::KeepAlive
+    });
+    let mut connection = site.connect();
+    connection.send(&request("GET", "/events", HOST, &[("Origin", ORIGIN)], b"")).unwrap();
+    assert_allowed(&connection.head().unwrap());
+    for event in ["data: 1\n\n", "data: 2\n\n", "data: 3\n\n"] {
+        // The next one is sent only when this one has arrived: held back, it would never come.
+        sender.send(event).unwrap();
+        assert_eq!(connection.chunk().unwrap().unwrap(), event.as_bytes());
+    }
+    drop(sender);
+    assert_eq!(connection.chunk().unwrap(), None);
+}
+
+#[test]
+fn an_upload_reaches_the_upstream_piece_by_piece() {
+    let (arrived, arrivals) = mpsc::channel();
+    let arrived = Mutex::new(arrived);
+    let site = Site::scripted(move |exchange| {
+        arrived.lock().unwrap().send(()).unwrap();
+        let (length, body) = exchange.read_body();
+        exchange.answer(200, &[], format!("{length} {}", String::from_utf8_lossy(&body)).as_bytes())
+    });
+    let head = request("POST", "/", HOST, &[("Origin", ORIGIN), ("Content-Length", "6")], b"");
+    let mut connection = site.connect();
+    connection.send(&[head, b"abc".to_vec()].concat()).unwrap();
+    arrivals.recv().unwrap();
+    connection.send(b"def").unwrap();
+    assert_eq!(connection.answer_to(b"POST").unwrap().text(), "6 abcdef");
+}
+
+#[test]
+fn a_large_upload_is_never_held() {
+    let site = Site::scripted(|exchange| {
+        let (length, _) = exchange.read_body();
+        exchange.answer(200, &[], length.to_string().as_bytes())
+    });
+    let length = STREAMED.to_string();
+    let mut connection = site.connect();
+    connection.send(&request("PUT", "/", HOST, &[("Origin", ORIGIN), ("Content-Length", &length)], b"")).unwrap();
+    let piece = vec![b'x'; MIB];
+    for _ in 0..STREAMED / MIB {
+        connection.stream.write_all(&piece).unwrap();
+    }
+    assert_eq!(connection.answer_to(b"PUT").unwrap().text(), length);
+    assert_held_little(&site);
+}
+
+#[test]
+fn a_large_download_is_never_held() {
+    let site = Site::scripted(|exchange| {
+        exchange.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {STREAMED}\r\n\r\n").as_bytes());
+        let piece = vec![b'x'; MIB];
+        for _ in 0..STREAMED / MIB {
+            exchange.write(&piece);
+        }
+        Then::KeepAlive
+    });
+    let mut connection = site.connect();
+    connection.send(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")).unwrap();
+    assert_allowed(&connection.head().unwrap());
+    for _ in 0..STREAMED / MIB {
+        assert_eq!(connection.exactly(MIB).unwrap().len(), MIB);
+    }
+    assert_held_little(&site);
+}
+
+/// The most memory the gateway ever had, binary and all, is far below what passed.
+fn assert_held_little(site: &Site) {
+    let peak = site.gateway.process.memory("VmHWM") / MIB as u64;
+    assert!(peak < 96, "the gateway needed {peak} MiB");
+}
+
+#[test]
+fn a_client_that_waits_to_be_asked_for_its_body_is_asked() {
+    let site = Site::scripted(|exchange| {
+        if exchange.seen.headers.has("expect") {
+            exchange.write(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        let (_, body) = exchange.read_body();
+        exchange.answer(200, &[], &body)
+    });
+    let expecting = [("Origin", ORIGIN), ("Content-Length", "4"), ("Expect", "100-continue")];
+    let mut connection = site.connect();
+    connection.send(&request("PUT", "/", HOST, &expecting, b"")).unwrap();
+    assert_eq!(connection.head().unwrap().status, 100);
+    connection.send(b"body").unwrap();
+    assert_eq!(connection.answer_to(b"PUT").unwrap().text(), "body");
+}
+
+#[test]
+fn a_denied_client_that_waits_is_not_asked_for_its_body() {
+    let site = Site::start();
+    let expecting = [("Origin", "https://evil.test"), ("Content-Length", "4"), ("Expect", "100-continue")];
+    let answer = site.raw(&request("PUT", "/", HOST, &expecting, b"")).unwrap();
+    assert_denied(&answer, "evil");
+    assert_eq!(answer.interim, []);
+}
+
+#[test]
+fn an_answer_before_the_end_of_the_upload_is_delivered() {
+    let site = Site::scripted(|exchange| {
+        exchange.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig");
+        Then::Stall
+    });
+    let mut connection = site.connect();
+    connection.send(&request("PUT", "/", HOST, &[("Origin", ORIGIN), ("Content-Length", "1000000")], b"")).unwrap();
+    connection.send(&[b'x'; 1000]).unwrap();
+    let answer = connection.answer_to(b"PUT").unwrap();
+    assert_allowed(&answer);
+    assert_eq!((answer.status, answer.text().as_str()), (413, "big"));
+}
+
+#[test]
+fn a_body_above_the_configured_limit_is_refused() {
+    let upstream = support::RecordingUpstream::answering("hello");
+    let site = Site::before(upstream, "limits: { maxRequestBody: 1KiB }\n");
+    let put = |length: usize| request("PUT", "/", HOST, &[("Origin", ORIGIN)], &vec![b'x'; length]);
+    assert_allowed(&site.raw(&put(1024)).unwrap());
+    let answer = site.raw(&put(1025)).unwrap();
+    assert_edge_error(&answer, 413);
+    assert_allowed(&answer);
+    let chunked = request("PUT", "/", HOST, &[("Origin", ORIGIN), ("Transfer-Encoding", "chunked")], b"");
+    let body = [b"800\r\n".as_slice(), &[b'x'; 0x800], b"\r\n0\r\n\r\n"].concat();
+    match Connection::ask(site.gateway.data, &[chunked, body].concat()) {
+        Ok(answer) => assert_eq!(answer.status, 413),
+        Err(error) => {
+            assert!(matches!(error, WireError::Closed | WireError::Reset | WireError::Truncated), "{error:?}")
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Addresses that nobody answers at, held by this process so that nobody else can take them.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+fn bound() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
+/// An address where every connection is refused: bound, never listening.
+#[derive(Debug)]
+pub(crate) struct RefusedAddress {
+    _socket: Socket,
+    pub(crate) address: SocketAddr,
+}
+
+impl RefusedAddress {
+    pub(crate) fn new() -> Self {
+        let (socket, address) = bound();
+        Self { _socket: socket, address }
+    }
+}
+
+/// An address where connecting hangs: listening, with a full queue, so that the kernel drops what knocks.
+#[derive(Debug)]
+pub(crate) struct UnansweredAddress {
+    _socket: Socket,
+    _queue: Vec<TcpStream>,
+    pub(crate) address: SocketAddr,
+}
+
+impl UnansweredAddress {
+    pub(crate) fn new() -> Self {
+        let (socket, address) = bound();
+        socket.listen(0).unwrap();
+        let mut queue = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            queue.push(stream);
+            assert!(queue.len() < 64, "the queue of {address} does not fill");
+        }
+        Self { _socket: socket, _queue: queue, address }
+    }
+}

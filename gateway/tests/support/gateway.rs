@@ -1,0 +1,103 @@
+//! A running gateway: a configuration in a directory of its own, the built binary, and the addresses it chose.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use super::process::{PATIENCE, Process};
+use super::wire::{Connection, Response, request};
+
+/// A gateway in a process of its own.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
+    pub(crate) data: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    directory: TempDir,
+}
+
+/// A configuration with one data listener and the admin listener on ports of the system's choice, and `rest`.
+pub(crate) fn config(rest: &str) -> String {
+    format!("version: 1\nlisteners:\n  - address: 127.0.0.1:0\nadmin: {{ address: 127.0.0.1:0 }}\n{rest}")
+}
+
+impl Gateway {
+    /// Writes `text` as `crossgate.yaml`, and `files` beside it, and starts the gateway; returns when it is ready.
+    pub(crate) fn start(text: &str, files: &[(&str, &str)]) -> Self {
+        Self::start_with(text, files, &[])
+    }
+
+    /// The same with more command line arguments.
+    pub(crate) fn start_with(text: &str, files: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let directory = TempDir::new().unwrap();
+        for (name, content) in files {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        let path = directory.path().join("crossgate.yaml");
+        fs::write(&path, text).unwrap();
+        Self::start_in(directory, &path, arguments)
+    }
+
+    /// Starts the gateway with a file that is in `directory` already.
+    pub(crate) fn start_in(directory: TempDir, config: &Path, arguments: &[&str]) -> Self {
+        let config = config.to_str().unwrap();
+        let process = Process::crossgate(&[&["run", "--config", config], arguments].concat());
+        let data = process.stderr_line(|line| listening(line, "data"));
+        let admin = process.stderr_line(|line| listening(line, "admin"));
+        let gateway = Self { process, data, admin, directory };
+        gateway.wait_ready();
+        gateway
+    }
+
+    fn wait_ready(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.admin("GET", "/readyz").status != 200 {
+            assert!(Instant::now() < deadline, "never ready:\n{}", self.process.stderr());
+        }
+    }
+
+    /// The path of a file of its configuration.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// One request to a data listener on a connection of its own.
+    pub(crate) fn ask(&self, method: &str, target: &str, host: &str, headers: &[(&str, &str)]) -> Response {
+        let bytes = request(method, target, host, headers, b"");
+        Connection::ask(self.data, &bytes).unwrap_or_else(|error| panic!("{method} {target} {headers:?}: {error:?}"))
+    }
+
+    /// One request to the admin listener.
+    pub(crate) fn admin(&self, method: &str, target: &str) -> Response {
+        let bytes = request(method, target, &self.admin.to_string(), &[("Connection", "close")], b"");
+        Connection::ask(self.admin, &bytes).unwrap_or_else(|error| panic!("admin {method} {target}: {error:?}"))
+    }
+
+    /// The samples of `/metrics`: a series as written there, and its value.
+    pub(crate) fn metrics(&self) -> Vec<(String, f64)> {
+        let text = self.admin("GET", "/metrics").text();
+        let samples = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let split = samples.map(|line| line.rsplit_once(' ').expect("a series and its value"));
+        split.map(|(series, value)| (series.to_owned(), value.parse().unwrap())).collect()
+    }
+
+    /// The value of one series, given its name and its labels in any order; 0 when it is not there.
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let fits = |series: &str| {
+            series.split('{').next() == Some(name) && wanted.iter().all(|label| series.contains(label.as_str()))
+        };
+        self.metrics().iter().filter(|(series, _)| fits(series)).map(|(_, value)| value).sum()
+    }
+}
+
+/// The address in a line that says `listening role=ROLE address=ADDRESS`.
+pub(crate) fn listening(line: &str, role: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once(&format!("listening role={role} address="))?;
+    rest.split_whitespace().next()?.parse().ok()
+}

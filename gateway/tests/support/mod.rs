@@ -1,0 +1,35 @@
+//! The harness of the socket suites: the built binary as a child process, a strict HTTP/1.1 client over a plain
+//! `TcpStream`, and upstreams that record what they saw and fail on request.
+//!
+//! Everything is seen from outside: no suite calls into the crate. Nothing sleeps to wait: a child is ready when it
+//! said so, and every read has a deadline. Ports are the operating system's choice.
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "every suite uses a part of the harness, and a test fails by panicking"
+)]
+
+mod address;
+mod browser;
+mod demo;
+mod gateway;
+mod process;
+mod site;
+mod upstream;
+mod wire;
+
+pub(crate) use address::{RefusedAddress, UnansweredAddress};
+pub(crate) use browser::Browser;
+pub(crate) use demo::DemoUpstream;
+pub(crate) use gateway::{Gateway, config};
+pub(crate) use process::Process;
+pub(crate) use site::{
+    HOST, ORIGIN, Site, assert_allowed, assert_denied, assert_edge_error, assert_never_readable, tenant_config,
+};
+pub(crate) use upstream::{Exchange, RecordingUpstream, Seen, Then};
+pub(crate) use wire::{Connection, Headers, Response, WireError, request};

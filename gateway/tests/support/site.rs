@@ -1,0 +1,123 @@
+//! The usual stage: one tenant with one allowed origin before one recording upstream, and what an answer there must
+//! look like.
+
+use std::collections::BTreeMap;
+
+use super::gateway::{Gateway, config};
+use super::upstream::{Exchange, RecordingUpstream, Then};
+use super::wire::{Connection, Response, WireError, request};
+
+/// The tenant's host.
+pub(crate) const HOST: &str = "api.a.test";
+/// The only allowed origin.
+pub(crate) const ORIGIN: &str = "https://app.a.test";
+/// What the policy says, whole.
+const POLICY: &str = r#"
+policies:
+  spa:
+    allowOrigins: ["https://app.a.test"]
+    allowMethods: [PUT]
+    allowHeaders: [content-type, x-api]
+    exposeHeaders: [x-req]
+    allowCredentials: true
+"#;
+
+/// A gateway and the upstream behind it.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) gateway: Gateway,
+    pub(crate) upstream: RecordingUpstream,
+}
+
+impl Site {
+    /// The upstream answers every request with 200 and `hello`.
+    pub(crate) fn start() -> Self {
+        Self::before(RecordingUpstream::answering("hello"), "")
+    }
+
+    /// The upstream answers as `script` does.
+    pub(crate) fn scripted(script: impl Fn(&mut Exchange) -> Then + Send + Sync + 'static) -> Self {
+        Self::before(RecordingUpstream::start(script), "")
+    }
+
+    /// The gateway before `upstream`, with `more` top-level keys.
+    pub(crate) fn before(upstream: RecordingUpstream, more: &str) -> Self {
+        let gateway = Gateway::start(&config(&format!("{}{more}", tenant_config(&upstream, ""))), &[]);
+        Self { gateway, upstream }
+    }
+
+    /// One request of the allowed origin, on a connection of its own.
+    pub(crate) fn ask(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Response {
+        let headers = [&[("Origin", ORIGIN)], headers].concat();
+        self.gateway.ask(method, target, HOST, &headers)
+    }
+
+    /// Raw bytes on a connection of their own.
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Result<Response, WireError> {
+        Connection::ask(self.gateway.data, bytes)
+    }
+
+    pub(crate) fn connect(&self) -> Connection {
+        Connection::open(self.gateway.data)
+    }
+
+    /// The value of the only line of that name in the last request that the upstream saw.
+    pub(crate) fn upstream_saw(&self, name: &str) -> String {
+        let seen = self.upstream.seen();
+        seen.last().expect("a request").headers.one(name).to_owned()
+    }
+}
+
+/// The stage's upstream, policy and tenant; `upstream_options` go beside its servers.
+pub(crate) fn tenant_config(upstream: &RecordingUpstream, upstream_options: &str) -> String {
+    let server = upstream.address;
+    format!(
+        "upstreams:\n  api: {{ servers: [{server}]{upstream_options} }}\n{POLICY}\
+         tenants:\n  - {{ id: a, hosts: [{HOST}], upstream: api, policy: spa }}\n"
+    )
+}
+
+/// The whole set that an allowed origin's actual request is answered with.
+pub(crate) fn assert_allowed(response: &Response) {
+    let wanted: BTreeMap<String, Vec<String>> = [
+        ("access-control-allow-credentials", "true"),
+        ("access-control-allow-origin", ORIGIN),
+        ("access-control-expose-headers", "x-req"),
+        ("vary", "origin"),
+    ]
+    .map(|(name, value)| (name.to_owned(), vec![value.to_owned()]))
+    .into();
+    assert_eq!(response.headers.cors(), wanted, "{response:?}");
+}
+
+/// The whole of a denial at the edge: 403, `Vary`, a problem, no CORS header, nothing of the origin.
+pub(crate) fn assert_denied(response: &Response, origin: &str) {
+    assert_edge_error(response, 403);
+    assert_never_readable(response);
+    assert!(response.headers.vary().contains(&"origin".to_owned()), "{response:?}");
+    let lines: Vec<String> = response.headers.0.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    assert!(!(lines.join("\n") + &response.text()).contains(origin), "the origin is echoed: {response:?}");
+}
+
+/// No CORS header at all.
+pub(crate) fn assert_never_readable(response: &Response) {
+    assert_eq!(response.headers.access_control(), Vec::<String>::new(), "{response:?}");
+}
+
+/// An answer that the gateway made: a problem, not to be stored or sniffed, with an id.
+pub(crate) fn assert_edge_error(response: &Response, status: u16) {
+    assert_eq!(response.status, status, "{response:?}");
+    let fixed = [
+        ("content-type", "application/problem+json"),
+        ("cache-control", "no-store"),
+        ("x-content-type-options", "nosniff"),
+    ];
+    for (name, value) in fixed {
+        assert_eq!(response.headers.one(name), value, "{response:?}");
+    }
+    assert!(!response.headers.one("x-request-id").is_empty());
+    response.headers.one("date");
+    if !response.body.is_empty() {
+        assert_eq!(response.json()["status"], status);
+    }
+}

@@ -1,0 +1,316 @@
+//! Connections: where one request ends and the next begins, whatever the timing, and what no connection may do.
+//!
+//! Pingora alone loses a second request that is in its buffer already, and fails a running one when the next arrives.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use support::{
+    Connection, HOST, ORIGIN, Site, Then, WireError, assert_allowed, assert_denied, assert_edge_error, request,
+};
+
+fn get(target: &str) -> Vec<u8> {
+    request("GET", target, HOST, &[("Origin", ORIGIN)], b"")
+}
+
+fn preflight(origin: &str) -> Vec<u8> {
+    request("OPTIONS", "/p", HOST, &[("Origin", origin), ("Access-Control-Request-Method", "PUT")], b"")
+}
+
+/// Sends a byte a second, until the gateway answers or closes; gives how long it took.
+fn trickle(mut connection: Connection) -> Duration {
+    let begin = Instant::now();
+    connection.stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    for byte in b"GET /slow HTTP/1.1\r\nHost: api.a.test\r\n".iter().cycle() {
+        if connection.send(&[*byte]).is_err() {
+            break;
+        }
+        match connection.head() {
+            Err(WireError::TimedOut) => {}
+            Ok(answer) => assert_edge_error_head(&answer),
+            Err(_) => break,
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "never cut");
+    }
+    begin.elapsed()
+}
+
+/// The head of an answer alone, its body still to come.
+fn assert_edge_error_head(answer: &support::Response) {
+    assert_eq!((answer.status, answer.headers.one("connection")), (408, "close"));
+}
+
+#[test]
+fn a_head_that_trickles_is_cut_after_ten_seconds() {
+    let site = Site::start();
+    let mut used = site.connect();
+    assert_eq!(used.exchange(&get("/")).unwrap().status, 200);
+    let mut silent = site.connect();
+    let (first, second, silence) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| trickle(site.connect()));
+        let second = scope.spawn(|| trickle(used));
+        let begin = Instant::now();
+        assert!(silent.is_at_end());
+        (first.join().unwrap(), second.join().unwrap(), begin.elapsed())
+    });
+    for (case, took) in [("first head", first), ("second head", second), ("silence", silence)] {
+        assert!((9..13).contains(&took.as_secs()), "{case}: cut after {took:?}");
+    }
+    assert_eq!(site.upstream.total(), 1);
+}
+
+#[test]
+fn a_second_request_in_the_same_packet_is_answered() {
+    let site = Site::start();
+    let mut connection = site.connect();
+    connection.send(&[get("/one"), get("/two")].concat()).unwrap();
+    for _ in 0..2 {
+        assert_allowed(&connection.answer_to(b"GET").unwrap());
+    }
+    let targets: Vec<String> = site.upstream.seen().into_iter().map(|seen| seen.target).collect();
+    assert_eq!(targets, ["/one", "/two"]);
+}
+
+#[test]
+fn a_request_that_arrives_while_another_runs_waits_for_its_turn() {
+    let (arrived, arrivals) = mpsc::channel();
+    let (release, released) = mpsc::channel();
+    let (arrived, released) = (Mutex::new(arrived), Mutex::new(released));
+    let site = Site::scripted(move |exchange| {
+        arrived.lock().unwrap().send(()).unwrap();
+        released.lock().unwrap().recv().unwrap();
+        let target = exchange.seen.target.clone();
+        exchange.answer(200, &[], target.as_bytes())
+    });
+    let mut connection = site.connect();
+    connection.send(&get("/first")).unwrap();
+    arrivals.recv().unwrap();
+    // The first is with the upstream; the second comes in pieces, the way a network would bring it.
+    let second = get("/second");
+    connection.send(&second[..20]).unwrap();
+    connection.send(&second[20..]).unwrap();
+    connection.send(&preflight(ORIGIN)).unwrap();
+    release.send(()).unwrap();
+    assert_eq!(connection.answer_to(b"GET").unwrap().text(), "/first");
+    release.send(()).unwrap();
+    assert_eq!(connection.answer_to(b"GET").unwrap().text(), "/second");
+    assert_eq!(connection.answer_to(b"OPTIONS").unwrap().status, 204);
+}
+
+#[test]
+fn a_pipelined_run_is_answered_in_order() {
+    let site = Site::scripted(|exchange| {
+        let (_, body) = exchange.read_body();
+        let answer = [exchange.seen.target.clone().into_bytes(), body].concat();
+        exchange.answer(200, &[], &answer)
+    });
+    let post = |n: usize| request("POST", &format!("/post{n}"), HOST, &[("Origin", ORIGIN)], b"body");
+    let chunked = |n: usize| {
+        let headers = [("Origin", ORIGIN), ("Transfer-Encoding", "chunked")];
+        [request("PUT", &format!("/put{n}"), HOST, &headers, b""), b"4\r\nbody\r\n0\r\n\r\n".to_vec()].concat()
+    };
+    let mut connection = site.connect();
+    for round in 0..20 {
+        let run = [get("/get"), preflight(ORIGIN), post(round), preflight("https://evil.test"), get("/end")];
+        connection.send(&run.concat()).unwrap();
+        assert_eq!(connection.answer_to(b"GET").unwrap().text(), "/get");
+        assert_eq!(connection.answer_to(b"OPTIONS").unwrap().status, 204);
+        assert_eq!(connection.answer_to(b"POST").unwrap().text(), format!("/post{round}body"));
+        assert_denied(&connection.answer_to(b"OPTIONS").unwrap(), "evil");
+        assert_eq!(connection.answer_to(b"GET").unwrap().text(), "/end");
+    }
+    // A chunked body may end the reuse of its connection, never be answered wrongly.
+    let answer = connection.exchange(&chunked(0)).unwrap();
+    assert_eq!(answer.text(), "/put0body");
+    assert_eq!(site.upstream.count("OPTIONS"), 0);
+}
+
+#[test]
+fn a_denied_post_gets_its_answer_whole_and_its_body_goes_nowhere() {
+    let site = Site::start();
+    let body = vec![b'x'; 64 * 1024];
+    let post = request("POST", "/", HOST, &[("Origin", "https://evil.test")], &body);
+    for _ in 0..20 {
+        let mut connection = site.connect();
+        assert_denied(&connection.exchange(&post).unwrap(), "evil");
+        match connection.exchange(&get("/")) {
+            Ok(next) => assert_eq!(next.status, 200),
+            Err(error) => assert!(matches!(error, WireError::Closed | WireError::Reset), "{error:?}"),
+        }
+    }
+    assert_eq!(site.upstream.count("POST"), 0);
+}
+
+#[test]
+fn a_preflight_that_promises_a_body_is_answered_at_once_and_not_waited_for() {
+    let site = Site::start();
+    let mut promise = preflight(ORIGIN);
+    promise.truncate(promise.len() - 2);
+    promise.extend(b"Content-Length: 1000000000\r\n\r\n");
+    let begin = Instant::now();
+    let mut connection = site.connect();
+    assert_eq!(connection.exchange(&promise).unwrap().status, 204);
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert!(connection.is_at_end());
+    assert!(begin.elapsed() < Duration::from_secs(8), "drained for {:?}", begin.elapsed());
+}
+
+/// A head of exactly that many bytes, in fields far below their own limit.
+fn head_of(bytes: usize) -> Vec<u8> {
+    let mut head = format!("GET /size HTTP/1.1\r\nHost: {HOST}\r\n").into_bytes();
+    let mut number = 0;
+    while bytes - head.len() > 4200 {
+        head.extend(format!("x-pad-{number}: {}\r\n", "v".repeat(4000)).bytes());
+        number += 1;
+    }
+    let left = bytes - head.len() - "x-last: \r\n\r\n".len();
+    head.extend(format!("x-last: {}\r\n\r\n", "v".repeat(left)).bytes());
+    assert_eq!(head.len(), bytes);
+    head
+}
+
+#[test]
+fn heads_are_limited_in_fields_field_size_and_size() {
+    let site = Site::start();
+    let fields = |count: usize| {
+        let names: Vec<String> = (1..count).map(|n| format!("x-{n}")).collect();
+        let headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "v")).collect();
+        request("GET", "/fields", HOST, &headers, b"")
+    };
+    let field = |bytes: usize| request("GET", "/field", HOST, &[("x-pad", &"v".repeat(bytes - 5))], b"");
+    let under = [("fields", fields(100)), ("field", field(8 * 1024)), ("head", head_of(32 * 1024))];
+    for (case, head) in under {
+        assert_eq!(site.raw(&head).unwrap().status, 200, "{case}");
+    }
+    let over = [("fields", fields(101)), ("field", field(8 * 1024 + 1)), ("head", head_of(32 * 1024 + 1))];
+    for (case, head) in over {
+        let mut connection = site.connect();
+        assert_edge_error(&connection.exchange(&head).unwrap_or_else(|error| panic!("{case}: {error:?}")), 431);
+        assert!(connection.is_at_end(), "{case}");
+    }
+    assert_eq!(site.upstream.total(), 3);
+}
+
+#[test]
+fn a_head_without_an_end_is_cut_at_its_limit() {
+    let site = Site::start();
+    let mut connection = site.connect();
+    let endless = [request("GET", "/", HOST, &[], b"").strip_suffix(b"\r\n").unwrap(), &[b'a'; 64 * 1024]].concat();
+    let answer = connection.exchange(&endless);
+    assert!(matches!(&answer, Ok(answer) if answer.status == 431), "{answer:?}");
+}
+
+#[test]
+fn connections_are_kept_and_closed_as_asked() {
+    let site = Site::start();
+    let mut connection = site.connect();
+    for _ in 0..100 {
+        assert_allowed(&connection.exchange(&get("/")).unwrap());
+    }
+    let last = request("GET", "/", HOST, &[("Connection", "close")], b"");
+    assert_eq!(connection.exchange(&last).unwrap().headers.one("connection"), "close");
+    assert!(connection.is_at_end());
+    assert_eq!(site.upstream.connections(), 1, "connections to the upstream are kept too");
+}
+
+#[test]
+fn a_thousand_requests_end_a_connection() {
+    let site = Site::start();
+    let mut connection = site.connect();
+    for round in 1..=1_000 {
+        let answer = connection.exchange(&preflight(ORIGIN)).unwrap_or_else(|error| panic!("{round}: {error:?}"));
+        let closing = answer.headers.all("connection") == ["close"];
+        assert_eq!(closing, round == 1_000, "{round}: {answer:?}");
+    }
+    assert!(connection.is_at_end());
+}
+
+#[test]
+fn what_is_not_http_is_refused_and_goes_nowhere() {
+    let site = Site::start();
+    let field = |field: &str| format!("POST / HTTP/1.1\r\nHost: {HOST}\r\n{field}\r\n\r\nabc").into_bytes();
+    let bent: Vec<Vec<u8>> = [
+        "Content-Length: 3\r\nContent-Length: 3",
+        "Content-Length: 3\r\nTransfer-Encoding: chunked",
+        "Content-Length: +3",
+        "Content-Length: -1",
+        "Content-Length: 0x3",
+        "Content-Length: 3_",
+        "Content-Length: 3, 3",
+        "Content-Length:",
+        "Content-Length: 99999999999999999999",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: \x0bchunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "X : space before the colon",
+        "X: folded\r\n  line",
+        ": no name",
+        "no colon",
+        "X: nul\0",
+        "X: bell\x07",
+        "X: bare\rreturn",
+        "Origin: https://app.a.test\0",
+        "Origin: https://app.a.test\rX",
+    ]
+    .into_iter()
+    .map(field)
+    .chain(
+        [
+            b"GET / HTTP/1.1 \r\nHost: api.a.test\r\n\r\n".as_slice(),
+            b"GET  / HTTP/1.1\r\nHost: api.a.test\r\n\r\n",
+            b"GET / HTTP/2.0\r\nHost: api.a.test\r\n\r\n",
+            b"GET / HTTP/1.32\r\nHost: api.a.test\r\n\r\n",
+            b"GET /\r\n\r\n",
+            b"G@T / HTTP/1.1\r\nHost: api.a.test\r\n\r\n",
+            b"GET / HTTP/1.1\r\n Host: api.a.test\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            b"\xff\xff\xff\xff\r\n\r\n",
+        ]
+        .map(<[u8]>::to_vec),
+    )
+    .collect();
+    for bytes in &bent {
+        refused(&site, bytes);
+    }
+    assert_eq!(site.upstream.total(), 0, "{:?}", site.upstream.seen());
+    assert_eq!(site.raw(&get("/")).unwrap().status, 200);
+}
+
+/// Answered as a bad request and closed, or closed.
+fn refused(site: &Site, bytes: &[u8]) {
+    let mut connection = site.connect();
+    connection.send(bytes).unwrap();
+    connection.finish_sending();
+    let case = String::from_utf8_lossy(bytes);
+    match connection.answer_to(bytes) {
+        Ok(answer) => {
+            assert_edge_error(&answer, 400);
+            assert_eq!(answer.headers.access_control().len(), 0, "{case}");
+            assert!(connection.is_at_end(), "{case}: still open");
+        }
+        Err(error) => assert!(matches!(error, WireError::Closed | WireError::Reset), "{case:?}: {error:?}"),
+    }
+}
+
+#[test]
+fn a_client_that_goes_away_is_let_go() {
+    let site = Site::scripted(|exchange| {
+        exchange.read_body();
+        exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+        Then::Stall
+    });
+    let mut connection = site.connect();
+    connection.send(&get("/")).unwrap();
+    assert_eq!(connection.head().unwrap().status, 200);
+    drop(connection);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while site.gateway.metric("crossgate_connections_active", &[]) > 0.0 {
+        assert!(Instant::now() < deadline, "the connection is still counted");
+    }
+}

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Fails when a dependency cannot be used under one of the permissive licences below; prints what it objects to.
+# The same list is in deny.toml, for those who have cargo-deny.
+set -eu
+cd "$(dirname "$0")/.."
+
+# One "licence|package" line for every package in the lock file's graph, build and test dependencies included.
+cargo tree --locked --workspace --all-features --target all --edges normal,build,dev --prefix none --format '{l}|{p}' | sort -u |
+awk -F'|' '
+BEGIN {
+    split("MIT|MIT-0|Apache-2.0|Apache-2.0 WITH LLVM-exception|BSD-2-Clause|BSD-3-Clause|BSD-1-Clause|ISC|Zlib|BSL-1.0|0BSD|Unlicense|CC0-1.0|Unicode-3.0|Unicode-DFS-2016|CDLA-Permissive-2.0", list, "|")
+    for (i in list) allowed[list[i]] = 1
+}
+# "A AND (B OR C)": every part needs one allowed alternative. Brackets are ignored, which can only refuse too much.
+function permitted(expression,    parts, choices, i, j, ok) {
+    if (expression == "") return 0
+    gsub(/[()]/, "", expression); gsub(/\//, " OR ", expression)
+    for (i = split(expression, parts, / AND /); i > 0; i--) {
+        ok = 0
+        for (j = split(parts[i], choices, / OR /); j > 0; j--) {
+            gsub(/^ +| +$/, "", choices[j])
+            if (choices[j] in allowed) ok = 1
+        }
+        if (!ok) return 0
+    }
+    return 1
+}
+NF < 2 { next }
+{ seen++ }
+!permitted($1) { print "not a permissive licence: " $2 " (" ($1 == "" ? "none named" : $1) ")"; bad = 1 }
+END {
+    if (seen < 10) { print "cargo tree gave only " seen " packages; the check did not work"; exit 1 }
+    exit bad
+}' >&2
