@@ -66,24 +66,14 @@ pub fn list_tenants_dir(dir: &Path) -> io::Result<Vec<PathBuf>> {
     files::list(dir)
 }
 
-fn decode_file<T: Default>(
-    file: &Path,
-    decode: impl FnOnce(&mut Decoder<'_>, &Node) -> T,
-) -> Decoded<T> {
+fn decode_file<T: Default>(file: &Path, decode: impl FnOnce(&mut Decoder<'_>, &Node) -> T) -> Decoded<T> {
     match files::read(file) {
         Ok(text) => decode_text(file, &text, decode),
-        Err(diagnostic) => Decoded {
-            value: T::default(),
-            found: Diagnostics::from_iter([diagnostic]),
-        },
+        Err(diagnostic) => Decoded { value: T::default(), found: Diagnostics::from_iter([diagnostic]) },
     }
 }
 
-fn decode_text<T: Default>(
-    file: &Path,
-    text: &str,
-    decode: impl FnOnce(&mut Decoder<'_>, &Node) -> T,
-) -> Decoded<T> {
+fn decode_text<T: Default>(file: &Path, text: &str, decode: impl FnOnce(&mut Decoder<'_>, &Node) -> T) -> Decoded<T> {
     let mut decoder = Decoder::new(file);
     let value = match tree::parse(text) {
         Ok(root) => decode(&mut decoder, &root),
@@ -129,25 +119,14 @@ impl Decoder<'_> {
         }
         let node = self.required(&fields, "tenants");
         let tenants = self.tenants(node);
-        TenantsFile {
-            tenants: tenants.specs,
-            hosts: tenants.hosts,
-        }
+        TenantsFile { tenants: tenants.specs, hosts: tenants.hosts }
     }
 
-    fn root<'t>(
-        &mut self,
-        root: &'t Node,
-        section: &'static Section,
-    ) -> Option<decode::Fields<'t>> {
+    fn root<'t>(&mut self, root: &'t Node, section: &'static Section) -> Option<decode::Fields<'t>> {
         if let Value::Null = root.value {
             self.error(
                 At::START,
-                format!(
-                    "this file is empty; {} has the keys {}",
-                    section.what,
-                    section.keys.join(", ")
-                ),
+                format!("this file is empty; {} has the keys {}", section.what, section.keys.join(", ")),
             );
             return None;
         }
@@ -156,10 +135,7 @@ impl Decoder<'_> {
 
     fn version(&mut self, node: &Node) {
         if !matches!(node.value, Value::Int(VERSION)) {
-            self.error(
-                node.at,
-                format!("this version is not known; write version: {VERSION}"),
-            );
+            self.error(node.at, format!("this version is not known; write version: {VERSION}"));
         }
     }
 }

@@ -72,7 +72,9 @@ mod tests {
 
     #[test]
     fn ordinary_lists_pass() {
-        for value in ["close", "keep-alive", "Upgrade", "keep-alive, Upgrade", "close, x-app", "", ",close,", "te, x-origin"] {
+        for value in
+            ["close", "keep-alive", "Upgrade", "keep-alive, Upgrade", "close, x-app", "", ",close,", "te, x-origin"]
+        {
             check(value, true);
         }
     }

@@ -61,10 +61,7 @@ fn parse_named(text: &str) -> Result<Authority<'_>, HostError> {
     };
     let name = name.strip_suffix('.').unwrap_or(name);
     check_name(name)?;
-    Ok(Authority {
-        host: lower_case(name),
-        port,
-    })
+    Ok(Authority { host: lower_case(name), port })
 }
 
 fn parse_bracketed(rest: &str) -> Result<Authority<'_>, HostError> {
@@ -76,19 +73,12 @@ fn parse_bracketed(rest: &str) -> Result<Authority<'_>, HostError> {
         None => return Err(HostError::Byte),
     };
     // The one form that allocates: two spellings of an address compare equal only once printed.
-    Ok(Authority {
-        host: Cow::Owned(format!("[{address}]")),
-        port,
-    })
+    Ok(Authority { host: Cow::Owned(format!("[{address}]")), port })
 }
 
 fn parse_port(text: &str) -> Result<u16, HostError> {
     let digits = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
-    if digits {
-        text.parse().map_err(|_| HostError::Port)
-    } else {
-        Err(HostError::Port)
-    }
+    if digits { text.parse().map_err(|_| HostError::Port) } else { Err(HostError::Port) }
 }
 
 fn check_name(name: &str) -> Result<(), HostError> {
@@ -159,11 +149,7 @@ impl HostPattern {
             return Err(PatternError::Port);
         }
         let host = authority.host.into();
-        Ok(if below {
-            HostPattern::Below(host)
-        } else {
-            HostPattern::Exact(host)
-        })
+        Ok(if below { HostPattern::Below(host) } else { HostPattern::Exact(host) })
     }
 }
 
@@ -182,15 +168,12 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Result<(String, Option<u16>), HostError> {
-        parse_authority(text.as_bytes())
-            .map(|authority| (authority.host.into_owned(), authority.port))
+        parse_authority(text.as_bytes()).map(|authority| (authority.host.into_owned(), authority.port))
     }
 
     #[test]
     fn brings_hosts_to_one_form() {
-        let same = |text: &str, host: &str, port| {
-            assert_eq!(parsed(text), Ok((host.to_owned(), port)), "{text}")
-        };
+        let same = |text: &str, host: &str, port| assert_eq!(parsed(text), Ok((host.to_owned(), port)), "{text}");
         same("api.acme.example", "api.acme.example", None);
         same("API.Acme.example", "api.acme.example", None);
         same("api.acme.example.", "api.acme.example", None);
@@ -235,34 +218,21 @@ mod tests {
         }
         assert_eq!(parse_authority(b"a\xff").unwrap_err(), HostError::Byte);
         assert_eq!(parsed(&"a".repeat(64)), Err(HostError::TooLong));
-        assert_eq!(
-            parsed(&"a.".repeat(127)),
-            Ok(("a.".repeat(126) + "a", None))
-        );
+        assert_eq!(parsed(&"a.".repeat(127)), Ok(("a.".repeat(126) + "a", None)));
         assert_eq!(parsed(&("a.".repeat(127) + "a")), Err(HostError::TooLong));
     }
 
     #[test]
     fn borrows_what_is_canonical() {
-        assert!(matches!(
-            parse_authority(b"api.acme.example:80").unwrap().host,
-            Cow::Borrowed(_)
-        ));
-        assert!(matches!(
-            parse_authority(b"Api.acme.example").unwrap().host,
-            Cow::Owned(_)
-        ));
+        assert!(matches!(parse_authority(b"api.acme.example:80").unwrap().host, Cow::Borrowed(_)));
+        assert!(matches!(parse_authority(b"Api.acme.example").unwrap().host, Cow::Owned(_)));
     }
 
     #[test]
     fn parses_patterns() {
         let shown = |text: &str| HostPattern::parse(text).map(|pattern| pattern.to_string());
-        for (text, canonical) in [
-            ("*", "*"),
-            ("*.Acme.example", "*.acme.example"),
-            ("a.b.", "a.b"),
-            ("[::1]", "[::1]"),
-        ] {
+        for (text, canonical) in [("*", "*"), ("*.Acme.example", "*.acme.example"), ("a.b.", "a.b"), ("[::1]", "[::1]")]
+        {
             assert_eq!(shown(text), Ok(canonical.to_owned()));
         }
         for (text, error) in [

@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use crossgate_policy::{Credentials, Field, Kind, Outcome, OwnOrigin, Policy, Reason, Request, Scheme, Upgrade, Verdict};
+use crossgate_policy::{
+    Credentials, Field, Kind, Outcome, OwnOrigin, Policy, Reason, Request, Scheme, Upgrade, Verdict,
+};
 use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, HeaderName};
 use http::{HeaderMap, StatusCode, header};
 
@@ -108,16 +110,14 @@ const fn bad_request(detail: &'static str) -> Refusal {
     Refusal { status: StatusCode::BAD_REQUEST, reason: "bad_request", detail }
 }
 
-const CONNECTION: Refusal =
-    bad_request("the Connection field names a field that must reach the gateway or the upstream, or is not a list of names");
+const CONNECTION: Refusal = bad_request(
+    "the Connection field names a field that must reach the gateway or the upstream, or is not a list of names",
+);
 const HOST: Refusal = bad_request("the Host field is not a host name with an optional port");
 const TARGET: Refusal = bad_request("the request target is not a path in a form that has one meaning");
 const AUTHORITY: Refusal = bad_request("the request target names another host than the Host field");
-const UNKNOWN_HOST: Refusal = Refusal {
-    status: StatusCode::MISDIRECTED_REQUEST,
-    reason: "unknown_host",
-    detail: "no tenant has this host",
-};
+const UNKNOWN_HOST: Refusal =
+    Refusal { status: StatusCode::MISDIRECTED_REQUEST, reason: "unknown_host", detail: "no tenant has this host" };
 const BROKEN_TENANT: Refusal = Refusal {
     status: StatusCode::SERVICE_UNAVAILABLE,
     reason: "broken_tenant",

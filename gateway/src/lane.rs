@@ -75,17 +75,14 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         let mut turn = Turn::First;
         for served in 1_u64.. {
             let limits = self.backstage.limits();
-            let head =
-                head::read(&mut line.io, &mut line.ahead, turn, &limits.head, &mut stop).await;
+            let head = head::read(&mut line.io, &mut line.ahead, turn, &limits.head, &mut stop).await;
             let head = match head {
                 Ok(head) => head,
                 Err(end) => return self.end(line.io, end, peer, &limits).await,
             };
             let last = served >= limits.requests || *stop.borrow();
             let watch = Arc::new(Watch::new(limits.exchange, peer, self.listener));
-            let reclaimed = self
-                .exchange(line, head, &watch, last, &limits, shutdown)
-                .await;
+            let reclaimed = self.exchange(line, head, &watch, last, &limits, shutdown).await;
             if !watch.was_seen() {
                 self.backstage.refused_unseen();
             }
@@ -121,23 +118,14 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         conn.reclaim()
     }
 
-    async fn end(
-        &self,
-        mut io: Stream,
-        end: NoHead,
-        peer: Option<std::net::SocketAddr>,
-        limits: &LaneLimits,
-    ) {
+    async fn end(&self, mut io: Stream, end: NoHead, peer: Option<std::net::SocketAddr>, limits: &LaneLimits) {
         match end {
             NoHead::Closed | NoHead::Shutdown => {}
             NoHead::Idle => self.backstage.closed_early(EarlyClose::Idle),
             NoHead::Refused(refusal) => {
                 let answer = self.backstage.refuse(&refusal, peer);
                 let drain = limits.exchange;
-                if matches!(
-                    timeout(drain.write_stall, io.write_all(&answer)).await,
-                    Ok(Ok(()))
-                ) {
+                if matches!(timeout(drain.write_stall, io.write_all(&answer)).await, Ok(Ok(()))) {
                     linger(io, drain.drain_bytes, drain.drain_time).await;
                 }
             }
@@ -149,12 +137,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
 impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> ServerApp for Lane<P, B> {
     async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let guard = Arc::new(self.connections.open());
-        let line = Reclaimed {
-            io,
-            ahead: BytesMut::new(),
-            eof: false,
-            guard,
-        };
+        let line = Reclaimed { io, ahead: BytesMut::new(), eof: false, guard };
         self.serve(line, shutdown).await;
         None
     }

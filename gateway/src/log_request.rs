@@ -2,10 +2,12 @@
 
 use crossgate_policy::{Kind, Outcome, Reason, Verdict};
 use http::HeaderName;
-use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HOST};
+use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, HOST};
 use pingora::proxy::Session;
 
-use crate::access_log::{AccessLog, Record};
+use crate::access_log::{AccessLog, Escaped, Filter, Level, Record};
+use crate::config::LogLevel;
+use crate::config::model;
 use crate::context::{Context, Judging, first_origin};
 use crate::judge::{Judged, Judgement};
 use crate::metrics::{NO_TENANT, VerdictLabel};
@@ -25,7 +27,6 @@ pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Ju
     };
     let verdict = judged.map_or(REFUSED, |judged| judged.verdict);
     let is_preflight = verdict.kind == Kind::Preflight;
-    let target = header.raw_path();
     let record = Record {
         time: context.time,
         request_id: &request.request_id,
@@ -36,13 +37,14 @@ pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Ju
         verdict: judged.map_or(VerdictLabel::Deny, Judged::label),
         reason: judged.map_or(Reason::UnknownHost, Judged::reason),
         entry: judged.and_then(|judged| Some(judged.policy()?.entry_text(verdict.entry?))),
-        origin: first_origin(&header.headers),
-        host: value(HOST).unwrap_or_default(),
-        method: header.method.as_str().as_bytes(),
-        path: target.split(|byte| *byte == b'?').next().unwrap_or_default(),
-        requested_method: is_preflight.then(|| value(ACCESS_CONTROL_REQUEST_METHOD)).flatten(),
-        requested_headers: is_preflight.then(|| value(ACCESS_CONTROL_REQUEST_HEADERS)).flatten(),
-        sec_fetch_site: value(HeaderName::from_static("sec-fetch-site")),
+        origin: first_origin(&header.headers).map(Escaped),
+        host: Escaped(value(HOST).unwrap_or_default()),
+        method: Escaped(header.method.as_str().as_bytes()),
+        target: header.raw_path(),
+        requested_method: is_preflight.then(|| value(ACCESS_CONTROL_REQUEST_METHOD)).flatten().map(Escaped),
+        requested_headers: is_preflight.then(|| value(ACCESS_CONTROL_REQUEST_HEADERS)).flatten().map(Escaped),
+        sec_fetch_site: value(HeaderName::from_static("sec-fetch-site")).map(Escaped),
+        has_credentials: value(COOKIE).or(value(AUTHORIZATION)).is_some(),
         status: session.response_written().map_or(0, |written| written.status.as_u16()),
         duration: context.began.elapsed(),
         upstream: upstream_name(context, judged),
@@ -51,7 +53,16 @@ pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Ju
         generation: request.snapshot.generation,
         note: note(context, judged, header),
     };
-    log.write(request.snapshot.settings.access_log.filter(), &record);
+    log.write(filter(request.snapshot.settings.access_log), &record);
+}
+
+fn filter(configured: model::AccessLog) -> Filter {
+    let level = match configured.level {
+        LogLevel::All => Level::All,
+        LogLevel::Denied => Level::Denied,
+        LogLevel::Off => Level::Off,
+    };
+    Filter { level, sample: configured.sample }
 }
 
 /// A request to nobody's host, as the log and the metrics have it.

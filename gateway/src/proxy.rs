@@ -28,13 +28,14 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
 use crate::access_log::AccessLog;
-use crate::config::{BodyMax, Limits, Listener, Mode};
+use crate::config::model::{BodyMax, Listener};
+use crate::config::{Limits, Mode};
 use crate::context::{Context, Judging};
 use crate::forwarded::{self, Peer};
 use crate::judge::{self, Action, HeadView, Judged, Judgement};
 use crate::lane::conn::Conn;
 use crate::lane::head::{HeadLimits, Refusal};
-use crate::lane::watch::{Expired, ExchangeLimits, Phase, Watch};
+use crate::lane::watch::{ExchangeLimits, Expired, Phase, Watch};
 use crate::lane::{Backstage, LaneLimits};
 use crate::metrics::{Change, EarlyClose, Metrics};
 use crate::respond::{self, Answer, UpstreamAllow};
@@ -374,7 +375,7 @@ impl Backstage for Gateway {
                 idle: limits.keep_alive_idle,
                 bytes: limits.head_bytes,
                 field_bytes: limits.head_field_bytes,
-                fields: limits.head_fields,
+                fields: limits.head_fields as usize,
             },
             exchange: ExchangeLimits {
                 body_grace: limits.min_body_rate_after,

@@ -153,14 +153,14 @@ fn write_vary(header: &mut ResponseHeader, judged: &Judged) {
         return;
     }
     let vary = policy.vary(judged.verdict.kind);
-    let lines = header.headers.get_all(VARY);
-    if lines.iter().next().is_none() {
+    let lines: Vec<&[u8]> = header.headers.get_all(VARY).iter().map(HeaderValue::as_bytes).collect();
+    if lines.is_empty() {
         if let Some(value) = policy.vary_value(judged.verdict.kind) {
             let _inserted = header.insert_header(VARY, value.clone());
         }
         return;
     }
-    let missing: Vec<&str> = missing_vary(lines.iter().map(HeaderValue::as_bytes), vary).collect();
+    let missing: Vec<&str> = missing_vary(lines.into_iter(), vary).collect();
     if let Ok(value) = HeaderValue::from_str(&missing.join(", "))
         && !missing.is_empty()
     {
@@ -178,11 +178,8 @@ fn problem(status: StatusCode, detail: &str, reason: &str, request_id: &str) -> 
     let problem = Problem { title, status: status.as_u16(), detail, reason, request_id };
     let body = Bytes::from(serde_json::to_vec(&problem).unwrap_or_default());
     let mut header = head_of(status);
-    let fields = [
-        (CONTENT_TYPE, "application/problem+json"),
-        (CACHE_CONTROL, "no-store"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
+    let fields =
+        [(CONTENT_TYPE, "application/problem+json"), (CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
     for (name, value) in fields {
         let _inserted = header.insert_header(name, HeaderValue::from_static(value));
     }

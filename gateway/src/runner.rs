@@ -35,9 +35,7 @@ impl Bound {
     /// # Errors
     /// The operating system's, with the address named.
     pub fn new(address: SocketAddr) -> io::Result<Self> {
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-        };
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
         let listener = TcpListener::bind(address).map_err(named)?;
         listener.set_nonblocking(true).map_err(named)?;
         let address = listener.local_addr().map_err(named)?;
@@ -86,11 +84,7 @@ impl Running {
                 service.start_service(Some(fds), stopped, 1).await;
             });
         }
-        Running {
-            runtime,
-            stop,
-            connections,
-        }
+        Running { runtime, stop, connections }
     }
 
     /// Stops accepting, lets idle connections go and waits for busy ones, `grace` at most. Returns

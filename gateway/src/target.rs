@@ -38,19 +38,13 @@ impl<'a> Target<'a> {
     pub fn parse(target: &'a [u8], method: &[u8]) -> Result<Self, TargetError> {
         let text = std::str::from_utf8(target).map_err(|_| TargetError::Byte)?;
         if text == "*" && method == b"OPTIONS" {
-            return Ok(Target {
-                upstream: Cow::Borrowed(text),
-                path_len: 1,
-                collapsed: None,
-                authority: None,
-            });
+            return Ok(Target { upstream: Cow::Borrowed(text), path_len: 1, collapsed: None, authority: None });
         }
         if !text.bytes().all(|b| matches!(b, 0x21..=0x7e) && b != b'#') {
             return Err(TargetError::Byte);
         }
         let (authority, origin_form) = split_authority(text)?;
-        let (path, query) =
-            origin_form.split_at(origin_form.find('?').unwrap_or(origin_form.len()));
+        let (path, query) = origin_form.split_at(origin_form.find('?').unwrap_or(origin_form.len()));
         Self::assemble(authority, origin_form, canonical_path(path)?, query)
     }
 
@@ -63,18 +57,11 @@ impl<'a> Target<'a> {
         let collapsed = collapse_slashes(&path);
         let path_len = path.len();
         let upstream = match path {
-            Cow::Borrowed(same) if same.len() + query.len() == origin_form.len() => {
-                Cow::Borrowed(origin_form)
-            }
+            Cow::Borrowed(same) if same.len() + query.len() == origin_form.len() => Cow::Borrowed(origin_form),
             Cow::Borrowed(path) => Cow::Owned([path, query].concat()),
             Cow::Owned(path) => Cow::Owned(path + query),
         };
-        Ok(Target {
-            upstream,
-            path_len,
-            collapsed,
-            authority,
-        })
+        Ok(Target { upstream, path_len, collapsed, authority })
     }
 
     /// Path and query as sent on.
@@ -152,9 +139,7 @@ fn decode_unreserved(path: &str) -> Result<Cow<'_, str>, TargetError> {
 
 /// The byte an escape stands for, and what follows it.
 fn unescape(escape: &str) -> Result<(u8, &str), TargetError> {
-    let digits = escape
-        .get(1..3)
-        .filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+    let digits = escape.get(1..3).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
     let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
     byte.zip(escape.get(3..)).ok_or(TargetError::Escape)
 }
@@ -183,20 +168,13 @@ fn hides_dots(segment: &str) -> bool {
 
 /// Splits at the first disguised slash.
 fn split_disguised(text: &str) -> Option<(&str, &str)> {
-    let at = text
-        .match_indices(['\\', '%'])
-        .map(|(at, _)| at)
-        .find(|&at| disguised_len(text, at) > 0)?;
+    let at = text.match_indices(['\\', '%']).map(|(at, _)| at).find(|&at| disguised_len(text, at) > 0)?;
     Some((text.get(..at)?, text.get(at + disguised_len(text, at)..)?))
 }
 
 fn disguised_len(text: &str, at: usize) -> usize {
     match text.get(at..at + 3) {
-        Some(escape)
-            if escape.eq_ignore_ascii_case("%2f") || escape.eq_ignore_ascii_case("%5c") =>
-        {
-            3
-        }
+        Some(escape) if escape.eq_ignore_ascii_case("%2f") || escape.eq_ignore_ascii_case("%5c") => 3,
         Some(_) | None => usize::from(text.get(at..at + 1) == Some("\\")),
     }
 }
@@ -304,10 +282,7 @@ mod tests {
     #[test]
     fn matches_on_single_slashes() {
         let matched = |target: &str, method: &[u8]| {
-            Target::parse(target.as_bytes(), method)
-                .unwrap()
-                .path_for_matching()
-                .to_owned()
+            Target::parse(target.as_bytes(), method).unwrap().path_for_matching().to_owned()
         };
         assert_eq!(matched("//a///b/?//", b"GET"), "/a/b/");
         assert_eq!(matched("/a?b", b"GET"), "/a");
@@ -317,15 +292,9 @@ mod tests {
     #[test]
     fn keeps_the_authority_and_borrows() {
         let target = Target::parse(b"http://h.example:80/a?b", b"GET").unwrap();
-        assert_eq!(
-            (target.authority(), target.path()),
-            (Some("h.example:80"), "/a")
-        );
+        assert_eq!((target.authority(), target.path()), (Some("h.example:80"), "/a"));
         assert!(matches!(target.upstream, Cow::Borrowed("/a?b")));
-        assert!(matches!(
-            Target::parse(b"/a%20b?c", b"GET").unwrap().upstream,
-            Cow::Borrowed(_)
-        ));
+        assert!(matches!(Target::parse(b"/a%20b?c", b"GET").unwrap().upstream, Cow::Borrowed(_)));
     }
 
     proptest! {

@@ -76,7 +76,9 @@ pub fn status(error: &Error, watch: &Watch) -> Option<StatusCode> {
             _ => StatusCode::BAD_GATEWAY,
         }),
         ErrorSource::Downstream => match error.etype() {
-            ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::ConnectError => None,
+            ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::ConnectError => {
+                None
+            }
             _ => Some(StatusCode::BAD_REQUEST),
         },
         ErrorSource::Internal | ErrorSource::Unset => Some(StatusCode::INTERNAL_SERVER_ERROR),

@@ -36,15 +36,8 @@ pub(super) struct Fields<'t> {
 impl<'t> Fields<'t> {
     /// The value of a key, if it is there.
     pub(super) fn find(&self, key: &str) -> Option<&'t Node> {
-        debug_assert!(
-            self.section.keys.contains(&key),
-            "{key} is no key of {}",
-            self.section.what
-        );
-        self.entries
-            .iter()
-            .find(|(name, _)| *name == key)
-            .map(|(_, node)| *node)
+        debug_assert!(self.section.keys.contains(&key), "{key} is no key of {}", self.section.what);
+        self.entries.iter().find(|(name, _)| *name == key).map(|(_, node)| *node)
     }
 
     /// Where the mapping begins.
@@ -55,10 +48,7 @@ impl<'t> Fields<'t> {
 
 impl<'f> Decoder<'f> {
     pub(super) fn new(file: &'f Path) -> Self {
-        Decoder {
-            file,
-            found: Diagnostics::default(),
-        }
+        Decoder { file, found: Diagnostics::default() }
     }
 
     /// Reports a mistake.
@@ -68,61 +58,38 @@ impl<'f> Decoder<'f> {
 
     /// Reports a clash with an earlier place in the same file.
     pub(super) fn clash(&mut self, at: At, message: impl Into<String>, first: At) {
-        self.found
-            .push(Diagnostic::error(self.file, at, message).also(self.file, first));
+        self.found.push(Diagnostic::error(self.file, at, message).also(self.file, first));
     }
 
     /// Reports a value of the wrong kind.
     pub(super) fn wrong_type(&mut self, node: &Node, wanted: &str) {
-        self.error(
-            node.at,
-            format!("expected {wanted}, found {}", describe(&node.value)),
-        );
+        self.error(node.at, format!("expected {wanted}, found {}", describe(&node.value)));
     }
 
     /// A mapping with known keys.
-    pub(super) fn fields<'t>(
-        &mut self,
-        node: &'t Node,
-        section: &'static Section,
-    ) -> Option<Fields<'t>> {
+    pub(super) fn fields<'t>(&mut self, node: &'t Node, section: &'static Section) -> Option<Fields<'t>> {
         let mut entries: Vec<(&'static str, &'t Node)> = Vec::new();
         let mut seen: Vec<(&'static str, At)> = Vec::new();
         for (key, value) in self.map(node, section.what)? {
-            let Some(name) = section
-                .keys
-                .iter()
-                .copied()
-                .find(|known| **known == *key.name)
-            else {
+            let Some(name) = section.keys.iter().copied().find(|known| **known == *key.name) else {
                 self.unknown_key(key, section);
                 continue;
             };
             match seen.iter().find(|(earlier, _)| *earlier == name) {
-                Some((_, first)) => self.clash(
-                    key.at,
-                    format!("the key `{name}` is there twice; keep one"),
-                    *first,
-                ),
+                Some((_, first)) => self.clash(key.at, format!("the key `{name}` is there twice; keep one"), *first),
                 None => {
                     seen.push((name, key.at));
                     entries.push((name, value));
                 }
             }
         }
-        Some(Fields {
-            section,
-            at: node.at,
-            entries,
-        })
+        Some(Fields { section, at: node.at, entries })
     }
 
     fn unknown_key(&mut self, key: &Key, section: &Section) {
         let name = shown(&key.name);
         let hint = match similar(&key.name, section.keys.iter().copied()) {
-            _ if *key.name == *"<<" => {
-                "; merge keys are not supported, write the keys out".to_owned()
-            }
+            _ if *key.name == *"<<" => "; merge keys are not supported, write the keys out".to_owned(),
             Some(known) => format!("; did you mean `{known}`?"),
             None => format!("; its keys are {}", listed(section.keys)),
         };
@@ -133,27 +100,11 @@ impl<'f> Decoder<'f> {
     pub(super) fn named<'t>(&mut self, node: &'t Node, kind: &str) -> Vec<(Text, &'t Node)> {
         let mut named: Vec<(Text, &'t Node)> = Vec::new();
         let mut seen = std::collections::HashMap::new();
-        for (key, value) in self
-            .map(node, &format!("a mapping of {kind} names"))
-            .unwrap_or_default()
-        {
+        for (key, value) in self.map(node, &format!("a mapping of {kind} names")).unwrap_or_default() {
             if let Some(first) = seen.insert(&*key.name, key.at) {
-                self.clash(
-                    key.at,
-                    format!(
-                        "there are two {kind}s called {}; rename one",
-                        shown(&key.name)
-                    ),
-                    first,
-                );
+                self.clash(key.at, format!("there are two {kind}s called {}; rename one", shown(&key.name)), first);
             } else if self.check_name(&key.name, key.at) {
-                named.push((
-                    Located {
-                        value: key.name.clone(),
-                        at: key.at,
-                    },
-                    value,
-                ));
+                named.push((Located { value: key.name.clone(), at: key.at }, value));
             }
         }
         named
@@ -162,12 +113,7 @@ impl<'f> Decoder<'f> {
     fn map<'t>(&mut self, node: &'t Node, what: &str) -> Option<&'t [(Key, Node)]> {
         match &node.value {
             Value::Map(entries) => Some(entries),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Int(_)
-            | Value::Float(_)
-            | Value::Text(_)
-            | Value::List(_) => {
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::List(_) => {
                 self.wrong_type(node, &format!("{what} (keys and values)"));
                 None
             }
@@ -179,21 +125,10 @@ impl<'f> Decoder<'f> {
         match &node.value {
             Value::List(items) if items.len() <= max => items,
             Value::List(items) => {
-                self.error(
-                    node.at,
-                    format!(
-                        "{} entries are too many; {what} has at most {max}",
-                        items.len()
-                    ),
-                );
+                self.error(node.at, format!("{} entries are too many; {what} has at most {max}", items.len()));
                 &[]
             }
-            Value::Null
-            | Value::Bool(_)
-            | Value::Int(_)
-            | Value::Float(_)
-            | Value::Text(_)
-            | Value::Map(_) => {
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Map(_) => {
                 self.wrong_type(node, what);
                 &[]
             }
@@ -204,10 +139,7 @@ impl<'f> Decoder<'f> {
     pub(super) fn required<'t>(&mut self, fields: &Fields<'t>, key: &str) -> Option<&'t Node> {
         let node = fields.find(key);
         if node.is_none() {
-            self.error(
-                fields.at,
-                format!("{} needs the key `{key}`", fields.section.what),
-            );
+            self.error(fields.at, format!("{} needs the key `{key}`", fields.section.what));
         }
         node
     }
@@ -219,10 +151,7 @@ impl<'f> Decoder<'f> {
             Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
                 self.error(
                     node.at,
-                    format!(
-                        "expected {what}, found {}; put it in quotes if it is meant",
-                        describe(&node.value)
-                    ),
+                    format!("expected {what}, found {}; put it in quotes if it is meant", describe(&node.value)),
                 );
                 None
             }
@@ -235,20 +164,14 @@ impl<'f> Decoder<'f> {
 
     /// A text that somebody else will judge.
     pub(super) fn located_text(&mut self, node: &Node, what: &str) -> Option<Text> {
-        self.text(node, what).map(|text| Located {
-            value: text.into(),
-            at: node.at,
-        })
+        self.text(node, what).map(|text| Located { value: text.into(), at: node.at })
     }
 
     /// A list of such texts; none if the key is not there.
     pub(super) fn texts(&mut self, node: Option<&Node>, what: &str, max: usize) -> Vec<Text> {
         let Some(node) = node else { return Vec::new() };
         let items = self.list(node, &format!("a list of {what}s"), max);
-        items
-            .iter()
-            .filter_map(|item| self.located_text(item, &format!("a {what}")))
-            .collect()
+        items.iter().filter_map(|item| self.located_text(item, &format!("a {what}"))).collect()
     }
 
     /// A name of something, by which other places refer to it.
@@ -279,21 +202,11 @@ impl<'f> Decoder<'f> {
     /// A whole number.
     pub(super) fn count(&mut self, node: &Node, range: RangeInclusive<u32>) -> Option<u32> {
         let count = match node.value {
-            Value::Int(number) => u32::try_from(number)
-                .ok()
-                .filter(|count| range.contains(count)),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Float(_)
-            | Value::Text(_)
-            | Value::List(_)
-            | Value::Map(_) => None,
+            Value::Int(number) => u32::try_from(number).ok().filter(|count| range.contains(count)),
+            Value::Null | Value::Bool(_) | Value::Float(_) | Value::Text(_) | Value::List(_) | Value::Map(_) => None,
         };
         if count.is_none() {
-            self.wrong_type(
-                node,
-                &format!("a whole number from {} to {}", range.start(), range.end()),
-            );
+            self.wrong_type(node, &format!("a whole number from {} to {}", range.start(), range.end()));
         }
         count
     }
@@ -319,11 +232,7 @@ impl<'f> Decoder<'f> {
     }
 
     /// A duration, or a number of seconds.
-    pub(super) fn duration(
-        &mut self,
-        node: &Node,
-        range: RangeInclusive<Duration>,
-    ) -> Option<Duration> {
+    pub(super) fn duration(&mut self, node: &Node, range: RangeInclusive<Duration>) -> Option<Duration> {
         let duration = duration_of(&node.value);
         let (low, high) = (ShownDuration(*range.start()), ShownDuration(*range.end()));
         self.in_range(
@@ -342,12 +251,7 @@ impl<'f> Decoder<'f> {
             Value::Null | Value::Bool(_) | Value::Float(_) | Value::List(_) | Value::Map(_) => None,
         };
         let (low, high) = (ShownSize(*range.start()), ShownSize(*range.end()));
-        self.in_range(
-            node,
-            size,
-            &range,
-            &format!("a size from {low} to {high}, such as 8192, 64KiB or 10MiB"),
-        )
+        self.in_range(node, size, &range, &format!("a size from {low} to {high}, such as 8192, 64KiB or 10MiB"))
     }
 
     fn in_range<T: PartialOrd>(
@@ -368,19 +272,9 @@ impl<'f> Decoder<'f> {
     pub(super) fn choice<T: Copy>(&mut self, node: &Node, choices: &[(&str, T)]) -> Option<T> {
         let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
         let text = self.text(node, &listed_or(&words))?;
-        let chosen = choices
-            .iter()
-            .find(|(word, _)| *word == text)
-            .map(|(_, value)| *value);
+        let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         if chosen.is_none() {
-            self.error(
-                node.at,
-                format!(
-                    "{} is not known here; write {}",
-                    shown(text),
-                    listed_or(&words)
-                ),
-            );
+            self.error(node.at, format!("{} is not known here; write {}", shown(text), listed_or(&words)));
         }
         chosen
     }
@@ -406,10 +300,7 @@ impl<'f> Decoder<'f> {
     pub(super) fn path(&mut self, node: &Node) -> Option<PathBuf> {
         let text = self.text(node, "a path")?;
         if text.is_empty() {
-            self.error(
-                node.at,
-                "the path is empty; write one, relative to this file",
-            );
+            self.error(node.at, "the path is empty; write one, relative to this file");
             return None;
         }
         Some(self.file.parent().unwrap_or(Path::new("")).join(text))
@@ -452,22 +343,13 @@ pub(crate) fn shown(text: &str) -> String {
 /// The known word that this one may be a misspelling of.
 pub(crate) fn similar<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let lower = word.to_ascii_lowercase();
-    let rated = known.map(|known| {
-        (
-            strsim::normalized_damerau_levenshtein(&lower, &known.to_ascii_lowercase()),
-            known,
-        )
-    });
+    let rated = known.map(|known| (strsim::normalized_damerau_levenshtein(&lower, &known.to_ascii_lowercase()), known));
     let best = rated.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
     (best.0 >= SIMILARITY_MIN).then_some(best.1)
 }
 
 fn listed(words: &[&str]) -> String {
-    words
-        .iter()
-        .map(|word| format!("`{word}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn listed_or(words: &[&str]) -> String {

@@ -51,11 +51,7 @@ pub struct Place {
 impl Place {
     /// Where `at` is in `file`.
     pub fn new(file: &Path, at: At) -> Self {
-        Place {
-            file: file.to_path_buf(),
-            line: at.line,
-            column: at.column,
-        }
+        Place { file: file.to_path_buf(), line: at.line, column: at.column }
     }
 }
 
@@ -96,14 +92,7 @@ impl Diagnostic {
     }
 
     fn new(severity: Severity, file: &Path, at: At, message: String) -> Self {
-        Diagnostic {
-            severity,
-            place: Place::new(file, at),
-            width: at.width,
-            message,
-            source_line: None,
-            also: None,
-        }
+        Diagnostic { severity, place: Place::new(file, at), width: at.width, message, source_line: None, also: None }
     }
 
     /// Names the other place of a clash.
@@ -117,27 +106,16 @@ impl Diagnostic {
         let number = self.place.line.to_string();
         let margin = " ".repeat(number.len());
         let (shown, column) = window(line, self.place.column as usize);
-        let room = shown
-            .chars()
-            .count()
-            .saturating_sub(column.saturating_sub(1))
-            .max(1);
+        let room = shown.chars().count().saturating_sub(column.saturating_sub(1)).max(1);
         let carets = "^".repeat((self.width as usize).clamp(1, room));
         let indent = " ".repeat(column.saturating_sub(1));
-        write!(
-            f,
-            "\n{margin} |\n{number} | {shown}\n{margin} | {indent}{carets}"
-        )
+        write!(f, "\n{margin} |\n{number} | {shown}\n{margin} | {indent}{carets}")
     }
 }
 
 /// The part of a line that is shown, and the caret's column in it.
 fn window(line: &str, column: usize) -> (String, usize) {
-    let cut = if line.chars().count() > SHOWN_CHARS_MAX {
-        column.saturating_sub(1 + SHOWN_CHARS_BEFORE)
-    } else {
-        0
-    };
+    let cut = if line.chars().count() > SHOWN_CHARS_MAX { column.saturating_sub(1 + SHOWN_CHARS_BEFORE) } else { 0 };
     let visible = |c: char| {
         if c == '\t' {
             ' '
@@ -147,24 +125,13 @@ fn window(line: &str, column: usize) -> (String, usize) {
             c
         }
     };
-    let shown = line
-        .chars()
-        .skip(cut)
-        .take(SHOWN_CHARS_MAX)
-        .map(visible)
-        .collect();
+    let shown = line.chars().skip(cut).take(SHOWN_CHARS_MAX).map(visible).collect();
     (shown, column - cut)
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {}\n  --> {}",
-            self.severity.as_str(),
-            self.message,
-            self.place
-        )?;
+        write!(f, "{}: {}\n  --> {}", self.severity.as_str(), self.message, self.place)?;
         if let Some(line) = &self.source_line {
             self.write_source(f, line)?;
         }
@@ -189,22 +156,18 @@ impl Diagnostics {
             self.list.push(diagnostic);
         } else if let Some(last) = self.list.last_mut() {
             last.severity = Severity::Error;
-            last.message = format!(
-                "there are more than {KEPT_MAX} findings; this and later ones are not shown"
-            );
+            last.message = format!("there are more than {KEPT_MAX} findings; this and later ones are not shown");
         }
     }
 
     /// Adds many.
     pub fn extend(&mut self, more: impl IntoIterator<Item = Diagnostic>) {
-        more.into_iter()
-            .for_each(|diagnostic| self.push(diagnostic));
+        more.into_iter().for_each(|diagnostic| self.push(diagnostic));
     }
 
     /// Brings those of one file into the file's order.
     pub(super) fn sort(&mut self) {
-        self.list
-            .sort_by_key(|diagnostic| (diagnostic.place.line, diagnostic.place.column));
+        self.list.sort_by_key(|diagnostic| (diagnostic.place.line, diagnostic.place.column));
     }
 
     /// All of them.
@@ -224,38 +187,25 @@ impl Diagnostics {
 
     /// Whether one of them forbids the configuration.
     pub fn has_errors(&self) -> bool {
-        self.list
-            .iter()
-            .any(|diagnostic| diagnostic.severity == Severity::Error)
+        self.list.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
     /// Fills in the lines of those that have none yet, out of `text`, which is the content of `file`.
     pub fn quote(&mut self, file: &Path, text: &str) {
-        let mut wanted: Vec<_> = self
-            .list
-            .iter_mut()
-            .filter(|one| one.source_line.is_none() && one.place.file == file)
-            .collect();
+        let mut wanted: Vec<_> =
+            self.list.iter_mut().filter(|one| one.source_line.is_none() && one.place.file == file).collect();
         wanted.sort_by_key(|diagnostic| diagnostic.place.line);
         let mut lines = (1_u32..).zip(text.lines()).peekable();
         for diagnostic in wanted {
-            while lines
-                .next_if(|(number, _)| *number < diagnostic.place.line)
-                .is_some()
-            {}
+            while lines.next_if(|(number, _)| *number < diagnostic.place.line).is_some() {}
             diagnostic.source_line = lines.peek().map(|(_, line)| (*line).to_owned());
         }
     }
 
     /// The files named by findings that have no line yet.
     pub(super) fn unquoted_files(&self) -> Vec<PathBuf> {
-        let unquoted = self
-            .list
-            .iter()
-            .filter(|diagnostic| diagnostic.source_line.is_none());
-        let mut files: Vec<_> = unquoted
-            .map(|diagnostic| diagnostic.place.file.clone())
-            .collect();
+        let unquoted = self.list.iter().filter(|diagnostic| diagnostic.source_line.is_none());
+        let mut files: Vec<_> = unquoted.map(|diagnostic| diagnostic.place.file.clone()).collect();
         files.sort();
         files.dedup();
         files

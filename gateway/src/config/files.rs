@@ -18,37 +18,23 @@ const TENANT_FILES_MAX: usize = 10_000;
 
 /// The text of a file, or why there is none.
 pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
-    let failed = |error: io::Error| {
-        Diagnostic::error(
-            path,
-            At::START,
-            format!("this file cannot be read: {error}"),
-        )
-    };
+    let failed = |error: io::Error| Diagnostic::error(path, At::START, format!("this file cannot be read: {error}"));
     let meta = fs::metadata(path).map_err(failed)?;
     if let Some(refusal) = refuse(&meta) {
         return Err(Diagnostic::error(path, At::START, refusal));
     }
     let mut bytes = Vec::new();
     // It may have grown since it was looked at.
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(failed)?;
+    File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(failed)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(Diagnostic::error(
-            path,
-            At::START,
-            too_large(bytes.len() as u64),
-        ));
+        return Err(Diagnostic::error(path, At::START, too_large(bytes.len() as u64)));
     }
     String::from_utf8(bytes).map_err(|error| not_utf8(path, &error))
 }
 
 fn refuse(meta: &Metadata) -> Option<String> {
     match meta.len() {
-        _ if !meta.is_file() => {
-            Some("this is not a regular file; name one with YAML in it".to_owned())
-        }
+        _ if !meta.is_file() => Some("this is not a regular file; name one with YAML in it".to_owned()),
         len if len > FILE_BYTES_MAX => Some(too_large(len)),
         _ => None,
     }
@@ -62,30 +48,12 @@ fn too_large(len: u64) -> String {
 }
 
 fn not_utf8(path: &Path, error: &std::string::FromUtf8Error) -> Diagnostic {
-    let valid = error
-        .as_bytes()
-        .get(..error.utf8_error().valid_up_to())
-        .unwrap_or_default();
+    let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
     let before = String::from_utf8_lossy(valid);
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).saturating_add(1);
     let line = count(before.matches('\n').count());
-    let column = count(
-        before
-            .rsplit('\n')
-            .next()
-            .unwrap_or_default()
-            .chars()
-            .count(),
-    );
-    Diagnostic::error(
-        path,
-        At {
-            line,
-            column,
-            width: 1,
-        },
-        "this byte is no UTF-8; save the file as UTF-8",
-    )
+    let column = count(before.rsplit('\n').next().unwrap_or_default().chars().count());
+    Diagnostic::error(path, At { line, column, width: 1 }, "this byte is no UTF-8; save the file as UTF-8")
 }
 
 /// The YAML files of a directory, by name. Hidden ones (`..data` of Kubernetes, editors' copies) are none.
@@ -107,12 +75,8 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn is_tenants_file(path: &Path) -> bool {
-    let hidden = path
-        .file_name()
-        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let yaml = path
-        .extension()
-        .is_some_and(|extension| extension == "yaml" || extension == "yml");
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
     yaml && !hidden
 }
 

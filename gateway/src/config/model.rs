@@ -83,9 +83,7 @@ impl Listener {
     /// Whether a peer may speak for a client. An IPv4 peer of a dual-stack socket counts as IPv4.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
-        self.trusted_proxies
-            .iter()
-            .any(|range| range.contains(&peer))
+        self.trusted_proxies.iter().any(|range| range.contains(&peer))
     }
 }
 
@@ -140,6 +138,8 @@ pub struct Limits {
     pub min_body_rate: u64,
     /// How long a request body may be slower than that.
     pub min_body_rate_after: Duration,
+    /// How long a client may take none of its answer.
+    pub write_stall: Duration,
     /// Bytes of an unread body that are read after an answer made here.
     pub drain_bytes: usize,
     /// How long they are read.
@@ -158,6 +158,7 @@ impl Default for Limits {
             max_request_body: BodyMax::Unlimited,
             min_body_rate: 1 << 10,
             min_body_rate_after: Duration::from_secs(10),
+            write_stall: Duration::from_secs(60),
             drain_bytes: 64 << 10,
             drain_time: Duration::from_secs(5),
         }
@@ -184,10 +185,7 @@ pub struct Shutdown {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Shutdown {
-            drain_delay: Duration::ZERO,
-            grace: Duration::from_secs(30),
-        }
+        Shutdown { drain_delay: Duration::ZERO, grace: Duration::from_secs(30) }
     }
 }
 
@@ -205,10 +203,7 @@ impl Eq for AccessLog {}
 
 impl Default for AccessLog {
     fn default() -> Self {
-        AccessLog {
-            level: LogLevel::All,
-            sample: 1.0,
-        }
+        AccessLog { level: LogLevel::All, sample: 1.0 }
     }
 }
 

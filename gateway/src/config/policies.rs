@@ -9,8 +9,7 @@ use http::HeaderValue;
 
 use super::decode::{Decoder, Fields, duration_of};
 use super::model::{
-    Dangerously, Disclosure, Located, Mode, OriginSetSpec, PolicySpec, Text, Timeouts,
-    UnmatchedRequests, UpstreamSpec,
+    Dangerously, Disclosure, Located, Mode, OriginSetSpec, PolicySpec, Text, Timeouts, UnmatchedRequests, UpstreamSpec,
 };
 use super::sections;
 use super::settings::span;
@@ -29,47 +28,28 @@ const ATTEMPTS_MAX: u32 = 10;
 const MAX_AGE_DEFAULT: u32 = 600;
 
 /// What may be said about requests of origins that are not allowed.
-pub(super) const UNMATCHED: &[(&str, UnmatchedRequests)] = &[
-    ("Reject", UnmatchedRequests::Reject),
-    ("Forward", UnmatchedRequests::Forward),
-];
-const DISCLOSURES: &[(&str, Disclosure)] =
-    &[("Full", Disclosure::Full), ("Minimal", Disclosure::Minimal)];
+pub(super) const UNMATCHED: &[(&str, UnmatchedRequests)] =
+    &[("Reject", UnmatchedRequests::Reject), ("Forward", UnmatchedRequests::Forward)];
+const DISCLOSURES: &[(&str, Disclosure)] = &[("Full", Disclosure::Full), ("Minimal", Disclosure::Minimal)];
 const MODES: &[(&str, Mode)] = &[("Enforce", Mode::Enforce), ("Report", Mode::Report)];
 
 impl Decoder<'_> {
     pub(super) fn upstreams(&mut self, node: Option<&Node>) -> Vec<UpstreamSpec> {
-        let named = node
-            .map(|node| self.named(node, "upstream"))
-            .unwrap_or_default();
-        named
-            .into_iter()
-            .map(|(name, node)| self.upstream(name, node))
-            .collect()
+        let named = node.map(|node| self.named(node, "upstream")).unwrap_or_default();
+        named.into_iter().map(|(name, node)| self.upstream(name, node)).collect()
     }
 
     /// An upstream of that name, even where something is wrong in it: whoever refers to it makes no mistake.
     fn upstream(&mut self, name: Text, node: &Node) -> UpstreamSpec {
-        let blank = UpstreamSpec {
-            name,
-            servers: Vec::new(),
-            timeouts: Timeouts::default(),
-            attempts: 2,
-            host: None,
-        };
+        let blank = UpstreamSpec { name, servers: Vec::new(), timeouts: Timeouts::default(), attempts: 2, host: None };
         let Some(fields) = self.fields(node, &sections::UPSTREAM) else {
             return blank;
         };
         UpstreamSpec {
             servers: self.servers(&fields),
-            timeouts: fields
-                .find("timeouts")
-                .and_then(|node| self.timeouts(node))
-                .unwrap_or_default(),
+            timeouts: fields.find("timeouts").and_then(|node| self.timeouts(node)).unwrap_or_default(),
             attempts: self.count_or(&fields, "attempts", 1..=ATTEMPTS_MAX, blank.attempts),
-            host: fields
-                .find("host")
-                .and_then(|node| self.upstream_host(node)),
+            host: fields.find("host").and_then(|node| self.upstream_host(node)),
             ..blank
         }
     }
@@ -82,10 +62,7 @@ impl Decoder<'_> {
         let items = self.list(node, "a list of servers", SERVERS_MAX);
         let servers: Vec<_> = items.iter().filter_map(|item| self.server(item)).collect();
         if servers.is_empty() && self.found.len() == before {
-            self.error(
-                node.at,
-                "there is no server; write one such as 127.0.0.1:9001",
-            );
+            self.error(node.at, "there is no server; write one such as 127.0.0.1:9001");
         }
         servers
     }
@@ -93,10 +70,7 @@ impl Decoder<'_> {
     fn server(&mut self, node: &Node) -> Option<SocketAddr> {
         let address = self.address(node)?;
         if address.port() == 0 {
-            self.error(
-                node.at,
-                "a server has no port 0; write its port, from 1 to 65535",
-            );
+            self.error(node.at, "a server has no port 0; write its port, from 1 to 65535");
             return None;
         }
         Some(address)
@@ -109,12 +83,7 @@ impl Decoder<'_> {
             connect: self.duration_or(&fields, "connect", span(10, 300), old.connect),
             head: self.duration_or(&fields, "head", span(10, 3_600), old.head),
             idle: self.duration_or(&fields, "idle", span(10, 86_400), old.idle),
-            upgraded_idle: self.duration_or(
-                &fields,
-                "upgradedIdle",
-                span(10, 604_800),
-                old.upgraded_idle,
-            ),
+            upgraded_idle: self.duration_or(&fields, "upgradedIdle", span(10, 604_800), old.upgraded_idle),
         })
     }
 
@@ -126,24 +95,14 @@ impl Decoder<'_> {
     }
 
     pub(super) fn origin_sets(&mut self, node: Option<&Node>) -> Vec<OriginSetSpec> {
-        let named = node
-            .map(|node| self.named(node, "origin set"))
-            .unwrap_or_default();
-        let decode = |(name, node)| OriginSetSpec {
-            name,
-            origins: self.texts(Some(node), "origin", ORIGINS_MAX),
-        };
+        let named = node.map(|node| self.named(node, "origin set")).unwrap_or_default();
+        let decode = |(name, node)| OriginSetSpec { name, origins: self.texts(Some(node), "origin", ORIGINS_MAX) };
         named.into_iter().map(decode).collect()
     }
 
     pub(super) fn policies(&mut self, node: Option<&Node>) -> Vec<PolicySpec> {
-        let named = node
-            .map(|node| self.named(node, "policy"))
-            .unwrap_or_default();
-        named
-            .into_iter()
-            .map(|(name, node)| self.policy(name, node))
-            .collect()
+        let named = node.map(|node| self.named(node, "policy")).unwrap_or_default();
+        named.into_iter().map(|(name, node)| self.policy(name, node)).collect()
     }
 
     /// A policy of that name, even where something is wrong in it: whoever refers to it makes no mistake.
@@ -158,16 +117,10 @@ impl Decoder<'_> {
             allow_headers: Vec::new(),
             expose_headers: Vec::new(),
             allow_credentials: Located { value: false, at },
-            max_age: Located {
-                value: MAX_AGE_DEFAULT,
-                at,
-            },
+            max_age: Located { value: MAX_AGE_DEFAULT, at },
             disclosure: Disclosure::Full,
             unmatched_requests: UnmatchedRequests::Reject,
-            mode: Located {
-                value: Mode::Enforce,
-                at,
-            },
+            mode: Located { value: Mode::Enforce, at },
             dangerously: Dangerously::default(),
         };
         match self.fields(node, &sections::POLICY) {
@@ -180,46 +133,29 @@ impl Decoder<'_> {
         PolicySpec {
             allow_origins: self.texts(fields.find("allowOrigins"), "origin", ORIGINS_MAX),
             allow_origin_sets: self.texts(fields.find("allowOriginSets"), "set name", ENTRIES_MAX),
-            allow_origin_regexes: self.texts(
-                fields.find("allowOriginRegexes"),
-                "regular expression",
-                ENTRIES_MAX,
-            ),
+            allow_origin_regexes: self.texts(fields.find("allowOriginRegexes"), "regular expression", ENTRIES_MAX),
             allow_methods: self.texts(fields.find("allowMethods"), "method", ENTRIES_MAX),
             allow_headers: self.texts(fields.find("allowHeaders"), "header name", ENTRIES_MAX),
             expose_headers: self.texts(fields.find("exposeHeaders"), "header name", ENTRIES_MAX),
-            allow_credentials: self
-                .located_flag(fields, "allowCredentials")
-                .unwrap_or(blank.allow_credentials),
-            max_age: fields
-                .find("maxAge")
-                .and_then(|node| self.max_age(node))
-                .unwrap_or(blank.max_age),
+            allow_credentials: self.located_flag(fields, "allowCredentials").unwrap_or(blank.allow_credentials),
+            max_age: fields.find("maxAge").and_then(|node| self.max_age(node)).unwrap_or(blank.max_age),
             disclosure: fields
                 .find("disclosure")
                 .and_then(|node| self.choice(node, DISCLOSURES))
                 .unwrap_or(blank.disclosure),
-            unmatched_requests: self
-                .unmatched_requests(fields)
-                .unwrap_or(blank.unmatched_requests),
-            mode: fields
-                .find("mode")
-                .and_then(|node| self.mode(node))
-                .unwrap_or(blank.mode),
+            unmatched_requests: self.unmatched_requests(fields).unwrap_or(blank.unmatched_requests),
+            mode: fields.find("mode").and_then(|node| self.mode(node)).unwrap_or(blank.mode),
             dangerously: self.dangerously(fields),
             ..blank
         }
     }
 
     pub(super) fn unmatched_requests(&mut self, fields: &Fields<'_>) -> Option<UnmatchedRequests> {
-        fields
-            .find("unmatchedRequests")
-            .and_then(|node| self.choice(node, UNMATCHED))
+        fields.find("unmatchedRequests").and_then(|node| self.choice(node, UNMATCHED))
     }
 
     fn mode(&mut self, node: &Node) -> Option<Located<Mode>> {
-        self.choice(node, MODES)
-            .map(|value| Located { value, at: node.at })
+        self.choice(node, MODES).map(|value| Located { value, at: node.at })
     }
 
     /// Any whole number of seconds: which ones browsers heed is the engine's to say.
@@ -233,10 +169,7 @@ impl Decoder<'_> {
     }
 
     fn dangerously(&mut self, fields: &Fields<'_>) -> Dangerously {
-        let mut flag = |key| {
-            self.located_flag(fields, key)
-                .is_some_and(|flag| flag.value)
-        };
+        let mut flag = |key| self.located_flag(fields, key).is_some_and(|flag| flag.value);
         Dangerously {
             allow_null: flag("dangerouslyAllowNull"),
             allow_insecure_origins: flag("dangerouslyAllowInsecureOrigins"),

@@ -71,13 +71,7 @@ mod tests {
 
     #[test]
     fn reads_and_shows_durations() {
-        for (text, ms) in [
-            ("250ms", 250),
-            ("30s", 30_000),
-            ("10m", 600_000),
-            ("1h", 3_600_000),
-            ("0ms", 0),
-        ] {
+        for (text, ms) in [("250ms", 250), ("30s", 30_000), ("10m", 600_000), ("1h", 3_600_000), ("0ms", 0)] {
             let parsed = duration(text).unwrap();
             assert_eq!(parsed, Duration::from_millis(ms));
             assert_eq!(ShownDuration(parsed).to_string(), text);
@@ -102,27 +96,11 @@ mod tests {
 
     #[test]
     fn reads_and_shows_sizes() {
-        for (text, bytes) in [
-            ("512B", 512),
-            ("64KiB", 65_536),
-            ("10MiB", 10 << 20),
-            ("1GiB", 1 << 30),
-            ("0B", 0),
-        ] {
+        for (text, bytes) in [("512B", 512), ("64KiB", 65_536), ("10MiB", 10 << 20), ("1GiB", 1 << 30), ("0B", 0)] {
             assert_eq!(size(text), Some(bytes));
             assert_eq!(ShownSize(bytes).to_string(), text);
         }
-        for text in [
-            "",
-            "KiB",
-            "64",
-            "64 KiB",
-            "64KB",
-            "64kib",
-            "1.5MiB",
-            "-1B",
-            "99999999999GiB",
-        ] {
+        for text in ["", "KiB", "64", "64 KiB", "64KB", "64kib", "1.5MiB", "-1B", "99999999999GiB"] {
             assert_eq!(size(text), None, "{text}");
         }
     }

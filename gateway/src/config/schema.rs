@@ -152,6 +152,9 @@ described! {
         /// How long a request body may be slower. Default 10s.
         #[schemars(schema_with = "duration", default)]
         min_body_rate_after: u32,
+        /// How long a client may take none of its answer. Default 60s.
+        #[schemars(schema_with = "duration", default)]
+        write_stall: u32,
         /// How much of an unread body is read after an answer made by the gateway. Default 64KiB.
         #[schemars(schema_with = "size", default)]
         drain_bytes: u32,
@@ -327,28 +330,18 @@ mod tests {
     fn described_keys() -> BTreeMap<String, BTreeSet<String>> {
         let schema = serde_json::to_value(main_file()).unwrap();
         let keys = |object: &serde_json::Value| {
-            object["properties"]
-                .as_object()
-                .map(|properties| properties.keys().cloned().collect())
+            object["properties"].as_object().map(|properties| properties.keys().cloned().collect())
         };
         let definitions = schema["$defs"].as_object().unwrap().iter();
-        let definitions =
-            definitions.filter_map(|(name, object)| Some((name.clone(), keys(object)?)));
-        definitions
-            .chain([("Config".to_owned(), keys(&schema).unwrap())])
-            .collect()
+        let definitions = definitions.filter_map(|(name, object)| Some((name.clone(), keys(object)?)));
+        definitions.chain([("Config".to_owned(), keys(&schema).unwrap())]).collect()
     }
 
     #[test]
     fn describes_exactly_the_keys_that_are_decoded() {
         let decoded: BTreeMap<_, BTreeSet<_>> = sections::ALL
             .iter()
-            .map(|(name, section)| {
-                (
-                    (*name).to_owned(),
-                    section.keys.iter().map(|key| (*key).to_owned()).collect(),
-                )
-            })
+            .map(|(name, section)| ((*name).to_owned(), section.keys.iter().map(|key| (*key).to_owned()).collect()))
             .collect();
         assert_eq!(described_keys(), decoded);
     }

@@ -33,7 +33,7 @@ sections! {
     RUNTIME = "Runtime", "the runtime", ["threads"];
     LIMITS = "Limits", "the limits", [
         "head", "headFields", "headFieldBytes", "headBytes", "keepAliveIdle", "keepAliveRequests", "maxRequestBody", "minBodyRate",
-        "minBodyRateAfter", "drainBytes", "drainTime",
+        "minBodyRateAfter", "writeStall", "drainBytes", "drainTime",
     ];
     SHUTDOWN = "Shutdown", "the shutdown", ["drainDelay", "grace"];
     ACCESS_LOG = "AccessLog", "the access log", ["level", "sample"];

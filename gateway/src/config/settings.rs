@@ -10,9 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::decode::{Decoder, Fields};
-use super::model::{
-    AccessLog, Admin, At, BodyMax, Limits, Listener, LogLevel, Runtime, Settings, Shutdown, Threads,
-};
+use super::model::{AccessLog, Admin, At, BodyMax, Limits, Listener, LogLevel, Runtime, Settings, Shutdown, Threads};
 use super::sections;
 use super::tree::{Node, Value};
 use crate::host;
@@ -40,35 +38,15 @@ impl Decoder<'_> {
         let admin = main.find("admin").and_then(|node| self.admin(node));
         let defaults = Settings::default();
         let settings = Settings {
-            runtime: main
-                .find("runtime")
-                .and_then(|node| self.runtime(node))
-                .unwrap_or_default(),
-            limits: main
-                .find("limits")
-                .and_then(|node| self.limits(node))
-                .unwrap_or(defaults.limits),
-            shutdown: main
-                .find("shutdown")
-                .and_then(|node| self.shutdown(node))
-                .unwrap_or(defaults.shutdown),
-            access_log: main
-                .find("accessLog")
-                .and_then(|node| self.access_log(node))
-                .unwrap_or(defaults.access_log),
-            listeners: listeners
-                .iter()
-                .map(|(_, listener)| listener.clone())
-                .collect(),
+            runtime: main.find("runtime").and_then(|node| self.runtime(node)).unwrap_or_default(),
+            limits: main.find("limits").and_then(|node| self.limits(node)).unwrap_or(defaults.limits),
+            shutdown: main.find("shutdown").and_then(|node| self.shutdown(node)).unwrap_or(defaults.shutdown),
+            access_log: main.find("accessLog").and_then(|node| self.access_log(node)).unwrap_or(defaults.access_log),
+            listeners: listeners.iter().map(|(_, listener)| listener.clone()).collect(),
             admin: admin.as_ref().map(|(_, admin)| admin.clone()),
         };
         let admin = admin.map(|(at, admin)| (at, admin.address));
-        self.check_addresses(
-            listeners
-                .iter()
-                .map(|(at, listener)| (*at, listener.address))
-                .chain(admin),
-        );
+        self.check_addresses(listeners.iter().map(|(at, listener)| (*at, listener.address)).chain(admin));
         settings
     }
 
@@ -80,50 +58,30 @@ impl Decoder<'_> {
         if let Value::List(items) = &node.value
             && items.is_empty()
         {
-            self.error(
-                node.at,
-                "there is no listener; write one such as { address: 127.0.0.1:8080 }",
-            );
+            self.error(node.at, "there is no listener; write one such as { address: 127.0.0.1:8080 }");
         }
-        items
-            .iter()
-            .filter_map(|item| self.listener(item))
-            .collect()
+        items.iter().filter_map(|item| self.listener(item)).collect()
     }
 
     fn listener(&mut self, node: &Node) -> Option<(At, Listener)> {
         let fields = self.fields(node, &sections::LISTENER)?;
-        let ranges = fields.find("trustedProxies").map_or(&[][..], |node| {
-            self.list(node, "a list of address ranges", TRUSTED_PROXIES_MAX)
-        });
-        let trusted_proxies = ranges
-            .iter()
-            .filter_map(|node| self.address_range(node))
-            .collect();
+        let ranges = fields
+            .find("trustedProxies")
+            .map_or(&[][..], |node| self.list(node, "a list of address ranges", TRUSTED_PROXIES_MAX));
+        let trusted_proxies = ranges.iter().filter_map(|node| self.address_range(node)).collect();
         let node = self.required(&fields, "address")?;
         let address = self.address(node)?;
-        Some((
-            node.at,
-            Listener {
-                address,
-                trusted_proxies,
-            },
-        ))
+        Some((node.at, Listener { address, trusted_proxies }))
     }
 
     /// Two sockets cannot have one address. Port 0 is a different one every time.
     fn check_addresses(&mut self, addresses: impl Iterator<Item = (At, SocketAddr)>) {
         let mut seen: Vec<(At, SocketAddr)> = Vec::new();
         for (at, address) in addresses {
-            match seen
-                .iter()
-                .find(|(_, earlier)| *earlier == address && address.port() != 0)
-            {
-                Some((first, _)) => self.clash(
-                    at,
-                    format!("two listeners have the address {address}; give each its own"),
-                    *first,
-                ),
+            match seen.iter().find(|(_, earlier)| *earlier == address && address.port() != 0) {
+                Some((first, _)) => {
+                    self.clash(at, format!("two listeners have the address {address}; give each its own"), *first)
+                }
                 None => seen.push((at, address)),
             }
         }
@@ -132,73 +90,43 @@ impl Decoder<'_> {
     /// An address and port to listen on or to connect to.
     pub(super) fn address(&mut self, node: &Node) -> Option<SocketAddr> {
         let hint = "write an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080 (names are not looked up)";
-        self.parsed(node, "an address", |text| {
-            text.parse::<SocketAddr>().map_err(|_| hint)
-        })
+        self.parsed(node, "an address", |text| text.parse::<SocketAddr>().map_err(|_| hint))
     }
 
     fn address_range(&mut self, node: &Node) -> Option<IpNet> {
         self.parsed(node, "an address range", |text| {
-            let range: IpNet = text
-                .parse()
-                .map_err(|_| "write one such as 10.0.0.0/8 or 2001:db8::/32".to_owned())?;
+            let range: IpNet = text.parse().map_err(|_| "write one such as 10.0.0.0/8 or 2001:db8::/32".to_owned())?;
             let whole = range.trunc();
-            if whole == range {
-                Ok(range)
-            } else {
-                Err(format!("bits after the prefix are set; write {whole}"))
-            }
+            if whole == range { Ok(range) } else { Err(format!("bits after the prefix are set; write {whole}")) }
         })
     }
 
     fn admin(&mut self, node: &Node) -> Option<(At, Admin)> {
         let fields = self.fields(node, &sections::ADMIN)?;
         let token_file = fields.find("tokenFile").and_then(|node| self.path(node));
-        let open_metrics = fields
-            .find("openMetrics")
-            .and_then(|node| self.flag(node))
-            .unwrap_or(false);
-        let hosts = fields.find("hosts").map_or(&[][..], |node| {
-            self.list(node, "a list of host names", ADMIN_HOSTS_MAX)
-        });
-        let hosts = hosts
-            .iter()
-            .filter_map(|node| self.plain_host(node))
-            .collect();
+        let open_metrics = fields.find("openMetrics").and_then(|node| self.flag(node)).unwrap_or(false);
+        let hosts =
+            fields.find("hosts").map_or(&[][..], |node| self.list(node, "a list of host names", ADMIN_HOSTS_MAX));
+        let hosts = hosts.iter().filter_map(|node| self.plain_host(node)).collect();
         let node = self.required(&fields, "address")?;
         let address = self.address(node)?;
         if !address.ip().is_loopback() && fields.find("tokenFile").is_none() {
             self.error(node.at, "the admin listener can be reached from other machines; give it a tokenFile, or an address such as 127.0.0.1:9900");
         }
-        Some((
-            node.at,
-            Admin {
-                address,
-                token_file,
-                open_metrics,
-                hosts,
-            },
-        ))
+        Some((node.at, Admin { address, token_file, open_metrics, hosts }))
     }
 
     fn plain_host(&mut self, node: &Node) -> Option<Box<str>> {
-        self.parsed(node, "a host name", |text| {
-            match host::parse_authority(text.as_bytes()) {
-                Ok(authority) if authority.port.is_none() => Ok(Box::from(authority.host)),
-                Ok(_) => Err("write it without its port".to_owned()),
-                Err(error) => Err(error.to_string()),
-            }
+        self.parsed(node, "a host name", |text| match host::parse_authority(text.as_bytes()) {
+            Ok(authority) if authority.port.is_none() => Ok(Box::from(authority.host)),
+            Ok(_) => Err("write it without its port".to_owned()),
+            Err(error) => Err(error.to_string()),
         })
     }
 
     fn runtime(&mut self, node: &Node) -> Option<Runtime> {
         let fields = self.fields(node, &sections::RUNTIME)?;
-        Some(Runtime {
-            threads: fields
-                .find("threads")
-                .and_then(|node| self.threads(node))
-                .unwrap_or_default(),
-        })
+        Some(Runtime { threads: fields.find("threads").and_then(|node| self.threads(node)).unwrap_or_default() })
     }
 
     fn threads(&mut self, node: &Node) -> Option<Threads> {
@@ -215,25 +143,10 @@ impl Decoder<'_> {
         let limits = Limits {
             head: self.duration_or(&fields, "head", span(100, 300), old.head),
             head_fields: self.count_or(&fields, "headFields", 1..=HEAD_FIELDS_MAX, old.head_fields),
-            head_field_bytes: self.size_or(
-                &fields,
-                "headFieldBytes",
-                256..=256 << 10,
-                old.head_field_bytes,
-            ),
+            head_field_bytes: self.size_or(&fields, "headFieldBytes", 256..=256 << 10, old.head_field_bytes),
             head_bytes: self.size_or(&fields, "headBytes", 1 << 10..=1 << 20, old.head_bytes),
-            keep_alive_idle: self.duration_or(
-                &fields,
-                "keepAliveIdle",
-                span(1_000, 3_600),
-                old.keep_alive_idle,
-            ),
-            keep_alive_requests: self.count_or(
-                &fields,
-                "keepAliveRequests",
-                1..=1_000_000,
-                old.keep_alive_requests,
-            ),
+            keep_alive_idle: self.duration_or(&fields, "keepAliveIdle", span(1_000, 3_600), old.keep_alive_idle),
+            keep_alive_requests: self.count_or(&fields, "keepAliveRequests", 1..=1_000_000, old.keep_alive_requests),
             max_request_body: fields
                 .find("maxRequestBody")
                 .and_then(|node| self.body_max(node))
@@ -245,6 +158,7 @@ impl Decoder<'_> {
                 span(1_000, 3_600),
                 old.min_body_rate_after,
             ),
+            write_stall: self.duration_or(&fields, "writeStall", span(1_000, 3_600), old.write_stall),
             drain_bytes: self.size_or(&fields, "drainBytes", 0..=64 << 20, old.drain_bytes),
             drain_time: self.duration_or(&fields, "drainTime", span(0, 300), old.drain_time),
         };
@@ -254,14 +168,9 @@ impl Decoder<'_> {
 
     fn check_head_bytes(&mut self, fields: &Fields<'_>, limits: &Limits) {
         if limits.head_field_bytes > limits.head_bytes {
-            let node = fields
-                .find("headFieldBytes")
-                .or_else(|| fields.find("headBytes"));
+            let node = fields.find("headFieldBytes").or_else(|| fields.find("headBytes"));
             let at = node.map_or(fields.at(), |node| node.at);
-            self.error(
-                at,
-                "one field may be larger than a whole head; headFieldBytes is at most headBytes",
-            );
+            self.error(at, "one field may be larger than a whole head; headFieldBytes is at most headBytes");
         }
     }
 
@@ -288,22 +197,13 @@ impl Decoder<'_> {
     }
 
     fn access_log(&mut self, node: &Node) -> Option<AccessLog> {
-        const LEVELS: &[(&str, LogLevel)] = &[
-            ("All", LogLevel::All),
-            ("Denied", LogLevel::Denied),
-            ("Off", LogLevel::Off),
-        ];
+        const LEVELS: &[(&str, LogLevel)] =
+            &[("All", LogLevel::All), ("Denied", LogLevel::Denied), ("Off", LogLevel::Off)];
         let fields = self.fields(node, &sections::ACCESS_LOG)?;
         let old = AccessLog::default();
         Some(AccessLog {
-            level: fields
-                .find("level")
-                .and_then(|node| self.choice(node, LEVELS))
-                .unwrap_or(old.level),
-            sample: fields
-                .find("sample")
-                .and_then(|node| self.share(node))
-                .unwrap_or(old.sample),
+            level: fields.find("level").and_then(|node| self.choice(node, LEVELS)).unwrap_or(old.level),
+            sample: fields.find("sample").and_then(|node| self.share(node)).unwrap_or(old.sample),
         })
     }
 
@@ -315,24 +215,12 @@ impl Decoder<'_> {
         range: RangeInclusive<Duration>,
         default: Duration,
     ) -> Duration {
-        fields
-            .find(key)
-            .and_then(|node| self.duration(node, range))
-            .unwrap_or(default)
+        fields.find(key).and_then(|node| self.duration(node, range)).unwrap_or(default)
     }
 
     /// The number under a key, or the default.
-    pub(super) fn count_or(
-        &mut self,
-        fields: &Fields<'_>,
-        key: &str,
-        range: RangeInclusive<u32>,
-        default: u32,
-    ) -> u32 {
-        fields
-            .find(key)
-            .and_then(|node| self.count(node, range))
-            .unwrap_or(default)
+    pub(super) fn count_or(&mut self, fields: &Fields<'_>, key: &str, range: RangeInclusive<u32>, default: u32) -> u32 {
+        fields.find(key).and_then(|node| self.count(node, range)).unwrap_or(default)
     }
 
     fn size_or<T: TryFrom<u64>>(
@@ -343,7 +231,6 @@ impl Decoder<'_> {
         default: T,
     ) -> T {
         let size = fields.find(key).and_then(|node| self.size(node, range));
-        size.and_then(|size| T::try_from(size).ok())
-            .unwrap_or(default)
+        size.and_then(|size| T::try_from(size).ok()).unwrap_or(default)
     }
 }

@@ -37,9 +37,7 @@ pub(super) struct Tenants {
 
 impl Decoder<'_> {
     pub(super) fn tenants(&mut self, node: Option<&Node>) -> Tenants {
-        let items = node.map_or(&[][..], |node| {
-            self.list(node, "a list of tenants", TENANTS_MAX)
-        });
+        let items = node.map_or(&[][..], |node| self.list(node, "a list of tenants", TENANTS_MAX));
         let mut tenants = Tenants::default();
         for item in items {
             let spec = self.tenant(item, &mut tenants.hosts);
@@ -52,40 +50,21 @@ impl Decoder<'_> {
         let fields = self.fields(node, &sections::TENANT)?;
         let hosts = self.required(&fields, "hosts").map(|node| self.hosts(node));
         claimed.extend(hosts.iter().flatten().map(|host| host.value.clone()));
-        let id = self
-            .required(&fields, "id")
-            .and_then(|node| self.tenant_id(node));
-        let upstream = fields
-            .find("upstream")
-            .and_then(|node| self.name(node, "an upstream"));
-        let policy = fields
-            .find("policy")
-            .and_then(|node| self.name(node, "a policy"));
+        let id = self.required(&fields, "id").and_then(|node| self.tenant_id(node));
+        let upstream = fields.find("upstream").and_then(|node| self.name(node, "an upstream"));
+        let policy = fields.find("policy").and_then(|node| self.name(node, "a policy"));
         let allow_origins = self.texts(fields.find("allowOrigins"), "origin", ORIGINS_MAX);
         let routes = self.routes(fields.find("routes"));
-        Some(TenantSpec {
-            id: id?,
-            hosts: hosts?,
-            upstream,
-            policy,
-            allow_origins,
-            routes,
-        })
+        Some(TenantSpec { id: id?, hosts: hosts?, upstream, policy, allow_origins, routes })
     }
 
     fn tenant_id(&mut self, node: &Node) -> Option<Located<Arc<str>>> {
         let id = self.name(node, "an id")?;
         if &*id.value == RESERVED_ID {
-            self.error(
-                id.at,
-                "`none` stands for requests of no tenant in metrics; choose another id",
-            );
+            self.error(id.at, "`none` stands for requests of no tenant in metrics; choose another id");
             return None;
         }
-        Some(Located {
-            value: id.value.into(),
-            at: id.at,
-        })
+        Some(Located { value: id.value.into(), at: id.at })
     }
 
     fn hosts(&mut self, node: &Node) -> Vec<Located<HostPattern>> {
@@ -93,10 +72,7 @@ impl Decoder<'_> {
         let items = self.list(node, "a list of hosts", HOSTS_MAX);
         let hosts: Vec<_> = items.iter().filter_map(|item| self.host(item)).collect();
         if hosts.is_empty() && self.found.len() == before {
-            self.error(
-                node.at,
-                "there is no host; write one such as api.acme.example or \"*.acme.example\"",
-            );
+            self.error(node.at, "there is no host; write one such as api.acme.example or \"*.acme.example\"");
         }
         hosts
     }
@@ -107,25 +83,13 @@ impl Decoder<'_> {
     }
 
     fn routes(&mut self, node: Option<&Node>) -> Vec<RouteSpec> {
-        let items = node.map_or(&[][..], |node| {
-            self.list(node, "a list of routes", ROUTES_MAX)
-        });
+        let items = node.map_or(&[][..], |node| self.list(node, "a list of routes", ROUTES_MAX));
         let routes: Vec<_> = items.iter().filter_map(|item| self.route(item)).collect();
         for (index, route) in routes.iter().enumerate() {
-            let earlier = routes
-                .iter()
-                .take(index)
-                .find(|earlier| overlap(earlier, route));
+            let earlier = routes.iter().take(index).find(|earlier| overlap(earlier, route));
             if let Some(first) = earlier {
-                let what = format!(
-                    "two routes are for {} and the same methods",
-                    shown(&route.prefix.value)
-                );
-                self.clash(
-                    route.prefix.at,
-                    format!("{what}; give each its own prefix or methods"),
-                    first.prefix.at,
-                );
+                let what = format!("two routes are for {} and the same methods", shown(&route.prefix.value));
+                self.clash(route.prefix.at, format!("{what}; give each its own prefix or methods"), first.prefix.at);
             }
         }
         routes
@@ -133,41 +97,23 @@ impl Decoder<'_> {
 
     fn route(&mut self, node: &Node) -> Option<RouteSpec> {
         let fields = self.fields(node, &sections::ROUTE)?;
-        let prefix = self
-            .required(&fields, "pathPrefix")
-            .and_then(|node| self.prefix(node));
+        let prefix = self.required(&fields, "pathPrefix").and_then(|node| self.prefix(node));
         let methods = self.methods(&fields);
-        let policy = fields
-            .find("policy")
-            .and_then(|node| self.name(node, "a policy"));
-        let upstream = fields
-            .find("upstream")
-            .and_then(|node| self.name(node, "an upstream"));
+        let policy = fields.find("policy").and_then(|node| self.name(node, "a policy"));
+        let upstream = fields.find("upstream").and_then(|node| self.name(node, "an upstream"));
         let allow_origins = self.texts(fields.find("allowOrigins"), "origin", ORIGINS_MAX);
         let unmatched_requests = self.unmatched_requests(&fields);
-        Some(RouteSpec {
-            prefix: prefix?,
-            methods,
-            policy,
-            upstream,
-            allow_origins,
-            unmatched_requests,
-        })
+        Some(RouteSpec { prefix: prefix?, methods, policy, upstream, allow_origins, unmatched_requests })
     }
 
     /// A path as requests are matched on it. A slash at the end says nothing, since whole segments are matched.
     fn prefix(&mut self, node: &Node) -> Option<Text> {
         let value = self.parsed(node, "a path prefix", |text| {
-            let target =
-                Target::parse(text.as_bytes(), b"GET").map_err(|error| error.to_string())?;
+            let target = Target::parse(text.as_bytes(), b"GET").map_err(|error| error.to_string())?;
             match target.path_for_matching() {
-                _ if target.authority().is_some() => {
-                    Err("write the path alone, such as /public".to_owned())
-                }
+                _ if target.authority().is_some() => Err("write the path alone, such as /public".to_owned()),
                 path if path == text => Ok(Box::from(trim_end(path))),
-                path => Err(format!(
-                    "requests are matched in another form; write {path}"
-                )),
+                path => Err(format!("requests are matched in another form; write {path}")),
             }
         })?;
         Some(Located { value, at: node.at })
@@ -180,19 +126,10 @@ impl Decoder<'_> {
             if KNOWN_METHODS.contains(&&*upper) && *upper != *method.value {
                 self.error(
                     method.at,
-                    format!(
-                        "methods are case-sensitive and no client sends {}; write {upper}",
-                        shown(&method.value)
-                    ),
+                    format!("methods are case-sensitive and no client sends {}; write {upper}", shown(&method.value)),
                 );
             } else if http::Method::from_bytes(method.value.as_bytes()).is_err() {
-                self.error(
-                    method.at,
-                    format!(
-                        "{} is no method; write one such as GET or PUT",
-                        shown(&method.value)
-                    ),
-                );
+                self.error(method.at, format!("{} is no method; write one such as GET or PUT", shown(&method.value)));
             } else {
                 methods.push(method);
             }
@@ -210,10 +147,7 @@ impl Decoder<'_> {
         if let super::tree::Value::List(items) = &node.value
             && items.is_empty()
         {
-            self.error(
-                node.at,
-                "there is no method; write some such as [GET, PUT], or leave the key out for all",
-            );
+            self.error(node.at, "there is no method; write some such as [GET, PUT], or leave the key out for all");
         }
     }
 }

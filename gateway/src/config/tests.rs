@@ -4,18 +4,13 @@ use super::diagnostics::Diagnostic;
 use super::*;
 
 fn main_file(text: &str) -> Decoded<Main> {
-    decode_text(Path::new("gateway.yaml"), text, |decoder, root| {
-        decoder.main(root)
-    })
+    decode_text(Path::new("gateway.yaml"), text, |decoder, root| decoder.main(root))
 }
 
 /// Findings as `line:column message`, and the text under the carets.
 fn findings(text: &str) -> Vec<String> {
     let found = main_file(text).found;
-    found
-        .iter()
-        .map(|one| format!("{}:{} {}", one.place.line, one.place.column, one.message))
-        .collect()
+    found.iter().map(|one| format!("{}:{} {}", one.place.line, one.place.column, one.message)).collect()
 }
 
 #[track_caller]
@@ -109,14 +104,7 @@ upstreams:
             "9:3 `b c` is no name; a name has 1 to 64 letters",
         ],
     );
-    let clash = main_file(text)
-        .found
-        .iter()
-        .next()
-        .unwrap()
-        .also
-        .clone()
-        .unwrap();
+    let clash = main_file(text).found.iter().next().unwrap().also.clone().unwrap();
     assert_eq!((clash.line, clash.column), (2, 24));
 }
 
@@ -130,105 +118,56 @@ fn shows_the_line_and_a_caret() {
     assert_eq!(first.unwrap().to_string(), expected);
 
     let mut control = found.clone();
-    control.quote(
-        Path::new("gateway.yaml"),
-        "unused, since the lines are there already",
-    );
+    control.quote(Path::new("gateway.yaml"), "unused, since the lines are there already");
     assert_eq!(control, found);
     let mut escape = Diagnostics::from_iter([Diagnostic::error(Path::new("x"), At::START, "m")]);
     escape.quote(Path::new("x"), "\u{1b}[2J\tred");
-    assert!(
-        escape.to_string().contains("1 | \u{fffd}[2J red"),
-        "{escape}"
-    );
+    assert!(escape.to_string().contains("1 | \u{fffd}[2J red"), "{escape}");
 
     let json = serde_json::to_value(&found).unwrap();
     assert_eq!(json[0]["severity"], "error");
     assert_eq!(json[0]["file"], "gateway.yaml");
-    assert_eq!(
-        (json[0]["line"].as_u64(), json[0]["column"].as_u64()),
-        (Some(3), Some(5))
-    );
+    assert_eq!((json[0]["line"].as_u64(), json[0]["column"].as_u64()), (Some(3), Some(5)));
 }
 
 #[test]
 fn cuts_long_lines_around_the_caret() {
     let gap = " ".repeat(5_000);
-    let text =
-        format!("version: 1\nlisteners: []\npolicies: {{ a: {{}}, {gap}b: {{ maxAge: x }} }}\n");
+    let text = format!("version: 1\nlisteners: []\npolicies: {{ a: {{}}, {gap}b: {{ maxAge: x }} }}\n");
     let shown = main_file(&text).found.to_string();
-    assert!(
-        shown.lines().all(|line| line.chars().count() < 200),
-        "{shown}"
-    );
-    let caret = shown
-        .lines()
-        .rev()
-        .find(|line| line.contains('^'))
-        .unwrap()
-        .find('^')
-        .unwrap();
-    let line = shown
-        .lines()
-        .rev()
-        .find(|line| line.contains("maxAge"))
-        .unwrap();
+    assert!(shown.lines().all(|line| line.chars().count() < 200), "{shown}");
+    let caret = shown.lines().rev().find(|line| line.contains('^')).unwrap().find('^').unwrap();
+    let line = shown.lines().rev().find(|line| line.contains("maxAge")).unwrap();
     assert_eq!(line.chars().nth(caret), Some('x'), "{shown}");
 }
 
 #[test]
 fn a_syntax_error_is_one_message_at_its_place() {
-    check(
-        "version: 1\nlisteners: [1",
-        &["2:12 this cannot be read as YAML: unclosed bracket"],
-    );
-    check(
-        "a: b: c",
-        &["1:5 this cannot be read as YAML: mapping values are not allowed"],
-    );
-    check(
-        "a: *x",
-        &["1:4 this cannot be read as YAML: alias references unknown anchor"],
-    );
+    check("version: 1\nlisteners: [1", &["2:12 this cannot be read as YAML: unclosed bracket"]);
+    check("a: b: c", &["1:5 this cannot be read as YAML: mapping values are not allowed"]);
+    check("a: *x", &["1:4 this cannot be read as YAML: alias references unknown anchor"]);
     check("a: 1\n---\nb: 2", &["2:1 this cannot be read as YAML"]);
     check("? [1]\n: 2", &["1:3 this cannot be read as YAML"]);
-    check(
-        "a: !secret x",
-        &["1:12 this cannot be read as YAML: unsupported tag"],
-    );
-    check(
-        "",
-        &["1:1 this file is empty; a configuration has the keys version"],
-    );
-    check(
-        "- 1",
-        &["1:1 expected a configuration (keys and values), found a list"],
-    );
+    check("a: !secret x", &["1:12 this cannot be read as YAML: unsupported tag"]);
+    check("", &["1:1 this file is empty; a configuration has the keys version"]);
+    check("- 1", &["1:1 expected a configuration (keys and values), found a list"]);
 }
 
 #[test]
 fn follows_aliases_and_bounds_them() {
-    let text = "version: 1\nlisteners: [{ address: \"127.0.0.1:0\" }]\noriginSets: { a: &a [\"https://a.example\"], b: *a }\n";
+    let text =
+        "version: 1\nlisteners: [{ address: \"127.0.0.1:0\" }]\noriginSets: { a: &a [\"https://a.example\"], b: *a }\n";
     let main = main_file(text);
     assert!(main.found.is_empty(), "{}", main.found);
-    assert_eq!(
-        main.value.origin_sets[0].origins,
-        main.value.origin_sets[1].origins
-    );
+    assert_eq!(main.value.origin_sets[0].origins, main.value.origin_sets[1].origins);
 
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for n in 1..12 {
-        bomb += &format!(
-            "a{n}: &a{n} [{}]\n",
-            vec![format!("*a{}", n - 1); 10].join(", ")
-        );
+        bomb += &format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(", "));
     }
     let found = findings(&bomb);
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(
-        found[0].contains("this cannot be read as YAML"),
-        "{found:?}"
-    );
+    assert!(found[0].contains("this cannot be read as YAML"), "{found:?}");
 }
 
 #[test]
@@ -248,31 +187,20 @@ tenants:
   - { id: acme, hosts: [API.acme.example, "*"], upstream: orders, policy: spa, allowOrigins: [b], routes: [{ pathPrefix: /x/, methods: [PUT] }] }
 tenantsDir: tenants.d
 "#;
-    let decoded = decode_text(Path::new("etc/gateway.yaml"), text, |decoder, root| {
-        decoder.main(root)
-    });
+    let decoded = decode_text(Path::new("etc/gateway.yaml"), text, |decoder, root| decoder.main(root));
     assert!(decoded.found.is_empty(), "{}", decoded.found);
     let main = decoded.value;
     let admin = main.settings.admin.as_ref().unwrap();
-    assert_eq!(
-        admin.token_file.as_deref(),
-        Some(Path::new("etc/secrets/token"))
-    );
+    assert_eq!(admin.token_file.as_deref(), Some(Path::new("etc/secrets/token")));
     assert_eq!(&*admin.hosts[0], "admin.example");
     assert!(main.settings.listeners[0].trusts("::ffff:10.1.2.3".parse().unwrap()));
     assert!(!main.settings.listeners[0].trusts("11.1.2.3".parse().unwrap()));
     assert_eq!(main.settings.limits.head.as_secs(), 5);
-    assert_eq!(
-        main.settings.limits.max_request_body,
-        model::BodyMax::Bytes(10 << 20)
-    );
+    assert_eq!(main.settings.limits.max_request_body, model::BodyMax::Bytes(10 << 20));
     assert_eq!(main.settings.limits.drain_bytes, 64 << 10);
     assert_eq!(main.upstreams[0].timeouts.head.as_millis(), 1_500);
     assert_eq!(main.policies[0].max_age.value, 600);
-    assert_eq!(
-        main.tenants[0].hosts[0].value,
-        HostPattern::Exact("api.acme.example".into())
-    );
+    assert_eq!(main.tenants[0].hosts[0].value, HostPattern::Exact("api.acme.example".into()));
     assert_eq!(&*main.tenants[0].routes[0].prefix.value, "/x");
     assert_eq!(main.tenants_dir.unwrap().value, Path::new("etc/tenants.d"));
 }
@@ -281,9 +209,7 @@ tenantsDir: tenants.d
 fn two_specs_are_equal_when_they_say_the_same_elsewhere() {
     let tenant = |text: &str| main_file(text).value.tenants[0].clone();
     let a = tenant("version: 1\nlisteners: []\ntenants: [{ id: a, hosts: [a.example] }]");
-    let b = tenant(
-        "# moved\nversion: 1\nlisteners: []\n\ntenants:\n  - hosts: [A.example]\n    id: a\n",
-    );
+    let b = tenant("# moved\nversion: 1\nlisteners: []\n\ntenants:\n  - hosts: [A.example]\n    id: a\n");
     let c = tenant("version: 1\nlisteners: []\ntenants: [{ id: a, hosts: [b.example] }]");
     assert!(a == b && a != c);
 }

@@ -31,24 +31,13 @@ pub struct At {
 
 impl At {
     /// The first character of a file, for mistakes of the file as a whole.
-    pub const START: At = At {
-        line: 1,
-        column: 1,
-        width: 1,
-    };
+    pub const START: At = At { line: 1, column: 1, width: 1 };
 
     pub(super) fn of(location: Location) -> Self {
         let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX).max(1);
-        #[expect(
-            clippy::useless_conversion,
-            reason = "the crate's span offsets are u32 or u64, by its features"
-        )]
+        #[expect(clippy::useless_conversion, reason = "the crate's span offsets are u32 or u64, by its features")]
         let width = narrow(u64::from(location.span().len()));
-        At {
-            line: narrow(location.line()),
-            column: narrow(location.column()),
-            width,
-        }
+        At { line: narrow(location.line()), column: narrow(location.column()), width }
     }
 }
 
@@ -115,19 +104,14 @@ fn options() -> Options {
 }
 
 fn syntax_error(error: &serde_saphyr::Error) -> SyntaxError {
-    let location = error
-        .location()
-        .filter(|location| *location != Location::UNKNOWN);
+    let location = error.location().filter(|location| *location != Location::UNKNOWN);
     let at = location.map_or(At::START, At::of);
     let text = error.without_snippet().to_string();
     let message = location.map_or(text.as_str(), |location| {
         let suffix = format!(" at line {}, column {}", location.line(), location.column());
         text.strip_suffix(&suffix).unwrap_or(&text)
     });
-    SyntaxError {
-        at: At { width: 1, ..at },
-        message: format!("this cannot be read as YAML: {message}"),
-    }
+    SyntaxError { at: At { width: 1, ..at }, message: format!("this cannot be read as YAML: {message}") }
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -137,10 +121,7 @@ impl<'de> Deserialize<'de> for Node {
         if matches!(spanned.value, Value::List(_) | Value::Map(_) | Value::Null) {
             at.width = 1;
         }
-        Ok(Node {
-            at,
-            value: spanned.value,
-        })
+        Ok(Node { at, value: spanned.value })
     }
 }
 
@@ -202,10 +183,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Vec::new();
         while let Some(key) = entries.next_key::<Spanned<String>>()? {
-            let key = Key {
-                at: At::of(key.defined),
-                name: key.value.into(),
-            };
+            let key = Key { at: At::of(key.defined), name: key.value.into() };
             map.push((key, entries.next_value()?));
         }
         Ok(Value::Map(map))

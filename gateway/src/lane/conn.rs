@@ -24,8 +24,8 @@ use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, Ssl, Stream,
-    TimingDigest, UniqueID, UniqueIDType,
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, Ssl, Stream, TimingDigest, UniqueID,
+    UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -130,9 +130,7 @@ impl Conn {
     }
 
     fn io(&mut self) -> io::Result<&mut Stream> {
-        self.io
-            .as_mut()
-            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.io.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// How much of the request's body a reader with `room` may be given now; 0 means that the
@@ -156,12 +154,7 @@ impl Conn {
     }
 
     /// Gives out body bytes: first those read ahead, then the socket's.
-    fn poll_body(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-        allowed: usize,
-    ) -> Poll<io::Result<()>> {
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, allowed: usize) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             let len = allowed.min(self.ahead.len());
             buf.put_slice(&self.ahead.split_to(len));
@@ -196,9 +189,7 @@ impl Conn {
     fn poll_slow_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let since = *self.body_awaited.get_or_insert_with(Instant::now);
         match self.watch.phase() {
-            Phase::Request => {
-                self.poll_until(cx, since + self.watch.limits().body_grace, Expired::Body)
-            }
+            Phase::Request => self.poll_until(cx, since + self.watch.limits().body_grace, Expired::Body),
             Phase::Streaming | Phase::Upgraded => self.poll_idle(cx),
         }
     }
@@ -252,15 +243,8 @@ impl Conn {
 
     /// The timer is kept from wait to wait and only moved when it fires early, since a wait seldom
     /// lasts.
-    fn poll_until<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        deadline: Instant,
-        expired: Expired,
-    ) -> Poll<io::Result<T>> {
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+    fn poll_until<T>(&mut self, cx: &mut Context<'_>, deadline: Instant, expired: Expired) -> Poll<io::Result<T>> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if timer.deadline() > deadline {
             timer.as_mut().reset(deadline);
         }
@@ -279,11 +263,7 @@ impl Conn {
     }
 
     /// Bounds a write that the client does not take.
-    fn poll_written(
-        &mut self,
-        cx: &mut Context<'_>,
-        result: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
+    fn poll_written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = result {
             self.wrote = true;
             self.last_write = Instant::now();
@@ -321,11 +301,7 @@ impl Drop for Conn {
 }
 
 impl AsyncRead for Conn {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match this.allowance(buf.remaining()) {
             0 => this.poll_hold(cx),
@@ -335,11 +311,7 @@ impl AsyncRead for Conn {
 }
 
 impl AsyncWrite for Conn {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(this.io()?).poll_write(cx, buf);
         this.poll_written(cx, result)
@@ -410,9 +382,7 @@ impl Peek for Conn {}
 
 impl GetTimingDigest for Conn {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.io
-            .as_ref()
-            .map_or_else(Vec::new, |io| io.get_timing_digest())
+        self.io.as_ref().map_or_else(Vec::new, |io| io.get_timing_digest())
     }
 }
 

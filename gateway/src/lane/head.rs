@@ -71,43 +71,21 @@ pub struct Refusal {
 }
 
 const fn refusal(status: StatusCode, reason: &'static str, detail: &'static str) -> Refusal {
-    Refusal {
-        status,
-        reason,
-        detail,
-    }
+    Refusal { status, reason, detail }
 }
 
-const TIMEOUT: Refusal = refusal(
-    StatusCode::REQUEST_TIMEOUT,
-    "head_timeout",
-    "the request head did not arrive in time",
-);
+const TIMEOUT: Refusal =
+    refusal(StatusCode::REQUEST_TIMEOUT, "head_timeout", "the request head did not arrive in time");
 const TOO_LARGE: Refusal = refusal(
     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
     "head_too_large",
     "the request head has too many fields or bytes",
 );
-const MALFORMED: Refusal = refusal(
-    StatusCode::BAD_REQUEST,
-    "head_malformed",
-    "the request head is not valid HTTP/1.1",
-);
-const HOST: Refusal = refusal(
-    StatusCode::BAD_REQUEST,
-    "host",
-    "a request needs exactly one Host field, which agrees with its target",
-);
-const FRAMING: Refusal = refusal(
-    StatusCode::BAD_REQUEST,
-    "framing",
-    "the length of the request body is ambiguous",
-);
-const METHOD: Refusal = refusal(
-    StatusCode::METHOD_NOT_ALLOWED,
-    "method",
-    "TRACE and CONNECT are not served",
-);
+const MALFORMED: Refusal = refusal(StatusCode::BAD_REQUEST, "head_malformed", "the request head is not valid HTTP/1.1");
+const HOST: Refusal =
+    refusal(StatusCode::BAD_REQUEST, "host", "a request needs exactly one Host field, which agrees with its target");
+const FRAMING: Refusal = refusal(StatusCode::BAD_REQUEST, "framing", "the length of the request body is ambiguous");
+const METHOD: Refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method", "TRACE and CONNECT are not served");
 
 /// Which head of its connection is awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,8 +108,7 @@ pub async fn read(
     shutdown: &mut ShutdownWatch,
 ) -> Result<Head, NoHead> {
     let mut searched = 0;
-    let mut deadline =
-        (turn == Turn::First || !ahead.is_empty()).then(|| Instant::now() + limits.time);
+    let mut deadline = (turn == Turn::First || !ahead.is_empty()).then(|| Instant::now() + limits.time);
     loop {
         searched -= skip_empty_lines(ahead).min(searched);
         if let Some(head) = complete(ahead, &mut searched, limits) {
@@ -174,10 +151,7 @@ async fn read_some(
 
 /// RFC 9112, section 2.2: empty lines before a request line are ignored.
 fn skip_empty_lines(ahead: &mut BytesMut) -> usize {
-    let skip = ahead
-        .iter()
-        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
-        .count();
+    let skip = ahead.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     ahead.advance(skip);
     skip
 }
@@ -185,11 +159,7 @@ fn skip_empty_lines(ahead: &mut BytesMut) -> usize {
 /// The head at the beginning of `ahead`, once it is whole, too large or clearly not HTTP. Only bytes
 /// after `searched` are looked at, so that a head that comes byte by byte is not read again and
 /// again.
-fn complete(
-    ahead: &[u8],
-    searched: &mut usize,
-    limits: &HeadLimits,
-) -> Option<Result<Head, Refusal>> {
+fn complete(ahead: &[u8], searched: &mut usize, limits: &HeadLimits) -> Option<Result<Head, Refusal>> {
     let from = searched.saturating_sub(2);
     *searched = ahead.len();
     if ends_head(ahead.get(from..).unwrap_or_default()) {
@@ -210,9 +180,7 @@ fn ends_head(bytes: &[u8]) -> bool {
 
 fn parse(ahead: &[u8], limits: &HeadLimits) -> Result<Head, Refusal> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let slots = fields
-        .get_mut(..limits.fields.min(FIELDS_MAX))
-        .unwrap_or_default();
+    let slots = fields.get_mut(..limits.fields.min(FIELDS_MAX)).unwrap_or_default();
     let mut request = httparse::Request::new(slots);
     let len = match request.parse(ahead) {
         Ok(httparse::Status::Complete(len)) => len,
@@ -220,8 +188,7 @@ fn parse(ahead: &[u8], limits: &HeadLimits) -> Result<Head, Refusal> {
         Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
         Err(_) => return Err(MALFORMED),
     };
-    let long =
-        |field: &httparse::Header<'_>| field.name.len() + field.value.len() > limits.field_bytes;
+    let long = |field: &httparse::Header<'_>| field.name.len() + field.value.len() > limits.field_bytes;
     if len > limits.bytes || request.headers.iter().any(long) {
         return Err(TOO_LARGE);
     }
@@ -238,16 +205,9 @@ fn check_method(method: &str) -> Result<(), Refusal> {
     }
 }
 
-fn values<'r>(
-    request: &'r httparse::Request<'_, '_>,
-    name: &'static str,
-) -> impl Iterator<Item = &'r [u8]> {
+fn values<'r>(request: &'r httparse::Request<'_, '_>, name: &'static str) -> impl Iterator<Item = &'r [u8]> {
     let named = move |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(name);
-    request
-        .headers
-        .iter()
-        .filter(named)
-        .map(|field| field.value)
+    request.headers.iter().filter(named).map(|field| field.value)
 }
 
 /// RFC 9112, sections 3.2 and 3.2.2, stricter: HTTP/1.0 needs a Host too, and an absolute-form
@@ -261,37 +221,20 @@ fn check_host(request: &httparse::Request<'_, '_>) -> Result<(), Refusal> {
     if target.starts_with('/') || target == "*" {
         return Ok(());
     }
-    let rest = target
-        .strip_prefix("http://")
-        .or_else(|| target.strip_prefix("https://"));
-    let authority = rest
-        .ok_or(MALFORMED)?
-        .split(['/', '?', '#'])
-        .next()
-        .unwrap_or_default();
-    if authority.as_bytes() == host {
-        Ok(())
-    } else {
-        Err(HOST)
-    }
+    let rest = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://"));
+    let authority = rest.ok_or(MALFORMED)?.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.as_bytes() == host { Ok(()) } else { Err(HOST) }
 }
 
 /// RFC 9112, section 6.3, with everything ambiguous refused.
 fn framing(request: &httparse::Request<'_, '_>) -> Result<Framing, Refusal> {
     let mut codings = values(request, "transfer-encoding");
     let mut lengths = values(request, "content-length");
-    let fields = (
-        codings.next(),
-        codings.next(),
-        lengths.next(),
-        lengths.next(),
-    );
+    let fields = (codings.next(), codings.next(), lengths.next(), lengths.next());
     let framing = match fields {
         (None, None, None, None) => Framing::Length(0),
         (None, None, Some(length), None) => Framing::Length(length_of(length)?),
-        (Some(coding), None, None, None)
-            if request.version == Some(1) && coding.eq_ignore_ascii_case(b"chunked") =>
-        {
+        (Some(coding), None, None, None) if request.version == Some(1) && coding.eq_ignore_ascii_case(b"chunked") => {
             Framing::Opaque
         }
         _ => return Err(FRAMING),
@@ -305,8 +248,7 @@ fn framing(request: &httparse::Request<'_, '_>) -> Result<Framing, Refusal> {
 
 /// The one upgrade that is passed on: what follows its head may be the other protocol.
 fn asks_for_websocket(request: &httparse::Request<'_, '_>) -> bool {
-    let mut protocols =
-        values(request, "upgrade").flat_map(|value| value.split(|byte| *byte == b','));
+    let mut protocols = values(request, "upgrade").flat_map(|value| value.split(|byte| *byte == b','));
     protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
@@ -334,9 +276,7 @@ mod tests {
     fn check(head: &str, expected: Result<Framing, StatusCode>) {
         let mut searched = 0;
         let found = complete(head.as_bytes(), &mut searched, &LIMITS).expect("a whole head");
-        let found = found
-            .map(|head| head.framing)
-            .map_err(|refusal| refusal.status);
+        let found = found.map(|head| head.framing).map_err(|refusal| refusal.status);
         assert_eq!(found, expected, "{head:?}");
     }
 
@@ -345,74 +285,26 @@ mod tests {
         let bad = Err(StatusCode::BAD_REQUEST);
         check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::Length(0)));
         check("GET / HTTP/1.1\nHost: a\n\n", Ok(Framing::Length(0)));
-        check(
-            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n",
-            Ok(Framing::Length(12)),
-        );
-        check(
-            "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n",
-            Ok(Framing::Opaque),
-        );
-        check(
-            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c, WebSocket\r\n\r\n",
-            Ok(Framing::Opaque),
-        );
-        check(
-            "PUT / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\n",
-            Ok(Framing::Length(3)),
-        );
-        check(
-            "PUT / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\n",
-            bad,
-        );
-        for length in [
-            "+1",
-            "-1",
-            "0x10",
-            "1_0",
-            "",
-            "1 1",
-            "1,1",
-            "18446744073709551616",
-        ] {
-            check(
-                &format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"),
-                bad,
-            );
+        check("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n", Ok(Framing::Length(12)));
+        check("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", Ok(Framing::Opaque));
+        check("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c, WebSocket\r\n\r\n", Ok(Framing::Opaque));
+        check("PUT / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\n", Ok(Framing::Length(3)));
+        check("PUT / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\n", bad);
+        for length in ["+1", "-1", "0x10", "1_0", "", "1 1", "1,1", "18446744073709551616"] {
+            check(&format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"), bad);
         }
-        for coding in [
-            "xchunked",
-            "gzip, chunked",
-            "identity",
-            ",chunked",
-            "chunked\r\nTransfer-Encoding: chunked",
-        ] {
-            check(
-                &format!("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {coding}\r\n\r\n"),
-                bad,
-            );
+        for coding in ["xchunked", "gzip, chunked", "identity", ",chunked", "chunked\r\nTransfer-Encoding: chunked"] {
+            check(&format!("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {coding}\r\n\r\n"), bad);
         }
-        check(
-            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
-            bad,
-        );
-        check(
-            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-            bad,
-        );
-        check(
-            "PUT / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
-            bad,
-        );
+        check("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", bad);
+        check("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", bad);
+        check("PUT / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", bad);
     }
 
     #[test]
     fn host_is_there_once_and_agrees() {
         let bad = Err(StatusCode::BAD_REQUEST);
-        check(
-            "GET http://a/x HTTP/1.1\r\nHost: a\r\n\r\n",
-            Ok(Framing::Length(0)),
-        );
+        check("GET http://a/x HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::Length(0)));
         check("GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n", bad);
         check("GET ftp://a/x HTTP/1.1\r\nHost: a\r\n\r\n", bad);
         check("GET http://u@a/x HTTP/1.1\r\nHost: a\r\n\r\n", bad);
@@ -420,14 +312,8 @@ mod tests {
         check("GET / HTTP/1.1\r\n\r\n", bad);
         check("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", bad);
         check("GET / HTTP/1.0\r\n\r\n", bad);
-        check(
-            "TRACE / HTTP/1.1\r\nHost: a\r\n\r\n",
-            Err(StatusCode::METHOD_NOT_ALLOWED),
-        );
-        check(
-            "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
-            Err(StatusCode::METHOD_NOT_ALLOWED),
-        );
+        check("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", Err(StatusCode::METHOD_NOT_ALLOWED));
+        check("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", Err(StatusCode::METHOD_NOT_ALLOWED));
     }
 
     #[test]
@@ -442,17 +328,8 @@ mod tests {
         check("GET / HTTP/1.1\r\n Host: a\r\n\r\n", bad);
         check("GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n 2\r\n\r\n", bad);
         check("GET / HTTP/1.1\r\nHost: a\r\nX: \u{0}\r\n\r\n", bad);
-        check(
-            &format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(8)),
-            large,
-        );
-        check(
-            &format!(
-                "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
-                "1".repeat(256)
-            ),
-            large,
-        );
+        check(&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(8)), large);
+        check(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "1".repeat(256)), large);
         check(&format!("GET /{}", "1".repeat(1024)), large);
     }
 
@@ -465,9 +342,7 @@ mod tests {
             if cut < whole.len() - 4 {
                 assert_eq!(first, None, "cut at {cut}");
             }
-            let head = complete(whole, &mut searched, &LIMITS)
-                .expect("whole")
-                .expect("valid");
+            let head = complete(whole, &mut searched, &LIMITS).expect("whole").expect("valid");
             assert_eq!(head.len, whole.len() - 4, "cut at {cut}");
         }
     }

@@ -26,9 +26,7 @@ impl ProxyHttp for Plain {
     fn new_ctx(&self) {}
 
     async fn request_filter(&self, session: &mut Session, (): &mut ()) -> Result<bool> {
-        let conn = session
-            .stream()
-            .and_then(|stream| stream.as_any().downcast_ref::<Conn>());
+        let conn = session.stream().and_then(|stream| stream.as_any().downcast_ref::<Conn>());
         let watch = Arc::clone(conn.expect("served through the lane").watch());
         watch.mark_seen();
         watch.begin_attempt(Duration::from_secs(1), Duration::from_secs(1));
@@ -49,12 +47,8 @@ impl ProxyHttp for Plain {
         _: &mut pingora::http::ResponseHeader,
         (): &mut (),
     ) -> Result<()> {
-        let conn = session
-            .stream()
-            .and_then(|stream| stream.as_any().downcast_ref::<Conn>());
-        conn.expect("served through the lane")
-            .watch()
-            .enter(Phase::Streaming);
+        let conn = session.stream().and_then(|stream| stream.as_any().downcast_ref::<Conn>());
+        conn.expect("served through the lane").watch().enter(Phase::Streaming);
         Ok(())
     }
 }
@@ -66,11 +60,7 @@ impl Backstage for Limits {
         self.0
     }
     fn refuse(&self, refusal: &Refusal, _: Option<SocketAddr>) -> Vec<u8> {
-        format!(
-            "HTTP/1.1 {} -\r\nconnection: close\r\n\r\n",
-            refusal.status.as_u16()
-        )
-        .into_bytes()
+        format!("HTTP/1.1 {} -\r\nconnection: close\r\n\r\n", refusal.status.as_u16()).into_bytes()
     }
     fn closed_early(&self, _: EarlyClose) {}
     fn refused_unseen(&self) {}
@@ -117,12 +107,7 @@ fn answer_all(mut stream: TcpStream) {
             let head = String::from_utf8_lossy(&seen[..end]).into_owned();
             let body: usize = head
                 .lines()
-                .find_map(|line| {
-                    line.to_ascii_lowercase()
-                        .strip_prefix("content-length: ")?
-                        .parse()
-                        .ok()
-                })
+                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok())
                 .unwrap_or(0);
             if seen.len() < end + 4 + body || head.starts_with("GET /wait") {
                 break;
@@ -130,10 +115,7 @@ fn answer_all(mut stream: TcpStream) {
             seen.drain(..end + 4 + body);
             let line = head.lines().next().unwrap_or_default().to_owned();
             thread::sleep(Duration::from_millis(30));
-            let answer = format!(
-                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{line}",
-                line.len()
-            );
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{line}", line.len());
             if stream.write_all(answer.as_bytes()).is_err() {
                 return;
             }
@@ -152,40 +134,26 @@ impl Served {
     }
 
     fn with(limits: LaneLimits) -> Self {
-        let conf = Arc::new(ServerConf {
-            threads: 2,
-            ..ServerConf::default()
-        });
+        let conf = Arc::new(ServerConf { threads: 2, ..ServerConf::default() });
         let mut proxy = HttpProxy::new(Plain(upstream()), conf);
         proxy.handle_init_modules();
         let connections = Arc::clone(&Metrics::new().connections);
-        let lane = Lane::new(
-            Arc::new(proxy),
-            Arc::new(Limits(limits)),
-            Arc::clone(&connections), 0);
+        let lane = Lane::new(Arc::new(proxy), Arc::new(Limits(limits)), Arc::clone(&connections), 0);
         let bound = Bound::new("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = bound.address();
         let running = Running::start(vec![(bound, lane)], connections, 2);
-        Served {
-            running: Some(running),
-            address,
-        }
+        Served { running: Some(running), address }
     }
 
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).expect("connected");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .expect("set");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
         stream
     }
 }
 
 fn status_lines(text: &str) -> Vec<&str> {
-    text.split("HTTP/1.1 ")
-        .skip(1)
-        .filter_map(|rest| rest.get(..3))
-        .collect()
+    text.split("HTTP/1.1 ").skip(1).filter_map(|rest| rest.get(..3)).collect()
 }
 
 fn read_all(mut stream: TcpStream) -> String {
@@ -216,29 +184,17 @@ fn requests_already_in_the_buffer_are_all_answered_in_order() {
     stream.write_all(three.as_bytes()).expect("sent");
     let text = read_all(stream);
     assert_eq!(status_lines(&text), ["200", "200", "200"], "{text}");
-    let order: Vec<_> = ["GET /1", "PUT /2", "GET /3"]
-        .iter()
-        .map(|line| text.find(line))
-        .collect();
-    assert!(
-        order.is_sorted() && order.iter().all(Option::is_some),
-        "{text}"
-    );
+    let order: Vec<_> = ["GET /1", "PUT /2", "GET /3"].iter().map(|line| text.find(line)).collect();
+    assert!(order.is_sorted() && order.iter().all(Option::is_some), "{text}");
 }
 
 #[test]
 fn a_request_that_arrives_mid_flight_waits_its_turn() {
     let served = Served::start();
     let mut stream = served.connect();
-    stream
-        .write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n")
-        .expect("sent");
+    stream.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
     thread::sleep(Duration::from_millis(10));
-    for piece in [
-        "GET /2 HT",
-        "TP/1.1\r\nHost: a\r\nConnection: ",
-        "close\r\n\r\n",
-    ] {
+    for piece in ["GET /2 HT", "TP/1.1\r\nHost: a\r\nConnection: ", "close\r\n\r\n"] {
         stream.write_all(piece.as_bytes()).expect("sent");
         thread::sleep(Duration::from_millis(5));
     }
@@ -284,55 +240,36 @@ fn a_response_head_that_never_comes_ends_the_exchange() {
     let served = Served::start();
     let mut stream = served.connect();
     let began = Instant::now();
-    stream
-        .write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-        .expect("sent");
+    stream.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
     let _answer = read_all(stream);
     let took = began.elapsed();
-    assert!(
-        took > Duration::from_millis(900) && took < Duration::from_secs(4),
-        "{took:?}"
-    );
+    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(4), "{took:?}");
 }
 
 #[test]
 fn the_request_limit_closes_the_connection() {
-    let served = Served::with(LaneLimits {
-        requests: 2,
-        ..LIMITS
-    });
+    let served = Served::with(LaneLimits { requests: 2, ..LIMITS });
     let mut stream = served.connect();
-    stream
-        .write_all("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3).as_bytes())
-        .expect("sent");
+    stream.write_all("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3).as_bytes()).expect("sent");
     let text = read_all(stream);
     assert_eq!(status_lines(&text), ["200", "200"], "{text}");
-    assert!(
-        text.to_ascii_lowercase().contains("connection: close"),
-        "{text}"
-    );
+    assert!(text.to_ascii_lowercase().contains("connection: close"), "{text}");
 }
 
 #[test]
 fn an_idle_gateway_stops_at_once_and_a_busy_one_finishes() {
     let mut served = Served::start();
     let mut idle = served.connect();
-    idle.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n")
-        .expect("sent");
+    idle.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
     read_until(&mut idle, "GET /1");
     let mut busy = served.connect();
-    busy.write_all(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
-        .expect("sent");
+    busy.write_all(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
     thread::sleep(Duration::from_millis(10));
     let began = Instant::now();
     let running = served.running.take().expect("running");
     let left = running.stop(Duration::from_secs(10));
     assert_eq!(left, 0);
-    assert!(
-        began.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert!(read_all(busy).contains("GET /2"));
     assert!(TcpStream::connect(served.address).is_err());
 }
@@ -341,21 +278,14 @@ fn an_idle_gateway_stops_at_once_and_a_busy_one_finishes() {
 fn a_taken_port_is_an_error_at_once() {
     let served = Served::start();
     let error = Bound::new(served.address).expect_err("taken");
-    assert!(
-        error.to_string().contains(&served.address.to_string()),
-        "{error}"
-    );
+    assert!(error.to_string().contains(&served.address.to_string()), "{error}");
 }
 
 #[test]
 fn a_client_that_half_closes_after_pipelining_gets_all_answers() {
     let served = Served::start();
     let mut stream = served.connect();
-    stream
-        .write_all(
-            "GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n".as_bytes(),
-        )
-        .expect("sent");
+    stream.write_all("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n".as_bytes()).expect("sent");
     stream.shutdown(Shutdown::Write).expect("half closed");
     let text = read_all(stream);
     assert!(status_lines(&text).contains(&"200"), "{text}");

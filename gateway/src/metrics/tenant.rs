@@ -56,7 +56,8 @@ impl TenantCounters {
     pub fn count_origin(&self, handles: &EntryHandles, policy: &Policy, entry: Option<EntryId>, verdict: VerdictLabel) {
         let tables = self.tables();
         let place = entry.and_then(|entry| {
-            let place = place(handles, policy, entry, verdict)?;
+            let (index, count) = index_among_all(policy, entry);
+            let place = handles.place(index, count, verdict)?;
             Some(place.get_or_init(|| tables.origins.handle(policy.entry_text(entry), verdict)))
         });
         match place {
@@ -124,19 +125,11 @@ impl TenantCounters {
     }
 }
 
-/// Template entries first, then the tenant's own.
-fn place<'h>(
-    handles: &'h EntryHandles,
-    policy: &Policy,
-    entry: EntryId,
-    verdict: VerdictLabel,
-) -> Option<&'h OnceLock<Handle>> {
+/// The place of an entry among all of its policy's, the template's first, and how many there are.
+fn index_among_all(policy: &Policy, entry: EntryId) -> (usize, usize) {
     let counts = policy.entry_counts();
-    let index = match entry {
-        EntryId::Template(index) => index as usize,
-        EntryId::Own(index) => counts.template + index as usize,
-    };
-    handles.place(index, counts.template + counts.own, verdict)
+    let own = || counts.template + entry.own_index().unwrap_or(0);
+    (entry.template_index().unwrap_or_else(own), counts.template + counts.own)
 }
 
 fn zeroes<const N: usize>() -> [AtomicU64; N] {
