@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use decode::Decoder;
+pub(crate) use decode::{shown, similar};
 use diagnostics::Diagnostics;
 pub use model::{Limits, LogLevel, Mode, Settings, UnmatchedRequests};
 use model::{Located, Main, TenantSpec};

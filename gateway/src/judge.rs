@@ -85,7 +85,7 @@ pub enum Action {
 impl Judged {
     /// The policy that speaks, if any does.
     pub fn policy(&self) -> Option<&Policy> {
-        self.route.as_ref().map(|route| &route.policy)
+        self.route.as_ref().map(|route| &*route.policy)
     }
 
     /// The verdict's label in metrics and logs.

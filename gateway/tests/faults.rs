@@ -1,6 +1,13 @@
 //! An upstream that is down, slow or talks nonsense: 502 or 504, with headers that let an allowed page read it, and
 //! no answer that ends cleanly when it should not.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

@@ -6,9 +6,9 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::string_slice,
-    clippy::indexing_slicing,
     clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
     reason = "a test fails by panicking"
 )]
 

@@ -1,5 +1,12 @@
 //! One request's way in: host, target, method, hop-by-hop fields, forwarded fields, and what the upstream is told.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

@@ -1,7 +1,14 @@
 //! Connections: where one request ends and the next begins, whatever the timing, and what no connection may do.
 //!
 //! Pingora alone loses a second request that is in its buffer already, and fails a running one when the next arrives.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

@@ -48,9 +48,9 @@ pub enum Value<'a> {
     Request(&'a [u8]),
 }
 
-impl Value<'_> {
+impl<'a> Value<'a> {
     /// The value's bytes.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(self) -> &'a [u8] {
         match self {
             Self::Rendered(value) => value.as_bytes(),
             Self::Request(value) => value,

@@ -59,6 +59,7 @@ pub struct Conn {
     timer: Option<Pin<Box<Sleep>>>,
     last_read: Instant,
     last_write: Instant,
+    write_blocked: Option<Instant>,
     waiting: Option<Waiting>,
     /// Time the client has kept a reader of its body waiting, and the bytes it sent meanwhile.
     body_awaited: Option<Instant>,
@@ -102,6 +103,7 @@ impl Conn {
             timer: None,
             last_read: now,
             last_write: now,
+            write_blocked: None,
             waiting: None,
             body_awaited: None,
             body_wait: Duration::ZERO,
@@ -266,11 +268,12 @@ impl Conn {
     fn poll_written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = result {
             self.wrote = true;
+            self.write_blocked = None;
             self.last_write = Instant::now();
             return Poll::Ready(written);
         }
-        let deadline = self.last_write.max(self.last_read) + self.watch.limits().write_stall;
-        self.poll_until(cx, deadline, Expired::Write)
+        let since = *self.write_blocked.get_or_insert_with(Instant::now);
+        self.poll_until(cx, since + self.watch.limits().write_stall, Expired::Write)
     }
 
     /// Whether closing now would make the kernel answer unread bytes with a reset, which can

@@ -1,8 +1,8 @@
 //! The host of an origin: a domain name, an IPv4 address, or an IPv6 address in brackets; each in its one canonical form.
 //!
 //! <https://url.spec.whatwg.org/#host-serializing> is what browsers write. Labels are `[a-z0-9_-]` only: some browsers
-//! send more (`https://foo{.example`), which is nothing but a way past sloppy matchers. A host whose last label begins
-//! with a digit must be an IPv4 address, as no other host serialises so. Punycode is checked in configured text alone.
+//! send more (`https://foo{.example`), which is nothing but a way past sloppy matchers. On the web a host whose last label
+//! begins with a digit must be an IPv4 address, as no other host serialises so. Punycode is checked in configured text alone.
 
 use std::fmt::{self, Write};
 use std::net::Ipv6Addr;
@@ -15,14 +15,15 @@ const HOST_LEN_MAX: usize = 253;
 /// The longest label of one.
 pub(crate) const LABEL_LEN_MAX: usize = 63;
 
-/// Splits an authority into its host and what follows it: nothing, or a colon and more.
-pub(crate) fn split(authority: &[u8]) -> Result<(&[u8], &[u8]), Flaw> {
+/// Splits an authority into its host and what follows it: nothing, or a colon and more. Only where the scheme is special
+/// to URLs does a number stand for an address; elsewhere it is a name, such as an extension's.
+pub(crate) fn split(authority: &[u8], is_special: bool) -> Result<(&[u8], &[u8]), Flaw> {
     if authority.first() == Some(&b'[') {
         return split_ipv6(authority).ok_or_else(|| blame(authority).unwrap_or(Flaw::Ipv6));
     }
     let end = authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len());
     let (host, rest) = authority.split_at_checked(end).ok_or(Flaw::NoHost)?;
-    match check_domain(host).err().or_else(|| rest.contains(&b'@').then_some(Flaw::UserInfo)) {
+    match check_domain(host, is_special).err().or_else(|| rest.contains(&b'@').then_some(Flaw::UserInfo)) {
         None => Ok((host, rest)),
         Some(flaw) => Err(blame(authority).unwrap_or(flaw)),
     }
@@ -47,7 +48,7 @@ pub(crate) fn is_address(host: &[u8]) -> bool {
     host.first() == Some(&b'[') || check_ipv4(host).is_ok()
 }
 
-fn check_domain(host: &[u8]) -> Result<(), Flaw> {
+fn check_domain(host: &[u8], is_special: bool) -> Result<(), Flaw> {
     let mut last: &[u8] = b"";
     for label in host.split(|byte| *byte == b'.') {
         check_label(label)?;
@@ -57,7 +58,7 @@ fn check_domain(host: &[u8]) -> Result<(), Flaw> {
         return Err(Flaw::HostTooLong);
     }
     // https://url.spec.whatwg.org/#ends-in-a-number-checker, made a little wider.
-    if last.first().is_some_and(u8::is_ascii_digit) { check_ipv4(host) } else { Ok(()) }
+    if is_special && last.first().is_some_and(u8::is_ascii_digit) { check_ipv4(host) } else { Ok(()) }
 }
 
 fn check_label(label: &[u8]) -> Result<(), Flaw> {
@@ -135,7 +136,7 @@ mod tests {
         let good =
             ["0.0.0.0", "255.255.255.255", "[::]", "[::1]", "[2001:db8::1:0:0:1]", "[1:2:3:4:5:6:7:8]", "[fe80::1]"];
         for host in good {
-            assert_eq!(split(host.as_bytes()), Ok((host.as_bytes(), &b""[..])), "{host}");
+            assert_eq!(split(host.as_bytes(), true), Ok((host.as_bytes(), &b""[..])), "{host}");
         }
         let bad = [
             "256.1.1.1",
@@ -159,7 +160,7 @@ mod tests {
             "[example.com]",
         ];
         for host in bad {
-            assert!(split(host.as_bytes()).is_err(), "{host}");
+            assert!(split(host.as_bytes(), true).is_err(), "{host}");
         }
     }
 

@@ -90,7 +90,7 @@ pub(crate) fn parse(value: &[u8]) -> Result<Origin<'_>, Flaw> {
         return Err(Flaw::TooLong);
     }
     let (scheme, authority) = split_scheme(value)?;
-    let (host, rest) = host::split(authority)?;
+    let (host, rest) = host::split(authority, is_special(scheme))?;
     let port = parse_port(rest)?;
     if port.is_some() && port == default_port(scheme) {
         return Err(Flaw::DefaultPort);
@@ -127,6 +127,11 @@ fn parse_port(rest: &[u8]) -> Result<Option<u16>, Flaw> {
     u16::try_from(number).map(Some).map_err(|_| Flaw::Port)
 }
 
+/// Whether hosts of this scheme have numbers for addresses: <https://url.spec.whatwg.org/#special-scheme>.
+fn is_special(scheme: &[u8]) -> bool {
+    matches!(scheme, b"https" | b"http" | b"wss" | b"ws" | b"ftp")
+}
+
 fn default_port(scheme: &[u8]) -> Option<u16> {
     match scheme {
         b"https" | b"wss" => Some(Scheme::Https.default_port()),
@@ -141,7 +146,8 @@ mod tests {
 
     #[test]
     fn well_formed_origins_are_taken_apart() {
-        let cases: [(&str, &str, &str, Option<u16>); 6] = [
+        let cases: [(&str, &str, &str, Option<u16>); 7] = [
+            ("moz-extension://0b4a2a1c-5d1e", "moz-extension", "0b4a2a1c-5d1e", None),
             ("https://example.com", "https", "example.com", None),
             ("http://localhost:3000", "http", "localhost", Some(3000)),
             ("https://a_b.-c.example:65535", "https", "a_b.-c.example", Some(65535)),

@@ -1,0 +1,68 @@
+//! A snapshot: one compiled configuration, as every request from its first byte to its last sees it.
+//!
+//! `shared` compiles what tenants have in common, `tenants` the tenants, `hosts` finds them by host, and `build` puts a snapshot
+//! together file by file, reusing from the one before whatever says the same. A snapshot never changes; a reload makes a new
+//! one. Absent on purpose: files, clocks, and any lookup whose cost grows with the number of tenants or origins.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::config::Settings;
+use crate::tenant::Tenant;
+
+mod build;
+mod hosts;
+mod shared;
+mod tenants;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use build::Builder;
+pub(crate) use shared::Shared;
+pub use shared::SharedPolicy;
+
+use hosts::{HostTable, Slot};
+
+/// One compiled configuration.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Its number, counted from 1.
+    pub generation: u64,
+    /// What concerns the gateway as a whole. Listeners, admin and runtime are those it was started with.
+    pub settings: Arc<Settings>,
+    hosts: HostTable,
+    tenants: Vec<Arc<Tenant>>,
+    by_id: HashMap<Arc<str>, usize>,
+    shared: Shared,
+}
+
+/// What is known of a host.
+#[derive(Debug, Clone, Copy)]
+pub enum HostMatch<'a> {
+    /// It is this tenant's.
+    Tenant(&'a Arc<Tenant>),
+    /// It is claimed by a tenant whose configuration has been broken since the start: 503.
+    Broken,
+}
+
+impl Snapshot {
+    /// Whose a host is, which is in canonical form: see [`parse_authority`](crate::host::parse_authority). An exact entry
+    /// beats the longest `*.`, which beats `*`.
+    pub fn tenant(&self, host: &str) -> Option<HostMatch<'_>> {
+        match self.hosts.find(host)? {
+            Slot::Tenant(index) => self.tenants.get(index as usize).map(HostMatch::Tenant),
+            Slot::Broken => Some(HostMatch::Broken),
+        }
+    }
+
+    /// Every tenant, in the order of the files.
+    pub fn tenants(&self) -> &[Arc<Tenant>] {
+        &self.tenants
+    }
+
+    /// The tenant of that id.
+    pub fn tenant_by_id(&self, id: &str) -> Option<&Arc<Tenant>> {
+        self.by_id.get(id).and_then(|index| self.tenants.get(*index))
+    }
+}

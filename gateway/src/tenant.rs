@@ -1,0 +1,136 @@
+//! Compiled tenants, their routes and the upstreams behind them: what a request finds once its host is known.
+//!
+//! All of it is frozen when a snapshot is compiled, and shared: a tenant that did not change is the same object in the next
+//! snapshot, with its counters and its upstreams' turns. Routes are few, and tried longest first; tenants and origins are
+//! many, and hashed. Absent on purpose: names still to be resolved, and anything a request could change but for counters.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossgate_policy::Policy;
+use http::HeaderValue;
+
+use crate::config::model::{Mode, TenantSpec, Timeouts, UnmatchedRequests, UpstreamSpec};
+use crate::metrics::{EntryHandles, TenantCounters, UpstreamCounters};
+use crate::snapshot::SharedPolicy;
+
+/// Whose API a host is.
+#[derive(Debug)]
+pub struct Tenant {
+    /// Its name in metrics, logs and headers.
+    pub id: Arc<str>,
+    /// What is counted of its requests. They survive recompiling and vanish with the tenant.
+    pub counters: Arc<TenantCounters>,
+    /// What it was compiled from.
+    pub(crate) spec: Arc<TenantSpec>,
+    /// The longest prefix first, and of two equal ones the one that names methods.
+    pub(crate) routes: Box<[Arc<Route>]>,
+    pub(crate) fallback: Option<Arc<Route>>,
+}
+
+impl Tenant {
+    /// The route for a path as [`Target::path_for_matching`](crate::target::Target::path_for_matching) gives it. A preflight is
+    /// routed by the method it asks for.
+    pub fn route(&self, path: &str, method: &[u8]) -> Option<&Arc<Route>> {
+        self.routes.iter().find(|route| route.covers(path) && route.takes(method))
+    }
+
+    /// Whose policy speaks in the answer to a path of no route: the tenant's own, if it has one. Such a request is never
+    /// forwarded.
+    pub fn fallback(&self) -> Option<&Arc<Route>> {
+        self.fallback.as_ref()
+    }
+
+    /// Every route, in the order in which they are tried.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+}
+
+/// What applies to the requests below one path.
+#[derive(Debug)]
+pub struct Route {
+    /// Whole segments from the left; `/` for all.
+    pub prefix: Arc<str>,
+    /// What the policy is called.
+    pub policy_name: Arc<str>,
+    /// The policy, extended by the tenant's origins. Routes of a tenant that use the same one share it.
+    pub policy: Arc<Policy>,
+    /// Where requests go.
+    pub upstream: Arc<Upstream>,
+    /// What happens to actual requests of other origins.
+    pub unmatched_requests: UnmatchedRequests,
+    /// Whether the policy protects.
+    pub mode: Mode,
+    /// Where the policy's entries are counted.
+    pub handles: EntryHandles,
+    pub(crate) methods: Box<[Box<str>]>,
+    pub(crate) shared: Arc<SharedPolicy>,
+}
+
+impl Route {
+    /// Whether a path lies below the prefix: `/public` covers `/public` and `/public/x`, never `/publicity`.
+    fn covers(&self, path: &str) -> bool {
+        if &*self.prefix == "/" {
+            return true;
+        }
+        let rest = path.strip_prefix(&*self.prefix);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    fn takes(&self, method: &[u8]) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|known| known.as_bytes() == method)
+    }
+
+    /// The methods it is for; all if empty.
+    pub fn methods(&self) -> impl Iterator<Item = &str> {
+        self.methods.iter().map(|method| &**method)
+    }
+}
+
+/// Servers that answer the same requests.
+pub struct Upstream {
+    /// What it is called.
+    pub name: Arc<str>,
+    /// Its addresses.
+    pub servers: Box<[SocketAddr]>,
+    /// How long to wait for it.
+    pub timeouts: Timeouts,
+    /// How often a request is tried, the first time included.
+    pub attempts: u32,
+    /// The `Host` it gets instead of the client's.
+    pub host: Option<HeaderValue>,
+    /// What is counted of its answers.
+    pub counters: Arc<UpstreamCounters>,
+    pub(crate) spec: UpstreamSpec,
+    turn: AtomicUsize,
+}
+
+impl Upstream {
+    pub(crate) fn new(spec: &UpstreamSpec, counters: Arc<UpstreamCounters>) -> Self {
+        Upstream {
+            name: Arc::from(&*spec.name.value),
+            servers: spec.servers.clone().into(),
+            timeouts: spec.timeouts,
+            attempts: spec.attempts,
+            host: spec.host.clone(),
+            counters,
+            spec: spec.clone(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// The server whose turn it is. There is always one: the configuration refuses an upstream without.
+    pub fn next_server(&self) -> Option<SocketAddr> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        self.servers.get(turn.checked_rem(self.servers.len())?).copied()
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Upstream").field(&self.name).field(&self.servers).finish()
+    }
+}

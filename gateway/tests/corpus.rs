@@ -1,0 +1,305 @@
+//! The policy engine's own corpus, over a socket against the built binary: every case as a client would see it.
+//!
+//! The same files run on the engine alone in `policy/tests/corpus.rs`. Here every policy is the only tenant of a
+//! gateway of its own, so that `Host`, and with it the request's own origin, is what the case says. The whole set of
+//! `Access-Control-*` and `Vary` fields is compared, the number of requests that reached the upstream, and the shape
+//! of every denial.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use support::{
+    Connection, Exchange, Gateway, RecordingUpstream, Response, Then, WireError, assert_edge_error,
+    assert_never_readable, config, request,
+};
+
+const DEFAULT_HOST: &str = "api.example.test";
+/// Tells the upstream which case it answers.
+const CASE: &str = "x-corpus-case";
+
+type Lines = Vec<(String, String)>;
+
+/// Templates, and tenants that extend one.
+#[derive(Debug, Deserialize)]
+struct Policies {
+    templates: BTreeMap<String, serde_json::Value>,
+    tenants: BTreeMap<String, TenantPolicy>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TenantPolicy {
+    policy: String,
+    allow_origins: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Case {
+    id: String,
+    policy: String,
+    request: CaseRequest,
+    upstream: Option<UpstreamAnswer>,
+    expect: Expect,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct CaseRequest {
+    method: String,
+    #[serde(default)]
+    headers: Vec<(String, Text)>,
+}
+
+/// A text, or one that is too long to be written out.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Text {
+    Plain(String),
+    Repeated { repeat: String, times: usize },
+}
+
+impl Text {
+    fn text(&self) -> String {
+        match self {
+            Self::Plain(text) => text.clone(),
+            Self::Repeated { repeat, times } => repeat.repeat(*times),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct UpstreamAnswer {
+    #[serde(default = "ok")]
+    status: u16,
+    #[serde(default)]
+    headers: Lines,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Expect {
+    #[serde(default)]
+    status: u16,
+    #[serde(default)]
+    headers: BTreeMap<String, OneOrMany>,
+    #[serde(default)]
+    upstream: usize,
+    /// Bytes that no field value may hold: the wire refuses them before any policy is asked.
+    #[serde(default)]
+    http400: bool,
+    /// More bytes than a head may have.
+    #[serde(default)]
+    http431: bool,
+}
+
+/// A field that is there once, or on several lines.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn ok() -> u16 {
+    200
+}
+
+fn corpus() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../policy/tests/corpus"))
+}
+
+fn read<T: for<'de> Deserialize<'de>>(name: &str) -> T {
+    let path = corpus().join(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A policy's gateway and the upstream behind it.
+struct Stage {
+    gateway: Gateway,
+    upstream: RecordingUpstream,
+}
+
+impl Stage {
+    fn start(policies: &Policies, policy: &str, cases: &[Case]) -> Self {
+        let answers: BTreeMap<String, UpstreamAnswer> =
+            cases.iter().filter_map(|case| Some((case.id.clone(), case.upstream.clone()?))).collect();
+        let upstream = RecordingUpstream::start(move |exchange| answer(exchange, &answers));
+        let none = TenantPolicy { policy: policy.to_owned(), allow_origins: Vec::new() };
+        let TenantPolicy { policy, allow_origins } = policies.tenants.get(policy).unwrap_or(&none);
+        // JSON is YAML too.
+        let template = &policies.templates[policy];
+        let text = format!(
+            "upstreams:\n  api: {{ servers: [{}] }}\npolicies:\n  it: {template}\n\
+             tenants:\n  - {{ id: it, hosts: [\"*\"], upstream: api, policy: it, allowOrigins: {allow_origins:?} }}\n",
+            upstream.address
+        );
+        Self { gateway: Gateway::start(&config(&text), &[]), upstream }
+    }
+
+    /// How many requests of that case reached the upstream.
+    fn reached(&self, id: &str) -> usize {
+        self.upstream.seen().iter().filter(|seen| seen.headers.all(CASE) == [id]).count()
+    }
+}
+
+fn answer(exchange: &mut Exchange, answers: &BTreeMap<String, UpstreamAnswer>) -> Then {
+    let id = exchange.seen.headers.all(CASE).join(",");
+    match answers.get(&id) {
+        None => exchange.answer(200, &[], b"from the upstream"),
+        Some(UpstreamAnswer { status, headers }) => {
+            let headers: Vec<(&str, &str)> =
+                headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            exchange.answer(*status, &headers, b"from the upstream")
+        }
+    }
+}
+
+fn bytes(case: &Case) -> Vec<u8> {
+    let lines: Lines = case.request.headers.iter().map(|(name, value)| (name.clone(), value.text())).collect();
+    let is_host = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("host");
+    let host = lines.iter().find(is_host).map_or(DEFAULT_HOST, |(_, value)| value);
+    let mut fields = vec![(CASE, case.id.as_str())];
+    fields.extend(lines.iter().filter(|line| !is_host(line)).map(|(name, value)| (name.as_str(), value.as_str())));
+    request(&case.request.method, "/", host, &fields, b"")
+}
+
+/// The whole set that the case wants, in the form of [`support::Headers::cors`].
+fn wanted(case: &Case) -> BTreeMap<String, Vec<String>> {
+    let lines = case.expect.headers.iter().map(|(name, value)| {
+        let values = match value {
+            OneOrMany::One(value) => vec![value.clone()],
+            OneOrMany::Many(values) => values.clone(),
+        };
+        values.into_iter().map(|value| (name.clone(), value)).collect::<Lines>()
+    });
+    support::Headers(lines.flatten().collect()).cors()
+}
+
+fn check(stage: &Stage, case: &Case) -> Result<(), String> {
+    let answer = Connection::ask(stage.gateway.data, &bytes(case));
+    let reached = stage.reached(&case.id);
+    let outcome = std::panic::catch_unwind(|| match answer {
+        answer if ends_a_line(case) => check_ended_line(&answer),
+        answer if case.expect.http400 => check_refused(&answer, 400),
+        answer if case.expect.http431 => check_refused(&answer, 431),
+        Ok(answer) => {
+            assert_eq!(reached, case.expect.upstream, "requests at the upstream");
+            check_answer(case, &answer);
+        }
+        Err(error) => panic!("{error:?}"),
+    });
+    outcome.map_err(|panic| {
+        let said = panic.downcast_ref::<String>().cloned();
+        format!("{}: {}", case.id, said.unwrap_or_else(|| "failed".to_owned()))
+    })
+}
+
+/// A value that ends its own line says something else on the wire: the field is shorter and other bytes follow it.
+fn ends_a_line(case: &Case) -> bool {
+    case.request.headers.iter().any(|(_, value)| value.text().contains('\n'))
+}
+
+/// Whatever those bytes say there, nothing of them comes back.
+fn check_ended_line(answer: &Result<Response, WireError>) {
+    if let Ok(answer) = answer {
+        assert!([200, 400, 403].contains(&answer.status), "{answer:?}");
+        assert!(!answer.headers.has("set-cookie"), "{answer:?}");
+    }
+}
+
+fn check_refused(answer: &Result<Response, WireError>, status: u16) {
+    match answer {
+        Ok(answer) => {
+            assert_edge_error(answer, status);
+            assert_never_readable(answer);
+        }
+        Err(error) => assert!(matches!(error, WireError::Closed | WireError::Reset), "{error:?}"),
+    }
+}
+
+fn check_answer(case: &Case, answer: &Response) {
+    assert_eq!(answer.status, case.expect.status, "{answer:?}");
+    assert_eq!(answer.headers.cors(), wanted(case), "{answer:?}");
+    if answer.status == 403 && case.expect.upstream == 0 {
+        assert_edge_error(answer, 403);
+        assert_never_readable(answer);
+        assert_nothing_echoed(case, answer);
+    }
+    if answer.status == 204 && case.expect.upstream == 0 {
+        assert!(answer.body.is_empty() && !answer.headers.has("content-length"), "{answer:?}");
+    }
+}
+
+/// A denial tells the asker nothing of what it asked with.
+fn assert_nothing_echoed(case: &Case, answer: &Response) {
+    for (name, value) in &case.request.headers {
+        let value = value.text();
+        let decisive = name.eq_ignore_ascii_case("origin") && value.len() > 8;
+        assert!(!decisive || !answer.text().contains(value.as_str()), "the origin is echoed: {answer:?}");
+    }
+}
+
+/// Runs every case of a file, and reports all that fail together.
+fn run(file: &str) {
+    let policies: Policies = read("policies.yaml");
+    let cases: Vec<Case> = read(file);
+    assert!(!cases.is_empty(), "{file} has no cases");
+    let mut by_policy: BTreeMap<&str, Vec<Case>> = BTreeMap::new();
+    for case in &cases {
+        by_policy.entry(&case.policy).or_default().push(case.clone());
+    }
+    let mut failures = Vec::new();
+    for (policy, cases) in by_policy {
+        let stage = Stage::start(&policies, policy, &cases);
+        failures.extend(cases.iter().filter_map(|case| check(&stage, case).err()));
+    }
+    assert!(
+        failures.is_empty(),
+        "{} of {} cases of {file} fail:\n{}",
+        failures.len(),
+        cases.len(),
+        failures.join("\n")
+    );
+}
+
+/// One test a file, so that they run beside each other.
+macro_rules! files {
+    ($($test:ident => $file:literal),+ $(,)?) => {
+        $(#[test]
+        fn $test() {
+            run($file);
+        })+
+
+        #[test]
+        fn every_file_of_the_corpus_is_run() {
+            let mut known = vec!["policies.yaml", $($file),+];
+            known.sort_unstable();
+            let files = std::fs::read_dir(corpus()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut files: Vec<String> = files.filter(|name| name.ends_with(".yaml")).collect();
+            files.sort_unstable();
+            assert_eq!(files, known);
+        }
+    };
+}
+
+files! {
+    classify => "a_classify.yaml",
+    origin => "b_origin.yaml",
+    method => "c_method.yaml",
+    headers => "d_headers.yaml",
+    shape => "e_shape.yaml",
+    vary => "f_vary.yaml",
+    actual => "g_actual.yaml",
+    private_network => "h_private_network.yaml",
+    origins => "origins.yaml",
+}

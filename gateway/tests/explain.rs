@@ -1,0 +1,239 @@
+//! What `explain` says is what happens: the same status and the same headers, for a thousand generated requests.
+//!
+//! Requests are put together from parts that decide: hosts, paths, methods, origins near and far, preflight fields,
+//! fetch metadata, credentials, upgrades. The seed is fixed, so that a failure comes again.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use serde_json::Value;
+use support::{Connection, Gateway, RecordingUpstream, Response, config, request};
+
+const REQUESTS: usize = 1_000;
+const BY_COMMAND_LINE: usize = 10;
+
+fn gateway_config(upstream: &RecordingUpstream) -> String {
+    config(&format!(
+        r#"
+upstreams:
+  api: {{ servers: [{}] }}
+originSets:
+  partners: ["https://partner.test", "https://*.partner.test"]
+policies:
+  spa:
+    allowOrigins: ["https://app.a.test", "https://*.shop.test", "http://localhost:*", "https://pr-*.preview.a.test"]
+    allowOriginSets: [partners]
+    allowMethods: [PUT, DELETE]
+    allowHeaders: [authorization, content-type, x-api]
+    exposeHeaders: [x-req]
+    allowCredentials: true
+  minimal: {{ allowOrigins: ["https://app.a.test"], allowMethods: ["*"], allowHeaders: ["*"], allowCredentials: true, disclosure: Minimal }}
+  open: {{ allowOrigins: ["*"], allowMethods: ["*"], allowHeaders: ["*", authorization], exposeHeaders: ["*"] }}
+  watched: {{ allowOrigins: ["https://app.a.test"], mode: Report }}
+tenants:
+  - id: a
+    hosts: [api.a.test, "*.api.a.test"]
+    upstream: api
+    policy: spa
+    allowOrigins: ["https://own.a.test"]
+    routes:
+      - {{ pathPrefix: /public, policy: open }}
+      - {{ pathPrefix: /saml/acs, unmatchedRequests: Forward }}
+      - {{ pathPrefix: /minimal, policy: minimal }}
+      - {{ pathPrefix: /watched, policy: watched }}
+      - {{ pathPrefix: /methods, methods: [PUT], policy: open }}
+  - {{ id: b, hosts: [b.test], routes: [{{ pathPrefix: /only, upstream: api, policy: spa }}] }}
+"#,
+        upstream.address
+    ))
+}
+
+const HOSTS: [&str; 8] =
+    ["api.a.test", "api.a.test", "API.a.test:8080", "x.api.a.test", "b.test", "b.test", "unknown.test", "bad host"];
+const METHODS: [&str; 6] = ["GET", "POST", "PUT", "HEAD", "OPTIONS", "OPTIONS"];
+const PATHS: [&str; 12] = [
+    "/",
+    "/orders?x=1",
+    "/public",
+    "/public/x",
+    "/publicity",
+    "/saml/acs",
+    "/minimal/x",
+    "/watched",
+    "/methods",
+    "/only/x",
+    "/a/../public//x",
+    "/a%2f..%2fb",
+];
+const ORIGINS: [&str; 18] = [
+    "",
+    "https://app.a.test",
+    "https://app.a.test",
+    "https://own.a.test",
+    "https://x.shop.test",
+    "https://shop.test",
+    "https://x.y.partner.test",
+    "https://partner.test:444",
+    "http://localhost:3000",
+    "https://pr-12.preview.a.test",
+    "https://evil.test",
+    "null",
+    "https://app.a.test/",
+    "https://APP.a.test",
+    "http://api.a.test",
+    "https://api.a.test",
+    "http://b.test",
+    "http://api.a.test:8080",
+];
+const REQUESTED_METHODS: [&str; 7] = ["", "GET", "PUT", "DELETE", "PATCH", "put", "P UT"];
+const REQUESTED_HEADERS: [&str; 7] =
+    ["", "authorization", "authorization,content-type", "X-Api, authorization", "x-evil", "x y", ",,x-api"];
+const EXTRA: [&[(&str, &str)]; 9] = [
+    &[],
+    &[],
+    &[],
+    &[("cookie", "a=b")],
+    &[("authorization", "Bearer x")],
+    &[("sec-fetch-site", "same-origin")],
+    &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
+    &[("connection", "Upgrade"), ("upgrade", "websocket")],
+    &[("connection", "origin")],
+];
+
+/// One generated request.
+#[derive(Debug)]
+struct Probe {
+    host: &'static str,
+    method: &'static str,
+    path: &'static str,
+    fields: Vec<(&'static str, &'static str)>,
+}
+
+/// A small generator of numbers (xorshift): all that is asked of it is to be the same every time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        from[usize::try_from(self.0 % from.len() as u64).unwrap()]
+    }
+}
+
+impl Probe {
+    fn generate(numbers: &mut Numbers) -> Self {
+        let method = numbers.pick(&METHODS);
+        let mut fields = Vec::new();
+        let mut add = |name, value: &'static str| {
+            if !value.is_empty() {
+                fields.push((name, value));
+            }
+        };
+        add("origin", numbers.pick(&ORIGINS));
+        if method == "OPTIONS" || numbers.pick(&[true, false, false, false]) {
+            add("access-control-request-method", numbers.pick(&REQUESTED_METHODS));
+            add("access-control-request-headers", numbers.pick(&REQUESTED_HEADERS));
+        }
+        fields.extend(numbers.pick(&EXTRA));
+        Self { host: numbers.pick(&HOSTS), method, path: numbers.pick(&PATHS), fields }
+    }
+
+    fn live(&self, gateway: &Gateway) -> Response {
+        let bytes = request(self.method, self.path, self.host, &self.fields, b"");
+        Connection::ask(gateway.data, &bytes).unwrap_or_else(|error| panic!("{self:?}: {error:?}"))
+    }
+
+    fn explained(&self, gateway: &Gateway) -> Value {
+        let mut query = format!("host={}&method={}&path={}", escape(self.host), self.method, escape(self.path));
+        for (name, value) in &self.fields {
+            query.push_str(&format!("&header={}", escape(&format!("{name}:{value}"))));
+        }
+        let answer = gateway.admin("GET", &format!("/explain?{query}"));
+        assert_eq!(answer.status, 200, "{self:?}: {}", answer.text());
+        answer.json()
+    }
+
+    fn explained_by_command_line(&self, gateway: &Gateway) -> Value {
+        let config = gateway.path("crossgate.yaml");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crossgate"));
+        command.args(["explain", "--json", "--config"]).arg(config);
+        command.args(["--host", self.host, "--method", self.method, "--path", self.path]);
+        for (name, value) in &self.fields {
+            command.args(["--header", &format!("{name}:{value}")]);
+        }
+        let output = command.output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{self:?}: {error}: {output:?}"))
+    }
+}
+
+/// Percent-encodes everything but letters and digits.
+fn escape(text: &str) -> String {
+    let escaped =
+        |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(escaped).collect()
+}
+
+/// Header lines by name, without what differs from answer to answer.
+fn comparable<'a>(lines: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, Vec<String>> {
+    let mut set: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in lines {
+        let name = name.to_ascii_lowercase();
+        let value = match name.as_str() {
+            "date" | "connection" | "content-length" => continue,
+            "x-request-id" => "present",
+            _ => value,
+        };
+        set.entry(name).or_default().push(value.to_owned());
+    }
+    set
+}
+
+fn explained_headers(explained: &Value) -> BTreeMap<String, Vec<String>> {
+    let lines = explained["headers"].as_array().expect("headers").iter();
+    comparable(lines.map(|line| (line[0].as_str().unwrap(), line[1].as_str().unwrap())))
+}
+
+/// Holds an explanation to what happened; `forwarded` is whether the upstream was asked.
+fn check(probe: &Probe, explained: &Value, live: &Response, forwarded: bool) {
+    assert_eq!(
+        explained["status"].as_u64().map_or(200, |status| status),
+        u64::from(live.status),
+        "{probe:?}\n{explained:#}\n{live:?}"
+    );
+    assert_eq!(explained["forwarded"], forwarded, "{probe:?}\n{explained:#}\n{live:?}");
+    let happened = comparable(live.headers.0.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    assert_eq!(explained_headers(explained), happened, "{probe:?}\n{explained:#}");
+}
+
+#[test]
+fn explain_and_the_live_path_agree() {
+    let upstream = RecordingUpstream::answering("hello");
+    let gateway = Gateway::start(&gateway_config(&upstream), &[]);
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut seen: BTreeMap<u16, usize> = BTreeMap::new();
+    for round in 0..REQUESTS {
+        let probe = Probe::generate(&mut numbers);
+        let before = upstream.total();
+        let live = probe.live(&gateway);
+        let forwarded = upstream.total() > before;
+        check(&probe, &probe.explained(&gateway), &live, forwarded);
+        if round % (REQUESTS / BY_COMMAND_LINE) == 0 {
+            check(&probe, &probe.explained_by_command_line(&gateway), &live, forwarded);
+        }
+        *seen.entry(live.status).or_default() += 1;
+    }
+    for status in [200, 204, 400, 403, 404, 421] {
+        assert!(seen.get(&status).is_some_and(|times| *times > 10), "hardly any {status}: {seen:?}");
+    }
+}

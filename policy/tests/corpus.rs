@@ -1,0 +1,201 @@
+//! The corpus run on the engine: every case is classified, decided, and answered as a gateway would answer it, and the whole
+//! set of CORS fields is compared. The same files run over a socket elsewhere.
+
+#![expect(clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+#[path = "corpus/model.rs"]
+mod model;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crossgate_policy::{
+    Compiled, Credentials, Field, Kind, OwnOrigin, Place, Policy, Problem, Request, Template, Upgrade, Verdict,
+    is_cors_response_field, missing_vary,
+};
+use model::{Case, Headers, Lines, PatternCase, Policies, UnmatchedRequests};
+
+const FILES: [&str; 9] = [
+    "a_classify",
+    "b_origin",
+    "c_method",
+    "d_headers",
+    "e_shape",
+    "f_vary",
+    "g_actual",
+    "h_private_network",
+    "origins",
+];
+
+/// What a client sees of an answer, and what the upstream saw.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    kind: &'static str,
+    verdict: &'static str,
+    reason: &'static str,
+    status: u16,
+    upstream: usize,
+    headers: BTreeMap<String, Vec<String>>,
+}
+
+#[test]
+fn every_case_is_answered_as_told() {
+    let policies: Policies = model::load("policies");
+    let mut failures = Vec::new();
+    for file in FILES {
+        let cases: Vec<Case> = model::load(file);
+        assert!(!cases.is_empty(), "{file}");
+        failures.extend(cases.iter().filter_map(|case| check(&policies, case)));
+    }
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn every_configured_text_is_judged_as_told() {
+    let cases: Vec<PatternCase> = model::load("patterns");
+    let failures: Vec<String> = cases.iter().filter_map(check_pattern).collect();
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+fn check(policies: &Policies, case: &Case) -> Option<String> {
+    let (policy, unmatched) = compile(policies, &case.policy);
+    let request = case.request.wire_headers();
+    let seen = answer(&policy, unmatched, case, &request);
+    let told = expected(case);
+    (seen != told).then(|| format!("{}\n  told {told:?}\n  seen {seen:?}", case.id))
+}
+
+fn compile(policies: &Policies, name: &str) -> (Policy, UnmatchedRequests) {
+    let (template, own) = match policies.tenants.get(name) {
+        Some(tenant) => (&policies.templates[&tenant.policy], tenant.allow_origins.as_slice()),
+        None => (&policies.templates[name], &[][..]),
+    };
+    let compiled = Template::compile(&template.spec()).unwrap_or_else(|problems| panic!("{name}: {problems:?}"));
+    let policy =
+        Policy::extend(Arc::new(compiled.value), own).unwrap_or_else(|problems| panic!("{name}: {problems:?}"));
+    (policy.value, template.unmatched_requests)
+}
+
+fn answer(policy: &Policy, unmatched: UnmatchedRequests, case: &Case, headers: &Headers) -> Seen {
+    let (host, port) = headers.host();
+    let lines = headers.all("access-control-request-headers");
+    let request = Request {
+        method: case.request.method.as_bytes(),
+        origin: Field::from_lines(headers.all("origin").into_iter()),
+        requested_method: Field::from_lines(headers.all("access-control-request-method").into_iter()),
+        requested_headers: &lines,
+        sec_fetch_site: Field::from_lines(headers.all("sec-fetch-site").into_iter()),
+        own: OwnOrigin { host: &host, port, scheme: None },
+        upgrade: if headers.all("upgrade") == [b"websocket"] { Upgrade::WebSocket } else { Upgrade::None },
+        credentials: if headers.has("cookie") || headers.has("authorization") {
+            Credentials::Present
+        } else {
+            Credentials::Absent
+        },
+    };
+    let verdict = policy.decide(&request);
+    let reaches = reaches_upstream(&verdict, unmatched);
+    let mut out = if reaches { case.upstream.kept_headers(|name| !is_cors_response_field(name)) } else { Vec::new() };
+    for edit in policy.edits(&verdict, &request) {
+        out.push((edit.name.to_owned(), edit.value.as_bytes().to_vec()));
+    }
+    let existing: Vec<Vec<u8>> =
+        out.iter().filter(|(name, _)| name == "vary").map(|(_, value)| value.clone()).collect();
+    let missing = missing_vary(existing.iter().map(Vec::as_slice), policy.vary(verdict.kind));
+    out.extend(missing.map(|token| ("vary".to_owned(), token.as_bytes().to_vec())));
+    Seen {
+        kind: verdict.kind.as_str(),
+        verdict: verdict.outcome.as_str(),
+        reason: verdict.reason.as_str(),
+        status: status(&verdict, reaches, case),
+        upstream: reaches.into(),
+        headers: cors_fields(out),
+    }
+}
+
+fn reaches_upstream(verdict: &Verdict, unmatched: UnmatchedRequests) -> bool {
+    match (verdict.kind, verdict.is_allowed(), unmatched) {
+        (Kind::Preflight, _, _) | (Kind::WebSocket, false, _) => false,
+        (_, true, _) | (Kind::Actual, false, UnmatchedRequests::Forward) => true,
+        (_, false, _) => false,
+    }
+}
+
+fn status(verdict: &Verdict, reaches: bool, case: &Case) -> u16 {
+    match (reaches, verdict.is_allowed()) {
+        (true, _) => case.upstream.status,
+        (false, true) => 204,
+        (false, false) => 403,
+    }
+}
+
+/// The fields a case tells all of: each line of CORS, and the tokens of `Vary`.
+fn cors_fields(headers: Vec<(String, Vec<u8>)>) -> BTreeMap<String, Vec<String>> {
+    let mut fields: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in headers {
+        let value = model::latin1(&value);
+        let lines = fields.entry(name.clone()).or_default();
+        if name == "vary" {
+            lines.extend(value.split(',').map(|token| token.trim().to_owned()));
+        } else {
+            lines.push(value);
+        }
+    }
+    fields.retain(|name, _| name == "vary" || is_cors_response_field(name));
+    fields
+}
+
+fn expected(case: &Case) -> Seen {
+    let told = &case.expect;
+    let lines = |lines: &Lines| match lines {
+        Lines::One(line) => vec![line.clone()],
+        Lines::Many(lines) => lines.clone(),
+    };
+    let headers =
+        told.headers.iter().flat_map(|(name, value)| lines(value).into_iter().map(|line| (name.clone(), line)));
+    let pick =
+        |all: &[&'static str], name: &str| *all.iter().find(|one| **one == name).unwrap_or_else(|| panic!("{name}"));
+    Seen {
+        kind: pick(&Kind::ALL.map(Kind::as_str), &told.kind),
+        verdict: pick(&crossgate_policy::Outcome::ALL.map(|outcome| outcome.as_str()), &told.verdict),
+        reason: pick(&crossgate_policy::Reason::ALL.map(|reason| reason.as_str()), &told.reason),
+        status: told.status,
+        upstream: told.upstream,
+        headers: cors_fields(headers.map(|(name, line)| (name, line.into_bytes())).collect()),
+    }
+}
+
+fn check_pattern(case: &PatternCase) -> Option<String> {
+    let extend = |template: Compiled<Template>| {
+        let policy = Policy::extend(Arc::new(template.value), &[])?;
+        Ok([template.warnings, policy.warnings].concat())
+    };
+    let (errors, warnings) = match Template::compile(&case.policy.spec()).and_then(extend) {
+        Ok(warnings) => (Vec::new(), warnings),
+        Err(errors) => (errors, Vec::new()),
+    };
+    let is_told = agree(&case.refused, &errors) && agree(&case.warned, &warnings);
+    (!is_told).then(|| format!("{}\n  refused {errors:?}\n  warned {warnings:?}", case.id))
+}
+
+/// Whether exactly the told places have problems, each with the told words in it.
+fn agree(told: &BTreeMap<String, String>, problems: &[Problem]) -> bool {
+    let is_one_told =
+        |problem: &Problem| told.get(&path(problem.place)).is_some_and(|part| problem.message.contains(part.as_str()));
+    let shape = |message: &str| message.contains("expected") && !message.ends_with('.');
+    told.len() == problems.len() && problems.iter().all(|problem| is_one_told(problem) && shape(&problem.message))
+}
+
+fn path(place: Place) -> String {
+    match place {
+        Place::Policy => "policy".to_owned(),
+        Place::AllowOrigins(index) => format!("allowOrigins/{index}"),
+        Place::OriginSet { set, index } => format!("originSets/{set}/{index}"),
+        Place::AllowOriginRegexes(index) => format!("allowOriginRegexes/{index}"),
+        Place::AllowMethods(index) => format!("allowMethods/{index}"),
+        Place::AllowHeaders(index) => format!("allowHeaders/{index}"),
+        Place::ExposeHeaders(index) => format!("exposeHeaders/{index}"),
+        Place::AllowCredentials => "allowCredentials".to_owned(),
+        Place::MaxAge => "maxAge".to_owned(),
+    }
+}
