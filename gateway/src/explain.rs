@@ -1,3 +1,245 @@
-//! Why a request gets the answer it gets.
+//! Why a request gets the answer it gets, and the answer.
+//!
+//! A probe's head is written out, checked by the lane, judged and answered by the very functions that serve requests, so what
+//! is explained is what happens. Around the verdict stands what a person at two in the morning wants to know: the entry that
+//! matched or those that nearly did, what exactly is wrong, and what to consider. Absent on purpose: the upstream, which is
+//! never asked; of an answer that it would give, only what the gateway adds is told.
 
+use crossgate_policy::{NearMiss, OwnOrigin};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use pingora::http::ResponseHeader;
+use serde::{Serialize, Serializer};
+
+use crate::access_log::Escaped;
+use crate::config::Mode;
+use crate::forwarded::{self, Peer};
+use crate::host::parse_authority;
+use crate::judge::{Action, HeadView, Judged, Judgement, judge, with_request};
+use crate::lane::head;
+use crate::metrics::VerdictLabel;
+use crate::snapshot::Snapshot;
+use crate::{proxy, respond};
+
+use self::probe::Probe;
+
+mod display;
+mod notes;
 pub mod probe;
+
+/// As long as a real one, since the answer's length hangs on it.
+const REQUEST_ID: &str = "00000000000000000000000000000000";
+
+/// A request from nobody in particular: no trusted proxy speaks for its client.
+const PEER: Peer = Peer { address: None, is_trusted: false };
+
+/// Everything there is to say about one request.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// The number of the configuration it holds for.
+    pub generation: u64,
+    /// Whose host it is.
+    pub tenant: Option<String>,
+    /// The route's path prefix.
+    pub route: Option<String>,
+    /// The name of the policy.
+    pub policy: Option<String>,
+    /// `Enforce` or `Report`.
+    pub mode: Option<&'static str>,
+    /// What the request is to CORS; unknown if nobody's policy applies.
+    pub kind: Option<&'static str>,
+    /// `allow` or `deny`, or what it would be.
+    pub verdict: VerdictLabel,
+    /// Why, as logs and metrics have it.
+    pub reason: &'static str,
+    /// What exactly is wrong.
+    pub cause: Option<String>,
+    /// The configured entry that covers the origin.
+    pub entry: Option<String>,
+    /// The entries that nearly cover it.
+    #[serde(serialize_with = "near_misses")]
+    pub near_misses: Vec<NearMiss>,
+    /// What to consider.
+    pub notes: Vec<String>,
+    /// The answer.
+    pub response: Response,
+}
+
+/// The answer to a request, as far as the gateway makes it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Response {
+    /// Who gives it.
+    pub by: Author,
+    /// The upstream's own if it answers.
+    pub status: Option<u16>,
+    /// The whole set if the gateway answers, but for `Date` and `Connection`; else what it adds. Bytes outside printable
+    /// ASCII are escaped.
+    pub headers: Vec<(String, String)>,
+    /// The prefix of the fields that are taken out of the upstream's answer.
+    pub removes: Option<&'static str>,
+}
+
+/// Who answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Author {
+    /// The gateway itself; the upstream is not asked.
+    Gateway,
+    /// The upstream.
+    Upstream,
+}
+
+/// Explains a request under one configuration.
+pub fn explain(snapshot: &Snapshot, probe: &Probe) -> Explanation {
+    let bytes = probe.head();
+    if let Err(refusal) = head::parse(&bytes, &proxy::head_limits(&snapshot.settings.limits)) {
+        let response = answer_from_bytes(&respond::refusal_bytes(&refusal, REQUEST_ID));
+        return Explanation::of_refusal(snapshot, refusal.reason, refusal.detail, response);
+    }
+    let headers = header_map(probe);
+    let head = HeadView {
+        method: &probe.method,
+        target: &probe.target,
+        headers: &headers,
+        scheme: forwarded::scheme(&headers, PEER),
+    };
+    let judgement = judge(snapshot, &head);
+    let answer = proxy::answer_at_edge(snapshot, &judgement, &head, REQUEST_ID);
+    match (&judgement, answer.map(|answer| Response::by_gateway(&answer.header))) {
+        (Judgement::Judged(judged), answer) => {
+            let response = answer.unwrap_or_else(|| Response::by_upstream(judged, &head));
+            Explanation::of_judged(snapshot, judged, &head, response)
+        }
+        (Judgement::Refused(refusal), answer) => {
+            let response = answer.unwrap_or_else(|| Response::bare(refusal.status.as_u16()));
+            Explanation::of_refusal(snapshot, refusal.reason, refusal.detail, response)
+        }
+    }
+}
+
+impl Explanation {
+    fn of_refusal(snapshot: &Snapshot, reason: &'static str, detail: &str, response: Response) -> Self {
+        Explanation {
+            generation: snapshot.generation,
+            tenant: None,
+            route: None,
+            policy: None,
+            mode: None,
+            kind: None,
+            verdict: VerdictLabel::Deny,
+            reason,
+            cause: Some(detail.to_owned()),
+            entry: None,
+            near_misses: Vec::new(),
+            notes: Vec::new(),
+            response,
+        }
+    }
+
+    fn of_judged(snapshot: &Snapshot, judged: &Judged, head: &HeadView<'_>, response: Response) -> Self {
+        let route = judged.route.as_deref();
+        let (cause, near_misses) = looked_around(judged, head);
+        Explanation {
+            generation: snapshot.generation,
+            tenant: Some(judged.tenant.id.to_string()),
+            route: route.map(|route| route.prefix.to_string()),
+            policy: route.map(|route| route.policy_name.to_string()),
+            mode: route.map(|route| mode(route.mode)),
+            kind: Some(judged.verdict.kind.as_str()),
+            verdict: judged.label(),
+            reason: judged.reason().as_str(),
+            cause,
+            entry: judged.verdict.entry.and_then(|entry| Some(judged.policy()?.entry_text(entry).to_owned())),
+            near_misses,
+            notes: notes::of(judged, head),
+            response,
+        }
+    }
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "Enforce",
+        Mode::Report => "Report",
+    }
+}
+
+/// What the policy says beyond its verdict.
+fn looked_around(judged: &Judged, head: &HeadView<'_>) -> (Option<String>, Vec<NearMiss>) {
+    let host = head.headers.get(http::header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+    let (Some(policy), Ok(authority)) = (judged.policy(), parse_authority(host)) else {
+        return (None, Vec::new());
+    };
+    let own = OwnOrigin { host: &authority.host, port: authority.port, scheme: head.scheme };
+    let told = with_request(head, own, |request| policy.explain(request));
+    (told.cause, told.near_misses)
+}
+
+impl Response {
+    fn by_gateway(header: &ResponseHeader) -> Self {
+        let headers = listed(&header.headers);
+        Response { by: Author::Gateway, status: Some(header.status.as_u16()), headers, removes: None }
+    }
+
+    /// What the gateway would do to an answer of the upstream that has no fields of its own.
+    fn by_upstream(judged: &Judged, head: &HeadView<'_>) -> Self {
+        let mut response = Response { by: Author::Upstream, status: None, headers: Vec::new(), removes: None };
+        if judged.action == Action::Report {
+            return response;
+        }
+        if let Ok(mut header) = ResponseHeader::build(StatusCode::OK, None) {
+            respond::write_cors(&mut header, judged, head);
+            response.headers = listed(&header.headers);
+        }
+        Response { removes: Some("access-control-"), ..response }
+    }
+
+    fn bare(status: u16) -> Self {
+        Response { by: Author::Gateway, status: Some(status), headers: Vec::new(), removes: None }
+    }
+}
+
+fn listed(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |value: &HeaderValue| Escaped::<{ usize::MAX }>(value.as_bytes()).to_string();
+    let mut fields: Vec<_> = headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+    fields.sort();
+    fields
+}
+
+/// The lane writes its refusals as bytes; these are read back, so that not one field is told from memory.
+fn answer_from_bytes(bytes: &[u8]) -> Response {
+    const FIELDS_MAX: usize = 16;
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut parsed = httparse::Response::new(&mut fields);
+    let status = parsed.parse(bytes).ok().and(parsed.code).unwrap_or(400);
+    let mut headers = HeaderMap::new();
+    for field in parsed.headers.iter().filter(|field| !matches!(field.name, "date" | "connection")) {
+        append(&mut headers, field.name.as_bytes(), field.value);
+    }
+    Response { headers: listed(&headers), ..Response::bare(status) }
+}
+
+/// The fields as Pingora's parser gives them to the hooks; the lane has seen already that they are fields.
+fn header_map(probe: &Probe) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &probe.fields {
+        append(&mut headers, name.as_bytes(), value.trim_ascii());
+    }
+    headers
+}
+
+fn append(headers: &mut HeaderMap, name: &[u8], value: &[u8]) {
+    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+        headers.append(name, value);
+    }
+}
+
+fn near_misses<S: Serializer>(misses: &[NearMiss], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Miss<'a> {
+        entry: &'a str,
+        how: String,
+    }
+    serializer.collect_seq(misses.iter().map(|miss| Miss { entry: &miss.entry, how: miss.how.to_string() }))
+}
+

@@ -192,12 +192,6 @@ fn act(verdict: &Verdict, route: Option<&Route>, found: bool) -> Action {
 /// Calls `then` with the CORS view of a head.
 pub fn with_request<R>(head: &HeadView<'_>, own: OwnOrigin<'_>, then: impl FnOnce(&Request<'_>) -> R) -> R {
     let lines = head.headers.get_all(ACCESS_CONTROL_REQUEST_HEADERS);
-    let carries = |name: HeaderName| head.headers.contains_key(name);
-    let credentials = if carries(header::COOKIE) || carries(header::AUTHORIZATION) {
-        Credentials::Present
-    } else {
-        Credentials::Absent
-    };
     let upgrade = if hop_by_hop::asks_for_websocket(head.headers) { Upgrade::WebSocket } else { Upgrade::None };
     then(&Request {
         method: head.method,
@@ -207,8 +201,17 @@ pub fn with_request<R>(head: &HeadView<'_>, own: OwnOrigin<'_>, then: impl FnOnc
         sec_fetch_site: field(head.headers, SEC_FETCH_SITE),
         own,
         upgrade,
-        credentials,
+        credentials: credentials(head.headers),
     })
+}
+
+/// Whether a request carries what a page cannot see.
+pub fn credentials(headers: &HeaderMap) -> Credentials {
+    if headers.contains_key(header::COOKIE) || headers.contains_key(header::AUTHORIZATION) {
+        Credentials::Present
+    } else {
+        Credentials::Absent
+    }
 }
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");

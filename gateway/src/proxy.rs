@@ -123,13 +123,7 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         let request = context.request.insert(self.judge(session).ok_or_else(|| internal("no lane"))?);
         let head = head_view(session.req_header(), request.peer);
-        let max = request.snapshot.settings.limits.max_request_body;
-        let mut answer = respond::answer(&request.judgement, &head, &request.request_id);
-        if let (None, Judgement::Judged(judged)) = (&answer, &request.judgement)
-            && declared_too_large(head.headers, max)
-        {
-            answer = Some(respond::error(StatusCode::PAYLOAD_TOO_LARGE, judged, &head, &request.request_id));
-        }
+        let answer = answer_at_edge(&request.snapshot, &request.judgement, &head, &request.request_id);
         let Some(answer) = answer else { return Ok(false) };
         let limits = request.snapshot.settings.limits;
         if !body_may_be_drained(head.headers, &limits) {
@@ -301,6 +295,24 @@ async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
     Ok(())
 }
 
+/// The answer to a judged head, if the upstream is not to be asked.
+pub(crate) fn answer_at_edge(
+    snapshot: &Snapshot,
+    judgement: &Judgement,
+    head: &HeadView<'_>,
+    request_id: &str,
+) -> Option<Answer> {
+    let answer = respond::answer(judgement, head, request_id);
+    match judgement {
+        Judgement::Judged(judged)
+            if answer.is_none() && declared_too_large(head.headers, snapshot.settings.limits.max_request_body) =>
+        {
+            Some(respond::error(StatusCode::PAYLOAD_TOO_LARGE, judged, head, request_id))
+        }
+        Judgement::Judged(_) | Judgement::Refused(_) => answer,
+    }
+}
+
 fn declared_len(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
@@ -365,18 +377,23 @@ fn may_retry(context: &Context) -> bool {
     attempts.is_some_and(|attempts| context.attempts < attempts)
 }
 
+/// The bounds on a request head that the configuration sets.
+pub(crate) fn head_limits(limits: &Limits) -> HeadLimits {
+    HeadLimits {
+        time: limits.head,
+        idle: limits.keep_alive_idle,
+        bytes: limits.head_bytes,
+        field_bytes: limits.head_field_bytes,
+        fields: limits.head_fields as usize,
+    }
+}
+
 impl Backstage for Gateway {
     fn limits(&self) -> LaneLimits {
         let snapshot = self.snapshots.load();
         let limits = &snapshot.settings.limits;
         LaneLimits {
-            head: HeadLimits {
-                time: limits.head,
-                idle: limits.keep_alive_idle,
-                bytes: limits.head_bytes,
-                field_bytes: limits.head_field_bytes,
-                fields: limits.head_fields as usize,
-            },
+            head: head_limits(limits),
             exchange: ExchangeLimits {
                 body_grace: limits.min_body_rate_after,
                 body_rate_min: limits.min_body_rate,

@@ -38,6 +38,9 @@ pub enum ProbeError {
     /// A field that is not `NAME:VALUE`.
     #[error("`{0}` is not a header: write NAME:VALUE")]
     Field(String),
+    /// A byte that would end a line of the head early.
+    #[error("a line break or a zero byte cannot be sent in a request head: leave it out")]
+    LineBreak,
     /// More fields than the gateway takes.
     #[error("more than {FIELDS_MAX} headers: give at most as many")]
     TooManyFields,
@@ -117,11 +120,8 @@ impl Description {
         for text in header {
             fields.push(field(&text)?);
         }
-        if fields.len() > FIELDS_MAX {
-            return Err(ProbeError::TooManyFields);
-        }
         let target = path.unwrap_or_else(|| "/".to_owned()).into_bytes();
-        Ok(Probe { method: method.into_bytes(), target, fields })
+        Probe { method: method.into_bytes(), target, fields }.checked()
     }
 }
 
@@ -179,7 +179,30 @@ impl Probe {
         if line.has_credentials {
             fields.push(("cookie".to_owned(), b"not-logged".to_vec()));
         }
-        Ok(Probe { method: unescape(&line.method), target: unescape(&line.path), fields })
+        Probe { method: unescape(&line.method), target: unescape(&line.path), fields }.checked()
+    }
+
+    /// The request head as it goes over the wire.
+    pub(super) fn head(&self) -> Vec<u8> {
+        let mut head = [&self.method[..], b" ", &self.target, b" HTTP/1.1\r\n"].concat();
+        for (name, value) in &self.fields {
+            head.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
+        }
+        head.extend(b"\r\n");
+        head
+    }
+
+    fn checked(self) -> Result<Self, ProbeError> {
+        if self.fields.len() > FIELDS_MAX {
+            return Err(ProbeError::TooManyFields);
+        }
+        if self.breaks_line() { Err(ProbeError::LineBreak) } else { Ok(self) }
+    }
+
+    fn breaks_line(&self) -> bool {
+        let fields = self.fields.iter().flat_map(|(name, value)| [name.as_bytes(), value]);
+        let mut texts = fields.chain([&self.method[..], &self.target[..]]);
+        texts.any(|text| text.iter().any(|byte| matches!(byte, b'\r' | b'\n' | b'\0')))
     }
 }
 
@@ -227,6 +250,8 @@ mod tests {
         check("host=a&hots=b", Err(ProbeError::UnknownParameter("hots".into())));
         check("host=a&host=b", Err(ProbeError::Repeated("host")));
         check("host=a&header=x", Err(ProbeError::Field("x".into())));
+        check("host=a&origin=b%0d%0ax-evil:1", Err(ProbeError::LineBreak));
+        check("host=a&path=/%0a", Err(ProbeError::LineBreak));
         check(&format!("host=a{}", "&header=a:b".repeat(100)), Err(ProbeError::TooManyFields));
     }
 

@@ -178,7 +178,11 @@ fn ends_head(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
 }
 
-fn parse(ahead: &[u8], limits: &HeadLimits) -> Result<Head, Refusal> {
+/// Checks a head that is whole.
+///
+/// # Errors
+/// The refusal, if it is not served.
+pub fn parse(ahead: &[u8], limits: &HeadLimits) -> Result<Head, Refusal> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let slots = fields.get_mut(..limits.fields.min(FIELDS_MAX)).unwrap_or_default();
     let mut request = httparse::Request::new(slots);

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
-use crossgate_policy::{Kind, Policy, PolicySpec, Reason, Template};
+use crossgate_policy::{EntryId, Kind, Policy, PolicySpec, Reason, Template};
 
 use super::*;
 
@@ -17,8 +17,8 @@ fn policy(origins: &[&str]) -> Policy {
     Policy::extend(Arc::new(template), &[]).unwrap().value
 }
 
-fn entries(policy: &Policy) -> Vec<crossgate_policy::EntryId> {
-    policy.entries().collect()
+fn entries(policy: &Policy) -> Vec<EntryId> {
+    (0..).take(policy.entry_counts().template).map(EntryId::Template).collect()
 }
 
 fn series(text: &str) -> usize {
@@ -78,6 +78,23 @@ fn counts_survive_a_recompile_and_vanish_with_the_tenant() {
     check(&metrics, r#"crossgate_origin_requests_total{tenant="acme",origin="https://a.example",verdict="allow"} 2"#);
     drop(new);
     assert!(!metrics.render().contains("acme"));
+}
+
+#[test]
+fn a_tenants_own_entries_follow_those_of_its_template() {
+    let metrics = Metrics::new();
+    let tenant = metrics.tenant("acme");
+    let spec = PolicySpec { allow_origins: vec!["https://a.example".to_owned()], ..PolicySpec::default() };
+    let template = Arc::new(Template::compile(&spec).unwrap().value);
+    let policy = Policy::extend(template, &["https://b.example".to_owned()]).unwrap().value;
+    let handles = EntryHandles::new();
+    for entry in [EntryId::Template(0), EntryId::Own(0), EntryId::Own(0)] {
+        tenant.count_origin(&handles, &policy, Some(entry), VerdictLabel::Allow);
+    }
+    for (origin, count) in [("https://a.example", 1), ("https://b.example", 2)] {
+        let labels = format!(r#"{{tenant="acme",origin="{origin}",verdict="allow"}}"#);
+        check(&metrics, &format!("crossgate_origin_requests_total{labels} {count}"));
+    }
 }
 
 #[test]

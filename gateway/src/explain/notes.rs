@@ -1,0 +1,59 @@
+//! What somebody who asks about a request should consider, beyond its verdict.
+
+use crossgate_policy::{Credentials, Kind, Outcome, Reason};
+
+use crate::config::{Mode, UnmatchedRequests};
+use crate::judge::{Action, HeadView, Judged, is_navigation};
+use crate::log_request::NAVIGATION_NOTE;
+use crate::proxy::is_denied_navigation;
+
+const FORM_POST: &str = "if a form on another site posts here, as in single sign-on or after a payment, the route needs \
+     `unmatchedRequests: Forward`: such requests are navigations, which CORS does not protect";
+const PREFLIGHT_FIRST: &str = "a browser asks for this method with a preflight first; explain that one too (--request-headers, \
+     or request-headers= in a query)";
+const FORWARDED_BARE: &str = "denied, and yet forwarded, since the route has `unmatchedRequests: Forward`: the upstream acts \
+     on it, and the page may not read the answer";
+const REPORT_ONLY: &str = "mode: Report protects nothing: the request is forwarded and the upstream's own CORS headers pass \
+     untouched";
+const SOCKET_WITH_CREDENTIALS: &str = "browsers send cookies with WebSockets of any page: where the policy allows any origin, \
+     one with Cookie or Authorization is refused; list the origins instead";
+const NO_ROUTE: &str = "no route of the tenant matches the path and method";
+
+/// What there is to consider.
+pub(super) fn of(judged: &Judged, head: &HeadView<'_>) -> Vec<String> {
+    let considered = [
+        (judged.action == Action::NotFound, NO_ROUTE),
+        (is_report(judged), REPORT_ONLY),
+        (is_denied_navigation(judged, head.headers), NAVIGATION_NOTE),
+        (is_maybe_form_post(judged, head), FORM_POST),
+        (is_forwarded_bare(judged), FORWARDED_BARE),
+        (is_refused_for_credentials(judged, head), SOCKET_WITH_CREDENTIALS),
+        (needs_preflight(judged, head), PREFLIGHT_FIRST),
+    ];
+    considered.into_iter().filter(|(applies, _)| *applies).map(|(_, note)| note.to_owned()).collect()
+}
+
+fn is_report(judged: &Judged) -> bool {
+    judged.route.as_ref().is_some_and(|route| route.mode == Mode::Report)
+}
+
+fn is_maybe_form_post(judged: &Judged, head: &HeadView<'_>) -> bool {
+    let is_denied = judged.action == Action::Deny && judged.verdict.kind == Kind::Actual;
+    is_denied && head.method == b"POST" && !is_navigation(head.headers)
+}
+
+fn is_forwarded_bare(judged: &Judged) -> bool {
+    let forwards = judged.route.as_ref().is_some_and(|route| route.unmatched_requests == UnmatchedRequests::Forward);
+    forwards && judged.action == Action::Forward && judged.verdict.outcome == Outcome::Deny
+}
+
+fn is_refused_for_credentials(judged: &Judged, head: &HeadView<'_>) -> bool {
+    let is_any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
+    let is_refused = judged.verdict.kind == Kind::WebSocket && judged.verdict.reason == Reason::NoMatch;
+    is_any && is_refused && crate::judge::credentials(head.headers) == Credentials::Present
+}
+
+/// <https://fetch.spec.whatwg.org/#cors-safelisted-method>
+fn needs_preflight(judged: &Judged, head: &HeadView<'_>) -> bool {
+    judged.verdict.kind == Kind::Actual && !matches!(head.method, b"GET" | b"HEAD" | b"POST")
+}
