@@ -1,0 +1,321 @@
+//! The engine against a naive oracle, over generated policies and origins that come near them; and its answers against a
+//! browser in a function, which must conclude what the policy means.
+
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "oracle/browser.rs"]
+mod browser;
+#[path = "oracle/matcher.rs"]
+mod matcher;
+
+use std::sync::Arc;
+
+use browser::{Fields, Wish};
+use crossgate_policy::{Disclosure, Field, OwnOrigin, Policy, PolicySpec, Reason, Request, Template};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+const OWN: OwnOrigin<'_> = OwnOrigin { host: "own.invalid", port: None, scheme: None };
+
+/// Few and similar, so that hosts overlap, begin and end alike.
+const LABELS: [&str; 12] = ["a", "b", "aa", "ab", "foo", "bar", "foobar", "pr-", "pr-1", "-", "_x", "0a"];
+const TOPS: [&str; 4] = ["com", "test", "xcom", "co"];
+const PORTS: [&str; 5] = ["", "", "", ":8443", ":1"];
+const HOSTILE: [&str; 26] = [
+    ".",
+    "..",
+    "/",
+    "\\",
+    "@",
+    ":",
+    "#",
+    "?",
+    "*",
+    "%00",
+    "%2e",
+    " ",
+    "\t",
+    "\0",
+    ",",
+    "{",
+    "`",
+    "~",
+    "[",
+    "]",
+    "\u{fc}",
+    "A",
+    "_",
+    "-",
+    ":443",
+    ".evil.test",
+];
+
+fn scheme() -> impl Strategy<Value = &'static str> {
+    select(&["https", "https", "https", "http"][..])
+}
+
+fn host() -> impl Strategy<Value = String> {
+    (vec(select(&LABELS[..]), 0..4), select(&TOPS[..])).prop_map(|(labels, top)| [labels, vec![top]].concat().join("."))
+}
+
+fn exact() -> impl Strategy<Value = String> {
+    let web =
+        (scheme(), host(), select(&PORTS[..])).prop_map(|(scheme, host, port)| format!("{scheme}://{host}{port}"));
+    let others = [
+        "http://127.0.0.1:8443",
+        "https://10.0.0.1",
+        "https://[2001:db8::1]",
+        "http://[::1]:1",
+        "capacitor://a.com",
+        "app://0a",
+    ];
+    prop_oneof![9 => web, 1 => select(others.to_vec()).prop_map(str::to_owned)]
+}
+
+fn starred() -> impl Strategy<Value = String> {
+    let star = select(&["*.", "*.", "pr-*.", "a*.", "*-1.", "f*r.", "pr-*-1."][..]);
+    let port = select(&["", "", ":*", ":8443"][..]);
+    let in_host =
+        (scheme(), star, host(), port).prop_map(|(scheme, star, host, port)| format!("{scheme}://{star}{host}{port}"));
+    let in_port = (scheme(), host()).prop_map(|(scheme, host)| format!("{scheme}://{host}:*"));
+    prop_oneof![4 => in_host, 1 => in_port]
+}
+
+fn entries() -> impl Strategy<Value = Vec<String>> {
+    vec(prop_oneof![2 => exact(), 1 => starred()], 1..200)
+}
+
+/// An origin near one or two entries, by the mistakes that matchers make.
+#[derive(Debug, Clone)]
+enum Near {
+    Entry(prop::sample::Index),
+    Filled(prop::sample::Index, &'static str),
+    Joined(prop::sample::Index, prop::sample::Index),
+    Truncated(prop::sample::Index, prop::sample::Index),
+    Spoilt(prop::sample::Index, prop::sample::Index, &'static str),
+    Prefixed(prop::sample::Index, &'static str),
+    Suffixed(prop::sample::Index, &'static str),
+    Fresh(String),
+    Bytes(Vec<u8>),
+}
+
+fn near() -> impl Strategy<Value = Near> {
+    let index = any::<prop::sample::Index>;
+    let filler =
+        select(&["x", "a.b", "", "1", "-1", "pr-1", "aaaa.foo.bar", "x.", ".x", "A", "a/b", "a@b", "*", "a:1"][..]);
+    prop_oneof![
+        2 => index().prop_map(Near::Entry),
+        4 => (index(), filler.clone()).prop_map(|(entry, text)| Near::Filled(entry, text)),
+        2 => (index(), index()).prop_map(|(one, other)| Near::Joined(one, other)),
+        2 => (index(), index()).prop_map(|(entry, at)| Near::Truncated(entry, at)),
+        3 => (index(), index(), select(&HOSTILE[..])).prop_map(|(entry, at, text)| Near::Spoilt(entry, at, text)),
+        2 => (index(), filler).prop_map(|(entry, text)| Near::Prefixed(entry, text)),
+        2 => (index(), select(&HOSTILE[..])).prop_map(|(entry, text)| Near::Suffixed(entry, text)),
+        4 => exact().prop_map(Near::Fresh),
+        1 => vec(any::<u8>(), 0..400).prop_map(Near::Bytes),
+    ]
+}
+
+impl Near {
+    fn origin(&self, entries: &[String]) -> Vec<u8> {
+        let filled = |index: &prop::sample::Index, text: &str| {
+            index.get(entries).replacen(":*", ":77", 1).replacen('*', text, 1)
+        };
+        let host = |origin: &str| origin.split_once("://").map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+        match self {
+            Self::Entry(index) => index.get(entries).clone().into_bytes(),
+            Self::Filled(index, text) => filled(index, text).into_bytes(),
+            Self::Joined(one, other) => (filled(one, "x") + &host(&filled(other, "x"))).into_bytes(),
+            Self::Truncated(index, at) => {
+                let text = filled(index, "x");
+                text[..at.index(text.len() + 1)].as_bytes().to_vec()
+            }
+            Self::Spoilt(index, at, hostile) => {
+                let mut text = filled(index, "x");
+                text.insert_str(at.index(text.len() + 1), hostile);
+                text.into_bytes()
+            }
+            Self::Prefixed(index, text) => filled(index, "x").replacen("://", &format!("://{text}"), 1).into_bytes(),
+            Self::Suffixed(index, hostile) => (filled(index, "x") + hostile).into_bytes(),
+            Self::Fresh(origin) => origin.clone().into_bytes(),
+            Self::Bytes(bytes) => bytes.clone(),
+        }
+    }
+}
+
+/// A policy whose entries are spread over the template, a set of it, and the tenant's own.
+fn spread(entries: &[String]) -> Policy {
+    let part = |which: usize| entries.iter().skip(which).step_by(3).cloned().collect::<Vec<_>>();
+    let origin_sets = vec![crossgate_policy::OriginSetSpec { name: "set".to_owned(), origins: part(1) }];
+    let spec = PolicySpec { allow_origins: part(0), origin_sets, ..PolicySpec::default() };
+    let template = Template::compile(&spec).unwrap_or_else(|problems| panic!("{problems:?}"));
+    Policy::extend(Arc::new(template.value), &part(2)).unwrap_or_else(|problems| panic!("{problems:?}")).value
+}
+
+fn check_origin(policy: &Policy, entries: &[String], origin: &[u8]) -> Result<(), TestCaseError> {
+    let verdict = policy.decide(&Request { origin: Field::One(origin), ..Request::new(b"GET", OWN) });
+    let entry = verdict.entry.map(|entry| policy.entry_text(entry).to_owned());
+    let shown = origin.escape_ascii();
+    if origin == b"null" {
+        prop_assert_eq!(verdict.reason, Reason::NullOrigin);
+    } else if !matcher::is_origin(origin) {
+        prop_assert_eq!((verdict.reason, verdict.is_allowed()), (Reason::MalformedOrigin, false), "{}", shown);
+    } else {
+        let text = std::str::from_utf8(origin).unwrap();
+        let covering: Vec<&String> = entries.iter().filter(|entry| matcher::covers(entry, text)).collect();
+        let reason = match covering.first() {
+            None => Reason::NoMatch,
+            Some(_) if entries.iter().any(|entry| entry == text) => Reason::Exact,
+            Some(_) => Reason::Wildcard,
+        };
+        prop_assert_eq!((verdict.reason, verdict.is_allowed()), (reason, !covering.is_empty()), "{}", shown);
+        prop_assert_eq!(entry.is_some(), verdict.is_allowed());
+        prop_assert!(entry.is_none_or(|entry| covering.contains(&&entry)), "{}", shown);
+    }
+    Ok(())
+}
+
+#[derive(Debug, Clone)]
+struct Meaning {
+    origins: Vec<&'static str>,
+    methods: Vec<&'static str>,
+    headers: Vec<&'static str>,
+    exposed: Vec<&'static str>,
+    credentials: bool,
+    disclosure: Disclosure,
+}
+
+const METHODS: [&str; 8] = ["*", "PUT", "put", "DELETE", "PATCH", "patch", "PURGE", "GET"];
+const HEADERS: [&str; 6] = ["*", "authorization", "Authorization", "x-a", "X-B", "content-type"];
+const EXPOSED: [&str; 3] = ["*", "x-a", "X-B"];
+
+fn meaning() -> impl Strategy<Value = Meaning> {
+    let origins = vec(select(&["*", "https://a.test", "https://*.b.test"][..]), 1..3);
+    let names = (vec(select(&METHODS[..]), 0..4), vec(select(&HEADERS[..]), 0..4), vec(select(&EXPOSED[..]), 0..3));
+    let rest = (any::<bool>(), select(&[Disclosure::Full, Disclosure::Minimal][..]));
+    (origins, names, rest).prop_map(|(mut origins, (methods, headers, mut exposed), (credentials, disclosure))| {
+        if credentials {
+            origins.iter_mut().filter(|origin| **origin == "*").for_each(|origin| *origin = "https://a.test");
+            exposed.retain(|name| *name != "*");
+        }
+        Meaning { origins, methods, headers, exposed, credentials, disclosure }
+    })
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    let origin = select(&["https://a.test", "https://x.b.test", "https://b.test", "https://evil.test", "null"][..]);
+    let method = select(&["PUT", "put", "DELETE", "PATCH", "patch", "PURGE", "GET", "POST", "X"][..]);
+    let headers = vec(select(&["authorization", "X-A", "x-b", "Content-Type", "x-c"][..]), 0..4);
+    (origin, method, headers, any::<bool>()).prop_map(|(origin, method, headers, with_credentials)| Wish {
+        origin: origin.to_owned(),
+        method: method.to_owned(),
+        headers: headers.into_iter().map(str::to_owned).collect(),
+        with_credentials,
+    })
+}
+
+impl Meaning {
+    fn policy(&self) -> Policy {
+        let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        let spec = PolicySpec {
+            allow_origins: owned(&self.origins),
+            allow_methods: owned(&self.methods),
+            allow_headers: owned(&self.headers),
+            expose_headers: owned(&self.exposed),
+            allow_credentials: self.credentials,
+            disclosure: self.disclosure,
+            ..PolicySpec::default()
+        };
+        let template = Template::compile(&spec).unwrap_or_else(|problems| panic!("{problems:?}"));
+        Policy::extend(Arc::new(template.value), &[]).unwrap().value
+    }
+
+    fn lets_in(&self, wish: &Wish) -> bool {
+        let is_listed = self.origins.iter().any(|entry| *entry == "*" || matcher::covers(entry, &wish.origin));
+        is_listed && (self.credentials || !wish.with_credentials)
+    }
+
+    fn allows(&self, wish: &Wish) -> bool {
+        let normal = |method: &str| match method {
+            "put" => "PUT".to_owned(),
+            method => method.to_owned(),
+        };
+        let is_safe = ["GET", "HEAD", "POST"].contains(&wish.method.as_str());
+        let is_method = is_safe || self.methods.iter().any(|method| *method == "*" || normal(method) == wish.method);
+        let is_wild = self.headers.contains(&"*");
+        self.lets_in(wish) && is_method && wish.headers.iter().all(|name| self.allows_header(name, is_wild))
+    }
+
+    fn allows_header(&self, name: &str, is_wild: bool) -> bool {
+        let is_listed = self.headers.iter().any(|header| header.eq_ignore_ascii_case(name));
+        is_listed || (is_wild && (self.credentials || !name.eq_ignore_ascii_case("authorization")))
+    }
+}
+
+/// The status and the CORS fields of the engine's answer.
+fn answer(policy: &Policy, request: &Request<'_>) -> (u16, Fields) {
+    let verdict = policy.decide(request);
+    let line = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let edits = policy.edits(&verdict, request);
+    let fields = edits.map(|edit| (edit.name.to_owned(), line(edit.value.as_bytes()))).collect();
+    (if verdict.is_allowed() { 204 } else { 403 }, fields)
+}
+
+fn check_wish(meaning: &Meaning, policy: &Policy, wish: &Wish) -> Result<(), TestCaseError> {
+    let names = wish.requested_headers();
+    let lines: Vec<&[u8]> = names.iter().map(|names| names.as_bytes()).collect();
+    let actual = Request { origin: Field::One(wish.origin.as_bytes()), ..Request::new(wish.method.as_bytes(), OWN) };
+    let requested_method = Field::One(wish.method.as_bytes());
+    let preflight = Request { method: b"OPTIONS", requested_method, requested_headers: &lines, ..actual };
+    let (status, fields) = answer(policy, &preflight);
+    check_shape(status, &fields)?;
+    prop_assert_eq!(browser::goes_on(wish, status, &fields), meaning.allows(wish), "{:?}", fields);
+    let (status, fields) = answer(policy, &actual);
+    check_shape(status, &fields)?;
+    prop_assert_eq!(browser::passes_check(wish, &fields), meaning.lets_in(wish), "{:?}", fields);
+    for name in ["x-a", "x-b", "x-c"] {
+        let is_exposed = meaning.exposed.iter().any(|one| *one == "*" || one.eq_ignore_ascii_case(name));
+        prop_assert_eq!(browser::can_read(wish, name, &fields), meaning.lets_in(wish) && is_exposed, "{:?}", fields);
+    }
+    Ok(())
+}
+
+/// What holds of every answer: <https://fetch.spec.whatwg.org/#cors-protocol-and-credentials>.
+fn check_shape(status: u16, fields: &Fields) -> Result<(), TestCaseError> {
+    let values =
+        |name: &str| fields.iter().filter(|(one, _)| one == name).map(|(_, value)| value.clone()).collect::<Vec<_>>();
+    let origins = values("access-control-allow-origin");
+    let credentials = values("access-control-allow-credentials");
+    prop_assert_eq!(origins.len(), usize::from(status == 204), "{:?}", fields);
+    prop_assert!(status == 204 || fields.is_empty(), "{:?}", fields);
+    prop_assert!(credentials.is_empty() || credentials == ["true"], "{:?}", fields);
+    prop_assert!(credentials.is_empty() || fields.iter().all(|(_, value)| value != "*"), "{:?}", fields);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_matcher_agrees_with_the_oracle((entries, nears) in (entries(), vec(near(), 100))) {
+        let policy = spread(&entries);
+        for near in nears {
+            check_origin(&policy, &entries, &near.origin(&entries))?;
+        }
+    }
+
+    #[test]
+    fn browsers_conclude_what_the_policy_means((meaning, wishes) in (meaning(), vec(wish(), 40))) {
+        let policy = meaning.policy();
+        for wish in wishes {
+            check_wish(&meaning, &policy, &wish)?;
+        }
+    }
+}
