@@ -1,7 +1,7 @@
 //! The whole static path allocates nothing: classify, decide, header edits and `Vary`, with 10,000 origins, for hits, misses
-//! and hostile input.
+//! and hostile input. And what a tenant's own origins take in memory.
 
-#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::panic, reason = "a test fails by panicking")]
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -130,6 +130,24 @@ fn the_static_path_allocates_nothing() {
         let walked = (origins.len() + 2) * lines.len() * 6;
         assert!((1..walked).contains(&seen.0) && seen.1 > 0, "policy {number}: {seen:?} of {walked}");
     }
+}
+
+#[test]
+fn a_tenant_costs_its_own_origins_and_little_more() {
+    const TENANTS: usize = 1_000;
+    const BYTES_PER_ORIGIN_MAX: usize = 150;
+    let template = Arc::new(Template::compile(&large(Disclosure::Full, false)).unwrap().value);
+    let own = |tenant: usize| {
+        (0..10).map(move |number| format!("https://shop-{number}.tenant-{tenant:06}.example")).collect()
+    };
+    let own: Vec<Vec<String>> = (0..TENANTS).map(own).collect();
+    let mut policies = Vec::with_capacity(TENANTS);
+    let counted = allocation_counter::measure(|| {
+        policies.extend(own.iter().map(|own| Policy::extend(Arc::clone(&template), own).unwrap().value));
+    });
+    let bytes = usize::try_from(counted.bytes_current).unwrap() + TENANTS * size_of::<Policy>();
+    let per_origin = bytes / (10 * TENANTS);
+    assert!(per_origin <= BYTES_PER_ORIGIN_MAX, "{per_origin}");
 }
 
 #[test]
