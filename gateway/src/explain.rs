@@ -242,4 +242,3 @@ fn near_misses<S: Serializer>(misses: &[NearMiss], serializer: S) -> Result<S::O
     }
     serializer.collect_seq(misses.iter().map(|miss| Miss { entry: &miss.entry, how: miss.how.to_string() }))
 }
-
