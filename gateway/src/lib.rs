@@ -17,6 +17,7 @@ pub mod judge;
 pub mod lane;
 pub mod log_request;
 pub mod metrics;
+pub mod process;
 pub mod proxy;
 pub mod reload;
 pub mod respond;

@@ -1,2 +1,7 @@
 //! The command line of the gateway.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    crossgate::cli::main()
+}

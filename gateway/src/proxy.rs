@@ -43,6 +43,7 @@ use crate::snapshot::Snapshot;
 use crate::{log_request, upstream};
 
 /// What all requests share.
+#[derive(Clone)]
 pub struct Gateway {
     snapshots: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,

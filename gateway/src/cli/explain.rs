@@ -1,0 +1,89 @@
+//! `crossgate explain`: what happens to a request under a configuration, and why.
+//!
+//! The configuration is read from its files as a start would read it; no gateway need run.
+
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+
+use super::{GOOD, USAGE, WRONG};
+use crate::explain::explain;
+use crate::explain::probe::{Description, Probe, ProbeError};
+use crate::metrics::Metrics;
+use crate::reload::{BrokenTenants, Reloader};
+
+/// The longest line that is read: longer than any that the gateway logs.
+const LINE_LEN_MAX: u64 = 64 * 1024;
+
+/// The arguments of `crossgate explain`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ExplainArgs {
+    /// The main configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// The request's Host, with the port if it has one
+    #[arg(long, value_name = "HOST", required_unless_present = "log_line")]
+    pub host: Option<String>,
+    /// The request's Origin
+    #[arg(long, value_name = "ORIGIN")]
+    pub origin: Option<String>,
+    /// The method of the page's request [default: GET]
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<String>,
+    /// The path, with the query if it has one [default: /]
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// A further header; may be repeated
+    #[arg(long, value_name = "NAME:VALUE")]
+    pub header: Vec<String>,
+    /// Explain the preflight that asks for METHOD and these headers; the list may be empty
+    #[arg(long, value_name = "LIST")]
+    pub request_headers: Option<String>,
+    /// Explain the request of an access log line instead, read from standard input
+    #[arg(long, value_name = "-", value_parser = ["-"], conflicts_with_all =
+        ["host", "origin", "method", "path", "header", "request_headers"])]
+    pub log_line: Option<String>,
+    /// Print the explanation as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Explains to `out`; mistakes go to `err`. Gives the exit code: a denial is a good answer.
+pub fn run(args: ExplainArgs, input: &mut dyn BufRead, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let (config, json) = (args.config.clone(), args.json);
+    let probe = match probe(args, input) {
+        Ok(probe) => probe,
+        Err(error) => return fail(err, &error, USAGE),
+    };
+    let reloader = match Reloader::start(&config, BrokenTenants::Refuse, &Metrics::new()) {
+        Ok(reloader) => reloader,
+        Err(found) => {
+            let _told = write!(err, "{found}");
+            return WRONG;
+        }
+    };
+    let explanation = explain(&reloader.snapshots().load(), &probe);
+    let written = if json {
+        serde_json::to_writer_pretty(&mut *out, &explanation).map_err(Into::into).and_then(|()| writeln!(out))
+    } else {
+        write!(out, "{explanation}")
+    };
+    written.map_or_else(|error| fail(err, &error, WRONG), |()| GOOD)
+}
+
+fn probe(args: ExplainArgs, input: &mut dyn BufRead) -> Result<Probe, ProbeError> {
+    if args.log_line.is_some() {
+        let mut line = String::new();
+        let read = std::io::Read::take(input, LINE_LEN_MAX).read_line(&mut line);
+        return read
+            .map_err(|error| ProbeError::LogLine(error.to_string()))
+            .and_then(|_| Probe::from_log_line(line.trim_end()));
+    }
+    let ExplainArgs { config: _, host, origin, method, path, header, request_headers, log_line: _, json: _ } = args;
+    Description { host, origin, method, path, request_headers, header }.into_probe()
+}
+
+/// With standard error gone there is nobody left to tell.
+fn fail(err: &mut dyn Write, error: &dyn std::fmt::Display, code: u8) -> u8 {
+    let _told = writeln!(err, "error: {error}");
+    code
+}

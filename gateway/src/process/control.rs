@@ -1,0 +1,69 @@
+//! What the admin listener may see and do of the running gateway.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use serde_json::{Value, json};
+
+use super::Listening;
+use crate::admin::{Control, Phase};
+use crate::explain::explain;
+use crate::explain::probe::Probe;
+use crate::metrics::Metrics;
+use crate::reload::Reloader;
+
+pub(super) struct ProcessControl {
+    reloader: Reloader,
+    metrics: Arc<Metrics>,
+    listening: Listening,
+    is_draining: AtomicBool,
+}
+
+impl ProcessControl {
+    pub(super) fn new(reloader: Reloader, metrics: Arc<Metrics>, listening: Listening) -> Self {
+        ProcessControl { reloader, metrics, listening, is_draining: AtomicBool::new(false) }
+    }
+
+    pub(super) fn reloader(&self) -> &Reloader {
+        &self.reloader
+    }
+
+    pub(super) fn listening(&self) -> &Listening {
+        &self.listening
+    }
+
+    /// From now on the process is not ready.
+    pub(super) fn drain(&self) {
+        self.is_draining.store(true, SeqCst);
+    }
+}
+
+impl Control for ProcessControl {
+    fn phase(&self) -> Phase {
+        if self.is_draining.load(SeqCst) { Phase::Draining } else { Phase::Serving }
+    }
+
+    fn status(&self) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "generation": self.reloader.snapshots().load().generation,
+            "uptimeSeconds": self.metrics.started().elapsed().unwrap_or_default().as_secs(),
+            "draining": self.phase() == Phase::Draining,
+            "tenants": self.reloader.snapshots().load().tenants().len(),
+            "connections": self.metrics.connections.active(),
+            "listening": self.listening,
+            "reload": self.reloader.status(),
+        })
+    }
+
+    fn reload(&self) -> Result<Value, Value> {
+        match self.reloader.reload_now() {
+            Ok(report) => Ok(json!(report)),
+            Err(errors) => Err(json!({ "generation": self.reloader.snapshots().load().generation, "errors": errors })),
+        }
+    }
+
+    fn explain(&self, probe: &Probe) -> Value {
+        json!(explain(&self.reloader.snapshots().load_full(), probe))
+    }
+}
