@@ -242,3 +242,6 @@ fn near_misses<S: Serializer>(misses: &[NearMiss], serializer: S) -> Result<S::O
     }
     serializer.collect_seq(misses.iter().map(|miss| Miss { entry: &miss.entry, how: miss.how.to_string() }))
 }
+
+#[cfg(test)]
+mod tests;

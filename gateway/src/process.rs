@@ -182,3 +182,6 @@ fn threads(configured: Threads) -> usize {
         Threads::Count(count) => count.get(),
     }
 }
+
+#[cfg(test)]
+mod tests;

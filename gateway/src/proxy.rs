@@ -272,8 +272,8 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
         context.count();
         if let Some(request) = &context.request {
-            if request.watch.expired() == Some(Expired::Body) {
-                self.metrics.connections.count_early_close(EarlyClose::SlowBody);
+            if let Some(reason) = request.watch.expired().and_then(early_close) {
+                self.metrics.connections.count_early_close(reason);
             }
             log_request::write(&self.log, session, context, request);
         }
@@ -379,6 +379,16 @@ fn note_error(context: &mut Context, error: &Error) {
 fn may_retry(context: &Context) -> bool {
     let attempts = judged(context).and_then(|(_, judged)| judged.route.as_ref().map(|route| route.upstream.attempts));
     attempts.is_some_and(|attempts| context.attempts < attempts)
+}
+
+/// Why the client's connection ends with an exchange that hit a limit. Where the upstream gave no head, it may go on.
+fn early_close(expired: Expired) -> Option<EarlyClose> {
+    match expired {
+        Expired::Body => Some(EarlyClose::SlowBody),
+        Expired::Idle => Some(EarlyClose::ExchangeIdle),
+        Expired::Write => Some(EarlyClose::WriteStall),
+        Expired::Head => None,
+    }
 }
 
 /// The bounds on a request head that the configuration sets.

@@ -4,7 +4,6 @@
 
 use std::time::SystemTime;
 
-use chrono::{DateTime, Utc};
 use http::StatusCode;
 use serde::Serialize;
 
@@ -64,7 +63,7 @@ impl Answer {
             "HTTP/1.1 {}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
              X-Content-Type-Options: nosniff\r\n{}Connection: close\r\n\r\n",
             self.status,
-            DateTime::<Utc>::from(SystemTime::now()).format("%a, %d %b %Y %H:%M:%S GMT"),
+            httpdate::fmt_http_date(SystemTime::now()),
             self.content_type,
             self.body.len(),
             field.unwrap_or_default(),

@@ -87,3 +87,69 @@ fn fail(err: &mut dyn Write, error: &dyn std::fmt::Display, code: u8) -> u8 {
     let _told = writeln!(err, "error: {error}");
     code
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    const CONFIG: &str = r#"version: 1
+listeners: [{ address: "127.0.0.1:0" }]
+upstreams: { a: { servers: ["127.0.0.1:9"] } }
+policies: { spa: { allowOrigins: ["https://app.example"] } }
+tenants: [{ id: acme, hosts: [api.example], upstream: a, policy: spa }]
+"#;
+
+    #[derive(Parser)]
+    struct Explain {
+        #[command(flatten)]
+        args: ExplainArgs,
+    }
+
+    /// The exit code and both outputs, for these arguments after `--config`.
+    fn ask(config: &str, arguments: &[&str], input: &str) -> (u8, String, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gateway.yaml");
+        std::fs::write(&path, config).unwrap();
+        let all = ["explain", "--config", path.to_str().unwrap()].into_iter().chain(arguments.iter().copied());
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = match Explain::try_parse_from(all) {
+            Ok(Explain { args }) => run(args, &mut input.as_bytes(), &mut out, &mut err),
+            Err(error) => u8::try_from(error.exit_code()).unwrap(),
+        };
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    #[test]
+    fn an_answer_goes_to_the_output() {
+        let origin = "https://app.example:1";
+        let (code, out, err) = ask(CONFIG, &["--host", "api.example", "--origin", origin], "");
+        assert_eq!((code, err.as_str()), (GOOD, ""));
+        assert!(out.contains("https://app.example: port differs"), "{out}");
+        let (code, out, _) = ask(CONFIG, &["--host", "api.example", "--origin", origin, "--json"], "");
+        let told: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((code, told.pointer("/response/status")), (GOOD, Some(&403.into())));
+    }
+
+    #[test]
+    fn a_log_line_is_taken_from_the_input() {
+        let line = r#"{"host":"api.example","method":"GET","path":"/","origin":"https://app.example"}"#;
+        let (code, out, _) = ask(CONFIG, &["--log-line", "-"], line);
+        assert_eq!(code, GOOD);
+        assert!(out.contains("entry      https://app.example"), "{out}");
+    }
+
+    #[test]
+    fn the_exit_code_tells_whose_mistake_it_is() {
+        for (config, arguments, input, expected) in [
+            (CONFIG, &[][..], "", USAGE),
+            (CONFIG, &["--host", "a", "--header", "x"][..], "", USAGE),
+            (CONFIG, &["--log-line", "-", "--host", "a"][..], "", USAGE),
+            (CONFIG, &["--log-line", "-"][..], "GET / HTTP/1.1", USAGE),
+            ("version: 2\n", &["--host", "a"][..], "", WRONG),
+        ] {
+            let (code, out, _) = ask(config, arguments, input);
+            assert_eq!((code, out.as_str()), (expected, ""), "{arguments:?} {input}");
+        }
+    }
+}

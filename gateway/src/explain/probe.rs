@@ -183,7 +183,7 @@ impl Probe {
     }
 
     /// The request head as it goes over the wire.
-    pub(super) fn head(&self) -> Vec<u8> {
+    pub(crate) fn head(&self) -> Vec<u8> {
         let mut head = [&self.method[..], b" ", &self.target, b" HTTP/1.1\r\n"].concat();
         for (name, value) in &self.fields {
             head.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());

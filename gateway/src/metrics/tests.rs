@@ -66,6 +66,12 @@ fn a_series_exists_once_counted() {
 }
 
 #[test]
+fn an_idle_tenant_and_an_idle_route_cost_next_to_nothing() {
+    assert!(size_of::<TenantCounters>() <= 48);
+    assert!(size_of::<EntryHandles>() <= 24);
+}
+
+#[test]
 fn counts_survive_a_recompile_and_vanish_with_the_tenant() {
     let metrics = Metrics::new();
     let policy = policy(&["https://a.example"]);
