@@ -122,6 +122,9 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        // A small body is read to its end after an answer made here, and the connection kept; and Pingora would take a
+        // `100 Continue` for the answer before which the upload should have ended.
+        session.set_close_on_response_before_downstream_finish(false);
         let request = context.request.insert(self.judge(session).ok_or_else(|| internal("no lane"))?);
         let head = head_view(session.req_header(), request.peer);
         let answer = answer_at_edge(&request.snapshot, &request.judgement, &head, &request.request_id);
@@ -130,9 +133,6 @@ impl ProxyHttp for Gateway {
         if !body_may_be_drained(head.headers, &limits) {
             session.set_keepalive(None);
         }
-        // The head reader knows where the body ends: what is small is read to its end after the answer, and the
-        // connection is kept.
-        session.set_close_on_response_before_downstream_finish(false);
         write_answer(session, answer).await?;
         Ok(true)
     }
@@ -192,10 +192,11 @@ impl ProxyHttp for Gateway {
         if judged.action == Action::Report {
             report(judged, header, head.headers);
         }
-        respond::write_cors(header, judged, &head);
         if header.status.is_informational() && header.status != StatusCode::SWITCHING_PROTOCOLS {
+            respond::strip_cors(header, judged);
             return Ok(());
         }
+        respond::write_cors(header, judged, &head);
         enter_response(&request.watch, judged, header);
         if let Some(began) = context.upstream_began {
             let took = began.elapsed();
@@ -204,6 +205,8 @@ impl ProxyHttp for Gateway {
             }
             context.upstream_duration = Some(took);
         }
+        // From here on an upload that goes on after the answer closes the connection.
+        session.set_close_on_response_before_downstream_finish(true);
         Ok(())
     }
 

@@ -59,8 +59,8 @@ pub fn answer(judgement: &Judgement, head: &HeadView<'_>, request_id: &str) -> O
 
 /// An error answer to a request whose policy is known: a page that may read answers may read this one.
 pub fn error(status: StatusCode, judged: &Judged, head: &HeadView<'_>, request_id: &str) -> Answer {
-    let mut answer = problem(status, detail(status, judged), judged.reason().as_str(), request_id);
-    if is_readable(status) {
+    let mut answer = problem(status, detail(status, judged), reason(status, judged), request_id);
+    if is_readable(status) && judged.verdict.kind != Kind::Preflight {
         write_cors(&mut answer.header, judged, head);
     } else {
         write_vary(&mut answer.header, judged);
@@ -86,6 +86,19 @@ fn detail(status: StatusCode, judged: &Judged) -> &'static str {
     }
 }
 
+/// The verdict's reason where the verdict is why; else what failed.
+fn reason(status: StatusCode, judged: &Judged) -> &'static str {
+    match status.as_u16() {
+        403 | 404 => judged.reason().as_str(),
+        408 => "body_too_slow",
+        413 => "body_too_large",
+        502 => "upstream_error",
+        503 => "upstream_unavailable",
+        504 => "upstream_timeout",
+        _ => "internal_error",
+    }
+}
+
 fn denial_detail(judged: &Judged) -> &'static str {
     use crossgate_policy::Reason as R;
     match judged.verdict.reason {
@@ -106,10 +119,10 @@ fn denial_detail(judged: &Judged) -> &'static str {
 /// Writes the CORS fields of a response head: removes every `Access-Control-*` of the upstream, adds the verdict's own, and
 /// merges `Vary`. A policy that only reports changes nothing.
 pub fn write_cors(header: &mut ResponseHeader, judged: &Judged, head: &HeadView<'_>) {
+    strip_cors(header, judged);
     if judged.action == Action::Report {
         return;
     }
-    strip_cors(header);
     let Some(policy) = judged.policy() else { return };
     let own = OwnOrigin { host: "", port: None, scheme: None };
     with_request(head, own, |request: &Request<'_>| {
@@ -130,7 +143,11 @@ fn field_value(value: &Value<'_>) -> Option<HeaderValue> {
     }
 }
 
-fn strip_cors(header: &mut ResponseHeader) {
+/// Removes every `Access-Control-*` of the upstream from a response head: all there is to do for a 1xx, which no page reads.
+pub fn strip_cors(header: &mut ResponseHeader, judged: &Judged) {
+    if judged.action == Action::Report {
+        return;
+    }
     let is_cors = |name: &&HeaderName| is_cors_response_field(name.as_str().as_bytes());
     let names: Vec<HeaderName> = header.headers.keys().filter(is_cors).cloned().collect();
     for name in names {

@@ -32,6 +32,7 @@ pub fn peer(upstream: &Upstream) -> Option<Box<HttpPeer>> {
 }
 
 /// What went wrong on the way to an upstream; `None` where it was not the upstream's doing.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the error types are Pingora's, most of them of no concern here")]
 pub fn error_kind(error: &Error, watch: &Watch) -> Option<UpstreamError> {
     match watch.expired() {
         Some(Expired::Head) => return Some(UpstreamError::HeadTimeout),
@@ -58,6 +59,7 @@ pub fn error_kind(error: &Error, watch: &Watch) -> Option<UpstreamError> {
 }
 
 /// The status of the answer to a failed exchange; `None` where nobody is there to read one.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the error types are Pingora's, most of them of no concern here")]
 pub fn status(error: &Error, watch: &Watch) -> Option<StatusCode> {
     if let ErrorType::HTTPStatus(code) = error.etype() {
         return StatusCode::from_u16(*code).ok();

@@ -135,7 +135,7 @@ impl Near {
             Self::Joined(one, other) => (filled(one, "x") + &host(&filled(other, "x"))).into_bytes(),
             Self::Truncated(index, at) => {
                 let text = filled(index, "x");
-                text[..at.index(text.len() + 1)].as_bytes().to_vec()
+                text.as_bytes()[..at.index(text.len() + 1)].to_vec()
             }
             Self::Spoilt(index, at, hostile) => {
                 let mut text = filled(index, "x");

@@ -1,0 +1,157 @@
+//! The whole static path allocates nothing: classify, decide, header edits and `Vary`, with 10,000 origins, for hits, misses
+//! and hostile input. And what a tenant's own origins take in memory.
+
+#![expect(clippy::panic, reason = "a test fails by panicking")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use crossgate_policy::{
+    Credentials, Disclosure, Field, FieldLines, Outcome, OwnOrigin, Policy, PolicySpec, Request, Template, Upgrade,
+    missing_vary,
+};
+
+const OWN: OwnOrigin<'_> = OwnOrigin { host: "api.example.test", port: None, scheme: None };
+
+fn policy(spec: PolicySpec) -> Policy {
+    let template = Template::compile(&spec).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let own: Vec<String> = (0..10).map(|number| format!("https://own-{number}.test")).collect();
+    Policy::extend(Arc::new(template.value), &own).unwrap().value
+}
+
+fn large(disclosure: Disclosure, star: bool) -> PolicySpec {
+    let exact = (0..9_000).map(|number| format!("https://app-{number}.example.com:8443"));
+    let wild = (0..900).map(|number| format!("https://*.zone-{number}.example.net"));
+    let starred = (0..100).map(|number| format!("https://preview-*.zone-{number}.example.org:*"));
+    let lists = if star { ["*"].to_vec() } else { ["PUT", "DELETE", "authorization", "x-req"].to_vec() };
+    let lists: Vec<String> = lists.into_iter().map(str::to_owned).collect();
+    PolicySpec {
+        allow_origins: exact.chain(wild).chain(starred).collect(),
+        allow_methods: lists.clone(),
+        allow_headers: lists,
+        expose_headers: vec!["x-request-id".to_owned()],
+        allow_credentials: true,
+        disclosure,
+        ..PolicySpec::default()
+    }
+}
+
+fn origins() -> Vec<Vec<u8>> {
+    let deep = format!("https://{}zone-7.example.net", "a.".repeat(110));
+    let texts = [
+        "https://app-4321.example.com:8443",
+        "https://own-3.test",
+        "https://x.zone-17.example.net",
+        "https://preview-12.zone-99.example.org:1",
+        &deep,
+        "https://app-4321.example.com",
+        "https://zone-17.example.net",
+        "https://preview-.zone-99.example.org",
+        "https://api.example.test",
+        "http://[2001:db8::1]:8080",
+        "http://[2001:db8:0:0::1]",
+        "https://evil.test/.example.com",
+        "https://a..example.com",
+        "null",
+        "",
+    ];
+    let mut origins: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    origins.extend([
+        b"\xff\x00\r\n".to_vec(),
+        b"a.".repeat(100_000),
+        vec![b':'; 326],
+        [b"https://", &b"a.".repeat(159)[..]].concat(),
+    ]);
+    origins
+}
+
+fn header_lines() -> Vec<Vec<&'static [u8]>> {
+    let long: &'static [u8] = vec![b','; 1 << 20].leak();
+    let many: &'static [u8] = b"x-req,".repeat(200_000).leak();
+    vec![
+        vec![],
+        vec![b"authorization,x-req"],
+        vec![b"X-Req , authorization", b"", b"x-req"],
+        vec![b"x-evil"],
+        vec![b"a b\xff"],
+        vec![long],
+        vec![many],
+        vec![b""; 1024],
+    ]
+}
+
+/// Decides and walks all edits and `Vary` tokens: how often it allowed, and how many bytes it gave.
+fn walk(policy: &Policy, request: &Request<'_>) -> (usize, usize) {
+    let verdict = policy.decide(black_box(request));
+    let edits: usize = policy.edits(&verdict, request).map(|edit| edit.value.as_bytes().len()).sum();
+    let existing = [&b"Accept-Encoding, X-Origin"[..], b"Accept"];
+    let missing = missing_vary(existing.into_iter(), policy.vary(verdict.kind)).count();
+    black_box(policy.vary_value(request.classify()));
+    (usize::from(verdict.outcome == Outcome::Allow), edits + missing)
+}
+
+fn walk_all(policy: &Policy, origins: &[Vec<u8>], lines: &[Vec<&[u8]>]) -> (usize, usize) {
+    let (mut allowed, mut bytes) = (0, 0);
+    let fields = origins.iter().map(|origin| Field::One(origin)).chain([Field::Absent, Field::Many]);
+    for origin in fields {
+        for lines in lines {
+            for (method, requested) in
+                [(&b"OPTIONS"[..], Field::One(&b"PUT"[..])), (b"OPTIONS", Field::Many), (b"GET", Field::Absent)]
+            {
+                let lines: &dyn FieldLines = lines;
+                let credentials = Credentials::Present;
+                let plain = Request {
+                    origin,
+                    requested_method: requested,
+                    requested_headers: lines,
+                    ..Request::new(method, OWN)
+                };
+                for request in [plain, Request { upgrade: Upgrade::WebSocket, credentials, ..plain }] {
+                    let (allows, sent) = walk(policy, &request);
+                    (allowed, bytes) = (allowed + allows, bytes + sent);
+                }
+            }
+        }
+    }
+    (allowed, bytes)
+}
+
+#[test]
+fn the_static_path_allocates_nothing() {
+    let any = PolicySpec { allow_origins: vec!["*".to_owned()], ..PolicySpec::default() };
+    let specs = [large(Disclosure::Full, false), large(Disclosure::Minimal, false), large(Disclosure::Full, true), any];
+    let (origins, lines) = (origins(), header_lines());
+    for (number, spec) in specs.into_iter().enumerate() {
+        let policy = policy(spec);
+        let mut seen = (0, 0);
+        let counted = allocation_counter::measure(|| seen = walk_all(&policy, &origins, &lines));
+        assert_eq!(counted.count_total, 0, "policy {number}");
+        // The walk has been where it should: some requests passed, and not all of them did.
+        let walked = (origins.len() + 2) * lines.len() * 6;
+        assert!((1..walked).contains(&seen.0) && seen.1 > 0, "policy {number}: {seen:?} of {walked}");
+    }
+}
+
+#[test]
+fn a_tenant_costs_its_own_origins_and_little_more() {
+    const TENANTS: usize = 1_000;
+    const BYTES_PER_ORIGIN_MAX: usize = 150;
+    let template = Arc::new(Template::compile(&large(Disclosure::Full, false)).unwrap().value);
+    let own = |tenant: usize| {
+        (0..10).map(move |number| format!("https://shop-{number}.tenant-{tenant:06}.example")).collect()
+    };
+    let own: Vec<Vec<String>> = (0..TENANTS).map(own).collect();
+    let mut policies = Vec::with_capacity(TENANTS);
+    let counted = allocation_counter::measure(|| {
+        policies.extend(own.iter().map(|own| Policy::extend(Arc::clone(&template), own).unwrap().value));
+    });
+    let bytes = usize::try_from(counted.bytes_current).unwrap() + TENANTS * size_of::<Policy>();
+    let per_origin = bytes / (10 * TENANTS);
+    assert!(per_origin <= BYTES_PER_ORIGIN_MAX, "{per_origin}");
+}
+
+#[test]
+fn the_counter_counts() {
+    let counted = allocation_counter::measure(|| drop(black_box(String::from("one"))));
+    assert_eq!(counted.count_total, 1);
+}
