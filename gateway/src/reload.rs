@@ -207,14 +207,15 @@ impl Keeper {
     }
 
     fn note_good(&mut self, loaded: &Loaded) -> Report {
-        self.snapshots.store(Arc::clone(&loaded.snapshot));
         self.refused = None;
         let result = if loaded.broken.is_empty() { ReloadResult::Success } else { ReloadResult::Partial };
         let now = SystemTime::now();
         let generation = loaded.snapshot.generation;
-        self.metrics.reloads.note(result, generation, loaded.broken.len(), now);
+        // Whoever sees the snapshot sees its status too.
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        self.snapshots.store(Arc::clone(&loaded.snapshot));
         status.note_good(loaded, result, now);
+        self.metrics.reloads.note(result, generation, loaded.broken.len(), now);
         log_good(loaded);
         Report { generation, warnings: loaded.warnings.clone(), ..status.report() }
     }

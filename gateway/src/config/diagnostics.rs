@@ -4,6 +4,7 @@
 //! other place. `Display` is the form for people; `Serialize` the one for machines. Text of a file is shown with control
 //! characters replaced, since it may come from somebody else, and long lines are cut around the caret. No colour here.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -165,9 +166,14 @@ impl Diagnostics {
         more.into_iter().for_each(|diagnostic| self.push(diagnostic));
     }
 
-    /// Brings those of one file into the file's order.
-    pub(super) fn sort(&mut self) {
-        self.list.sort_by_key(|diagnostic| (diagnostic.place.line, diagnostic.place.column));
+    /// Brings those of every file into the file's order, and leaves the files in theirs.
+    pub(crate) fn sort(&mut self) {
+        let mut order = HashMap::new();
+        for diagnostic in &self.list {
+            let next = order.len();
+            order.entry(diagnostic.place.file.clone()).or_insert(next);
+        }
+        self.list.sort_by_key(|one| (order.get(&one.place.file).copied(), one.place.line, one.place.column));
     }
 
     /// All of them.

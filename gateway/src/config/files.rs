@@ -80,8 +80,9 @@ fn is_tenants_file(path: &Path) -> bool {
     yaml && !hidden
 }
 
-/// Fills in the lines of findings that have none, from the files as they are now.
+/// Puts findings in order, and fills in the lines of those that have none, from the files as they are now.
 pub(crate) fn quote(found: &mut Diagnostics) {
+    found.sort();
     for file in found.unquoted_files() {
         if let Ok(text) = read(&file) {
             found.quote(&file, &text);

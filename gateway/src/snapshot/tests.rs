@@ -187,10 +187,10 @@ tenants:
         &[
             "11:32 there is no origin set `partner`; did you mean `partners`?",
             "11:41 there is no origin set `nobody`; define it under origin sets, or name one that is there",
-            "13:43 there is no upstream `c`; define it under upstreams",
-            "13:54 there is no policy `spas`; did you mean `spa`?",
-            "14:88 there is no policy `opn`; did you mean `open`?",
-            "14:124 there is no upstream `zzz`",
+            "13:44 there is no upstream `c`; define it under upstreams",
+            "13:55 there is no policy `spas`; did you mean `spa`?",
+            "14:94 there is no policy `opn`; did you mean `open`?",
+            "14:129 there is no upstream `zzz`",
         ],
     );
 }
@@ -208,8 +208,8 @@ fn tenants_that_lead_nowhere_are_errors() {
             "12:11 the tenant `a` has nowhere to send requests; give it upstream and policy, or routes",
             "13:11 the tenant `b` has nowhere to send requests; give it upstream, or routes",
             "14:62 these origins are added to the tenant's policy, which it does not have",
-            "14:106 this route has no policy; name one here or at the tenant",
-            "15:53 no origin is allowed",
+            "14:107 this route has no policy; name one here or at the tenant",
+            "15:55 no origin is allowed",
         ],
     );
 }
@@ -225,8 +225,8 @@ fn ids_and_hosts_belong_to_one_tenant() {
         text,
         &[
             "13:11 there are two tenants with the id `a`; give each its own",
-            "13:31 the host `a.example` is there twice; it can belong to one tenant only",
-            "13:43 the host `b.example` is there twice",
+            "13:33 the host `a.example` is there twice; it can belong to one tenant only",
+            "13:45 the host `b.example` is there twice",
             "14:22 the host `*.a.example` is there twice",
         ],
     );
@@ -278,7 +278,7 @@ fn warns_about_what_protects_nothing_or_is_unused() {
     let (_, found) = compile("tenants: [{ id: a, hosts: [a.example], upstream: a, policy: spa }]\n", None);
     let warnings = findings(&found, Severity::Warning);
     assert!(
-        warnings.iter().any(|one| one.starts_with("9:36 a policy in Report mode protects nothing")),
+        warnings.iter().any(|one| one.starts_with("9:38 a policy in Report mode protects nothing")),
         "{warnings:?}"
     );
     for unused in ["upstream `b`", "policy `open`", "policy `bare`"] {
