@@ -62,22 +62,31 @@ pub struct Explanation {
     /// What to consider.
     pub notes: Vec<String>,
     /// The answer.
-    #[serde(flatten)]
     pub response: Response,
 }
 
 /// The answer to a request, as far as the gateway makes it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Response {
-    /// Whether the upstream gives it; else the gateway does, and the upstream is not asked.
-    pub forwarded: bool,
-    /// Left to the upstream if that answers.
+    /// Who gives it.
+    pub by: Author,
+    /// The upstream's own if it answers.
     pub status: Option<u16>,
     /// The whole set if the gateway answers, but for `Date` and `Connection`; else what it adds. Bytes outside printable
     /// ASCII are escaped.
     pub headers: Vec<(String, String)>,
     /// The prefix of the fields that are taken out of the upstream's answer.
     pub removes: Option<&'static str>,
+}
+
+/// Who answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Author {
+    /// The gateway itself; the upstream is not asked.
+    Gateway,
+    /// The upstream.
+    Upstream,
 }
 
 /// Explains a request under one configuration.
@@ -169,12 +178,12 @@ fn looked_around(judged: &Judged, head: &HeadView<'_>) -> (Option<String>, Vec<N
 impl Response {
     fn by_gateway(header: &ResponseHeader) -> Self {
         let headers = listed(&header.headers);
-        Response { forwarded: false, status: Some(header.status.as_u16()), headers, removes: None }
+        Response { by: Author::Gateway, status: Some(header.status.as_u16()), headers, removes: None }
     }
 
     /// What the gateway would do to an answer of the upstream that has no fields of its own.
     fn by_upstream(judged: &Judged, head: &HeadView<'_>) -> Self {
-        let mut response = Response { forwarded: true, status: None, headers: Vec::new(), removes: None };
+        let mut response = Response { by: Author::Upstream, status: None, headers: Vec::new(), removes: None };
         if judged.action == Action::Report {
             return response;
         }
@@ -186,7 +195,7 @@ impl Response {
     }
 
     fn bare(status: u16) -> Self {
-        Response { forwarded: false, status: Some(status), headers: Vec::new(), removes: None }
+        Response { by: Author::Gateway, status: Some(status), headers: Vec::new(), removes: None }
     }
 }
 

@@ -128,7 +128,7 @@ tenants: [{ id: acme, hosts: [api.example], upstream: a, policy: spa }]
         assert!(out.contains("https://app.example: port differs"), "{out}");
         let (code, out, _) = ask(CONFIG, &["--host", "api.example", "--origin", origin, "--json"], "");
         let told: serde_json::Value = serde_json::from_str(&out).unwrap();
-        assert_eq!((code, told.get("status")), (GOOD, Some(&403.into())));
+        assert_eq!((code, told.pointer("/response/status")), (GOOD, Some(&403.into())));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Explanation, Response};
+use super::{Author, Explanation, Response};
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,9 +36,9 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, value: Option<&str>) -> fmt::Resu
 
 impl fmt::Display for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.status {
-            Some(status) => row(f, "answer", Some(&format!("{status}, made by the gateway")))?,
-            None => row(f, "answer", Some("the upstream's"))?,
+        match (self.by, self.status) {
+            (Author::Gateway, Some(status)) => row(f, "answer", Some(&format!("{status}, made by the gateway")))?,
+            (Author::Gateway | Author::Upstream, _) => row(f, "answer", Some("the upstream's"))?,
         }
         if let Some(prefix) = self.removes {
             row(f, "removes", Some(&format!("{prefix}*")))?;

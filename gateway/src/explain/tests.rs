@@ -56,7 +56,7 @@ fn an_allowed_request_tells_its_entry_and_what_the_answer_gains() {
     );
     assert_eq!(told.entry.as_deref(), Some("https://*.app.example"));
     assert_eq!((told.tenant.as_deref(), told.policy.as_deref()), (Some("acme"), Some("spa")));
-    assert_eq!((told.response.forwarded, told.response.removes), (true, Some("access-control-")));
+    assert_eq!((told.response.by, told.response.removes), (Author::Upstream, Some("access-control-")));
     let names: Vec<_> = told.response.headers.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["access-control-allow-credentials", "access-control-allow-origin", "vary"]);
     assert!(told.notes.is_empty());
