@@ -200,10 +200,7 @@ impl ProxyHttp for Gateway {
             respond::strip_cors(header, judged);
             return Ok(());
         }
-        respond::write_cors(header, judged, &head);
-        if judged.action != Action::Report {
-            header.insert_header(respond::X_REQUEST_ID, &request.request_id)?;
-        }
+        respond::complete(header, judged, &head, &request.request_id)?;
         enter_response(&request.watch, judged, header);
         if let Some(began) = context.upstream_began {
             let took = began.elapsed();

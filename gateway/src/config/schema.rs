@@ -31,7 +31,9 @@ fn refuse_null(schema: &mut Schema) {
             schema.remove(key);
             match only {
                 Value::Object(inner) => inner.into_iter().for_each(|(key, value)| drop(schema.insert(key, value))),
-                kind => drop(schema.insert(key.to_owned(), kind)),
+                kind @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+                    drop(schema.insert(key.to_owned(), kind));
+                }
             }
         }
     }
