@@ -187,8 +187,9 @@ impl Response {
         if judged.action == Action::Report {
             return response;
         }
-        if let Ok(mut header) = ResponseHeader::build(StatusCode::OK, None) {
-            respond::write_cors(&mut header, judged, head);
+        if let Ok(mut header) = ResponseHeader::build(StatusCode::OK, None)
+            && respond::complete(&mut header, judged, head, REQUEST_ID).is_ok()
+        {
             response.headers = listed(&header.headers);
         }
         Response { removes: Some("access-control-"), ..response }

@@ -40,7 +40,7 @@ use crate::lane::{Backstage, LaneLimits};
 use crate::metrics::{Change, EarlyClose, Metrics};
 use crate::respond::{self, Answer, UpstreamAllow};
 use crate::snapshot::Snapshot;
-use crate::{log_request, upstream};
+use crate::{hop_by_hop, log_request, upstream};
 
 /// What all requests share.
 #[derive(Clone)]
@@ -192,11 +192,15 @@ impl ProxyHttp for Gateway {
         if judged.action == Action::Report {
             report(judged, header, head.headers);
         }
+        if header.status == StatusCode::SWITCHING_PROTOCOLS && !hop_by_hop::asks_for_websocket(head.headers) {
+            // RFC 9110, section 7.8: nobody asked. Passed on, it would make a tunnel out of a request.
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade").into_up());
+        }
         if header.status.is_informational() && header.status != StatusCode::SWITCHING_PROTOCOLS {
             respond::strip_cors(header, judged);
             return Ok(());
         }
-        respond::write_cors(header, judged, &head);
+        respond::complete(header, judged, &head, &request.request_id)?;
         enter_response(&request.watch, judged, header);
         if let Some(began) = context.upstream_began {
             let took = began.elapsed();

@@ -116,6 +116,24 @@ fn denial_detail(judged: &Judged) -> &'static str {
     }
 }
 
+/// Makes an upstream's final response head the gateway's: the CORS fields and the request's id. A policy that only reports changes
+/// nothing.
+///
+/// # Errors
+/// Where the id cannot be a field value; it is made or checked by [`crate::forwarded::request_id`], so it always can.
+pub fn complete(
+    header: &mut ResponseHeader,
+    judged: &Judged,
+    head: &HeadView<'_>,
+    request_id: &str,
+) -> pingora::Result<()> {
+    if judged.action == Action::Report {
+        return Ok(());
+    }
+    write_cors(header, judged, head);
+    header.insert_header(X_REQUEST_ID, request_id)
+}
+
 /// Writes the CORS fields of a response head: removes every `Access-Control-*` of the upstream, adds the verdict's own, and
 /// merges `Vary`. A policy that only reports changes nothing.
 pub fn write_cors(header: &mut ResponseHeader, judged: &Judged, head: &HeadView<'_>) {

@@ -1,7 +1,7 @@
 //! The whole static path allocates nothing: classify, decide, header edits and `Vary`, with 10,000 origins, for hits, misses
 //! and hostile input. And what a tenant's own origins take in memory.
 
-#![expect(clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ const OWN: OwnOrigin<'_> = OwnOrigin { host: "api.example.test", port: None, sch
 fn policy(spec: PolicySpec) -> Policy {
     let template = Template::compile(&spec).unwrap_or_else(|problems| panic!("{problems:?}"));
     let own: Vec<String> = (0..10).map(|number| format!("https://own-{number}.test")).collect();
-    Policy::extend(Arc::new(template.value), &own).unwrap().value
+    Policy::extend(Arc::new(template.value), &own).unwrap_or_else(|problems| panic!("{problems:?}")).value
 }
 
 fn large(disclosure: Disclosure, star: bool) -> PolicySpec {

@@ -4,42 +4,79 @@
 //! a test holds them and the decoder's sections together. The schema is coarser than the decoder: it knows keys, types and enum
 //! values, but no origin patterns, no ranges and no names that refer to each other. `crossgate check` knows all of that.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::Value;
 
 /// The schema of the main file. That of tenants files is its definition `TenantsFile`.
 pub fn main_file() -> Schema {
-    let mut generator = SchemaSettings::draft2020_12().into_generator();
+    let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(refuse_null));
+    let mut generator = settings.into_generator();
     generator.subschema_for::<TenantsFile>();
     generator.into_root_schema_for::<Config>()
 }
 
-fn duration(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "anyOf": [
+/// What may be left out may not be written as nothing: the decoder takes an empty value for a mistake.
+fn refuse_null(schema: &mut Schema) {
+    let null = |value: &Value| value == "null" || value.get("type").is_some_and(|kind| kind == "null");
+    for key in ["type", "anyOf"] {
+        let Some(Value::Array(choices)) = schema.get_mut(key) else { continue };
+        choices.retain(|choice| !null(choice));
+        if let [only] = choices.as_slice() {
+            let only = only.clone();
+            schema.remove(key);
+            match only {
+                Value::Object(inner) => inner.into_iter().for_each(|(key, value)| drop(schema.insert(key, value))),
+                kind @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+                    drop(schema.insert(key.to_owned(), kind));
+                }
+            }
+        }
+    }
+}
+
+macro_rules! scalars {
+    ($($name:ident: $schema:tt)+) => {
+        $(
+            struct $name;
+
+            impl JsonSchema for $name {
+                fn schema_name() -> Cow<'static, str> {
+                    stringify!($name).into()
+                }
+
+                fn inline_schema() -> bool {
+                    true
+                }
+
+                fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                    json_schema!($schema)
+                }
+            }
+        )+
+    };
+}
+
+scalars! {
+    Version: { "const": 1 }
+    Duration: { "anyOf": [
         { "type": "integer", "minimum": 0 },
         { "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" },
-    ] })
-}
-
-fn size(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "anyOf": [
+    ] }
+    Size: { "anyOf": [
         { "type": "integer", "minimum": 0 },
         { "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" },
-    ] })
-}
-
-fn body_max(generator: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "anyOf": [{ "const": "unlimited" }, size(generator)] })
-}
-
-fn threads(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1 }] })
-}
-
-fn version(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "const": 1 })
+    ] }
+    BodyMax: { "anyOf": [
+        { "const": "unlimited" },
+        { "type": "integer", "minimum": 0 },
+        { "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" },
+    ] }
+    Threads: { "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1 }] }
 }
 
 macro_rules! described {
@@ -58,8 +95,7 @@ described! {
     #[schemars(rename_all = "camelCase", deny_unknown_fields)]
     struct Config {
         /// The version of this format: 1.
-        #[schemars(schema_with = "version")]
-        version: u32,
+        version: Version,
         /// Where clients connect. A change needs a restart.
         listeners: Vec<Listener>,
         /// The second listener: metrics, probes, status, explain, reload. A change needs a restart.
@@ -88,8 +124,7 @@ described! {
     #[schemars(rename_all = "camelCase", deny_unknown_fields)]
     struct TenantsFile {
         /// The version of this format: 1.
-        #[schemars(schema_with = "version", default)]
-        version: u32,
+        version: Option<Version>,
         /// The tenants, one or many.
         tenants: Vec<Tenant>,
     }
@@ -120,58 +155,45 @@ described! {
     #[schemars(rename_all = "camelCase", deny_unknown_fields)]
     struct Runtime {
         /// Worker threads: a number, or auto for one a core.
-        #[schemars(schema_with = "threads", default)]
-        threads: u32,
+        threads: Option<Threads>,
     }
 
     /// Bounds on what clients may send and how long they may take.
     #[schemars(rename_all = "camelCase", deny_unknown_fields)]
     struct Limits {
         /// For a whole request head. Default 10s.
-        #[schemars(schema_with = "duration", default)]
-        head: u32,
+        head: Option<Duration>,
         /// Fields in a head. Default 100.
         head_fields: Option<u32>,
         /// Size of one field. Default 8KiB.
-        #[schemars(schema_with = "size", default)]
-        head_field_bytes: u32,
+        head_field_bytes: Option<Size>,
         /// Size of a head. Default 32KiB.
-        #[schemars(schema_with = "size", default)]
-        head_bytes: u32,
+        head_bytes: Option<Size>,
         /// Between two requests of a connection. Default 75s, above the 60s of cloud balancers.
-        #[schemars(schema_with = "duration", default)]
-        keep_alive_idle: u32,
+        keep_alive_idle: Option<Duration>,
         /// Requests of one connection. Default 1000.
         keep_alive_requests: Option<u32>,
         /// Size of a request body. Default unlimited: bodies are streamed.
-        #[schemars(schema_with = "body_max", default)]
-        max_request_body: u32,
+        max_request_body: Option<BodyMax>,
         /// Bytes a second that a request body must come in. Default 1KiB.
-        #[schemars(schema_with = "size", default)]
-        min_body_rate: u32,
+        min_body_rate: Option<Size>,
         /// How long a request body may be slower. Default 10s.
-        #[schemars(schema_with = "duration", default)]
-        min_body_rate_after: u32,
+        min_body_rate_after: Option<Duration>,
         /// How long a client may take none of its answer. Default 60s.
-        #[schemars(schema_with = "duration", default)]
-        write_stall: u32,
+        write_stall: Option<Duration>,
         /// How much of an unread body is read after an answer made by the gateway. Default 64KiB.
-        #[schemars(schema_with = "size", default)]
-        drain_bytes: u32,
+        drain_bytes: Option<Size>,
         /// How long it is read. Default 5s.
-        #[schemars(schema_with = "duration", default)]
-        drain_time: u32,
+        drain_time: Option<Duration>,
     }
 
     /// How to stop.
     #[schemars(rename_all = "camelCase", deny_unknown_fields)]
     struct Shutdown {
         /// Between failing /readyz and closing the listeners. Default 0s.
-        #[schemars(schema_with = "duration", default)]
-        drain_delay: u32,
+        drain_delay: Option<Duration>,
         /// For running requests. Default 30s.
-        #[schemars(schema_with = "duration", default)]
-        grace: u32,
+        grace: Option<Duration>,
     }
 
     /// What is logged of requests.
@@ -211,17 +233,13 @@ described! {
     #[schemars(rename_all = "camelCase", deny_unknown_fields)]
     struct Timeouts {
         /// For a connection. Default 3s.
-        #[schemars(schema_with = "duration", default)]
-        connect: u32,
+        connect: Option<Duration>,
         /// For the head of an answer. Default 30s.
-        #[schemars(schema_with = "duration", default)]
-        head: u32,
+        head: Option<Duration>,
         /// Between two pieces of a body. Default 5m.
-        #[schemars(schema_with = "duration", default)]
-        idle: u32,
+        idle: Option<Duration>,
         /// The same on upgraded connections and event streams. Default 1h.
-        #[schemars(schema_with = "duration", default)]
-        upgraded_idle: u32,
+        upgraded_idle: Option<Duration>,
     }
 
     /// Who may call from where, and with what.
@@ -242,8 +260,7 @@ described! {
         /// Whether cookies and the like are allowed. Default false.
         allow_credentials: Option<bool>,
         /// How long browsers may remember a preflight: seconds or a duration. Default 600, 0 switches it off.
-        #[schemars(schema_with = "duration", default)]
-        max_age: u32,
+        max_age: Option<Duration>,
         /// How much of its lists a preflight answer tells. Default Full.
         disclosure: Option<Disclosure>,
         /// What happens to requests of origins that are not allowed. Default Reject.
@@ -322,6 +339,7 @@ described! {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::path::{Path, PathBuf};
 
     use super::*;
     use crate::config::sections;
@@ -337,6 +355,31 @@ mod tests {
         definitions.chain([("Config".to_owned(), keys(&schema).unwrap())]).collect()
     }
 
+    /// The folder with the samples and the published schema.
+    fn samples() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/config")
+    }
+
+    fn yaml_files(dir: &Path) -> Vec<PathBuf> {
+        let files = crate::config::list_tenants_dir(dir).unwrap();
+        assert!(!files.is_empty(), "{}", dir.display());
+        files
+    }
+
+    fn validator(schema: &Value) -> jsonschema::Validator {
+        jsonschema::options().build(schema).unwrap()
+    }
+
+    /// The schema of a tenants file on its own.
+    fn tenants_file() -> Value {
+        let schema = serde_json::to_value(main_file()).unwrap();
+        serde_json::json!({ "$ref": "#/$defs/TenantsFile", "$defs": schema["$defs"] })
+    }
+
+    fn parsed(text: &str) -> Value {
+        serde_saphyr::from_str(text).unwrap()
+    }
+
     #[test]
     fn describes_exactly_the_keys_that_are_decoded() {
         let decoded: BTreeMap<_, BTreeSet<_>> = sections::ALL
@@ -344,5 +387,52 @@ mod tests {
             .map(|(name, section)| ((*name).to_owned(), section.keys.iter().map(|key| (*key).to_owned()).collect()))
             .collect();
         assert_eq!(described_keys(), decoded);
+    }
+
+    #[test]
+    fn the_published_schema_is_current() {
+        let mut printed = Vec::new();
+        crate::cli::schema::run(&mut printed).unwrap();
+        let published = std::fs::read_to_string(samples().join("crossgate.schema.json")).unwrap();
+        assert!(
+            published.as_bytes() == printed,
+            "run `cargo run -p crossgate -- schema > ops/config/crossgate.schema.json`"
+        );
+    }
+
+    #[test]
+    fn samples_are_valid_and_good() {
+        let main = validator(&serde_json::to_value(main_file()).unwrap());
+        let tenants = validator(&tenants_file());
+        for (validator, dir) in [(main, samples()), (tenants, samples().join("tenants.d"))] {
+            for file in yaml_files(&dir) {
+                let value = parsed(&std::fs::read_to_string(&file).unwrap());
+                let errors: Vec<_> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+                assert!(errors.is_empty(), "{}: {errors:#?}", file.display());
+            }
+        }
+        for file in yaml_files(&samples()) {
+            let expected = usize::from(file.ends_with("report-mode.yaml"));
+            let found = crate::reload::check(&file);
+            assert!(!found.has_errors() && found.len() == expected, "{found}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_the_decoder_refuses() {
+        let validator = validator(&tenants_file());
+        let is_valid = |text: &str| validator.is_valid(&parsed(text));
+        assert!(is_valid("tenants: [{ id: a, hosts: [a.example], routes: [{ pathPrefix: / }] }]"));
+        for text in [
+            "tenants: [{ id: a }]",
+            "tenants: [{ id: a, hosts: [a.example], colour: red }]",
+            "tenants: [{ id: 1, hosts: [a.example] }]",
+            "tenants: [{ id: a, hosts: [a.example], policy: null }]",
+            "tenants: [{ id: a, hosts: [a.example], routes: [{ pathPrefix: /, unmatchedRequests: forward }] }]",
+            "version: 2\ntenants: []",
+            "{}",
+        ] {
+            assert!(!is_valid(text), "{text}");
+        }
     }
 }

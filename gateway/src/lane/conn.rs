@@ -55,6 +55,7 @@ pub struct Conn {
     framing: Framing,
     eof: bool,
     wrote: bool,
+    unflushed: bool,
     watch: Arc<Watch>,
     timer: Option<Pin<Box<Sleep>>>,
     last_read: Instant,
@@ -99,6 +100,7 @@ impl Conn {
             framing,
             eof: from.eof,
             wrote: false,
+            unflushed: false,
             watch,
             timer: None,
             last_read: now,
@@ -215,8 +217,15 @@ impl Conn {
         self.poll_response(cx)
     }
 
-    /// Pending until the response head, or the next piece of the body, is overdue.
+    /// Pending until the response head, or the next piece of the body, is overdue. What has come of a response is not held
+    /// back while more is awaited: Pingora flushes a response of known length only at its end.
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unflushed
+            && let Poll::Ready(flushed) = Pin::new(self.io()?).poll_flush(cx)
+        {
+            flushed?;
+            self.unflushed = false;
+        }
         match self.watch.phase() {
             Phase::Request => {
                 let deadline = self.waiting_since() + self.watch.head();
@@ -268,6 +277,7 @@ impl Conn {
     fn poll_written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = result {
             self.wrote = true;
+            self.unflushed = true;
             self.write_blocked = None;
             self.last_write = Instant::now();
             return Poll::Ready(written);
@@ -337,7 +347,10 @@ impl AsyncWrite for Conn {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match Pin::new(this.io()?).poll_flush(cx) {
-            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Ready(result) => {
+                this.unflushed = false;
+                Poll::Ready(result)
+            }
             Poll::Pending => this.poll_written(cx, Poll::Pending).map_ok(|_| ()),
         }
     }

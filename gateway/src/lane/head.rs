@@ -221,6 +221,10 @@ fn check_host(request: &httparse::Request<'_, '_>) -> Result<(), Refusal> {
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(HOST);
     };
+    // Userinfo has no place there, RFC 9110, section 4.2.4.
+    if host.contains(&b'@') {
+        return Err(HOST);
+    }
     let target = request.path.unwrap_or_default();
     if target.starts_with('/') || target == "*" {
         return Ok(());
@@ -313,6 +317,7 @@ mod tests {
         check("GET ftp://a/x HTTP/1.1\r\nHost: a\r\n\r\n", bad);
         check("GET http://u@a/x HTTP/1.1\r\nHost: a\r\n\r\n", bad);
         check("GET a HTTP/1.1\r\nHost: a\r\n\r\n", bad);
+        check("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", bad);
         check("GET / HTTP/1.1\r\n\r\n", bad);
         check("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", bad);
         check("GET / HTTP/1.0\r\n\r\n", bad);

@@ -28,7 +28,8 @@ impl Seed {
 
     /// The hash of a sequence whose earlier parts hash to `state`, continued by `part`.
     fn chain(&self, state: u64, part: &[u8]) -> u64 {
-        let mut state = fold(state ^ self.left, self.right ^ part.len() as u64);
+        // The length is told apart by a secret: blocks that overlap would not tell `aaaaa` from `aaaaaa`.
+        let mut state = state.wrapping_add(self.left.wrapping_mul(part.len() as u64));
         let mut rest = part;
         while let Some((block, more)) = rest.split_first_chunk::<16>() {
             state = self.mix(state, first_u64(block), last_u64(block));

@@ -99,6 +99,10 @@ pub(crate) fn parse(value: &[u8]) -> Result<Origin<'_>, Flaw> {
 }
 
 fn split_scheme(value: &[u8]) -> Result<(&[u8], &[u8]), Flaw> {
+    // Nearly all origins begin so.
+    if let Some(authority) = value.strip_prefix(b"https://") {
+        return Ok((b"https", authority));
+    }
     let end = value.iter().position(|byte| *byte == b':').ok_or(Flaw::NoScheme)?;
     let (scheme, rest) = value.split_at_checked(end).ok_or(Flaw::NoScheme)?;
     let authority = rest.strip_prefix(b"://").ok_or(Flaw::NoScheme)?;

@@ -9,9 +9,13 @@ use super::hash::{self, Seed};
 use super::parse::Origin;
 use super::pattern::{Entry, Pattern, PortPattern, Shape};
 use super::table::{Table, TooLarge};
+use crate::request::Scheme;
 
 /// The most patterns over one host: they are compared one by one.
 pub(crate) const PATTERNS_PER_HOST_MAX: usize = 64;
+
+/// The most exact origins, and the most patterns: their places leave one bit of a `u32` free.
+const ENTRIES_MAX: usize = 1 << 30;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Set {
@@ -20,9 +24,15 @@ pub(crate) struct Set {
     hosts: Table,
     /// Sorted by host, then the narrower first.
     patterns: Box<[Placed]>,
+    /// Whether a pattern stands for its host itself, with any port.
+    has_whole: bool,
     null: bool,
     any: bool,
 }
+
+/// Marks a host whose one pattern is `https://*.host`, as most are: whether it covers an origin is then known without
+/// looking at the pattern, which in a large set is in no cache.
+const PLAIN: u32 = 1 << 31;
 
 #[derive(Debug, Clone)]
 struct Placed {
@@ -43,14 +53,15 @@ impl Set {
                 Entry::Starred(pattern) => patterns.push(pattern),
             }
         }
-        if u32::try_from(exact.len() + patterns.len() + 2).is_err() {
+        if exact.len().max(patterns.len()) >= ENTRIES_MAX {
             return Err(TooLarge);
         }
         patterns.sort_by(|one, other| one.host().cmp(other.host()).then_with(|| width(one).cmp(&width(other))));
         let exact =
             Table::new(exact.len(), exact.iter().zip(0..).map(|(text, index)| (seed.whole(text), *text, index)))?;
         let hosts = host_table(seed, &patterns)?;
-        Ok(Self { exact, hosts, patterns: place(patterns), null, any })
+        let has_whole = patterns.iter().any(|pattern| pattern.shape() == Shape::Whole);
+        Ok(Self { exact, hosts, patterns: place(patterns), has_whole, null, any })
     }
 
     /// The entry that is this very text, whose hash is `hash`.
@@ -60,9 +71,17 @@ impl Set {
 
     /// The narrowest pattern over exactly the host `suffix`, whose hash is `hash`, that covers the origin.
     pub(crate) fn under(&self, hash: u64, suffix: &[u8], origin: &Origin<'_>) -> Option<u32> {
-        let first = self.hosts.get(hash, suffix)?;
-        let index = (first..).zip(self.over_one_host(first)).find(|(_, pattern)| pattern.covers_under(origin))?.0;
-        Some(self.exact_count() + index)
+        let is_whole = suffix.len() == origin.host.len();
+        if is_whole && !self.has_whole {
+            return None;
+        }
+        let value = self.hosts.get(hash, suffix)?;
+        if value & PLAIN != 0 {
+            let is_covered = !is_whole && origin.port.is_none() && origin.scheme == b"https";
+            return is_covered.then(|| self.exact_count() + (value ^ PLAIN));
+        }
+        let mut over_host = (value..).zip(self.over_one_host(value));
+        over_host.find(|(_, pattern)| pattern.covers_under(origin)).map(|(index, _)| self.exact_count() + index)
     }
 
     pub(crate) fn has_patterns(&self) -> bool {
@@ -100,8 +119,9 @@ impl Set {
     /// Every pattern of this set that covers all that `pattern` does; itself too, if it is one of the set's.
     pub(crate) fn wider<'s>(&'s self, seed: &'s Seed, pattern: &'s Pattern) -> impl Iterator<Item = &'s str> {
         let hosts = hash::suffixes(seed, pattern.host().as_bytes());
-        let found =
-            hosts.filter_map(|(hash, suffix)| self.hosts.get(hash, suffix)).flat_map(|first| self.over_one_host(first));
+        let found = hosts
+            .filter_map(|(hash, suffix)| self.hosts.get(hash, suffix))
+            .flat_map(|value| self.over_one_host(value & !PLAIN));
         found.filter(|other| other.covers_all_of(pattern)).map(Pattern::text)
     }
 
@@ -137,9 +157,22 @@ fn width(pattern: &Pattern) -> (u8, std::cmp::Reverse<usize>, PortPattern) {
 }
 
 fn host_table(seed: &Seed, patterns: &[Pattern]) -> Result<Table, TooLarge> {
-    let mut hosts: Vec<(&[u8], u32)> = patterns.iter().map(|pattern| pattern.host().as_bytes()).zip(0..).collect();
-    hosts.dedup_by_key(|(host, _)| *host);
-    Table::new(hosts.len(), hosts.into_iter().map(|(host, first)| (hash::host_hash(seed, host), host, first)))
+    let groups: Vec<&[Pattern]> = patterns.chunk_by(|one, next| one.host() == next.host()).collect();
+    let firsts = groups.iter().scan(0, |next, group| {
+        let first = *next;
+        *next += group.len() as u32;
+        Some(first)
+    });
+    let entries = groups.iter().zip(firsts).filter_map(|(group, first)| {
+        let host = group.first()?.host().as_bytes();
+        let mark = if matches!(group, [pattern] if is_plain(pattern)) { PLAIN } else { 0 };
+        Some((hash::host_hash(seed, host), host, first | mark))
+    });
+    Table::new(groups.len(), entries)
+}
+
+fn is_plain(pattern: &Pattern) -> bool {
+    (pattern.scheme(), pattern.shape(), pattern.port()) == (Scheme::Https, Shape::Subdomains, PortPattern::Default)
 }
 
 fn place(patterns: Vec<Pattern>) -> Box<[Placed]> {
@@ -148,16 +181,20 @@ fn place(patterns: Vec<Pattern>) -> Box<[Placed]> {
     patterns.into_iter().zip(has_next).map(|(pattern, has_next)| Placed { pattern, has_next }).collect()
 }
 
-/// The set's entry, told with the set: `0` is the first of two.
+/// The narrowest pattern of two sets that covers the origin, told with its set: `0` is the first.
 pub(crate) fn find(seed: &Seed, sets: [&Set; 2], origin: &Origin<'_>) -> Option<(usize, u32)> {
-    if !sets.iter().any(|set| set.has_patterns()) {
-        return None;
+    match sets.map(Set::has_patterns) {
+        [false, false] => None,
+        [true, false] => longest(seed, origin, |hash, suffix| Some((0, sets[0].under(hash, suffix, origin)?))),
+        [false, true] => longest(seed, origin, |hash, suffix| Some((1, sets[1].under(hash, suffix, origin)?))),
+        [true, true] => longest(seed, origin, |hash, suffix| {
+            let own = || sets[1].under(hash, suffix, origin).map(|index| (1, index));
+            sets[0].under(hash, suffix, origin).map(|index| (0, index)).or_else(own)
+        }),
     }
-    let mut longest = None;
-    for (hash, suffix) in hash::suffixes(seed, origin.host) {
-        let mut found =
-            sets.iter().enumerate().filter_map(|(which, set)| Some((which, set.under(hash, suffix, origin)?)));
-        longest = found.next().or(longest);
-    }
-    longest
+}
+
+/// What `under` gives for the longest suffix for which it gives anything.
+fn longest<T>(seed: &Seed, origin: &Origin<'_>, under: impl Fn(u64, &[u8]) -> Option<T>) -> Option<T> {
+    hash::suffixes(seed, origin.host).filter_map(|(hash, suffix)| under(hash, suffix)).last()
 }

@@ -1,6 +1,6 @@
 //! A frozen map from text to a number: built once, never changed, compact, and as quick with a million keys as with one.
 //!
-//! Open addressing with linear probing at most three quarters full. A slot is 8 bytes, tag and place, and the text lies
+//! Open addressing with linear probing, two thirds full. A slot is 8 bytes, tag and place, and the text lies
 //! with its value in one arena: a hit in a table that no cache holds costs two misses. Hashing is the caller's job, so that one
 //! hash serves several tables. Removal, growth and iteration in key order are absent on purpose.
 
@@ -84,19 +84,19 @@ impl Table {
 }
 
 fn capacity(len: usize) -> usize {
-    if len == 0 { 0 } else { (len + len / 3 + 1).next_power_of_two() }
+    if len == 0 { 0 } else { len + len / 2 + 1 }
 }
 
 /// The slots in which a hash may be, in order: each slot once at most.
 fn probes(hash: u64, slots: usize) -> impl Iterator<Item = usize> {
-    let mask = slots.wrapping_sub(1);
-    let first = hash as usize;
-    (0..slots).map(move |step| first.wrapping_add(step) & mask)
+    // The high half of the product is evenly below the number of slots, which so need not be a power of two.
+    let first = ((u128::from(hash) * slots as u128) >> 64) as usize;
+    (first..slots).chain(0..first)
 }
 
-// The slot's index is taken from the low bits, the tag from the high ones.
+// The slot's index is taken from the high bits, the tag from the low ones.
 fn tag(hash: u64) -> u32 {
-    (hash >> 32) as u32
+    hash as u32
 }
 
 fn push_record(arena: &mut Vec<u8>, text: &[u8], value: u32) -> Result<u32, TooLarge> {
