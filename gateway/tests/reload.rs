@@ -150,7 +150,7 @@ fn rename(path: &Path, text: &str) {
 
 /// Points a link somewhere else in one step, as `ln -sfn` through a rename and the Kubernetes volume writer do.
 fn relink(link: &Path, target: &Path) {
-    let new = link.with_extension("link");
+    let new = link.with_file_name("new-link");
     symlink(target, &new).unwrap();
     fs::rename(new, link).unwrap();
 }
@@ -330,7 +330,7 @@ fn a_bad_tenants_file_keeps_its_last_good_version_and_holds_nobody_up() {
 #[test]
 fn tenants_files_come_and_go() {
     let upstream = RecordingUpstream::answering("hello");
-    let a = tenant("a", "https://a.test");
+    let a = tenant("a", "https://app.test");
     let gateway = Gateway::start(&with_tenants_dir(upstream.address), &[("tenants.d/a.yaml", &a)]);
     let eventually = |status: u16| {
         let deadline = Instant::now() + LIVE_WITHIN;
@@ -339,11 +339,11 @@ fn tenants_files_come_and_go() {
         }
     };
     eventually(421);
-    fs::write(gateway.path("tenants.d/b.yaml"), tenant("b", "https://b.test")).unwrap();
+    fs::write(gateway.path("tenants.d/b.yaml"), tenant("b", "https://app.test")).unwrap();
     eventually(200);
     fs::remove_file(gateway.path("tenants.d/b.yaml")).unwrap();
     eventually(421);
-    assert!(allows(&gateway, "a.test", "https://a.test"));
+    assert!(allows(&gateway, "a.test", "https://app.test"));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod support;
 
 use std::io::Write as _;
 use std::sync::{Mutex, mpsc};
+use std::time::Duration;
 
 use support::{
     Connection, Exchange, HOST, ORIGIN, Site, Then, WireError, assert_allowed, assert_denied, assert_edge_error,
@@ -29,7 +30,12 @@ const UPGRADE: [(&str, &str); 4] = [
     ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
 ];
 
+/// As far away as a near neighbour. Pingora 0.9.1 ends an upgraded connection at once when the 101 is there before it
+/// has looked at the end of its own, empty request body; on one busy machine that happens in one handshake of a hundred.
+const DISTANCE: Duration = Duration::from_millis(20);
+
 fn websocket(exchange: &mut Exchange) -> Then {
+    std::thread::sleep(DISTANCE);
     exchange.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nAccess-Control-Allow-Origin: *\r\n\r\n");
     exchange.echo()
 }
@@ -104,6 +110,28 @@ fn events_pass_one_by_one_as_they_come() {
     }
     drop(sender);
     assert_eq!(connection.chunk().unwrap(), None);
+}
+
+#[test]
+fn a_body_of_known_length_is_not_held_back_either() {
+    let (sender, pieces) = mpsc::channel::<&'static str>();
+    let pieces = Mutex::new(pieces);
+    let site = Site::scripted(move |exchange| {
+        exchange.read_body();
+        exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n");
+        for piece in pieces.lock().unwrap().iter() {
+            exchange.write(piece.as_bytes());
+        }
+        Then::KeepAlive
+    });
+    let mut connection = site.connect();
+    connection.stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    connection.send(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")).unwrap();
+    assert_allowed(&connection.head().unwrap());
+    for piece in ["abc", "def"] {
+        sender.send(piece).unwrap();
+        assert_eq!(connection.exactly(3).unwrap(), piece.as_bytes());
+    }
 }
 
 #[test]

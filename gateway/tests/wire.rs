@@ -309,7 +309,7 @@ fn refused(site: &Site, bytes: &[u8]) {
 fn a_client_that_goes_away_is_let_go() {
     let site = Site::scripted(|exchange| {
         exchange.read_body();
-        exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+        exchange.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n");
         Then::Stall
     });
     let mut connection = site.connect();

@@ -98,7 +98,7 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("--- the child's stderr ---\n{}", self.stderr());
+            eprintln!("--- the child's stderr ---\n{}\n--- and stdout ---\n{}", self.stderr(), self.stdout());
         }
     }
 }
