@@ -51,7 +51,7 @@ pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Ju
         upstream_duration: context.upstream_duration,
         client: forwarded::client(&header.headers, request.peer),
         generation: request.snapshot.generation,
-        note: note(context, judged, header),
+        note: note(context, request, header),
     };
     log.write(filter(request.snapshot.settings.access_log), &record);
 }
@@ -74,9 +74,10 @@ fn upstream_name<'a>(context: &Context, judged: Option<&'a Judged>) -> Option<&'
     (context.attempts > 0).then_some(&*route.upstream.name)
 }
 
-fn note(context: &Context, judged: Option<&Judged>, header: &pingora::http::RequestHeader) -> Option<&'static str> {
-    if judged.is_some_and(|judged| proxy::is_denied_navigation(judged, &header.headers)) {
-        return Some(NAVIGATION_NOTE);
+fn note(context: &Context, request: &Judging, header: &pingora::http::RequestHeader) -> Option<&'static str> {
+    match &request.judgement {
+        Judgement::Refused(refusal) => Some(refusal.detail),
+        Judgement::Judged(judged) if proxy::is_denied_navigation(judged, &header.headers) => Some(NAVIGATION_NOTE),
+        Judgement::Judged(_) => context.upstream_error.map(crate::metrics::UpstreamError::as_str),
     }
-    context.upstream_error.map(crate::metrics::UpstreamError::as_str)
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::names::is_token;
 use crate::origin::parse::{Flaw, Origin, parse};
 use crate::origin::pattern::{Entry, Pattern, Shape, parse_entry};
 use crate::policy::Policy;
@@ -244,8 +245,8 @@ fn refused_method(field: Field<'_>) -> String {
 
 fn refused_header(fault: Fault<'_>) -> String {
     match fault {
-        Fault::Refused(name) => format!("the header {} is not allowed", quoted(name)),
-        Fault::NotAName(bytes) => format!("{} is not a header name", quoted(bytes)),
+        Fault::Refused(name) if is_token(name) => format!("the header {} is not allowed", quoted(name)),
+        Fault::Refused(bytes) => format!("{} is not a header name", quoted(bytes)),
         Fault::TooLong => "the list of headers is too long".to_owned(),
         Fault::TooManyNames => "the list of headers has too many names".to_owned(),
         Fault::TooManyEmptyElements => "the list of headers has too many empty elements".to_owned(),

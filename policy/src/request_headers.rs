@@ -35,8 +35,11 @@ pub(crate) enum AllowedHeaders {
 impl AllowedHeaders {
     fn covers(&self, name: &[u8]) -> bool {
         match self {
-            Self::All => true,
-            Self::AllButAuthorization => !name.eq_ignore_ascii_case(NON_WILDCARD_REQUEST_HEADER.as_bytes()),
+            Self::All => is_token(name),
+            Self::AllButAuthorization => {
+                is_token(name) && !name.eq_ignore_ascii_case(NON_WILDCARD_REQUEST_HEADER.as_bytes())
+            }
+            // What equals a listed name is a name, as that one is.
             Self::Only(names) => names.contains_in_any_case(name),
         }
     }
@@ -45,10 +48,8 @@ impl AllowedHeaders {
 /// Why a preflight's request headers are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault<'a> {
-    /// This name is not allowed.
+    /// This is not allowed, or is no header name at all.
     Refused(&'a [u8]),
-    /// This is no header name.
-    NotAName(&'a [u8]),
     /// The lines are longer than [`BYTES_MAX`].
     TooLong,
     /// More than [`NAMES_MAX`] names.
@@ -98,9 +99,6 @@ impl Budget {
             return spend(&mut self.empty_elements, 1, Fault::TooManyEmptyElements);
         }
         spend(&mut self.names, 1, Fault::TooManyNames)?;
-        if !is_token(name) {
-            return Err(Fault::NotAName(name));
-        }
         if allowed.covers(name) { Ok(()) } else { Err(Fault::Refused(name)) }
     }
 }

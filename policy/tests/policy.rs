@@ -235,5 +235,6 @@ fn causes_are_told() {
     };
     assert_eq!(preflight(Field::One(b"PUT"), &[]), "the method `PUT` is not allowed");
     assert!(preflight(Field::Many, &[]).contains("several"));
+    assert_eq!(preflight(Field::One(b"GET"), &[b"x a\n"]), r"`x a\n` is not a header name");
     assert_eq!(preflight(Field::One(b"GET"), &[b"x-a"]), "the header `x-a` is not allowed");
 }

@@ -213,3 +213,36 @@ fn two_specs_are_equal_when_they_say_the_same_elsewhere() {
     let c = tenant("version: 1\nlisteners: []\ntenants: [{ id: a, hosts: [b.example] }]");
     assert!(a == b && a != c);
 }
+
+#[test]
+fn reads_more_tenants_than_the_parser_allows_by_itself() {
+    let tenant = |n: usize| format!("  - {{ id: t{n}, hosts: [t{n}.example], upstream: a, policy: p }}\n");
+    let text = format!("tenants:\n{}", (0..30_000).map(tenant).collect::<String>());
+    let decoded = decode_text(Path::new("many.yaml"), &text, |decoder, root| decoder.tenants_file(root));
+    assert!(decoded.found.is_empty(), "{}", decoded.found);
+    assert_eq!(decoded.value.tenants.len(), 30_000);
+}
+
+#[test]
+fn tells_at_most_a_thousand_findings() {
+    let text = format!("version: 1\nlisteners: [{}]\n", "x, ".repeat(60));
+    let lists = "tenants:\n".to_owned() + &"  - {}\n".repeat(3_000);
+    let found = main_file(&(text + &lists)).found;
+    assert_eq!(found.len(), 1_000);
+    assert!(found.to_string().contains("there are more than 1000 findings"));
+}
+
+proptest::proptest! {
+    /// Whatever is wrong with a file, every finding says where.
+    #[test]
+    fn damage_anywhere_is_located(from in 0..900_usize, len in 0..40_usize, with in "[a-z:{}\\[\\]\"'#&*!|>%@, \n\t-]{0,6}") {
+        let sample = include_str!("../../../ops/config/demo.yaml");
+        let text: String = sample.chars().take(from).chain(with.chars()).chain(sample.chars().skip(from + len)).collect();
+        let lines: Vec<&str> = text.lines().collect();
+        for one in main_file(&text).found.iter() {
+            let line = lines.get(one.place.line as usize - 1).copied();
+            proptest::prop_assert_eq!(one.source_line.as_deref(), line);
+            proptest::prop_assert!(one.place.column as usize <= line.map_or(0, |line| line.chars().count()) + 1, "{}", one);
+        }
+    }
+}

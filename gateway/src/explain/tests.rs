@@ -58,7 +58,7 @@ fn an_allowed_request_tells_its_entry_and_what_the_answer_gains() {
     assert_eq!((told.tenant.as_deref(), told.policy.as_deref()), (Some("acme"), Some("spa")));
     assert_eq!((told.response.by, told.response.removes), (Author::Upstream, Some("access-control-")));
     let names: Vec<_> = told.response.headers.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["access-control-allow-credentials", "access-control-allow-origin", "vary"]);
+    assert_eq!(names, ["access-control-allow-credentials", "access-control-allow-origin", "vary", "x-request-id"]);
     assert!(told.notes.is_empty());
 }
 
