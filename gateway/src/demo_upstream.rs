@@ -1,8 +1,8 @@
 //! The demo upstream: a small HTTP/1.1 API to put behind the gateway, and the page that calls it from a browser.
 //!
-//! Two listeners, because a browser tells origins apart by port too. The API ([`api`]) knows nothing of CORS: it adds no
+//! Two listeners, because a browser tells origins apart by port too. The API (`api`) knows nothing of CORS: it adds no
 //! `Access-Control-*` header and counts every request by method, so that anybody can see that no preflight reached it.
-//! The page ([`pages`]) is the same for every `Host`, so that one server plays the allowed origin and the refused one.
+//! The page (`pages`) is the same for every `Host`, so that one server plays the allowed origin and the refused one.
 //!
 //! Absent on purpose: TLS, HTTP/2, configuration, and any use by the gateway itself. It is a toy for a desk.
 

@@ -13,7 +13,7 @@ pub struct DemoUpstreamArgs {
     /// Where the demo API listens
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9001")]
     pub listen: SocketAddr,
-    /// Where the demo page listens; may be repeated [default: 127.0.0.1:3000, and [::1]:3000 where there is IPv6]
+    /// Where the demo page listens; may be repeated. Port 3000 of 127.0.0.1 unless said, and of ::1 where there is IPv6
     #[arg(long, value_name = "ADDR")]
     pub pages: Vec<SocketAddr>,
 }

@@ -132,7 +132,7 @@ described! {
     /// A socket for clients.
     #[schemars(rename_all = "camelCase", deny_unknown_fields)]
     struct Listener {
-        /// IP address and port, such as 0.0.0.0:8080 or [::]:8080.
+        /// IP address and port, such as `0.0.0.0:8080` or `[::]:8080`.
         address: String,
         /// Address ranges of proxies whose Forwarded and X-Forwarded-* fields are believed. None by default.
         trusted_proxies: Option<Vec<String>>,
@@ -245,7 +245,7 @@ described! {
     /// Who may call from where, and with what.
     #[schemars(rename_all = "camelCase", deny_unknown_fields)]
     struct Policy {
-        /// Origins and patterns: https://app.example.com, https://*.example.com, https://pr-*.example.com, http://localhost:*, or "*".
+        /// Origins and patterns: `https://app.example.com`, `https://*.example.com`, `https://pr-*.example.com`, `http://localhost:*`, or `*`.
         allow_origins: Option<Vec<String>>,
         /// Names of origin sets.
         allow_origin_sets: Option<Vec<String>>,
