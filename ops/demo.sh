@@ -12,7 +12,7 @@ gateway=
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 stop() {
-    trap - EXIT INT TERM
+    trap - EXIT INT TERM HUP
     for pid in $gateway $upstream; do
         kill "$pid" 2>/dev/null || true
     done
@@ -27,7 +27,9 @@ for port in 3000 8080 9001 9900; do
 done
 
 trap stop EXIT
-trap 'exit 0' INT TERM
+trap 'exit 0' INT TERM HUP
+# Each in a process group of its own: Ctrl-C reaches this script alone, which ends both once.
+set -m
 "$crossgate" demo-upstream &
 upstream=$!
 "$crossgate" run --config "$config" &

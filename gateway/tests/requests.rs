@@ -193,6 +193,7 @@ fn forwarded_fields_of_strangers_are_written_anew() {
     for gone in ["forwarded", "x-real-ip", "x-crossgate-other"] {
         assert!(!seen.headers.has(gone), "{gone}: {seen:?}");
     }
+    assert_eq!(answer.headers.one("x-request-id"), seen.headers.one("x-request-id"));
 }
 
 #[test]

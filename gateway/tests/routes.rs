@@ -154,6 +154,7 @@ fn a_policy_that_reports_changes_nothing_and_counts() {
         }
     }
     assert_eq!((stage.upstream.count("GET"), stage.upstream.count("OPTIONS")), (2, 2));
+    stage.gateway.wait_metric("crossgate_requests_total", &[], 4.0);
     let count = |verdict| stage.gateway.metric("crossgate_requests_total", &[("tenant", "a"), ("verdict", verdict)]);
     assert_eq!(["allow", "deny", "would_allow", "would_deny"].map(count), [0.0, 0.0, 1.0, 3.0]);
     assert!(stage.gateway.metric("crossgate_report_disagreements_total", &[("tenant", "a")]) >= 2.0);

@@ -20,24 +20,16 @@ use super::{Body, Request, Response, json, whole};
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Host-only, and `Lax`: sent along by pages of the same site alone, as the browsers' default is.
 const COOKIE: &str = "demo_session=42; Path=/; HttpOnly; SameSite=Lax";
-const REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
 const SLOW: Duration = Duration::from_secs(2);
 const EVENT_EVERY: Duration = Duration::from_secs(1);
 const EVENTS_MAX: u32 = 3_600;
 
 pub(super) async fn answer(request: Request, counts: &Counts) -> Response {
-    if request.uri().path() != "/requests" {
+    let path = request.uri().path().to_owned();
+    if path != "/requests" {
         counts.count(request.method());
     }
-    let id = request.headers().get(REQUEST_ID).cloned();
-    let mut response = route(request, counts).await;
-    // Given back, so that a page which may read it can quote it.
-    response.headers_mut().extend(id.map(|id| (REQUEST_ID, id)));
-    response
-}
-
-async fn route(request: Request, counts: &Counts) -> Response {
-    match request.uri().path() {
+    match path.as_str() {
         "/requests" => json(StatusCode::OK, &counts.to_json()),
         "/orders" => orders(request).await,
         "/session" => session(),

@@ -96,6 +96,20 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// Waits until a series has that value: a request is counted after its answer is sent. More than that fails at once.
+    pub(crate) fn wait_metric(&self, name: &str, labels: &[(&str, &str)], wanted: f64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let value = self.metric(name, labels);
+            if value == wanted {
+                return;
+            }
+            assert!(value < wanted && Instant::now() < deadline, "{name} {labels:?} is {value}, not {wanted}");
+        }
+    }
+}
+
 /// The address in a line that says `listening role=ROLE address=ADDRESS`.
 pub(crate) fn listening(line: &str, role: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once(&format!("listening role={role} address="))?;
