@@ -266,15 +266,3 @@ fn log_good(loaded: &Loaded) {
         tracing::warn!(generation, place = %warning.place, "{}", warning.message);
     }
 }
-
-/// Reloads on every SIGHUP, until the process ends.
-///
-/// # Errors
-/// If the signal cannot be caught.
-pub async fn follow_hangups(reloader: Arc<Reloader>) -> std::io::Result<()> {
-    let mut hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
-    while hangups.recv().await.is_some() {
-        reloader.request();
-    }
-    Ok(())
-}
