@@ -11,6 +11,7 @@ pub(crate) mod pattern;
 pub(crate) mod regexes;
 pub(crate) mod risk;
 pub(crate) mod set;
+pub(crate) mod suffix;
 pub(crate) mod table;
 
 pub(crate) use parse::{Origin, parse};
