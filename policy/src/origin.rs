@@ -8,6 +8,7 @@ pub(crate) mod hash;
 pub(crate) mod host;
 pub(crate) mod parse;
 pub(crate) mod pattern;
+pub(crate) mod reach;
 pub(crate) mod regexes;
 pub(crate) mod risk;
 pub(crate) mod set;
