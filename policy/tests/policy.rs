@@ -1,7 +1,7 @@
 //! What the corpus cannot say: which entry answers when several could, how layers share and number them, what the limits
 //! are, and what `explain` tells.
 
-#![expect(clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -165,6 +165,14 @@ fn every_list_has_its_limit() {
     assert_eq!((with(64), with(65)), (None, Some(vec![Place::AllowOriginRegexes(64)])));
     let with = |count| place_of_refusal(PolicySpec { allow_headers: numbered(count, "x-#"), ..PolicySpec::default() });
     assert_eq!((with(256), with(257)), (None, Some(vec![Place::AllowHeaders(256)])));
+    let with_star_at = |at: usize| {
+        let mut allow_headers = numbered(300, "x-#");
+        allow_headers[at] = "*".to_owned();
+        place_of_refusal(PolicySpec { allow_headers, ..PolicySpec::default() })
+    };
+    for at in [0, 255, 256, 257, 299] {
+        assert_eq!(with_star_at(at), Some(vec![Place::AllowHeaders(256)]), "{at}");
+    }
 }
 
 #[test]
