@@ -2,7 +2,7 @@
 //!
 //! The `regex` crate takes time linear in the origin, which is at most 326 bytes; number and size of the expressions
 //! have limits, so the work is bounded. They are asked one by one, after everything else. What each lets in is looked
-//! at when it is compiled, as the common mistakes (`.*`, a forgotten `\.`) let strangers in: [`reach`](super::reach) tells
+//! at when it is compiled, as the common mistakes (`.*`, a forgotten `\.`) let strangers in: [`reach`] tells
 //! whose names it covers, and addresses that nobody can have meant are tried.
 
 use regex::bytes::{Regex, RegexBuilder};
