@@ -62,6 +62,9 @@ impl Backstage for Limits {
     fn refuse(&self, refusal: &Refusal, _: Option<SocketAddr>) -> Vec<u8> {
         format!("HTTP/1.1 {} -\r\nconnection: close\r\n\r\n", refusal.status.as_u16()).into_bytes()
     }
+    fn is_draining(&self) -> bool {
+        false
+    }
     fn closed_early(&self, _: EarlyClose) {}
     fn refused_unseen(&self) {}
 }
