@@ -87,12 +87,8 @@ pub fn status(error: &Error, watch: &Watch) -> Option<StatusCode> {
             }
             _ => StatusCode::BAD_GATEWAY,
         }),
-        ErrorSource::Downstream => match error.etype() {
-            ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::ConnectError => {
-                None
-            }
-            _ => Some(StatusCode::BAD_REQUEST),
-        },
+        ErrorSource::Downstream if is_client_gone(error) => None,
+        ErrorSource::Downstream => Some(StatusCode::BAD_REQUEST),
         ErrorSource::Internal | ErrorSource::Unset => Some(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
