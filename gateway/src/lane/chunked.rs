@@ -175,7 +175,7 @@ mod tests {
         check(b"0\r\n\r\n", Ok(Some(5)));
         check(b"5\r\nhello\r\n0\r\n\r\nGET / HTTP/1.1\r\n", Ok(Some(15)));
         check(b"00a;x=\"y\"\r\n0123456789\r\n000\r\n\r\n", Ok(Some(30)));
-        check(b"1\r\nx\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\nrest", Ok(Some(28)));
+        check(b"1\r\nx\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\nrest", Ok(Some(27)));
         check(b"5\r\nhel", Ok(None));
         check(b"0\r\n", Ok(None));
     }
