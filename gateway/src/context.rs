@@ -94,10 +94,10 @@ impl Context {
 
 fn count_refusal(metrics: &Metrics, refusal: &crate::judge::Refusal) {
     use crate::metrics::VerdictLabel::Deny;
-    use crossgate_policy::{Kind, Reason};
+    use crossgate_policy::Reason;
     match refusal.status.as_u16() {
         400 => metrics.connections.count_refusal(400),
-        _ => metrics.no_tenant().count_request(Kind::NonCors, Deny, Reason::UnknownHost),
+        _ => metrics.no_tenant().count_request(refusal.kind, Deny, Reason::UnknownHost),
     }
 }
 
