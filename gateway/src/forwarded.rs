@@ -63,8 +63,13 @@ pub fn client(headers: &HeaderMap, peer: Peer) -> Option<IpAddr> {
 pub fn request_id(headers: &HeaderMap, peer: Peer) -> String {
     match field(headers, HeaderName::from_static(X_REQUEST_ID)) {
         Field::One(id) if peer.is_trusted && is_plain_id(id) => String::from_utf8_lossy(id).into_owned(),
-        Field::One(_) | Field::Many | Field::Absent => format!("{:032x}", fastrand::u128(..)),
+        Field::One(_) | Field::Many | Field::Absent => new_request_id(),
     }
+}
+
+/// A random id, for a request that brings none that counts.
+pub fn new_request_id() -> String {
+    format!("{:032x}", fastrand::u128(..))
 }
 
 fn is_plain_id(id: &[u8]) -> bool {

@@ -19,8 +19,8 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use crossgate_policy::{Field, Kind, Outcome};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, ORIGIN, TRANSFER_ENCODING};
+use crossgate_policy::Kind;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
 use http::{HeaderMap, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -36,13 +36,16 @@ use crate::forwarded::{self, Peer};
 use crate::hop_by_hop::Reframed;
 use crate::judge::{self, Action, HeadView, Judged, Judgement};
 use crate::lane::conn::Conn;
-use crate::lane::head::{HeadLimits, Refusal};
-use crate::lane::watch::{ExchangeLimits, Expired, Phase, Watch};
-use crate::lane::{Backstage, LaneLimits};
-use crate::metrics::{Change, EarlyClose, Metrics};
-use crate::respond::{self, Answer, UpstreamAllow};
+use crate::lane::watch::{Expired, Phase, Watch};
+use crate::metrics::{EarlyClose, Metrics};
+use crate::respond::{self, Answer};
 use crate::snapshot::Snapshot;
 use crate::{hop_by_hop, log_request, upstream};
+
+mod backstage;
+mod report;
+
+pub(crate) use backstage::head_limits;
 
 /// What all requests share.
 #[derive(Clone)]
@@ -77,6 +80,10 @@ impl Gateway {
         let judgement = self.metrics.decisions.time(|| judge::judge(&snapshot, &head));
         let request_id = forwarded::request_id(&header.headers, peer);
         Some(Judging { snapshot, judgement, peer, request_id, watch })
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
     }
 
     fn peer(&self, watch: &Watch) -> Peer {
@@ -206,7 +213,7 @@ impl ProxyHttp for Gateway {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
         let head = head_view(session.req_header(), request.peer);
         if judged.action == Action::Report {
-            report(judged, header, head.headers);
+            report::compare(judged, header, head.headers);
         }
         let is_upgrade = header.status == StatusCode::SWITCHING_PROTOCOLS;
         if is_upgrade && !hop_by_hop::upgrades_to_websocket(session.req_header(), &header.headers) {
@@ -380,20 +387,13 @@ fn enter_response(watch: &Watch, judged: &Judged, header: &ResponseHeader) {
     watch.enter(if upgraded { Phase::Upgraded } else { Phase::Streaming });
 }
 
-/// Compares a policy that only reports with what the upstream says itself.
-fn report(judged: &Judged, header: &ResponseHeader, request: &HeaderMap) {
-    let Field::One(origin) = judge::field(request, ORIGIN) else { return };
-    let Some(allows) = respond::upstream_allows(header, judged.verdict.kind, origin) else { return };
-    let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
-    let change = match (judged.verdict.outcome, allows) {
-        (Outcome::Allow, UpstreamAllow::No) => Some(Change::NewlyAllowed),
-        (Outcome::Deny, UpstreamAllow::Origin | UpstreamAllow::Any) => Some(Change::NewlyDenied),
-        (Outcome::Allow, UpstreamAllow::Origin) if any => Some(Change::OtherValue),
-        (Outcome::Allow, UpstreamAllow::Any) if !any => Some(Change::OtherValue),
-        (Outcome::Allow, UpstreamAllow::Origin | UpstreamAllow::Any) | (Outcome::Deny, UpstreamAllow::No) => None,
-    };
-    if let Some(change) = change {
-        judged.tenant.counters.count_disagreement(change);
+/// Why the client's connection ends with an exchange that hit a limit. Where the upstream gave no head, it may go on.
+fn early_close(expired: Expired) -> Option<EarlyClose> {
+    match expired {
+        Expired::Body => Some(EarlyClose::SlowBody),
+        Expired::Idle => Some(EarlyClose::ExchangeIdle),
+        Expired::Write => Some(EarlyClose::WriteStall),
+        Expired::Head | Expired::Malformed => None,
     }
 }
 
@@ -409,69 +409,6 @@ fn note_error(context: &mut Context, error: &Error) {
 fn may_retry(context: &Context) -> bool {
     let attempts = judged(context).and_then(|(_, judged)| judged.route.as_ref().map(|route| route.upstream.attempts));
     attempts.is_some_and(|attempts| context.attempts < attempts)
-}
-
-/// Why the client's connection ends with an exchange that hit a limit. Where the upstream gave no head, it may go on.
-fn early_close(expired: Expired) -> Option<EarlyClose> {
-    match expired {
-        Expired::Body => Some(EarlyClose::SlowBody),
-        Expired::Idle => Some(EarlyClose::ExchangeIdle),
-        Expired::Write => Some(EarlyClose::WriteStall),
-        Expired::Head | Expired::Malformed => None,
-    }
-}
-
-/// The bounds on a request head that the configuration sets.
-pub(crate) fn head_limits(limits: &Limits) -> HeadLimits {
-    HeadLimits {
-        time: limits.head,
-        idle: limits.keep_alive_idle,
-        bytes: limits.head_bytes,
-        field_bytes: limits.head_field_bytes,
-        fields: limits.head_fields as usize,
-    }
-}
-
-impl Gateway {
-    fn is_draining(&self) -> bool {
-        self.draining.load(Relaxed)
-    }
-}
-
-impl Backstage for Gateway {
-    fn is_draining(&self) -> bool {
-        self.is_draining()
-    }
-
-    fn limits(&self) -> LaneLimits {
-        let snapshot = self.snapshots.load();
-        let limits = &snapshot.settings.limits;
-        LaneLimits {
-            head: head_limits(limits),
-            exchange: ExchangeLimits {
-                body_grace: limits.min_body_rate_after,
-                body_rate_min: limits.min_body_rate,
-                write_stall: limits.write_stall,
-                drain_bytes: limits.drain_bytes as u64,
-                drain_time: limits.drain_time,
-            },
-            requests: u64::from(limits.keep_alive_requests),
-        }
-    }
-
-    fn refuse(&self, refusal: &Refusal, _: Option<std::net::SocketAddr>) -> Vec<u8> {
-        self.metrics.connections.count_refusal(refusal.status.as_u16());
-        let request_id = format!("{:032x}", fastrand::u128(..));
-        respond::refusal_bytes(refusal, &request_id)
-    }
-
-    fn closed_early(&self, reason: EarlyClose) {
-        self.metrics.connections.count_early_close(reason);
-    }
-
-    fn refused_unseen(&self) {
-        self.metrics.connections.count_refusal(StatusCode::BAD_REQUEST.as_u16());
-    }
 }
 
 /// Whether a denial is of a request that somebody makes by following a link or submitting a form, which `Forward` is for.

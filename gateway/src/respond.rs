@@ -251,27 +251,3 @@ pub fn refusal_bytes(refusal: &lane_head::Refusal, request_id: &str) -> Vec<u8> 
     bytes.extend_from_slice(&answer.body);
     bytes
 }
-
-/// Whether the upstream's own `Access-Control-Allow-Origin` would let the request's origin read its answer.
-pub fn upstream_allows(header: &ResponseHeader, kind: Kind, origin: &[u8]) -> Option<UpstreamAllow> {
-    if matches!(kind, Kind::NonCors | Kind::SameOrigin) {
-        return None;
-    }
-    let mut values = header.headers.get_all(http::header::ACCESS_CONTROL_ALLOW_ORIGIN).iter();
-    Some(match (values.next(), values.next()) {
-        (Some(value), None) if value.as_bytes() == origin => UpstreamAllow::Origin,
-        (Some(value), None) if value.as_bytes() == b"*" => UpstreamAllow::Any,
-        _ => UpstreamAllow::No,
-    })
-}
-
-/// What an upstream's own answer lets the origin do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpstreamAllow {
-    /// Not read it.
-    No,
-    /// Read it, by name.
-    Origin,
-    /// Read it, as anybody.
-    Any,
-}

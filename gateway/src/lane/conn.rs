@@ -19,13 +19,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora::protocols::l4::socket::SocketAddr;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, Ssl, Stream, TimingDigest, UniqueID,
-    UniqueIDType,
-};
+use pingora::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -33,6 +29,8 @@ use super::OpenConnection;
 use super::chunked::{Chunked, Malformed};
 use super::linger;
 use super::watch::{Expired, Phase, Watch};
+
+mod plumbing;
 
 /// How a request's body is delimited, RFC 9112 section 6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -391,48 +389,6 @@ impl fmt::Debug for Conn {
             .field("ahead_len", &self.ahead.remaining())
             .field("phase", &self.watch.phase())
             .finish_non_exhaustive()
-    }
-}
-
-#[async_trait]
-impl Shutdown for Conn {
-    async fn shutdown(&mut self) {
-        if let Some(io) = &mut self.io {
-            Shutdown::shutdown(io.as_mut()).await;
-        }
-    }
-}
-
-impl UniqueID for Conn {
-    fn id(&self) -> UniqueIDType {
-        self.io.as_ref().map_or(-1, |io| io.id())
-    }
-}
-
-impl Ssl for Conn {
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.io.as_ref().and_then(|io| io.selected_alpn_proto())
-    }
-}
-
-#[async_trait]
-impl Peek for Conn {}
-
-impl GetTimingDigest for Conn {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.io.as_ref().map_or_else(Vec::new, |io| io.get_timing_digest())
-    }
-}
-
-impl GetProxyDigest for Conn {
-    fn get_proxy_digest(&self) -> Option<Arc<pingora::protocols::raw_connect::ProxyDigest>> {
-        self.io.as_ref().and_then(|io| io.get_proxy_digest())
-    }
-}
-
-impl GetSocketDigest for Conn {
-    fn get_socket_digest(&self) -> Option<Arc<pingora::protocols::SocketDigest>> {
-        self.io.as_ref().and_then(|io| io.get_socket_digest())
     }
 }
 
