@@ -70,7 +70,7 @@ pub fn list_tenants_dir(dir: &Path) -> io::Result<Vec<PathBuf>> {
 fn decode_file<T: Default>(file: &Path, decode: impl FnOnce(&mut Decoder<'_>, &Node) -> T) -> Decoded<T> {
     match files::read(file) {
         Ok(text) => decode_text(file, &text, decode),
-        Err(diagnostic) => Decoded { value: T::default(), found: Diagnostics::from_iter([diagnostic]) },
+        Err(diagnostic) => Decoded { value: T::default(), found: Diagnostics::from_iter([*diagnostic]) },
     }
 }
 
