@@ -26,6 +26,7 @@ pub(crate) use decode::{shown, similar};
 use diagnostics::Diagnostics;
 pub use model::{Limits, LogLevel, Mode, Settings, UnmatchedRequests};
 use model::{Located, Main, TenantSpec};
+pub(crate) use sections::Kind;
 use sections::Section;
 use tree::{At, Node, Value};
 

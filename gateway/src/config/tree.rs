@@ -132,13 +132,12 @@ fn syntax_error(error: &Error) -> SyntaxError {
 }
 
 fn without_wrapping(error: &Error) -> &Error {
-    match error.without_snippet() {
-        Error::AliasError { error, .. } => without_wrapping(error),
-        error => error,
-    }
+    let error = error.without_snippet();
+    if let Error::AliasError { error, .. } = error { without_wrapping(error) } else { error }
 }
 
 /// What the library says in words of its code, said in words of the file.
+#[expect(clippy::wildcard_enum_match_arm, reason = "not our own enum, and it grows")]
 fn own_words(error: &Error) -> Option<String> {
     Some(match error {
         Error::Budget { breach, .. } => exceeded(breach),
@@ -162,6 +161,7 @@ fn own_words(error: &Error) -> Option<String> {
 const ONE_DOCUMENT: &str = "there is a second document; put each into a file of its own";
 
 /// Which limit a file exceeds, and what would be accepted.
+#[expect(clippy::wildcard_enum_match_arm, reason = "not our own enum, and it grows")]
 fn exceeded(breach: &BudgetBreach) -> String {
     match breach {
         BudgetBreach::Depth { .. } => format!("it is nested too deeply; at most {DEPTH_MAX} levels are read"),
