@@ -409,3 +409,12 @@ fn a_new_token_file_is_awaited() {
     files.write("token", "0123456789abcdef\n");
     wait_for("the token", || reloader.status().restart_needed == ["admin"]);
 }
+
+#[test]
+fn the_example_of_the_readme_is_good_and_draws_no_warning() {
+    let (_, rest) = include_str!("../../../README.md").split_once("```yaml\n").unwrap();
+    let files = Files::new(&[]);
+    files.write("gateway.yaml", rest.split_once("```").unwrap().0);
+    let found = check(&files.path("gateway.yaml"));
+    assert!(found.is_empty(), "{found}");
+}
