@@ -152,6 +152,8 @@ fn a_syntax_error_is_one_message_at_its_place() {
     check("a: &x [*x]", &["1:8 this cannot be read as YAML: an alias stands inside what it repeats; repeat something"]);
     check("~: 1", &["1:1 this cannot be read as YAML: a key is empty; write a text before the colon"]);
     let deep = format!("a: {}1{}", "[".repeat(40), "]".repeat(40));
+    check(&"[".repeat(5_000), &["1:256 this cannot be read as YAML: it is nested too deeply; at most 32 levels"]);
+    check("version: !!int x", &["1:16 this cannot be read as YAML: this is not what its tag says; leave the tag out"]);
     check(&deep, &["1:35 this cannot be read as YAML: it is nested too deeply; at most 32 levels are read"]);
     check("", &["1:1 this file is empty; a configuration has the keys version"]);
     check("- 1", &["1:1 expected a configuration (keys and values), found a list"]);
