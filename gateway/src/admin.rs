@@ -26,6 +26,7 @@ mod answer;
 mod endpoints;
 mod request;
 
+pub(crate) use self::access::read_token;
 pub use self::access::{Access, AccessError, MetricsAccess};
 
 use self::answer::Answer;

@@ -167,7 +167,8 @@ impl Sockets {
 
 fn access(admin: &Admin) -> Result<Access, AccessError> {
     let metrics = if admin.open_metrics { MetricsAccess::Open } else { MetricsAccess::Token };
-    Access::new(admin.address, admin.token_file.as_deref(), metrics, admin.hosts.clone())
+    let token_file = admin.token_file.as_ref().map(|file| file.value.as_path());
+    Access::new(admin.address, token_file, metrics, admin.hosts.clone())
 }
 
 /// One proxy for all listeners: they share its connections to the upstreams.

@@ -132,13 +132,12 @@ fn syntax_error(error: &Error) -> SyntaxError {
 }
 
 fn without_wrapping(error: &Error) -> &Error {
-    match error.without_snippet() {
-        Error::AliasError { error, .. } => without_wrapping(error),
-        error => error,
-    }
+    let error = error.without_snippet();
+    if let Error::AliasError { error, .. } = error { without_wrapping(error) } else { error }
 }
 
 /// What the library says in words of its code, said in words of the file.
+#[expect(clippy::wildcard_enum_match_arm, reason = "not our own enum, and it grows")]
 fn own_words(error: &Error) -> Option<String> {
     Some(match error {
         Error::Budget { breach, .. } => exceeded(breach),
@@ -154,17 +153,27 @@ fn own_words(error: &Error) -> Option<String> {
             "an alias stands inside what it repeats; repeat something that ends before it".to_owned()
         }
         Error::UnknownAnchor { .. } => "an alias repeats nothing; write its anchor (`&name`) before it".to_owned(),
+        Error::InvalidScalar { .. } => "this is not what its tag says; leave the tag out".to_owned(),
         Error::UnsupportedTag { .. } => "this tag is not known; leave it out".to_owned(),
+        // The scanner runs ahead of the budget, and has a limit of its own.
+        Error::Message { msg, .. } | Error::ExternalMessage { msg, .. } if msg.contains("recursion limit exceeded") => {
+            too_deep()
+        }
         _ => return None,
     })
 }
 
 const ONE_DOCUMENT: &str = "there is a second document; put each into a file of its own";
 
+fn too_deep() -> String {
+    format!("it is nested too deeply; at most {DEPTH_MAX} levels are read")
+}
+
 /// Which limit a file exceeds, and what would be accepted.
+#[expect(clippy::wildcard_enum_match_arm, reason = "not our own enum, and it grows")]
 fn exceeded(breach: &BudgetBreach) -> String {
     match breach {
-        BudgetBreach::Depth { .. } => format!("it is nested too deeply; at most {DEPTH_MAX} levels are read"),
+        BudgetBreach::Depth { .. } => too_deep(),
         BudgetBreach::Documents { .. } => ONE_DOCUMENT.to_owned(),
         BudgetBreach::Nodes { .. } => {
             format!("it has too many values; at most {NODES_MAX} are read, put tenants into more files of tenantsDir")

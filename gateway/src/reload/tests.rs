@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
+use super::status::LastResult;
 use super::*;
 use crate::snapshot::HostMatch;
 use crate::tenant::Tenant;
@@ -363,7 +364,7 @@ fn unreadable_and_huge_files_are_refused_without_reading() {
     let files = Files::new(&[]);
     let main = files.path("gateway.yaml");
     fs::File::create(&main).unwrap().set_len(100 << 20).unwrap();
-    assert!(check(&main).to_string().contains("64MiB are accepted"), "{}", check(&main));
+    assert!(check(&main).to_string().contains("64MiB, which are accepted"), "{}", check(&main));
     assert!(check(&files.path("tenants.d")).to_string().contains("not a regular file"));
     assert!(check(&files.path("missing.yaml")).to_string().contains("cannot be read"));
     fs::write(&main, b"version: 1\nx: \xff").unwrap();
@@ -423,4 +424,52 @@ fn origin_series_of_entries_that_stay_go_on() {
     count_own_origins(reloader.snapshots().load().tenant_by_id("acme").unwrap());
     let text = metrics.render();
     assert!(text.contains(r#"origin="https://own.example",verdict="allow"} 2"#), "{text}");
+}
+
+#[test]
+fn a_tenants_directory_that_comes_back_is_noticed() {
+    let files = Files::new(&[]);
+    let reloader = files.start();
+    fs::remove_dir(files.path("tenants.d")).unwrap();
+    wait_for("the removal", || reloader.status().failures_total == 1);
+    fs::create_dir(files.path("tenants.d")).unwrap();
+    wait_for("the return", || reloader.status().last_result == LastResult::Success);
+}
+
+#[test]
+fn a_token_file_that_cannot_be_used_is_an_error_at_its_key() {
+    let files = Files::new(&[]);
+    files.write("gateway.yaml", &format!("{MAIN}admin: {{ address: \"127.0.0.1:0\", tokenFile: token }}\n"));
+    for token in [None, Some("short"), Some(&*"x".repeat(5_000))] {
+        token.iter().for_each(|token| files.write("token", token));
+        let found = check(&files.path("gateway.yaml"));
+        let first = found.iter().next().unwrap();
+        assert_eq!((first.place.line, first.place.column), (8, 45), "{found}");
+        assert!(first.message.contains("tokenFile"), "{found}");
+        assert!(files.start_with(BrokenTenants::Skip).is_err());
+    }
+    files.write("token", "0123456789abcdef\n");
+    assert!(!check(&files.path("gateway.yaml")).has_errors());
+    let reloader = files.start();
+    fs::remove_file(files.path("token")).unwrap();
+    assert!(reloader.reload_now().is_ok(), "it has been read");
+}
+
+#[test]
+fn a_new_token_file_is_awaited() {
+    let files = Files::new(&[]);
+    let reloader = files.start();
+    files.replace("gateway.yaml", &format!("{MAIN}admin: {{ address: \"127.0.0.1:0\", tokenFile: token }}\n"));
+    wait_for("the missing token", || reloader.status().failures_total == 1);
+    files.write("token", "0123456789abcdef\n");
+    wait_for("the token", || reloader.status().restart_needed == ["admin"]);
+}
+
+#[test]
+fn the_example_of_the_readme_is_good_and_draws_no_warning() {
+    let (_, rest) = include_str!("../../../README.md").split_once("```yaml\n").unwrap();
+    let files = Files::new(&[]);
+    files.write("gateway.yaml", rest.split_once("```").unwrap().0);
+    let found = check(&files.path("gateway.yaml"));
+    assert!(found.is_empty(), "{found}");
 }

@@ -186,7 +186,7 @@ tenants:
 "#,
         &[
             "11:32 there is no origin set `partner`; did you mean `partners`?",
-            "11:41 there is no origin set `nobody`; define it under origin sets, or name one that is there",
+            "11:41 there is no origin set `nobody`; define it under originSets, or name one that is there",
             "13:44 there is no upstream `c`; define it under upstreams",
             "13:55 there is no policy `spas`; did you mean `spa`?",
             "14:94 there is no policy `opn`; did you mean `open`?",
