@@ -24,6 +24,8 @@ pub struct Context {
     pub request: Option<Judging>,
     /// Attempts at the upstream so far.
     pub attempts: u32,
+    /// Which server the first attempt goes to.
+    pub turn: Option<usize>,
     /// Body bytes received so far.
     pub body_len: u64,
     /// When the first attempt at the upstream began.
@@ -58,6 +60,7 @@ impl Context {
             time: SystemTime::now(),
             request: None,
             attempts: 0,
+            turn: None,
             body_len: 0,
             upstream_began: None,
             upstream_duration: None,
