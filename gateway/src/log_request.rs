@@ -6,7 +6,7 @@ use crossgate_policy::{Kind, Scheme};
 use http::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, COOKIE, HOST, ORIGIN,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pingora::proxy::Session;
 
 use crate::access_log::{AccessLog, Escaped, Filter, Level, Record};
@@ -22,6 +22,9 @@ use crate::{forwarded, proxy};
 pub const NAVIGATION_NOTE: &str = "a cross-site navigation was refused; where single sign-on or a payment page returns here, \
      give this route `unmatchedRequests: Forward`";
 
+/// What the log says where nobody was left to answer.
+const ABANDONED_NOTE: &str = "the client went away before the answer";
+
 /// Logs a request that is over.
 pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Judging) {
     let header = session.req_header();
@@ -32,6 +35,8 @@ pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Ju
     let requested_headers = is_preflight.then(|| lines(&header.headers, ACCESS_CONTROL_REQUEST_HEADERS)).flatten();
     let connection = || lines(&header.headers, CONNECTION);
     let connection = (!connection_is_harmless(&header.headers)).then(connection).flatten();
+    let status = session.response_written().map(|written| written.status).filter(is_answer);
+    let is_abandoned = status.is_none() && request.watch.expired().is_none();
     let record = Record {
         time: context.time,
         request_id: &request.request_id,
@@ -55,13 +60,13 @@ pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Ju
         connection: connection.as_deref().map(Escaped),
         scheme: forwarded::scheme(&header.headers, request.peer).map(Scheme::as_str),
         has_credentials: value(COOKIE).or(value(AUTHORIZATION)).is_some(),
-        status: session.response_written().map_or(0, |written| written.status.as_u16()),
+        status: status.map_or(0, |status| status.as_u16()),
         duration: context.began.elapsed(),
         upstream: upstream_name(context, judged),
         upstream_duration: context.upstream_duration,
         client: forwarded::client(&header.headers, request.peer),
         generation: request.snapshot.generation,
-        note: note(context, request, header),
+        note: if is_abandoned { Some(ABANDONED_NOTE) } else { note(context, request, header) },
     };
     log.write(filter(request.snapshot.settings.access_log), &record);
 }
@@ -73,6 +78,11 @@ fn filter(configured: model::AccessLog) -> Filter {
         LogLevel::Off => Level::Off,
     };
     Filter { level, sample: configured.sample }
+}
+
+/// Whether a status ends the wait for the answer, as the other informational ones do not.
+fn is_answer(status: &StatusCode) -> bool {
+    !status.is_informational() || *status == StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// What a judgement is in the log.

@@ -91,7 +91,7 @@ pub struct Record<'a> {
     /// Whether there was a `Cookie` or an `Authorization` field; left out if not. Their values are never logged.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub has_credentials: bool,
-    /// The status the client got.
+    /// The status the client got; 0 if it went away before, or took no answer.
     pub status: u16,
     /// From the head's completion to the last byte of the answer, in milliseconds.
     #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
