@@ -17,7 +17,9 @@ mod matcher;
 use std::sync::Arc;
 
 use browser::{Fields, Wish};
-use crossgate_policy::{Disclosure, Field, OwnOrigin, Policy, PolicySpec, Reason, Request, Template};
+use crossgate_policy::{
+    Credentials, Disclosure, Field, OwnOrigin, Policy, PolicySpec, Reason, Request, Template, Upgrade,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -287,6 +289,54 @@ fn check_wish(meaning: &Meaning, policy: &Policy, wish: &Wish) -> Result<(), Tes
     Ok(())
 }
 
+/// Bytes of any kind, and pieces of what means something here, in any order.
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    let pieces =
+        ["https://", "a", ".", "test", "null", "PUT", "x-a", ",", " ", "authorization", ":8443", "*", "same-origin"];
+    let known = vec(prop_oneof![select(pieces.to_vec()), select(&HOSTILE[..])], 0..12);
+    prop_oneof![vec(any::<u8>(), 0..400), known.prop_map(|pieces| pieces.concat().into_bytes())]
+}
+
+/// A policy of one of each kind of entry, with or without `*` in its lists, or one of `*` alone.
+fn total_policy() -> impl Strategy<Value = Policy> {
+    let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let lists = select(vec![["*", "*"], ["PUT", "x-a"]]);
+    (any::<bool>(), lists, select(&[Disclosure::Full, Disclosure::Minimal][..])).prop_map(
+        move |(is_any, [method, header], disclosure)| {
+            let origins = ["https://a.test", "https://*.a.test", "https://a-*.test.a:*"];
+            let spec = PolicySpec {
+                allow_origins: owned(if is_any { &["*"] } else { &origins }),
+                allow_origin_regexes: if is_any { Vec::new() } else { owned(&[r"https://.+\.a\.a"]) },
+                allow_methods: owned(&[method]),
+                allow_headers: owned(&[header]),
+                disclosure,
+                ..PolicySpec::default()
+            };
+            let template = Template::compile(&spec).unwrap_or_else(|problems| panic!("{problems:?}"));
+            Policy::extend(Arc::new(template.value), &[]).unwrap_or_else(|problems| panic!("{problems:?}")).value
+        },
+    )
+}
+
+/// Every call gives something, the same each time, and nothing of CORS to whoever is denied.
+fn check_total(policy: &Policy, request: &Request<'_>) -> Result<(), TestCaseError> {
+    let verdict = policy.decide(request);
+    prop_assert_eq!(verdict, policy.decide(request));
+    prop_assert_eq!((verdict.kind, verdict), (request.classify(), policy.explain(request).verdict));
+    let edits = policy.edits(&verdict, request).map(|edit| (edit.name, edit.value.as_bytes().to_vec()));
+    for (name, value) in edits {
+        prop_assert!(verdict.is_allowed(), "{}", name);
+        // What is echoed is what has been judged: never a byte that would end the field.
+        prop_assert!(
+            !value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t'),
+            "{}: {}",
+            name,
+            value.escape_ascii()
+        );
+    }
+    Ok(())
+}
+
 /// What holds of every answer: <https://fetch.spec.whatwg.org/#cors-protocol-and-credentials>.
 fn check_shape(status: u16, fields: &Fields) -> Result<(), TestCaseError> {
     let values =
@@ -309,6 +359,27 @@ proptest! {
         for near in nears {
             check_origin(&policy, &entries, &near.origin(&entries))?;
         }
+    }
+
+    #[test]
+    fn any_bytes_get_an_answer(
+        (policy, origins, methods) in (total_policy(), vec(bytes(), 0..3), vec(bytes(), 0..3)),
+        (lines, site, is_options, credentials) in (vec(bytes(), 0..4), vec(bytes(), 0..3), any::<bool>(), any::<bool>()),
+    ) {
+        fn field(lines: &[Vec<u8>]) -> Field<'_> {
+            Field::from_lines(lines.iter().map(Vec::as_slice))
+        }
+        let lines: Vec<&[u8]> = lines.iter().map(Vec::as_slice).collect();
+        let request = Request {
+            origin: field(&origins),
+            requested_method: field(&methods),
+            requested_headers: &lines,
+            sec_fetch_site: field(&site),
+            credentials: if credentials { Credentials::Present } else { Credentials::Absent },
+            ..Request::new(if is_options { b"OPTIONS" } else { b"GET" }, OWN)
+        };
+        check_total(&policy, &request)?;
+        check_total(&policy, &Request { upgrade: Upgrade::WebSocket, ..request })?;
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A frozen set of entries, and which of them covers an origin.
 //!
 //! Exact origins are one probe of a hash table by the whole text. Patterns lie under their host's suffix: one probe for
-//! each label of the origin, the longest suffix wins, and under one suffix at most [`PATTERNS_PER_HOST_MAX`] are
+//! each label of the origin, as far as patterns have as many labels, the longest suffix wins, and under one suffix at most [`PATTERNS_PER_HOST_MAX`] are
 //! compared. So a lookup costs the same with one entry and with a million. Two sets are asked together, a template's and a
 //! tenant's own, so that a hash is computed once.
 
@@ -24,6 +24,7 @@ pub(crate) struct Set {
     hosts: Table,
     /// Sorted by host, then the narrower first.
     patterns: Box<[Placed]>,
+    depths: Depths,
     /// Whether a pattern stands for its host itself, with any port.
     has_whole: bool,
     null: bool,
@@ -33,6 +34,13 @@ pub(crate) struct Set {
 /// Marks a host whose one pattern is `https://*.host`, as most are: whether it covers an origin is then known without
 /// looking at the pattern, which in a large set is in no cache.
 const PLAIN: u32 = 1 << 31;
+
+/// How many labels the hosts of patterns have: no shorter and no longer suffix of an origin needs a probe.
+#[derive(Debug, Clone, Copy)]
+struct Depths {
+    least: usize,
+    most: usize,
+}
 
 #[derive(Debug, Clone)]
 struct Placed {
@@ -61,7 +69,8 @@ impl Set {
             Table::new(exact.len(), exact.iter().zip(0..).map(|(text, index)| (seed.whole(text), *text, index)))?;
         let hosts = host_table(seed, &patterns)?;
         let has_whole = patterns.iter().any(|pattern| pattern.shape() == Shape::Whole);
-        Ok(Self { exact, hosts, patterns: place(patterns), has_whole, null, any })
+        let depths = patterns.iter().map(Depths::of).fold(Depths::default(), Depths::and);
+        Ok(Self { exact, hosts, patterns: place(patterns), depths, has_whole, null, any })
     }
 
     /// The entry that is this very text, whose hash is `hash`.
@@ -145,6 +154,23 @@ impl Set {
     }
 }
 
+impl Default for Depths {
+    fn default() -> Self {
+        Self { least: usize::MAX, most: 0 }
+    }
+}
+
+impl Depths {
+    fn of(pattern: &Pattern) -> Self {
+        let labels = pattern.host().split('.').count();
+        Self { least: labels, most: labels }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { least: self.least.min(other.least), most: self.most.max(other.most) }
+    }
+}
+
 /// Orders patterns over one host: those that cover less come first.
 fn width(pattern: &Pattern) -> (u8, std::cmp::Reverse<usize>, PortPattern) {
     let (before, after) = pattern.literals();
@@ -183,11 +209,12 @@ fn place(patterns: Vec<Pattern>) -> Box<[Placed]> {
 
 /// The narrowest pattern of two sets that covers the origin, told with its set: `0` is the first.
 pub(crate) fn find(seed: &Seed, sets: [&Set; 2], origin: &Origin<'_>) -> Option<(usize, u32)> {
+    let depths = sets[0].depths.and(sets[1].depths);
     match sets.map(Set::has_patterns) {
         [false, false] => None,
-        [true, false] => longest(seed, origin, |hash, suffix| Some((0, sets[0].under(hash, suffix, origin)?))),
-        [false, true] => longest(seed, origin, |hash, suffix| Some((1, sets[1].under(hash, suffix, origin)?))),
-        [true, true] => longest(seed, origin, |hash, suffix| {
+        [true, false] => longest(seed, origin, depths, |hash, suffix| Some((0, sets[0].under(hash, suffix, origin)?))),
+        [false, true] => longest(seed, origin, depths, |hash, suffix| Some((1, sets[1].under(hash, suffix, origin)?))),
+        [true, true] => longest(seed, origin, depths, |hash, suffix| {
             let own = || sets[1].under(hash, suffix, origin).map(|index| (1, index));
             sets[0].under(hash, suffix, origin).map(|index| (0, index)).or_else(own)
         }),
@@ -195,6 +222,7 @@ pub(crate) fn find(seed: &Seed, sets: [&Set; 2], origin: &Origin<'_>) -> Option<
 }
 
 /// What `under` gives for the longest suffix for which it gives anything.
-fn longest<T>(seed: &Seed, origin: &Origin<'_>, under: impl Fn(u64, &[u8]) -> Option<T>) -> Option<T> {
-    hash::suffixes(seed, origin.host).filter_map(|(hash, suffix)| under(hash, suffix)).last()
+fn longest<T>(seed: &Seed, origin: &Origin<'_>, depths: Depths, under: impl Fn(u64, &[u8]) -> Option<T>) -> Option<T> {
+    let suffixes = hash::suffixes(seed, origin.host).take(depths.most).skip(depths.least.saturating_sub(1));
+    suffixes.filter_map(|(hash, suffix)| under(hash, suffix)).last()
 }
