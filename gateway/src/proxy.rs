@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use crossgate_policy::Kind;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -29,8 +29,8 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
 use crate::access_log::AccessLog;
+use crate::config::Mode;
 use crate::config::model::{BodyMax, Listener};
-use crate::config::{Limits, Mode};
 use crate::context::{Context, Judging};
 use crate::forwarded::{self, Peer};
 use crate::hop_by_hop::Reframed;
@@ -38,14 +38,17 @@ use crate::judge::{self, Action, HeadView, Judged, Judgement};
 use crate::lane::conn::Conn;
 use crate::lane::watch::{Expired, Phase, Watch};
 use crate::metrics::{EarlyClose, Metrics};
-use crate::respond::{self, Answer};
+use crate::respond;
 use crate::snapshot::Snapshot;
 use crate::{hop_by_hop, log_request, upstream};
 
 mod backstage;
+mod edge;
 mod report;
 
 pub(crate) use backstage::head_limits;
+pub(crate) use edge::answer_at_edge;
+use edge::{body_may_be_drained, write_answer};
 
 /// What all requests share.
 #[derive(Clone)]
@@ -324,53 +327,6 @@ impl ProxyHttp for Gateway {
     fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
-}
-
-async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
-    let Answer { header, body } = answer;
-    let end = body.is_empty();
-    session.write_response_header(Box::new(header), end).await?;
-    if !end {
-        session.write_response_body(Some(body), true).await?;
-    }
-    Ok(())
-}
-
-/// The answer to a judged head, if the upstream is not to be asked.
-pub(crate) fn answer_at_edge(
-    snapshot: &Snapshot,
-    judgement: &Judgement,
-    head: &HeadView<'_>,
-    request_id: &str,
-) -> Option<Answer> {
-    let answer = respond::answer(judgement, head, request_id);
-    match judgement {
-        Judgement::Judged(judged)
-            if answer.is_none() && declared_too_large(head.headers, snapshot.settings.limits.max_request_body) =>
-        {
-            Some(respond::error(StatusCode::PAYLOAD_TOO_LARGE, judged, head, request_id))
-        }
-        Judgement::Judged(_) | Judgement::Refused(_) => answer,
-    }
-}
-
-fn declared_len(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn declared_too_large(headers: &HeaderMap, max: BodyMax) -> bool {
-    match max {
-        BodyMax::Unlimited => false,
-        BodyMax::Bytes(max) => declared_len(headers).is_some_and(|len| len > max),
-    }
-}
-
-/// Whether a body that nobody will use is small enough to be read to its end. A client that waits for `100 Continue` may never
-/// send it.
-fn body_may_be_drained(headers: &HeaderMap, limits: &Limits) -> bool {
-    let len = declared_len(headers).unwrap_or(0);
-    let opaque = headers.contains_key(TRANSFER_ENCODING) || headers.contains_key(EXPECT);
-    !opaque && len <= limits.drain_bytes as u64
 }
 
 /// From here on silence is judged as a pause in a body, not as a missing head.

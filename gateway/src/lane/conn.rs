@@ -20,8 +20,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::Stream;
+use pingora::protocols::l4::socket::SocketAddr;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
