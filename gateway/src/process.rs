@@ -109,7 +109,13 @@ impl Process {
             side.spawn(admin::serve(bound.into_listener(), Arc::new(state), side.stopped()));
         }
         let snapshots = Arc::clone(control.reloader().snapshots());
-        let gateway = Gateway::new(snapshots, Arc::clone(&metrics), Arc::clone(&log), settings.listeners.clone());
+        let gateway = Gateway::new(
+            snapshots,
+            Arc::clone(&metrics),
+            Arc::clone(&log),
+            settings.listeners.clone(),
+            control.draining(),
+        );
         let running = serve(sockets.data, gateway, &metrics.connections, threads(settings.runtime.threads));
         Ok(Process { control, running, log, side })
     }

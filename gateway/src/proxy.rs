@@ -13,6 +13,7 @@
 //! The verdict is made in `request_filter` alone; everything after reads it. Caching, compression and subrequests are unused.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -20,7 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use crossgate_policy::{Field, Kind, Outcome};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, ORIGIN, TRANSFER_ENCODING};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -32,6 +33,7 @@ use crate::config::model::{BodyMax, Listener};
 use crate::config::{Limits, Mode};
 use crate::context::{Context, Judging};
 use crate::forwarded::{self, Peer};
+use crate::hop_by_hop::Reframed;
 use crate::judge::{self, Action, HeadView, Judged, Judgement};
 use crate::lane::conn::Conn;
 use crate::lane::head::{HeadLimits, Refusal};
@@ -49,17 +51,20 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     log: Arc<AccessLog>,
     listeners: Vec<Listener>,
+    draining: Arc<AtomicBool>,
 }
 
 impl Gateway {
-    /// A gateway that serves whatever snapshot is current when a request begins, on these listeners.
+    /// A gateway that serves whatever snapshot is current when a request begins, on these listeners, and ends connections
+    /// with their present answer once `draining` is set.
     pub fn new(
         snapshots: Arc<ArcSwap<Snapshot>>,
         metrics: Arc<Metrics>,
         log: Arc<AccessLog>,
         listeners: Vec<Listener>,
+        draining: Arc<AtomicBool>,
     ) -> Self {
-        Gateway { snapshots, metrics, log, listeners }
+        Gateway { snapshots, metrics, log, listeners, draining }
     }
 
     fn judge(&self, session: &Session) -> Option<Judging> {
@@ -125,12 +130,18 @@ impl ProxyHttp for Gateway {
         // A small body is read to its end after an answer made here, and the connection kept; and Pingora would take a
         // `100 Continue` for the answer before which the upload should have ended.
         session.set_close_on_response_before_downstream_finish(false);
+        // RFC 9110, section 15.2: not to a client of HTTP/1.0.
+        let is_old = session.req_header().version == Version::HTTP_10;
+        session.set_ignore_info_resp(is_old);
         let request = context.request.insert(self.judge(session).ok_or_else(|| internal("no lane"))?);
+        if hop_by_hop::expects_continue(session.req_header()) {
+            request.watch.expect_continue();
+        }
         let head = head_view(session.req_header(), request.peer);
         let answer = answer_at_edge(&request.snapshot, &request.judgement, &head, &request.request_id);
         let Some(answer) = answer else { return Ok(false) };
         let limits = request.snapshot.settings.limits;
-        if !body_may_be_drained(head.headers, &limits) {
+        if !body_may_be_drained(head.headers, &limits) || self.is_draining() {
             session.set_keepalive(None);
         }
         write_answer(session, answer).await?;
@@ -140,16 +151,20 @@ impl ProxyHttp for Gateway {
     async fn upstream_peer(&self, _: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
         let route = judged.route.as_ref().ok_or_else(|| internal("no route"))?;
-        let peer = upstream::peer(&route.upstream).ok_or_else(|| internal("no server"))?;
+        let turn = context.turn.unwrap_or_else(|| route.upstream.draw_turn());
+        let peer = upstream::peer(&route.upstream, turn, context.attempts).ok_or_else(|| internal("no server"))?;
         request.watch.begin_attempt(route.upstream.timeouts.head, route.upstream.timeouts.idle);
+        context.turn = Some(turn);
         context.attempts += 1;
+        // What an earlier attempt has sent is sent again.
+        context.body_len = 0;
         context.upstream_began.get_or_insert_with(Instant::now);
         Ok(peer)
     }
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         sent: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
@@ -157,6 +172,7 @@ impl ProxyHttp for Gateway {
         if let Some(target) = &judged.rewritten {
             sent.set_raw_path(target.as_bytes())?;
         }
+        hop_by_hop::clean_request(session.req_header(), sent);
         forwarded::write(sent, request.peer, &request.request_id, &judged.tenant.id)?;
         if let Some(host) = judged.route.as_ref().and_then(|route| route.upstream.host.clone()) {
             sent.insert_header(http::header::HOST, host)?;
@@ -192,11 +208,14 @@ impl ProxyHttp for Gateway {
         if judged.action == Action::Report {
             report(judged, header, head.headers);
         }
-        if header.status == StatusCode::SWITCHING_PROTOCOLS && !hop_by_hop::asks_for_websocket(head.headers) {
+        let is_upgrade = header.status == StatusCode::SWITCHING_PROTOCOLS;
+        if is_upgrade && !hop_by_hop::upgrades_to_websocket(session.req_header(), &header.headers) {
             // RFC 9110, section 7.8: nobody asked. Passed on, it would make a tunnel out of a request.
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade").into_up());
         }
-        if header.status.is_informational() && header.status != StatusCode::SWITCHING_PROTOCOLS {
+        let reframed = hop_by_hop::clean_response(header, session.req_header().version)
+            .map_err(|what| Error::explain(ErrorType::InvalidHTTPHeader, what).into_up())?;
+        if header.status.is_informational() && !is_upgrade {
             respond::strip_cors(header, judged);
             return Ok(());
         }
@@ -208,6 +227,9 @@ impl ProxyHttp for Gateway {
                 route.upstream.counters.duration.observe(took);
             }
             context.upstream_duration = Some(took);
+        }
+        if reframed == Reframed::UntilClose || self.is_draining() {
+            session.set_keepalive(None);
         }
         // From here on an upload that goes on after the answer closes the connection.
         session.set_close_on_response_before_downstream_finish(true);
@@ -273,10 +295,14 @@ impl ProxyHttp for Gateway {
         FailToProxy { error_code: status.as_u16(), can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
         context.count();
         if let Some(request) = &context.request {
-            if let Some(reason) = request.watch.expired().and_then(early_close) {
+            let ended = match request.watch.expired() {
+                Some(expired) => early_close(expired),
+                None => error.filter(|error| upstream::is_client_gone(error)).map(|_| EarlyClose::ClientGone),
+            };
+            if let Some(reason) = ended {
                 self.metrics.connections.count_early_close(reason);
             }
             log_request::write(&self.log, session, context, request);
@@ -391,7 +417,7 @@ fn early_close(expired: Expired) -> Option<EarlyClose> {
         Expired::Body => Some(EarlyClose::SlowBody),
         Expired::Idle => Some(EarlyClose::ExchangeIdle),
         Expired::Write => Some(EarlyClose::WriteStall),
-        Expired::Head => None,
+        Expired::Head | Expired::Malformed => None,
     }
 }
 
@@ -406,7 +432,17 @@ pub(crate) fn head_limits(limits: &Limits) -> HeadLimits {
     }
 }
 
+impl Gateway {
+    fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+}
+
 impl Backstage for Gateway {
+    fn is_draining(&self) -> bool {
+        self.is_draining()
+    }
+
     fn limits(&self) -> LaneLimits {
         let snapshot = self.snapshots.load();
         let limits = &snapshot.settings.limits;

@@ -75,6 +75,7 @@ fn is_readable(status: StatusCode) -> bool {
 
 fn detail(status: StatusCode, judged: &Judged) -> &'static str {
     match status.as_u16() {
+        400 => "the request body is not what its head announced",
         403 => denial_detail(judged),
         404 => "no route of this tenant has the path and method",
         408 => "the request body came too slowly",
@@ -89,6 +90,7 @@ fn detail(status: StatusCode, judged: &Judged) -> &'static str {
 /// The verdict's reason where the verdict is why; else what failed.
 fn reason(status: StatusCode, judged: &Judged) -> &'static str {
     match status.as_u16() {
+        400 => "bad_request",
         403 | 404 => judged.reason().as_str(),
         408 => "body_too_slow",
         413 => "body_too_large",
@@ -101,7 +103,9 @@ fn reason(status: StatusCode, judged: &Judged) -> &'static str {
 
 fn denial_detail(judged: &Judged) -> &'static str {
     use crossgate_policy::Reason as R;
+    let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
     match judged.verdict.reason {
+        R::NoMatch if any => "`*` does not cover a WebSocket that carries cookies or Authorization",
         R::NoMatch => "the policy of this API does not allow the origin",
         R::NullOrigin => "the policy of this API does not allow the origin null",
         R::MalformedOrigin => "the Origin field is not one serialised origin",

@@ -122,9 +122,10 @@ impl Policy {
             Reason::Header => {
                 request_headers::check(request.requested_headers, &self.template.headers).err().map(refused_header)
             }
-            Reason::NoMatch if self.is_any() => {
-                Some("a WebSocket with credentials is refused where any origin is allowed".to_owned())
-            }
+            Reason::NoMatch if self.is_any() => Some(
+                "`*` does not cover a WebSocket handshake with credentials, expected the origins themselves instead of it"
+                    .to_owned(),
+            ),
             Reason::NoMatch
             | Reason::Exact
             | Reason::Wildcard

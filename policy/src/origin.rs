@@ -8,9 +8,11 @@ pub(crate) mod hash;
 pub(crate) mod host;
 pub(crate) mod parse;
 pub(crate) mod pattern;
+pub(crate) mod reach;
 pub(crate) mod regexes;
 pub(crate) mod risk;
 pub(crate) mod set;
+pub(crate) mod suffix;
 pub(crate) mod table;
 
 pub(crate) use parse::{Origin, parse};

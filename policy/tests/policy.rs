@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crossgate_policy::{
-    Dangerously, EntryId, Field, How, OwnOrigin, Place, Policy, PolicySpec, Problem, Reason, Request, Template, Verdict,
+    Credentials, Dangerously, EntryId, Field, How, OwnOrigin, Place, Policy, PolicySpec, Problem, Reason, Request,
+    Template, Upgrade, Verdict,
 };
 
 const OWN: OwnOrigin<'_> = OwnOrigin { host: "own.invalid", port: None, scheme: None };
@@ -165,6 +166,14 @@ fn every_list_has_its_limit() {
     assert_eq!((with(64), with(65)), (None, Some(vec![Place::AllowOriginRegexes(64)])));
     let with = |count| place_of_refusal(PolicySpec { allow_headers: numbered(count, "x-#"), ..PolicySpec::default() });
     assert_eq!((with(256), with(257)), (None, Some(vec![Place::AllowHeaders(256)])));
+    let with_star_at = |at: usize| {
+        let mut allow_headers = numbered(300, "x-#");
+        allow_headers[at] = "*".to_owned();
+        place_of_refusal(PolicySpec { allow_headers, ..PolicySpec::default() })
+    };
+    for at in [0, 255, 256, 257, 299] {
+        assert_eq!(with_star_at(at), Some(vec![Place::AllowHeaders(256)]), "{at}");
+    }
 }
 
 #[test]
@@ -237,4 +246,16 @@ fn causes_are_told() {
     assert!(preflight(Field::Many, &[]).contains("several"));
     assert_eq!(preflight(Field::One(b"GET"), &[b"x a\n"]), r"`x a\n` is not a header name");
     assert_eq!(preflight(Field::One(b"GET"), &[b"x-a"]), "the header `x-a` is not allowed");
+}
+
+#[test]
+fn a_star_is_told_not_to_cover_a_handshake_with_credentials() {
+    let handshake = |credentials| Request { upgrade: Upgrade::WebSocket, credentials, ..get("https://a.test") };
+    let cause = |origins: &[&str], credentials| extended(&spec(origins), &[]).0.explain(&handshake(credentials)).cause;
+    let told =
+        "`*` does not cover a WebSocket handshake with credentials, expected the origins themselves instead of it";
+    assert_eq!(cause(&["*"], Credentials::Present).as_deref(), Some(told));
+    assert_eq!(cause(&["*"], Credentials::Absent), None);
+    // Here the entries are why, and near misses tell of them.
+    assert_eq!(cause(&["https://b.test"], Credentials::Present), None);
 }

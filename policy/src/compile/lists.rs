@@ -64,7 +64,7 @@ pub(super) fn exposed(spec: &PolicySpec, findings: &mut Findings) -> Option<Head
 
 fn read(list: &[String], place: fn(usize) -> Place, read_one: fn(&str) -> Reading, findings: &mut Findings) -> List {
     let mut names = Vec::new();
-    for (index, text) in list.iter().enumerate().filter(|(_, text)| *text != "*") {
+    for (index, text) in list.iter().enumerate().take(NAMES_MAX).filter(|(_, text)| *text != "*") {
         match check_token(text).and_then(|()| read_one(text)) {
             Err(why) => findings.error(place(index), told(text, &why)),
             Ok(Some(name)) if names.contains(&name) => {
@@ -72,10 +72,9 @@ fn read(list: &[String], place: fn(usize) -> Place, read_one: fn(&str) -> Readin
             }
             Ok(name) => names.extend(name),
         }
-        if index == NAMES_MAX {
-            findings.error(place(index), format!("the list is too long, expected at most {NAMES_MAX} names"));
-            break;
-        }
+    }
+    if list.len() > NAMES_MAX {
+        findings.error(place(NAMES_MAX), format!("the list is too long, expected at most {NAMES_MAX} names"));
     }
     List { has_star: list.iter().any(|text| text == "*"), names: Names::new(names) }
 }

@@ -45,10 +45,11 @@ pub(super) fn compile_regexes(spec: &PolicySpec, findings: &mut Findings) -> Reg
             findings.error(place, format!("too many expressions, expected at most {REGEXES_MAX}"));
             break;
         }
-        match OriginRegex::new(text).and_then(|regex| check_strangers(spec, regex)) {
+        let regex = OriginRegex::new(text).and_then(|regex| check_strangers(spec, regex));
+        match regex {
             Err(why) => findings.error(place, told(text, &why)),
             Ok(regex) => {
-                regex.doubt().into_iter().for_each(|why| findings.warn(place, told(text, why)));
+                doubt(spec, &regex).into_iter().for_each(|why| findings.warn(place, told(text, &why)));
                 regexes.push(regex);
             }
         }
@@ -58,13 +59,20 @@ pub(super) fn compile_regexes(spec: &PolicySpec, findings: &mut Findings) -> Reg
 
 fn check_strangers(spec: &PolicySpec, regex: OriginRegex) -> Result<OriginRegex, String> {
     let is_asked = spec.allow_credentials && !spec.dangerously.allow_any_origin;
-    match is_asked.then(|| regex.stranger()).flatten() {
+    match regex.stray().filter(|_| is_asked) {
         None => Ok(regex),
-        Some(origin) => Err(format!(
-            "lets strangers such as `{origin}` in with credentials, expected one that names your own domains, or \
+        Some(why) => Err(format!(
+            "{why} with credentials, expected one that ends with your own domains, each after `\\.` or `//`, or \
              `dangerouslyAllowAnyOrigin` as well"
         )),
     }
+}
+
+fn doubt(spec: &PolicySpec, regex: &OriginRegex) -> Option<String> {
+    let why = regex.stray().filter(|_| !spec.dangerously.allow_any_origin);
+    let stray =
+        || why.map(|why| format!("{why}, expected one that ends with your own domains, each after `\\.` or `//`"));
+    regex.doubt().map(str::to_owned).or_else(stray)
 }
 
 /// Reads entries, each once, and leaves out those that are refused.

@@ -1,12 +1,14 @@
 //! Origin regexes: each must match the whole of a well-formed origin.
 //!
 //! The `regex` crate takes time linear in the origin, which is at most 326 bytes; number and size of the expressions
-//! have limits, so the work is bounded. They are asked one by one, after everything else. With credentials each is
-//! asked at compile about origins of strangers, as the common mistakes (`.*`, a forgotten `\.`) let some of them in.
+//! have limits, so the work is bounded. They are asked one by one, after everything else. What each lets in is looked
+//! at when it is compiled, as the common mistakes (`.*`, a forgotten `\.`) let strangers in: [`reach`](super::reach) tells
+//! whose names it covers, and addresses that nobody can have meant are tried.
 
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::hash::Seed;
+use super::reach::{self, Stray};
 
 /// The most expressions in one policy: they are asked one by one.
 pub(crate) const REGEXES_MAX: usize = 64;
@@ -17,20 +19,6 @@ const TEXT_LEN_MAX: usize = 1024;
 /// The most memory that one compiled expression takes, in bytes.
 const COMPILED_LEN_MAX: usize = 1 << 20;
 
-/// Suffixes under which anybody can have a name, or that no known host has.
-const STRANGERS: [&str; 10] = [
-    "example",
-    "com",
-    "co.uk",
-    "github.io",
-    "vercel.app",
-    "netlify.app",
-    "pages.dev",
-    "web.app",
-    "herokuapp.com",
-    "test",
-];
-
 /// The expressions of one policy, in their order.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Regexes(Vec<OriginRegex>);
@@ -40,6 +28,7 @@ pub(crate) struct Regexes(Vec<OriginRegex>);
 pub(crate) struct OriginRegex {
     text: Box<str>,
     whole: Regex,
+    stray: Option<Stray>,
 }
 
 impl Regexes {
@@ -75,8 +64,11 @@ impl OriginRegex {
         }
         // Alone first: `a)|(?:b` is an expression only once it is wrapped, and would not be anchored then.
         build(text)?;
-        let whole = build(&format!(r"\A(?:{text})\z"))?;
-        Ok(Self { text: text.into(), whole })
+        let anchored = format!(r"\A(?:{text})\z");
+        let whole = build(&anchored)?;
+        let stray = strangers().find(|origin| whole.is_match(origin.as_bytes())).map(Stray::Stranger);
+        let stray = stray.or_else(|| reach::stray(&anchored));
+        Ok(Self { text: text.into(), whole, stray })
     }
 
     /// Whether it matches the whole origin.
@@ -84,12 +76,15 @@ impl OriginRegex {
         self.whole.is_match(origin)
     }
 
-    /// A stranger's origin that it lets in.
-    pub(crate) fn stranger(&self) -> Option<String> {
-        strangers().find(|origin| self.matches(origin.as_bytes()))
+    /// What it lets in besides names under domains that it fixes: completes a sentence that begins with its text.
+    pub(crate) fn stray(&self) -> Option<String> {
+        self.stray.as_ref().map(|stray| match stray {
+            Stray::Stranger(origin) => format!("lets strangers such as `{origin}` in"),
+            Stray::Unclear => "is too complex to tell whether it lets strangers in".to_owned(),
+        })
     }
 
-    /// What is doubtful about it.
+    /// What is doubtful about how it is written.
     pub(crate) fn doubt(&self) -> Option<&'static str> {
         let literal_dots = ["\\.", "[.]"];
         let unescaped = literal_dots.iter().fold(self.text.to_string(), |text, dot| text.replace(dot, ""));
@@ -113,22 +108,17 @@ fn build(text: &str) -> Result<Regex, String> {
     })
 }
 
-/// Origins that nobody can have meant, with names that nobody can have written down.
+/// Addresses that nobody can have meant, all of the public internet.
 fn strangers() -> impl Iterator<Item = String> {
-    let number = Seed::random().whole(b"stranger");
-    let letters: String = format!("{number:016x}").bytes().map(|digit| char::from(b'a' + digit % 26)).collect();
-    let names = [letters.clone(), format!("{letters}-{number:x}"), format!("{letters}.{letters}")];
-    names.into_iter().flat_map(|name| {
-        STRANGERS.into_iter().flat_map(move |suffix| {
-            let host = format!("{name}.{suffix}");
-            [
-                format!("https://{host}"),
-                format!("https://{host}:8443"),
-                format!("http://{host}"),
-                format!("http://{host}:8080"),
-            ]
-        })
-    })
+    let [a, b, c, d, e, f, g, h] = Seed::random().whole(b"stranger").to_le_bytes().map(|byte| byte % 200 + 20);
+    let hosts = [
+        format!("8.{a}.{b}.{c}"),
+        format!("45.{d}.{e}.{f}"),
+        format!("185.{g}.{h}.{a}"),
+        format!("[2001:db8:{b}::{c}]"),
+        format!("[2a01:{d}:{e}:{f}:{g}:{h}:{a}:{b}]"),
+    ];
+    hosts.into_iter().flat_map(|host| ["", ":8443"].map(|port| format!("https://{host}{port}")))
 }
 
 #[cfg(test)]
@@ -164,16 +154,102 @@ mod tests {
     fn strangers_are_found() {
         for text in [
             "https://.*",
+            ".*",
             r"https://[a-z]+\.example",
             r"https?://.+\.github\.io",
-            r".*",
             r"http://.*\.test(:\d+)?",
             r"https://[a-z]+\.vercel\.app",
+            r"https://[a-z0-9-]*example\.com",
+            r"https://[a-z0-9-]+\.fly\.dev",
+            r"https://[a-z0-9-]+\.onrender\.com",
+            r"https://[a-z0-9-]+\.azurewebsites\.net",
+            r"https://[a-z0-9-]+\.s3\.amazonaws\.com",
+            r"https://[a-z]{1,12}\.com",
+            r"https://app\.example\.com.*",
+            r"https://app\.example\.com[a-z.]*(:\d+)?",
+            r"https://app\.example\.com(\.[a-z]+)*",
+            r"https://.*example\.com",
+            r"https://.*example\.com(:[0-9]{2,5})?",
+            r"https://pr-.*\.vercel\.app",
+            r"https://.*\.de",
+            r"https://.*\.amazonaws\.com",
+            r"https://.*\.windows\.net",
+            r"https://[a-z]+\.kawasaki\.jp",
+            r"https://[a-z]+\.[a-z]+\.kawasaki\.jp",
+            r"https://(ab)+\.com",
+            r"https://shop[0-9]\.com",
+            r"https://app.example.com",
+            r"(?i)https://[A-Z]+\.COM",
+            r"https://\w+\.co\.uk",
+            r"https://(app\.example\.com|[a-z]+\.web\.app)",
+            r"https://[^.]+\.example",
+            r"https://app\.example\.[a-z]{2,3}",
+            r"https://app\.example\.(com|[a-z]{2}|co\.uk)",
+            r"chrome-extension://[a-p]{32}",
+            r"https://[a-z]{3,10}",
+            r"https://[0-9.]+",
+            r"https://(\d+\.){3}\d+(:\d+)?",
+            r"https://\[.*\]",
+            r"https://[a-z]+\b\.com",
+            r"^https://.*\.com$",
+            r"https://[a-h]{9}\.com",
         ] {
-            assert!(OriginRegex::new(text).unwrap().stranger().is_some(), "{text}");
+            assert!(OriginRegex::new(text).unwrap().stray().is_some(), "{text}");
         }
-        for text in [r"https://pr-[0-9]+\.acme\.example", r"https://(a|b)\.example"] {
-            assert_eq!(OriginRegex::new(text).unwrap().stranger(), None, "{text}");
+    }
+
+    #[test]
+    fn domains_of_its_own_are_no_strangers() {
+        for text in [
+            r"https://pr-[0-9]+\.acme\.example",
+            r"https://(a|b)\.example",
+            r"https://pr-[0-9]+\.preview\.example\.com",
+            r"^https://([a-z0-9-]+\.)*example\.com(:\d+)?$",
+            r"https?://(.*\.)?example\.(com|de|fr|it|es|nl|pl|at|be|co\.uk)",
+            r"https://.+\.example\.com(:[0-9]{1,5})?",
+            r"(?i)https://[a-z]+\.Example\.com",
+            r"https://[a-z]+\.acme\.github\.io",
+            r"https://[a-z0-9-]+\.acme\.s3\.amazonaws\.com",
+            r"https://(one|two|three)-shop\.com",
+            r"https://shop[1-3]\.com",
+            r"http://localhost:\d+",
+            r"http://[a-z]+\.localhost(:\d+)?",
+            r"https://10\.0\.[0-9]+\.[0-9]+(:8443)?",
+            r"http://127\.0\.0\.\d+:\d+",
+            r"https://\[::1\]:\d+",
+            r"https://intranet",
+            r"chrome-extension://(abc|def)",
+            r"https://[^.]+[.]example[.]com",
+            r"https://\b[a-z]+\.example\.com\b",
+        ] {
+            assert_eq!(OriginRegex::new(text).unwrap().stray(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_an_origin_that_it_matches() {
+        for (text, sample) in [
+            (r"https://[a-z0-9-]*example\.com", "https://aexample.com"),
+            (r"https://app\.example\.com.*", "https://app.example.coma"),
+            (r"https://pr-.*\.vercel\.app", "https://pr-a.vercel.app"),
+            (r"https://[a-z]+\.co\.uk:\d+", "https://a.co.uk:8"),
+            (r"https://[0-9a-z.-]+\.amazonaws\.com", "https://a.s3.amazonaws.com"),
+        ] {
+            let regex = OriginRegex::new(text).unwrap();
+            assert!(regex.matches(sample.as_bytes()));
+            assert_eq!(regex.stray(), Some(format!("lets strangers such as `{sample}` in")), "{text}");
+        }
+    }
+
+    // What takes long to look at must not take long to start with.
+    #[test]
+    fn what_cannot_be_told_is_refused() {
+        for text in [
+            r"https://[a-h]{60}\.com",
+            r"https://(a|b)(c|d)(e|f)(g|h)(a|b)(c|d)(e|f)(g|h)(a|b)(c|d)(e|f)(g|h)(i|j)\.com",
+        ] {
+            let stray = OriginRegex::new(text).unwrap().stray().unwrap();
+            assert!(stray.starts_with("is too complex"), "{stray}");
         }
     }
 

@@ -7,6 +7,7 @@
 use super::host;
 use super::parse::{Origin, parse};
 use super::pattern::{Entry, Pattern, Shape};
+use super::suffix;
 use crate::request::Scheme;
 use crate::spec::Dangerously;
 
@@ -44,6 +45,11 @@ impl Guard {
         if !self.credentials && is_over_public_suffix(pattern) {
             return Some(
                 "has a star directly over a public suffix, where anybody can register a name, expected your own domain",
+            );
+        }
+        if self.credentials && is_over_parent_of_suffixes(pattern) {
+            return Some(
+                "covers names below public suffixes, where anybody can register one, with credentials, expected your own domain",
             );
         }
         let (before, after) = pattern.literals();
@@ -84,17 +90,16 @@ impl Guard {
 }
 
 fn is_over_public_suffix(pattern: &Pattern) -> bool {
-    let host = pattern.host();
     match pattern.shape() {
         Shape::Whole => false,
-        Shape::Subdomains | Shape::InLabel { .. } => {
-            // Some suffixes are themselves given by a star: each name over `kawasaki.jp` is a public suffix.
-            !host::is_loopback(host.as_bytes())
-                && (is_public_suffix(host) || is_public_suffix(&format!("crossgate.{host}")))
-        }
+        Shape::Subdomains | Shape::InLabel { .. } => suffix::is_open(pattern.host()),
     }
 }
 
-fn is_public_suffix(host: &str) -> bool {
-    psl::suffix(host.as_bytes()).is_some_and(|suffix| suffix.as_bytes() == host.as_bytes())
+/// Whether public suffixes lie among the subdomains that the pattern covers.
+fn is_over_parent_of_suffixes(pattern: &Pattern) -> bool {
+    match pattern.shape() {
+        Shape::Whole | Shape::InLabel { .. } => false,
+        Shape::Subdomains => suffix::below(pattern.host()).next().is_some(),
+    }
 }
