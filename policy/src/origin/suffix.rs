@@ -6,9 +6,10 @@ use super::host;
 
 /// Where providers have public suffixes below a domain of their own, which itself is none: the list can be asked about a
 /// name and not searched, so these are asked about.
-const BELOW: [&str; 20] = [
+const BELOW: [&str; 21] = [
     "s3",
     "elb",
+    "compute",
     "s3.us-east-1",
     "execute-api.us-east-1",
     "auth.us-east-1",
@@ -38,7 +39,7 @@ pub(crate) fn is_open(name: &str) -> bool {
 /// Public suffixes that lie below this domain, such as `s3.amazonaws.com` below `amazonaws.com`, as far as they are known.
 pub(crate) fn below(domain: &str) -> impl Iterator<Item = String> {
     let names = BELOW.iter().map(move |label| format!("{label}.{domain}"));
-    names.filter(|name| is_public_suffix(name))
+    names.filter(|name| is_open(name))
 }
 
 fn is_public_suffix(name: &str) -> bool {
