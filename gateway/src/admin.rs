@@ -25,19 +25,23 @@ mod access;
 mod answer;
 mod endpoints;
 mod request;
+mod waiting;
 
+pub(crate) use self::access::read_token;
 pub use self::access::{Access, AccessError, MetricsAccess};
 
 use self::answer::Answer;
 use self::request::Request;
+use self::waiting::{Place, Waiting};
 
-/// Connections served at once; others wait in the backlog. A handful of people and scrapers share this port.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections served at once. A handful of people and scrapers share this port; one more sheds the oldest that has not sent
+/// its request.
+const CONNECTIONS_MAX: usize = 256;
 
 /// Bounds on a request head.
 const HEAD_LIMITS: HeadLimits = HeadLimits {
-    time: Duration::from_secs(5),
-    idle: Duration::from_secs(5),
+    time: Duration::from_secs(1),
+    idle: Duration::from_secs(1),
     bytes: 16 << 10,
     field_bytes: 8 << 10,
     fields: 64,
@@ -101,11 +105,14 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, mut shutdown: 
 
 async fn accept(listener: tokio::net::TcpListener, state: Arc<AdminState>, stop: ShutdownWatch) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+    let waiting = Arc::new(Waiting::default());
+    loop {
         match listener.accept().await {
             Ok((socket, _)) => {
+                let Some(slot) = free_slot(&slots, &waiting).await else { return };
                 let socket = pingora::protocols::l4::stream::Stream::from(socket);
-                tokio::spawn(exchange(Box::new(socket), slot, Arc::clone(&state), stop.clone()));
+                let place = waiting.enter();
+                tokio::spawn(exchange(Box::new(socket), slot, place, Arc::clone(&state), stop.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "admin: accept failed");
@@ -115,10 +122,28 @@ async fn accept(listener: tokio::net::TcpListener, state: Arc<AdminState>, stop:
     }
 }
 
+/// A slot, for which a silent connection goes if there is no other.
+async fn free_slot(slots: &Arc<Semaphore>, waiting: &Waiting) -> Option<OwnedSemaphorePermit> {
+    if slots.available_permits() == 0 {
+        waiting.shed_oldest();
+    }
+    Arc::clone(slots).acquire_owned().await.ok()
+}
+
 /// One request and its answer, holding its slot to the end.
-async fn exchange(mut io: Stream, _slot: OwnedSemaphorePermit, state: Arc<AdminState>, mut stop: ShutdownWatch) {
+async fn exchange(
+    mut io: Stream,
+    _slot: OwnedSemaphorePermit,
+    mut place: Place,
+    state: Arc<AdminState>,
+    mut stop: ShutdownWatch,
+) {
     let mut ahead = BytesMut::new();
-    let head = head::read(&mut io, &mut ahead, Turn::First, &HEAD_LIMITS, &mut stop).await;
+    let head = tokio::select! {
+        head = head::read(&mut io, &mut ahead, Turn::First, &HEAD_LIMITS, &mut stop) => head,
+        () = place.shed() => return,
+    };
+    drop(place);
     let answer = match head {
         Ok(head) => answer(ahead.get(..head.len).unwrap_or_default(), &state).await,
         Err(NoHead::Refused(refusal)) => Answer::error(refusal.status, refusal.detail),
@@ -132,7 +157,10 @@ async fn exchange(mut io: Stream, _slot: OwnedSemaphorePermit, state: Arc<AdminS
 
 async fn answer(head: &[u8], state: &Arc<AdminState>) -> Answer {
     let Some(request) = Request::parse(head) else {
-        return Answer::error(http::StatusCode::BAD_REQUEST, "a request in origin form is accepted");
+        return Answer::error(
+            http::StatusCode::BAD_REQUEST,
+            "a request in origin form is accepted, with Authorization, Origin and Sec-Fetch-Site once at most",
+        );
     };
     let answer = endpoints::answer(&request, state).await;
     if request.method == "HEAD" { answer.without_body() } else { answer }

@@ -26,6 +26,7 @@ pub(crate) use decode::{shown, similar};
 use diagnostics::Diagnostics;
 pub use model::{Limits, LogLevel, Mode, Settings, UnmatchedRequests};
 use model::{Located, Main, TenantSpec};
+pub(crate) use sections::Kind;
 use sections::Section;
 use tree::{At, Node, Value};
 
@@ -70,7 +71,7 @@ pub fn list_tenants_dir(dir: &Path) -> io::Result<Vec<PathBuf>> {
 fn decode_file<T: Default>(file: &Path, decode: impl FnOnce(&mut Decoder<'_>, &Node) -> T) -> Decoded<T> {
     match files::read(file) {
         Ok(text) => decode_text(file, &text, decode),
-        Err(diagnostic) => Decoded { value: T::default(), found: Diagnostics::from_iter([diagnostic]) },
+        Err(diagnostic) => Decoded { value: T::default(), found: Diagnostics::from_iter([*diagnostic]) },
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Context {
     pub request: Option<Judging>,
     /// Attempts at the upstream so far.
     pub attempts: u32,
+    /// Which server the first attempt goes to.
+    pub turn: Option<usize>,
     /// Body bytes received so far.
     pub body_len: u64,
     /// When the first attempt at the upstream began.
@@ -58,6 +60,7 @@ impl Context {
             time: SystemTime::now(),
             request: None,
             attempts: 0,
+            turn: None,
             body_len: 0,
             upstream_began: None,
             upstream_duration: None,
@@ -91,10 +94,10 @@ impl Context {
 
 fn count_refusal(metrics: &Metrics, refusal: &crate::judge::Refusal) {
     use crate::metrics::VerdictLabel::Deny;
-    use crossgate_policy::{Kind, Reason};
+    use crossgate_policy::Reason;
     match refusal.status.as_u16() {
         400 => metrics.connections.count_refusal(400),
-        _ => metrics.no_tenant().count_request(Kind::NonCors, Deny, Reason::UnknownHost),
+        _ => metrics.no_tenant().count_request(refusal.kind, Deny, Reason::UnknownHost),
     }
 }
 

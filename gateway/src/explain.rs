@@ -5,7 +5,7 @@
 //! matched or those that nearly did, what exactly is wrong, and what to consider. Absent on purpose: the upstream, which is
 //! never asked; of an answer that it would give, only what the gateway adds is told.
 
-use crossgate_policy::{NearMiss, OwnOrigin};
+use crossgate_policy::{EntryId, NearMiss, OwnOrigin, Reason};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 use serde::{Serialize, Serializer};
@@ -20,7 +20,7 @@ use crate::metrics::VerdictLabel;
 use crate::snapshot::Snapshot;
 use crate::{proxy, respond};
 
-use self::probe::Probe;
+use self::probe::{Probe, Sender};
 
 mod display;
 mod notes;
@@ -29,8 +29,8 @@ pub mod probe;
 /// As long as a real one, since the answer's length hangs on it.
 const REQUEST_ID: &str = "00000000000000000000000000000000";
 
-/// A request from nobody in particular: no trusted proxy speaks for its client.
-const PEER: Peer = Peer { address: None, is_trusted: false };
+/// How many entries of a policy are listed where none comes near the origin.
+const ALLOWED_MAX: usize = 10;
 
 /// Everything there is to say about one request.
 #[derive(Clone, Debug, Serialize)]
@@ -59,10 +59,21 @@ pub struct Explanation {
     /// The entries that nearly cover it.
     #[serde(serialize_with = "near_misses")]
     pub near_misses: Vec<NearMiss>,
+    /// Where nothing comes near: what the policy has.
+    pub allowed: Allowed,
     /// What to consider.
     pub notes: Vec<String>,
     /// The answer.
     pub response: Response,
+}
+
+/// Some entries of a policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Allowed {
+    /// The first ones, as configured.
+    pub entries: Vec<String>,
+    /// How many others there are.
+    pub more: usize,
 }
 
 /// The answer to a request, as far as the gateway makes it.
@@ -94,26 +105,43 @@ pub fn explain(snapshot: &Snapshot, probe: &Probe) -> Explanation {
     let bytes = probe.head();
     if let Err(refusal) = head::parse(&bytes, &proxy::head_limits(&snapshot.settings.limits)) {
         let response = answer_from_bytes(&respond::refusal_bytes(&refusal, REQUEST_ID));
-        return Explanation::of_refusal(snapshot, refusal.reason, refusal.detail, response);
+        return Explanation::of_refusal(snapshot, refusal.reason, refusal.detail, response).noting(probe);
     }
     let headers = header_map(probe);
+    let peer = Peer { address: None, is_trusted: probe.sender == Sender::TrustedProxy };
+    let request_id = request_id(&headers, peer);
     let head = HeadView {
         method: &probe.method,
         target: &probe.target,
         headers: &headers,
-        scheme: forwarded::scheme(&headers, PEER),
+        scheme: forwarded::scheme(&headers, peer),
     };
     let judgement = judge(snapshot, &head);
-    let answer = proxy::answer_at_edge(snapshot, &judgement, &head, REQUEST_ID);
-    match (&judgement, answer.map(|answer| Response::by_gateway(&answer.header))) {
+    let answer = proxy::answer_at_edge(snapshot, &judgement, &head, &request_id);
+    let explanation = match (&judgement, answer.map(|answer| Response::by_gateway(&answer.header))) {
         (Judgement::Judged(judged), answer) => {
-            let response = answer.unwrap_or_else(|| Response::by_upstream(judged, &head));
+            let response = answer.unwrap_or_else(|| Response::by_upstream(judged, &head, &request_id));
             Explanation::of_judged(snapshot, judged, &head, response)
         }
         (Judgement::Refused(refusal), answer) => {
             let response = answer.unwrap_or_else(|| Response::bare(refusal.status.as_u16()));
-            Explanation::of_refusal(snapshot, refusal.reason, refusal.detail, response)
+            let told = Explanation::of_refusal(snapshot, refusal.reason, refusal.detail, response);
+            Explanation {
+                tenant: refusal.tenant.as_deref().map(str::to_owned),
+                kind: Some(refusal.kind.as_str()),
+                ..told
+            }
         }
+    };
+    explanation.noting(probe)
+}
+
+/// A trusted proxy's id is kept; any other is as long as this one.
+fn request_id(headers: &HeaderMap, peer: Peer) -> String {
+    if peer.is_trusted && headers.contains_key(respond::X_REQUEST_ID) {
+        forwarded::request_id(headers, peer)
+    } else {
+        REQUEST_ID.to_owned()
     }
 }
 
@@ -131,6 +159,7 @@ impl Explanation {
             cause: Some(detail.to_owned()),
             entry: None,
             near_misses: Vec::new(),
+            allowed: Allowed::default(),
             notes: Vec::new(),
             response,
         }
@@ -149,11 +178,32 @@ impl Explanation {
             verdict: judged.label(),
             reason: judged.reason().as_str(),
             cause,
+            allowed: if near_misses.is_empty() { Allowed::beside(judged) } else { Allowed::default() },
             entry: judged.verdict.entry.and_then(|entry| Some(judged.policy()?.entry_text(entry).to_owned())),
             near_misses,
             notes: notes::of(judged, head),
             response,
         }
+    }
+
+    /// Adds what is to be said of the description itself.
+    fn noting(mut self, probe: &Probe) -> Self {
+        self.notes.extend(notes::of_probe(probe, &self));
+        self
+    }
+}
+
+impl Allowed {
+    /// What the policy has instead of the origin that no entry covers.
+    fn beside(judged: &Judged) -> Self {
+        let Some(policy) = judged.policy().filter(|_| judged.verdict.reason == Reason::NoMatch) else {
+            return Allowed::default();
+        };
+        let counts = policy.entry_counts();
+        let template = (0..).take(counts.template).map(EntryId::Template);
+        let all = template.chain((0..).take(counts.own).map(EntryId::Own));
+        let entries: Vec<_> = all.take(ALLOWED_MAX).map(|entry| policy.entry_text(entry).to_owned()).collect();
+        Allowed { more: counts.template + counts.own - entries.len(), entries }
     }
 }
 
@@ -182,13 +232,13 @@ impl Response {
     }
 
     /// What the gateway would do to an answer of the upstream that has no fields of its own.
-    fn by_upstream(judged: &Judged, head: &HeadView<'_>) -> Self {
+    fn by_upstream(judged: &Judged, head: &HeadView<'_>, request_id: &str) -> Self {
         let mut response = Response { by: Author::Upstream, status: None, headers: Vec::new(), removes: None };
         if judged.action == Action::Report {
             return response;
         }
         if let Ok(mut header) = ResponseHeader::build(StatusCode::OK, None)
-            && respond::complete(&mut header, judged, head, REQUEST_ID).is_ok()
+            && respond::complete(&mut header, judged, head, request_id).is_ok()
         {
             response.headers = listed(&header.headers);
         }

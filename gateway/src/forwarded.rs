@@ -33,9 +33,19 @@ pub struct Peer {
 /// The scheme the client used, by a trusted proxy's word.
 pub fn scheme(headers: &HeaderMap, peer: Peer) -> Option<Scheme> {
     match field(headers, X_FORWARDED_PROTO) {
-        Field::One(b"https") if peer.is_trusted => Some(Scheme::Https),
-        Field::One(b"http") if peer.is_trusted => Some(Scheme::Http),
+        Field::One(named) if peer.is_trusted => scheme_named(named),
         Field::One(_) | Field::Many | Field::Absent => None,
+    }
+}
+
+/// The first of a list is what the client used; some proxies say `wss` of a WebSocket.
+fn scheme_named(proto: &[u8]) -> Option<Scheme> {
+    let first = proto.split(|byte| *byte == b',').next()?.trim_ascii();
+    let is = |name: &str| first.eq_ignore_ascii_case(name.as_bytes());
+    match () {
+        () if is("https") || is("wss") => Some(Scheme::Https),
+        () if is("http") || is("ws") => Some(Scheme::Http),
+        () => None,
     }
 }
 
@@ -53,8 +63,13 @@ pub fn client(headers: &HeaderMap, peer: Peer) -> Option<IpAddr> {
 pub fn request_id(headers: &HeaderMap, peer: Peer) -> String {
     match field(headers, HeaderName::from_static(X_REQUEST_ID)) {
         Field::One(id) if peer.is_trusted && is_plain_id(id) => String::from_utf8_lossy(id).into_owned(),
-        Field::One(_) | Field::Many | Field::Absent => format!("{:032x}", fastrand::u128(..)),
+        Field::One(_) | Field::Many | Field::Absent => new_request_id(),
     }
+}
+
+/// A random id, for a request that brings none that counts.
+pub fn new_request_id() -> String {
+    format!("{:032x}", fastrand::u128(..))
 }
 
 fn is_plain_id(id: &[u8]) -> bool {
@@ -70,6 +85,7 @@ pub fn write(request: &mut RequestHeader, peer: Peer, request_id: &str, tenant: 
     drop_claims(request, peer);
     let proto = scheme(&request.headers, peer).unwrap_or(Scheme::Http);
     append_for(request, peer)?;
+    append_forwarded(request, peer)?;
     request.insert_header(X_FORWARDED_PROTO, proto.as_str())?;
     if let Some(host) = request.headers.get(header::HOST).cloned() {
         request.insert_header("x-forwarded-host", host)?;
@@ -100,6 +116,18 @@ fn append_for(request: &mut RequestHeader, peer: Peer) -> pingora::Result<()> {
     }
     chain.extend_from_slice(address.to_canonical().to_string().as_bytes());
     request.insert_header(X_FORWARDED_FOR, chain)
+}
+
+/// RFC 7239: a trusted proxy's `Forwarded` goes on with the hop that it made to us.
+fn append_forwarded(request: &mut RequestHeader, peer: Peer) -> pingora::Result<()> {
+    let (Some(address), true) = (peer.address, request.headers.contains_key(header::FORWARDED)) else {
+        return Ok(());
+    };
+    let hop = match address.to_canonical() {
+        IpAddr::V4(address) => format!("for={address}"),
+        IpAddr::V6(address) => format!("for=\"[{address}]\""),
+    };
+    request.append_header(header::FORWARDED, hop).map(drop)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! The `Connection` field: which of a request's fields are for this hop alone.
+//! What is for one hop alone: the `Connection` field and what it names, upgrades, and the framing of messages.
 //!
 //! Every proxy removes the fields named there, so a client that names `Origin` can make the upstream see another request than
 //! the one that was judged. Names of fields that carry a judgement, an identity or the framing are refused.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+use pingora::http::{RequestHeader, ResponseHeader};
 
 /// Options in one `Connection` list; clients send one or two.
 const TOKENS_MAX: usize = 8;
@@ -37,13 +38,16 @@ pub fn connection_is_harmless(headers: &HeaderMap) -> bool {
 }
 
 fn is_harmless(token: &[u8]) -> bool {
-    let starts_with = |prefix: &&str| {
-        let start = token.get(..prefix.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
-    };
-    token.iter().all(|byte| is_tchar(*byte))
-        && !KEPT.iter().any(|name| token.eq_ignore_ascii_case(name.as_bytes()))
-        && !KEPT_PREFIXES.iter().any(starts_with)
+    token.iter().all(|byte| is_tchar(*byte)) && !is_kept(token)
+}
+
+/// Whether a name is one of those fields for a server that, like CGI, takes `_` for `-`.
+fn is_kept(name: &[u8]) -> bool {
+    let same = |one: &u8, other: &u8| one.eq_ignore_ascii_case(other) || (*one == b'_' && *other == b'-');
+    let begins_with =
+        |text: &[u8]| text.len() <= name.len() && name.iter().zip(text).all(|(one, other)| same(one, other));
+    KEPT.iter().any(|kept| kept.len() == name.len() && begins_with(kept.as_bytes()))
+        || KEPT_PREFIXES.iter().any(|prefix| begins_with(prefix.as_bytes()))
 }
 
 /// RFC 9110, section 5.6.2.
@@ -56,6 +60,126 @@ pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
     let mut protocols =
         headers.get_all(header::UPGRADE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Whether the request's `Connection` field says that its `Upgrade` field is meant, as RFC 9110, section 7.8 wants it.
+fn connection_upgrades(headers: &HeaderMap) -> bool {
+    let mut tokens =
+        headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+}
+
+/// Whether a 101 to this request makes the WebSocket that was asked for.
+pub fn upgrades_to_websocket(request: &RequestHeader, response: &HeaderMap) -> bool {
+    is_upgrade(request) && asks_for_websocket(response)
+}
+
+fn is_upgrade(request: &RequestHeader) -> bool {
+    request.version == Version::HTTP_11 && asks_for_websocket(&request.headers) && connection_upgrades(&request.headers)
+}
+
+/// Whether the client waits for `100 Continue` before it sends its body. HTTP/1.0 has no such thing, RFC 9110, section 10.1.1.
+pub fn expects_continue(request: &RequestHeader) -> bool {
+    request.version == Version::HTTP_11 && request.headers.contains_key(header::EXPECT)
+}
+
+/// Removes from a request on its way to an upstream what is for this hop alone, beyond what Pingora removes: an upgrade that
+/// is not meant, an expectation that is none, and names that a server which takes `_` for `-` reads as one of ours.
+pub fn clean_request(asked: &RequestHeader, sent: &mut RequestHeader) {
+    if !is_upgrade(asked) {
+        sent.remove_header(&header::UPGRADE);
+        sent.remove_header(&header::CONNECTION);
+    }
+    if !expects_continue(asked) {
+        sent.remove_header(&header::EXPECT);
+    }
+    let is_disguised = |name: &&HeaderName| name.as_str().contains('_') && is_kept(name.as_str().as_bytes());
+    let disguised: Vec<HeaderName> = sent.headers.keys().filter(is_disguised).cloned().collect();
+    for name in disguised {
+        sent.remove_header(&name);
+    }
+}
+
+/// How the body of an answer is delimited for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reframed {
+    /// By its own fields.
+    AsIs,
+    /// By the end of the connection.
+    UntilClose,
+}
+
+/// Fields of a response that are for the hop between upstream and gateway, `Connection` aside; trailers are not passed on.
+const RESPONSE_HOP: [HeaderName; 4] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::TRAILER,
+];
+
+/// Makes an upstream's response head one of this hop: RFC 9110, section 7.6.1, and RFC 9112, sections 2.3 and 6.
+///
+/// # Errors
+/// What is wrong with it, where its framing could be read in two ways.
+pub fn clean_response(header: &mut ResponseHeader, client: Version) -> Result<Reframed, &'static str> {
+    strip_hop(header);
+    one_length(header)?;
+    let codings: Vec<&[u8]> =
+        header.headers.get_all(header::TRANSFER_ENCODING).iter().map(HeaderValue::as_bytes).collect();
+    let is_chunked = match codings.as_slice() {
+        [] => false,
+        [coding] if coding.eq_ignore_ascii_case(b"chunked") => true,
+        _ => return Err("a transfer coding other than chunked"),
+    };
+    let status = header.status;
+    if status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        header.remove_header(&header::TRANSFER_ENCODING);
+    }
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        header.remove_header(&header::CONTENT_LENGTH);
+    }
+    header.set_version(Version::HTTP_11);
+    if is_chunked && client == Version::HTTP_10 {
+        header.remove_header(&header::TRANSFER_ENCODING);
+        return Ok(Reframed::UntilClose);
+    }
+    Ok(Reframed::AsIs)
+}
+
+fn strip_hop(header: &mut ResponseHeader) {
+    if header.status == StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    let named: Vec<HeaderName> = header
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .filter(|name| *name != header::TRANSFER_ENCODING && *name != header::CONTENT_LENGTH)
+        .collect();
+    for name in named.iter().chain(&RESPONSE_HOP).chain([&header::CONNECTION, &header::UPGRADE]) {
+        header.remove_header(name);
+    }
+}
+
+/// RFC 9110, section 8.6: one length that is said twice is said once; two lengths are an error.
+fn one_length(header: &mut ResponseHeader) -> Result<(), &'static str> {
+    let lines = header.headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut values = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let Some(first) = values.next() else { return Ok(()) };
+    let (mut count, first) = (1, first.to_vec());
+    for value in values {
+        count += 1;
+        if value != first {
+            return Err("two lengths of one body");
+        }
+    }
+    if count > 1 {
+        let value = HeaderValue::from_bytes(&first).map_err(|_| "a length that is none")?;
+        header.insert_header(header::CONTENT_LENGTH, value).map_err(|_| "a length that is none")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -97,6 +221,8 @@ mod tests {
             "x-forwarded-anything",
             "x-crossgate-tenant",
             "x-request-id",
+            "x_forwarded_for",
+            "X_Crossgate-Tenant",
             "\"Origin\"",
             ":authority",
             "a b",

@@ -43,14 +43,26 @@ pub enum Judgement {
 }
 
 /// Why no policy applies to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// 400, 421 or 503.
     pub status: StatusCode,
-    /// For the answer and the access log.
+    /// For the answer and the access log: `bad_request`, `unknown_host` or `broken_tenant`.
     pub reason: &'static str,
     /// For whoever reads the answer.
     pub detail: &'static str,
+    /// What the request is to CORS all the same.
+    pub kind: Kind,
+    /// Whose host it is, where the `Host` field says that much.
+    pub tenant: Option<Arc<str>>,
+}
+
+/// The part of a refusal that hangs on nothing but what is wrong.
+#[derive(Clone, Copy)]
+struct Ground {
+    status: StatusCode,
+    reason: &'static str,
+    detail: &'static str,
 }
 
 /// A request for which one tenant's policy speaks.
@@ -106,19 +118,19 @@ impl Judged {
     }
 }
 
-const fn bad_request(detail: &'static str) -> Refusal {
-    Refusal { status: StatusCode::BAD_REQUEST, reason: "bad_request", detail }
+const fn bad_request(detail: &'static str) -> Ground {
+    Ground { status: StatusCode::BAD_REQUEST, reason: "bad_request", detail }
 }
 
-const CONNECTION: Refusal = bad_request(
+const CONNECTION: Ground = bad_request(
     "the Connection field names a field that must reach the gateway or the upstream, or is not a list of names",
 );
-const HOST: Refusal = bad_request("the Host field is not a host name with an optional port");
-const TARGET: Refusal = bad_request("the request target is not a path in a form that has one meaning");
-const AUTHORITY: Refusal = bad_request("the request target names another host than the Host field");
-const UNKNOWN_HOST: Refusal =
-    Refusal { status: StatusCode::MISDIRECTED_REQUEST, reason: "unknown_host", detail: "no tenant has this host" };
-const BROKEN_TENANT: Refusal = Refusal {
+const HOST: Ground = bad_request("the Host field is not a host name with an optional port");
+const TARGET: Ground = bad_request("the request target is not a path in a form that has one meaning");
+const AUTHORITY: Ground = bad_request("the request target names another host than the Host field");
+const UNKNOWN_HOST: Ground =
+    Ground { status: StatusCode::MISDIRECTED_REQUEST, reason: "unknown_host", detail: "no tenant has this host" };
+const BROKEN_TENANT: Ground = Ground {
     status: StatusCode::SERVICE_UNAVAILABLE,
     reason: "broken_tenant",
     detail: "the configuration of this host's tenant is broken",
@@ -128,22 +140,34 @@ const BROKEN_TENANT: Refusal = Refusal {
 pub fn judge(snapshot: &Snapshot, head: &HeadView<'_>) -> Judgement {
     match locate(snapshot, head) {
         Ok((tenant, authority, target)) => Judgement::Judged(decide(tenant, &authority, &target, head)),
-        Err(refusal) => Judgement::Refused(refusal),
+        Err(ground) => Judgement::Refused(refuse(snapshot, head, ground)),
     }
+}
+
+/// The refusal in the words of metrics and logs. A host that cannot be read is nobody's own origin.
+fn refuse(snapshot: &Snapshot, head: &HeadView<'_>, ground: Ground) -> Refusal {
+    let authority = authority(head).ok();
+    let tenant = match authority.as_ref().and_then(|authority| snapshot.tenant(&authority.host)) {
+        Some(HostMatch::Tenant(tenant)) => Some(Arc::clone(&tenant.id)),
+        Some(HostMatch::Broken) | None => None,
+    };
+    let nobody = OwnOrigin { host: "", port: None, scheme: head.scheme };
+    let own = authority.as_ref().map_or(nobody, |authority| own_origin(authority, head));
+    let kind = with_request(head, own, |request| request.classify());
+    let Ground { status, reason, detail } = ground;
+    Refusal { status, reason, detail, kind, tenant }
 }
 
 type Located<'s, 'a> = (&'s Arc<Tenant>, Authority<'a>, Target<'a>);
 
-fn locate<'s, 'a>(snapshot: &'s Snapshot, head: &HeadView<'a>) -> Result<Located<'s, 'a>, Refusal> {
+fn locate<'s, 'a>(snapshot: &'s Snapshot, head: &HeadView<'a>) -> Result<Located<'s, 'a>, Ground> {
     // RFC 9110, section 7.6.1, turned into an attack: naming `Origin` here makes the next hop drop it.
     if !hop_by_hop::connection_is_harmless(head.headers) {
         return Err(CONNECTION);
     }
-    // RFC 9112, section 3.2: exactly one.
-    let Field::One(host) = field(head.headers, header::HOST) else { return Err(HOST) };
-    let authority = parse_authority(host).map_err(|_| HOST)?;
+    let authority = authority(head)?;
     let target = Target::parse(head.target, head.method).map_err(|_| TARGET)?;
-    if target.authority().is_some_and(|named| named.as_bytes() != host) {
+    if target.authority().is_some_and(|named| Field::One(named.as_bytes()) != field(head.headers, header::HOST)) {
         return Err(AUTHORITY);
     }
     match snapshot.tenant(&authority.host) {
@@ -153,9 +177,18 @@ fn locate<'s, 'a>(snapshot: &'s Snapshot, head: &HeadView<'a>) -> Result<Located
     }
 }
 
+fn authority<'a>(head: &HeadView<'a>) -> Result<Authority<'a>, Ground> {
+    // RFC 9112, section 3.2: exactly one.
+    let Field::One(host) = field(head.headers, header::HOST) else { return Err(HOST) };
+    parse_authority(host).map_err(|_| HOST)
+}
+
+fn own_origin<'a>(authority: &'a Authority<'_>, head: &HeadView<'_>) -> OwnOrigin<'a> {
+    OwnOrigin { host: &authority.host, port: authority.port, scheme: head.scheme }
+}
+
 fn decide(tenant: &Arc<Tenant>, authority: &Authority<'_>, target: &Target<'_>, head: &HeadView<'_>) -> Judged {
-    let own = OwnOrigin { host: &authority.host, port: authority.port, scheme: head.scheme };
-    with_request(head, own, |request| {
+    with_request(head, own_origin(authority, head), |request| {
         let kind = request.classify();
         // A preflight asks for another request, and is answered for that one.
         let method = match (kind, request.requested_method) {
@@ -214,7 +247,7 @@ pub fn credentials(headers: &HeaderMap) -> Credentials {
     }
 }
 
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// How often a field is there, and its value.

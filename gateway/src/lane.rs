@@ -5,6 +5,7 @@
 //! more than that request ([`conn`]). No partial head leaves it. Since Pingora never reads a head
 //! from the socket itself, its idle timers, its head buffer of 1 MiB and its pipelining are unused.
 
+pub mod chunked;
 pub mod conn;
 pub mod head;
 pub mod watch;
@@ -36,6 +37,8 @@ pub type OpenConnection = Arc<ActiveConnection>;
 pub trait Backstage: Send + Sync + 'static {
     /// The limits in force now.
     fn limits(&self) -> LaneLimits;
+    /// Whether the gateway is about to stop, so that connections are to end with their present answer.
+    fn is_draining(&self) -> bool;
     /// The whole answer to a head that the lane refuses, and its accounting.
     fn refuse(&self, refusal: &Refusal, peer: Option<std::net::SocketAddr>) -> Vec<u8>;
     /// A connection that ended without an answer, for this reason.
@@ -80,7 +83,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
                 Ok(head) => head,
                 Err(end) => return self.end(line.io, end, peer, &limits).await,
             };
-            let last = served >= limits.requests || *stop.borrow();
+            let last = served >= limits.requests || *stop.borrow() || self.backstage.is_draining();
             let watch = Arc::new(Watch::new(limits.exchange, peer, self.listener));
             let reclaimed = self.exchange(line, head, &watch, last, &limits, shutdown).await;
             if !watch.was_seen() {

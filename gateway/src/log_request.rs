@@ -1,15 +1,20 @@
 //! One finished request as a line of the access log.
 
-use crossgate_policy::{Kind, Outcome, Reason, Verdict};
-use http::HeaderName;
-use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, HOST};
+use std::borrow::Cow;
+
+use crossgate_policy::{Kind, Scheme};
+use http::header::{
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, COOKIE, HOST, ORIGIN,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pingora::proxy::Session;
 
 use crate::access_log::{AccessLog, Escaped, Filter, Level, Record};
 use crate::config::LogLevel;
 use crate::config::model;
 use crate::context::{Context, Judging, first_origin};
-use crate::judge::{Judged, Judgement};
+use crate::hop_by_hop::connection_is_harmless;
+use crate::judge::{Judged, Judgement, SEC_FETCH_SITE};
 use crate::metrics::{NO_TENANT, VerdictLabel};
 use crate::{forwarded, proxy};
 
@@ -17,41 +22,51 @@ use crate::{forwarded, proxy};
 pub const NAVIGATION_NOTE: &str = "a cross-site navigation was refused; where single sign-on or a payment page returns here, \
      give this route `unmatchedRequests: Forward`";
 
+/// What the log says where nobody was left to answer.
+const ABANDONED_NOTE: &str = "the client went away before the answer";
+
 /// Logs a request that is over.
 pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Judging) {
     let header = session.req_header();
     let value = |name: HeaderName| header.headers.get(name).map(http::HeaderValue::as_bytes);
-    let judged = match &request.judgement {
-        Judgement::Judged(judged) => Some(judged),
-        Judgement::Refused(_) => None,
-    };
-    let verdict = judged.map_or(REFUSED, |judged| judged.verdict);
-    let is_preflight = verdict.kind == Kind::Preflight;
+    let told = Told::of(&request.judgement);
+    let judged = told.judged;
+    let is_preflight = told.kind == Kind::Preflight;
+    let requested_headers = is_preflight.then(|| lines(&header.headers, ACCESS_CONTROL_REQUEST_HEADERS)).flatten();
+    let connection = || lines(&header.headers, CONNECTION);
+    let connection = (!connection_is_harmless(&header.headers)).then(connection).flatten();
+    let status = session.response_written().map(|written| written.status).filter(is_answer);
+    let is_abandoned = status.is_none() && request.watch.expired().is_none();
     let record = Record {
         time: context.time,
         request_id: &request.request_id,
-        tenant: judged.map_or(NO_TENANT, |judged| &judged.tenant.id),
+        tenant: told.tenant,
         route: judged.and_then(|judged| Some(&*judged.route.as_ref()?.prefix)),
         policy: judged.and_then(|judged| Some(&*judged.route.as_ref()?.policy_name)),
-        kind: verdict.kind,
+        kind: told.kind,
         verdict: judged.map_or(VerdictLabel::Deny, Judged::label),
-        reason: judged.map_or(Reason::UnknownHost, Judged::reason),
-        entry: judged.and_then(|judged| Some(judged.policy()?.entry_text(verdict.entry?))),
+        reason: told.reason,
+        entry: judged.and_then(|judged| Some(judged.policy()?.entry_text(judged.verdict.entry?))),
         origin: first_origin(&header.headers).map(Escaped),
+        origin_fields: count(&header.headers, ORIGIN),
         host: Escaped(value(HOST).unwrap_or_default()),
         method: Escaped(header.method.as_str().as_bytes()),
         target: header.raw_path(),
         requested_method: is_preflight.then(|| value(ACCESS_CONTROL_REQUEST_METHOD)).flatten().map(Escaped),
-        requested_headers: is_preflight.then(|| value(ACCESS_CONTROL_REQUEST_HEADERS)).flatten().map(Escaped),
-        sec_fetch_site: value(HeaderName::from_static("sec-fetch-site")).map(Escaped),
+        requested_method_fields: if is_preflight { count(&header.headers, ACCESS_CONTROL_REQUEST_METHOD) } else { 0 },
+        requested_headers: requested_headers.as_deref().map(Escaped),
+        sec_fetch_site: value(SEC_FETCH_SITE).map(Escaped),
+        sec_fetch_site_fields: count(&header.headers, SEC_FETCH_SITE),
+        connection: connection.as_deref().map(Escaped),
+        scheme: forwarded::scheme(&header.headers, request.peer).map(Scheme::as_str),
         has_credentials: value(COOKIE).or(value(AUTHORIZATION)).is_some(),
-        status: session.response_written().map_or(0, |written| written.status.as_u16()),
+        status: status.map_or(0, |status| status.as_u16()),
         duration: context.began.elapsed(),
         upstream: upstream_name(context, judged),
         upstream_duration: context.upstream_duration,
         client: forwarded::client(&header.headers, request.peer),
         generation: request.snapshot.generation,
-        note: note(context, request, header),
+        note: if is_abandoned { Some(ABANDONED_NOTE) } else { note(context, request, header) },
     };
     log.write(filter(request.snapshot.settings.access_log), &record);
 }
@@ -65,9 +80,49 @@ fn filter(configured: model::AccessLog) -> Filter {
     Filter { level, sample: configured.sample }
 }
 
-/// A request to nobody's host, as the log and the metrics have it.
-const REFUSED: Verdict =
-    Verdict { kind: Kind::NonCors, outcome: Outcome::Deny, reason: Reason::UnknownHost, entry: None };
+/// Whether a status ends the wait for the answer, as the other informational ones do not.
+fn is_answer(status: &StatusCode) -> bool {
+    !status.is_informational() || *status == StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// What a judgement is in the log.
+struct Told<'a> {
+    judged: Option<&'a Judged>,
+    tenant: &'a str,
+    kind: Kind,
+    reason: &'static str,
+}
+
+impl<'a> Told<'a> {
+    fn of(judgement: &'a Judgement) -> Self {
+        match judgement {
+            Judgement::Judged(judged) => Told {
+                judged: Some(judged),
+                tenant: &judged.tenant.id,
+                kind: judged.verdict.kind,
+                reason: judged.reason().as_str(),
+            },
+            Judgement::Refused(refusal) => Told {
+                judged: None,
+                tenant: refusal.tenant.as_deref().unwrap_or(NO_TENANT),
+                kind: refusal.kind,
+                reason: refusal.reason,
+            },
+        }
+    }
+}
+
+fn count(headers: &HeaderMap, name: HeaderName) -> usize {
+    headers.get_all(name).iter().count()
+}
+
+/// All lines of a field as one, which is what several lines of a list mean (RFC 9110, section 5.3).
+fn lines(headers: &HeaderMap, name: HeaderName) -> Option<Cow<'_, [u8]>> {
+    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let first = lines.next()?;
+    let join = |all: Cow<'_, [u8]>, line: &[u8]| Cow::Owned([&all, &b","[..], line].concat());
+    Some(lines.fold(Cow::Borrowed(first), join))
+}
 
 fn upstream_name<'a>(context: &Context, judged: Option<&'a Judged>) -> Option<&'a str> {
     let route = judged?.route.as_ref()?;

@@ -109,7 +109,13 @@ impl Process {
             side.spawn(admin::serve(bound.into_listener(), Arc::new(state), side.stopped()));
         }
         let snapshots = Arc::clone(control.reloader().snapshots());
-        let gateway = Gateway::new(snapshots, Arc::clone(&metrics), Arc::clone(&log), settings.listeners.clone());
+        let gateway = Gateway::new(
+            snapshots,
+            Arc::clone(&metrics),
+            Arc::clone(&log),
+            settings.listeners.clone(),
+            control.draining(),
+        );
         let running = serve(sockets.data, gateway, &metrics.connections, threads(settings.runtime.threads));
         Ok(Process { control, running, log, side })
     }
@@ -161,7 +167,8 @@ impl Sockets {
 
 fn access(admin: &Admin) -> Result<Access, AccessError> {
     let metrics = if admin.open_metrics { MetricsAccess::Open } else { MetricsAccess::Token };
-    Access::new(admin.address, admin.token_file.as_deref(), metrics, admin.hosts.clone())
+    let token_file = admin.token_file.as_ref().map(|file| file.value.as_path());
+    Access::new(admin.address, token_file, metrics, admin.hosts.clone())
 }
 
 /// One proxy for all listeners: they share its connections to the upstreams.

@@ -13,14 +13,15 @@
 //! The verdict is made in `request_filter` alone; everything after reads it. Caching, compression and subrequests are unused.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use crossgate_policy::{Field, Kind, Outcome};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, ORIGIN, TRANSFER_ENCODING};
-use http::{HeaderMap, StatusCode};
+use crossgate_policy::Kind;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -28,19 +29,26 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
 use crate::access_log::AccessLog;
+use crate::config::Mode;
 use crate::config::model::{BodyMax, Listener};
-use crate::config::{Limits, Mode};
 use crate::context::{Context, Judging};
 use crate::forwarded::{self, Peer};
+use crate::hop_by_hop::Reframed;
 use crate::judge::{self, Action, HeadView, Judged, Judgement};
 use crate::lane::conn::Conn;
-use crate::lane::head::{HeadLimits, Refusal};
-use crate::lane::watch::{ExchangeLimits, Expired, Phase, Watch};
-use crate::lane::{Backstage, LaneLimits};
-use crate::metrics::{Change, EarlyClose, Metrics};
-use crate::respond::{self, Answer, UpstreamAllow};
+use crate::lane::watch::{Expired, Phase, Watch};
+use crate::metrics::{EarlyClose, Metrics};
+use crate::respond;
 use crate::snapshot::Snapshot;
 use crate::{hop_by_hop, log_request, upstream};
+
+mod backstage;
+mod edge;
+mod report;
+
+pub(crate) use backstage::head_limits;
+pub(crate) use edge::answer_at_edge;
+use edge::{body_may_be_drained, write_answer};
 
 /// What all requests share.
 #[derive(Clone)]
@@ -49,17 +57,20 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     log: Arc<AccessLog>,
     listeners: Vec<Listener>,
+    draining: Arc<AtomicBool>,
 }
 
 impl Gateway {
-    /// A gateway that serves whatever snapshot is current when a request begins, on these listeners.
+    /// A gateway that serves whatever snapshot is current when a request begins, on these listeners, and ends connections
+    /// with their present answer once `draining` is set.
     pub fn new(
         snapshots: Arc<ArcSwap<Snapshot>>,
         metrics: Arc<Metrics>,
         log: Arc<AccessLog>,
         listeners: Vec<Listener>,
+        draining: Arc<AtomicBool>,
     ) -> Self {
-        Gateway { snapshots, metrics, log, listeners }
+        Gateway { snapshots, metrics, log, listeners, draining }
     }
 
     fn judge(&self, session: &Session) -> Option<Judging> {
@@ -72,6 +83,10 @@ impl Gateway {
         let judgement = self.metrics.decisions.time(|| judge::judge(&snapshot, &head));
         let request_id = forwarded::request_id(&header.headers, peer);
         Some(Judging { snapshot, judgement, peer, request_id, watch })
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
     }
 
     fn peer(&self, watch: &Watch) -> Peer {
@@ -125,12 +140,18 @@ impl ProxyHttp for Gateway {
         // A small body is read to its end after an answer made here, and the connection kept; and Pingora would take a
         // `100 Continue` for the answer before which the upload should have ended.
         session.set_close_on_response_before_downstream_finish(false);
+        // RFC 9110, section 15.2: not to a client of HTTP/1.0.
+        let is_old = session.req_header().version == Version::HTTP_10;
+        session.set_ignore_info_resp(is_old);
         let request = context.request.insert(self.judge(session).ok_or_else(|| internal("no lane"))?);
+        if hop_by_hop::expects_continue(session.req_header()) {
+            request.watch.expect_continue();
+        }
         let head = head_view(session.req_header(), request.peer);
         let answer = answer_at_edge(&request.snapshot, &request.judgement, &head, &request.request_id);
         let Some(answer) = answer else { return Ok(false) };
         let limits = request.snapshot.settings.limits;
-        if !body_may_be_drained(head.headers, &limits) {
+        if !body_may_be_drained(head.headers, &limits) || self.is_draining() {
             session.set_keepalive(None);
         }
         write_answer(session, answer).await?;
@@ -140,16 +161,20 @@ impl ProxyHttp for Gateway {
     async fn upstream_peer(&self, _: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
         let route = judged.route.as_ref().ok_or_else(|| internal("no route"))?;
-        let peer = upstream::peer(&route.upstream).ok_or_else(|| internal("no server"))?;
+        let turn = context.turn.unwrap_or_else(|| route.upstream.draw_turn());
+        let peer = upstream::peer(&route.upstream, turn, context.attempts).ok_or_else(|| internal("no server"))?;
         request.watch.begin_attempt(route.upstream.timeouts.head, route.upstream.timeouts.idle);
+        context.turn = Some(turn);
         context.attempts += 1;
+        // What an earlier attempt has sent is sent again.
+        context.body_len = 0;
         context.upstream_began.get_or_insert_with(Instant::now);
         Ok(peer)
     }
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         sent: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
@@ -157,6 +182,7 @@ impl ProxyHttp for Gateway {
         if let Some(target) = &judged.rewritten {
             sent.set_raw_path(target.as_bytes())?;
         }
+        hop_by_hop::clean_request(session.req_header(), sent);
         forwarded::write(sent, request.peer, &request.request_id, &judged.tenant.id)?;
         if let Some(host) = judged.route.as_ref().and_then(|route| route.upstream.host.clone()) {
             sent.insert_header(http::header::HOST, host)?;
@@ -190,13 +216,16 @@ impl ProxyHttp for Gateway {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
         let head = head_view(session.req_header(), request.peer);
         if judged.action == Action::Report {
-            report(judged, header, head.headers);
+            report::compare(judged, header, head.headers);
         }
-        if header.status == StatusCode::SWITCHING_PROTOCOLS && !hop_by_hop::asks_for_websocket(head.headers) {
+        let is_upgrade = header.status == StatusCode::SWITCHING_PROTOCOLS;
+        if is_upgrade && !hop_by_hop::upgrades_to_websocket(session.req_header(), &header.headers) {
             // RFC 9110, section 7.8: nobody asked. Passed on, it would make a tunnel out of a request.
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade").into_up());
         }
-        if header.status.is_informational() && header.status != StatusCode::SWITCHING_PROTOCOLS {
+        let reframed = hop_by_hop::clean_response(header, session.req_header().version)
+            .map_err(|what| Error::explain(ErrorType::InvalidHTTPHeader, what).into_up())?;
+        if header.status.is_informational() && !is_upgrade {
             respond::strip_cors(header, judged);
             return Ok(());
         }
@@ -208,6 +237,9 @@ impl ProxyHttp for Gateway {
                 route.upstream.counters.duration.observe(took);
             }
             context.upstream_duration = Some(took);
+        }
+        if reframed == Reframed::UntilClose || self.is_draining() {
+            session.set_keepalive(None);
         }
         // From here on an upload that goes on after the answer closes the connection.
         session.set_close_on_response_before_downstream_finish(true);
@@ -273,10 +305,14 @@ impl ProxyHttp for Gateway {
         FailToProxy { error_code: status.as_u16(), can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
         context.count();
         if let Some(request) = &context.request {
-            if let Some(reason) = request.watch.expired().and_then(early_close) {
+            let ended = match request.watch.expired() {
+                Some(expired) => early_close(expired),
+                None => error.filter(|error| upstream::is_client_gone(error)).map(|_| EarlyClose::ClientGone),
+            };
+            if let Some(reason) = ended {
                 self.metrics.connections.count_early_close(reason);
             }
             log_request::write(&self.log, session, context, request);
@@ -293,53 +329,6 @@ impl ProxyHttp for Gateway {
     }
 }
 
-async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
-    let Answer { header, body } = answer;
-    let end = body.is_empty();
-    session.write_response_header(Box::new(header), end).await?;
-    if !end {
-        session.write_response_body(Some(body), true).await?;
-    }
-    Ok(())
-}
-
-/// The answer to a judged head, if the upstream is not to be asked.
-pub(crate) fn answer_at_edge(
-    snapshot: &Snapshot,
-    judgement: &Judgement,
-    head: &HeadView<'_>,
-    request_id: &str,
-) -> Option<Answer> {
-    let answer = respond::answer(judgement, head, request_id);
-    match judgement {
-        Judgement::Judged(judged)
-            if answer.is_none() && declared_too_large(head.headers, snapshot.settings.limits.max_request_body) =>
-        {
-            Some(respond::error(StatusCode::PAYLOAD_TOO_LARGE, judged, head, request_id))
-        }
-        Judgement::Judged(_) | Judgement::Refused(_) => answer,
-    }
-}
-
-fn declared_len(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn declared_too_large(headers: &HeaderMap, max: BodyMax) -> bool {
-    match max {
-        BodyMax::Unlimited => false,
-        BodyMax::Bytes(max) => declared_len(headers).is_some_and(|len| len > max),
-    }
-}
-
-/// Whether a body that nobody will use is small enough to be read to its end. A client that waits for `100 Continue` may never
-/// send it.
-fn body_may_be_drained(headers: &HeaderMap, limits: &Limits) -> bool {
-    let len = declared_len(headers).unwrap_or(0);
-    let opaque = headers.contains_key(TRANSFER_ENCODING) || headers.contains_key(EXPECT);
-    !opaque && len <= limits.drain_bytes as u64
-}
-
 /// From here on silence is judged as a pause in a body, not as a missing head.
 fn enter_response(watch: &Watch, judged: &Judged, header: &ResponseHeader) {
     let upgraded = header.status == StatusCode::SWITCHING_PROTOCOLS;
@@ -354,20 +343,13 @@ fn enter_response(watch: &Watch, judged: &Judged, header: &ResponseHeader) {
     watch.enter(if upgraded { Phase::Upgraded } else { Phase::Streaming });
 }
 
-/// Compares a policy that only reports with what the upstream says itself.
-fn report(judged: &Judged, header: &ResponseHeader, request: &HeaderMap) {
-    let Field::One(origin) = judge::field(request, ORIGIN) else { return };
-    let Some(allows) = respond::upstream_allows(header, judged.verdict.kind, origin) else { return };
-    let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
-    let change = match (judged.verdict.outcome, allows) {
-        (Outcome::Allow, UpstreamAllow::No) => Some(Change::NewlyAllowed),
-        (Outcome::Deny, UpstreamAllow::Origin | UpstreamAllow::Any) => Some(Change::NewlyDenied),
-        (Outcome::Allow, UpstreamAllow::Origin) if any => Some(Change::OtherValue),
-        (Outcome::Allow, UpstreamAllow::Any) if !any => Some(Change::OtherValue),
-        (Outcome::Allow, UpstreamAllow::Origin | UpstreamAllow::Any) | (Outcome::Deny, UpstreamAllow::No) => None,
-    };
-    if let Some(change) = change {
-        judged.tenant.counters.count_disagreement(change);
+/// Why the client's connection ends with an exchange that hit a limit. Where the upstream gave no head, it may go on.
+fn early_close(expired: Expired) -> Option<EarlyClose> {
+    match expired {
+        Expired::Body => Some(EarlyClose::SlowBody),
+        Expired::Idle => Some(EarlyClose::ExchangeIdle),
+        Expired::Write => Some(EarlyClose::WriteStall),
+        Expired::Head | Expired::Malformed => None,
     }
 }
 
@@ -383,59 +365,6 @@ fn note_error(context: &mut Context, error: &Error) {
 fn may_retry(context: &Context) -> bool {
     let attempts = judged(context).and_then(|(_, judged)| judged.route.as_ref().map(|route| route.upstream.attempts));
     attempts.is_some_and(|attempts| context.attempts < attempts)
-}
-
-/// Why the client's connection ends with an exchange that hit a limit. Where the upstream gave no head, it may go on.
-fn early_close(expired: Expired) -> Option<EarlyClose> {
-    match expired {
-        Expired::Body => Some(EarlyClose::SlowBody),
-        Expired::Idle => Some(EarlyClose::ExchangeIdle),
-        Expired::Write => Some(EarlyClose::WriteStall),
-        Expired::Head => None,
-    }
-}
-
-/// The bounds on a request head that the configuration sets.
-pub(crate) fn head_limits(limits: &Limits) -> HeadLimits {
-    HeadLimits {
-        time: limits.head,
-        idle: limits.keep_alive_idle,
-        bytes: limits.head_bytes,
-        field_bytes: limits.head_field_bytes,
-        fields: limits.head_fields as usize,
-    }
-}
-
-impl Backstage for Gateway {
-    fn limits(&self) -> LaneLimits {
-        let snapshot = self.snapshots.load();
-        let limits = &snapshot.settings.limits;
-        LaneLimits {
-            head: head_limits(limits),
-            exchange: ExchangeLimits {
-                body_grace: limits.min_body_rate_after,
-                body_rate_min: limits.min_body_rate,
-                write_stall: limits.write_stall,
-                drain_bytes: limits.drain_bytes as u64,
-                drain_time: limits.drain_time,
-            },
-            requests: u64::from(limits.keep_alive_requests),
-        }
-    }
-
-    fn refuse(&self, refusal: &Refusal, _: Option<std::net::SocketAddr>) -> Vec<u8> {
-        self.metrics.connections.count_refusal(refusal.status.as_u16());
-        let request_id = format!("{:032x}", fastrand::u128(..));
-        respond::refusal_bytes(refusal, &request_id)
-    }
-
-    fn closed_early(&self, reason: EarlyClose) {
-        self.metrics.connections.count_early_close(reason);
-    }
-
-    fn refused_unseen(&self) {
-        self.metrics.connections.count_refusal(StatusCode::BAD_REQUEST.as_u16());
-    }
 }
 
 /// Whether a denial is of a request that somebody makes by following a link or submitting a form, which `Forward` is for.

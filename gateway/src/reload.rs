@@ -19,6 +19,7 @@ use crate::metrics::{Metrics, ReloadResult};
 use crate::snapshot::Snapshot;
 
 mod load;
+mod prune;
 mod stamp;
 mod status;
 mod watch;
@@ -216,6 +217,7 @@ impl Keeper {
         self.snapshots.store(Arc::clone(&loaded.snapshot));
         status.note_good(loaded, result, now);
         self.metrics.reloads.note(result, generation, loaded.broken.len(), now);
+        prune::prune_origins(loaded.snapshot.tenants());
         log_good(loaded);
         Report { generation, warnings: loaded.warnings.clone(), ..status.report() }
     }

@@ -75,6 +75,7 @@ fn is_readable(status: StatusCode) -> bool {
 
 fn detail(status: StatusCode, judged: &Judged) -> &'static str {
     match status.as_u16() {
+        400 => "the request body is not what its head announced",
         403 => denial_detail(judged),
         404 => "no route of this tenant has the path and method",
         408 => "the request body came too slowly",
@@ -89,6 +90,7 @@ fn detail(status: StatusCode, judged: &Judged) -> &'static str {
 /// The verdict's reason where the verdict is why; else what failed.
 fn reason(status: StatusCode, judged: &Judged) -> &'static str {
     match status.as_u16() {
+        400 => "bad_request",
         403 | 404 => judged.reason().as_str(),
         408 => "body_too_slow",
         413 => "body_too_large",
@@ -101,7 +103,9 @@ fn reason(status: StatusCode, judged: &Judged) -> &'static str {
 
 fn denial_detail(judged: &Judged) -> &'static str {
     use crossgate_policy::Reason as R;
+    let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
     match judged.verdict.reason {
+        R::NoMatch if any => "`*` does not cover a WebSocket that carries cookies or Authorization",
         R::NoMatch => "the policy of this API does not allow the origin",
         R::NullOrigin => "the policy of this API does not allow the origin null",
         R::MalformedOrigin => "the Origin field is not one serialised origin",
@@ -246,28 +250,4 @@ pub fn refusal_bytes(refusal: &lane_head::Refusal, request_id: &str) -> Vec<u8> 
     bytes.extend_from_slice(rest.as_bytes());
     bytes.extend_from_slice(&answer.body);
     bytes
-}
-
-/// Whether the upstream's own `Access-Control-Allow-Origin` would let the request's origin read its answer.
-pub fn upstream_allows(header: &ResponseHeader, kind: Kind, origin: &[u8]) -> Option<UpstreamAllow> {
-    if matches!(kind, Kind::NonCors | Kind::SameOrigin) {
-        return None;
-    }
-    let mut values = header.headers.get_all(http::header::ACCESS_CONTROL_ALLOW_ORIGIN).iter();
-    Some(match (values.next(), values.next()) {
-        (Some(value), None) if value.as_bytes() == origin => UpstreamAllow::Origin,
-        (Some(value), None) if value.as_bytes() == b"*" => UpstreamAllow::Any,
-        _ => UpstreamAllow::No,
-    })
-}
-
-/// What an upstream's own answer lets the origin do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpstreamAllow {
-    /// Not read it.
-    No,
-    /// Read it, by name.
-    Origin,
-    /// Read it, as anybody.
-    Any,
 }

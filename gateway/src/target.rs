@@ -154,6 +154,10 @@ fn is_dots(segment: &str) -> bool {
 
 /// Whether a segment between plain slashes has a dot segment for somebody who reads `\`, `%2f` or `%5c` as a slash too.
 fn hides_dots(segment: &str) -> bool {
+    // Some servers take what follows a `;` for a parameter of the segment, and what is before it for the segment.
+    if segment.split_once(';').is_some_and(|(before, _)| is_dots(before)) {
+        return true;
+    }
     let mut rest = segment;
     let mut disguised = false;
     while let Some((piece, after)) = split_disguised(rest) {

@@ -122,10 +122,16 @@ impl Upstream {
         }
     }
 
-    /// The server whose turn it is. There is always one: the configuration refuses an upstream without.
-    pub fn next_server(&self) -> Option<SocketAddr> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        self.servers.get(turn.checked_rem(self.servers.len())?).copied()
+    /// A request's turn, drawn once: its later attempts go on from there, to other servers.
+    pub fn draw_turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The server for an attempt of the request that drew `turn`. There is always one: the configuration refuses an upstream
+    /// without.
+    pub fn server(&self, turn: usize, attempt: usize) -> Option<SocketAddr> {
+        let index = turn.wrapping_add(attempt).checked_rem(self.servers.len())?;
+        self.servers.get(index).copied()
     }
 }
 

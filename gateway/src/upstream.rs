@@ -17,9 +17,9 @@ use crate::tenant::Upstream;
 /// Idle connections to an upstream are kept this long: below the 60 s or more after which common servers close theirs.
 const POOL_IDLE: Duration = Duration::from_secs(55);
 
-/// The server to ask now.
-pub fn peer(upstream: &Upstream) -> Option<Box<HttpPeer>> {
-    let address = upstream.next_server()?;
+/// The server to ask in an attempt of the request that drew `turn`.
+pub fn peer(upstream: &Upstream, turn: usize, attempt: u32) -> Option<Box<HttpPeer>> {
+    let address = upstream.server(turn, attempt as usize)?;
     let mut peer = HttpPeer::new(address, false, String::new());
     peer.options.connection_timeout = Some(upstream.timeouts.connect);
     peer.options.total_connection_timeout = Some(upstream.timeouts.connect);
@@ -37,7 +37,7 @@ pub fn error_kind(error: &Error, watch: &Watch) -> Option<UpstreamError> {
     match watch.expired() {
         Some(Expired::Head) => return Some(UpstreamError::HeadTimeout),
         Some(Expired::Idle) => return Some(UpstreamError::IdleTimeout),
-        Some(Expired::Body | Expired::Write) => return None,
+        Some(Expired::Body | Expired::Write | Expired::Malformed) => return None,
         None => {}
     }
     if *error.esource() != ErrorSource::Upstream {
@@ -58,6 +58,15 @@ pub fn error_kind(error: &Error, watch: &Watch) -> Option<UpstreamError> {
     })
 }
 
+/// Whether an exchange failed because the client's connection did.
+pub fn is_client_gone(error: &Error) -> bool {
+    let is_connection = matches!(
+        error.etype(),
+        ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::ConnectError
+    );
+    is_connection && *error.esource() == ErrorSource::Downstream
+}
+
 /// The status of the answer to a failed exchange; `None` where nobody is there to read one.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the error types are Pingora's, most of them of no concern here")]
 pub fn status(error: &Error, watch: &Watch) -> Option<StatusCode> {
@@ -67,6 +76,7 @@ pub fn status(error: &Error, watch: &Watch) -> Option<StatusCode> {
     match watch.expired() {
         Some(Expired::Head) => return Some(StatusCode::GATEWAY_TIMEOUT),
         Some(Expired::Body) => return Some(StatusCode::REQUEST_TIMEOUT),
+        Some(Expired::Malformed) => return Some(StatusCode::BAD_REQUEST),
         Some(Expired::Idle | Expired::Write) => return None,
         None => {}
     }
@@ -77,12 +87,8 @@ pub fn status(error: &Error, watch: &Watch) -> Option<StatusCode> {
             }
             _ => StatusCode::BAD_GATEWAY,
         }),
-        ErrorSource::Downstream => match error.etype() {
-            ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::ConnectError => {
-                None
-            }
-            _ => Some(StatusCode::BAD_REQUEST),
-        },
+        ErrorSource::Downstream if is_client_gone(error) => None,
+        ErrorSource::Downstream => Some(StatusCode::BAD_REQUEST),
         ErrorSource::Internal | ErrorSource::Unset => Some(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }

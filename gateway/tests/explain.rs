@@ -14,12 +14,19 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use support::{Connection, Gateway, RecordingUpstream, Response, config, request};
 
 const REQUESTS: usize = 1_000;
+/// Of a gateway that trusts whoever sends them.
+const TRUSTED_REQUESTS: usize = 400;
+/// Lines of the access log that are explained, one process each.
+const LOG_LINES: usize = 250;
 const BY_COMMAND_LINE: usize = 10;
 
 fn gateway_config(upstream: &RecordingUpstream) -> String {
@@ -98,7 +105,7 @@ const ORIGINS: [&str; 18] = [
 const REQUESTED_METHODS: [&str; 7] = ["", "GET", "PUT", "DELETE", "PATCH", "put", "P UT"];
 const REQUESTED_HEADERS: [&str; 7] =
     ["", "authorization", "authorization,content-type", "X-Api, authorization", "x-evil", "x y", ",,x-api"];
-const EXTRA: [&[(&str, &str)]; 9] = [
+const EXTRA: [&[(&str, &str)]; 17] = [
     &[],
     &[],
     &[],
@@ -108,6 +115,14 @@ const EXTRA: [&[(&str, &str)]; 9] = [
     &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
     &[("connection", "Upgrade"), ("upgrade", "websocket")],
     &[("connection", "origin")],
+    &[("connection", "close, cookie"), ("connection", "x")],
+    &[("x-forwarded-proto", "https")],
+    &[("x-forwarded-proto", "http"), ("x-request-id", "given")],
+    &[("x-forwarded-proto", "https"), ("x-forwarded-proto", "https")],
+    &[("origin", "https://app.a.test")],
+    &[("access-control-request-method", "PUT")],
+    &[("access-control-request-headers", "x-evil")],
+    &[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "same-origin")],
 ];
 
 /// One generated request.
@@ -154,20 +169,24 @@ impl Probe {
         Connection::ask(gateway.data, &bytes).unwrap_or_else(|error| panic!("{self:?}: {error:?}"))
     }
 
-    fn explained(&self, gateway: &Gateway) -> Value {
+    fn explained(&self, gateway: &Gateway, sender: Sender) -> Value {
         let mut query = format!("host={}&method={}&path={}", escape(self.host), self.method, escape(self.path));
         for (name, value) in &self.fields {
             query.push_str(&format!("&header={}", escape(&format!("{name}:{value}"))));
+        }
+        if sender == Sender::TrustedProxy {
+            query.push_str("&trusted=true");
         }
         let answer = gateway.admin("GET", &format!("/explain?{query}"));
         assert_eq!(answer.status, 200, "{self:?}: {}", answer.text());
         answer.json()
     }
 
-    fn explained_by_command_line(&self, gateway: &Gateway) -> Value {
-        let config = gateway.path("crossgate.yaml");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_crossgate"));
-        command.args(["explain", "--json", "--config"]).arg(config);
+    fn explained_by_command_line(&self, gateway: &Gateway, sender: Sender) -> Value {
+        let mut command = explain_command(gateway);
+        if sender == Sender::TrustedProxy {
+            command.arg("--trusted");
+        }
         command.args(["--host", self.host, "--method", self.method, "--path", self.path]);
         for (name, value) in &self.fields {
             command.args(["--header", &format!("{name}:{value}")]);
@@ -175,6 +194,28 @@ impl Probe {
         let output = command.output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{self:?}: {error}: {output:?}"))
     }
+}
+
+/// Whether the gateway believes what the test says of the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    Stranger,
+    TrustedProxy,
+}
+
+fn explain_command(gateway: &Gateway) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crossgate"));
+    command.args(["explain", "--json", "--config"]).arg(gateway.path("crossgate.yaml"));
+    command
+}
+
+fn explained_from_log(gateway: &Gateway, line: &str) -> Value {
+    let mut command = explain_command(gateway);
+    command.args(["--log-line", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{line}: {error}: {output:?}"))
 }
 
 /// Percent-encodes everything but letters and digits.
@@ -222,20 +263,46 @@ fn check(probe: &Probe, explained: &Value, live: &Response, forwarded: bool) {
 fn explain_and_the_live_path_agree() {
     let upstream = RecordingUpstream::answering("hello");
     let gateway = Gateway::start(&gateway_config(&upstream), &[]);
-    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
-    let mut seen: BTreeMap<u16, usize> = BTreeMap::new();
-    for round in 0..REQUESTS {
-        let probe = Probe::generate(&mut numbers);
-        let before = upstream.total();
-        let live = probe.live(&gateway);
-        let forwarded = upstream.total() > before;
-        check(&probe, &probe.explained(&gateway), &live, forwarded);
-        if round % (REQUESTS / BY_COMMAND_LINE) == 0 {
-            check(&probe, &probe.explained_by_command_line(&gateway), &live, forwarded);
-        }
-        *seen.entry(live.status).or_default() += 1;
-    }
+    let seen = compare(&gateway, &upstream, REQUESTS, Sender::Stranger);
     for status in [200, 204, 400, 403, 404, 421] {
         assert!(seen.get(&status).is_some_and(|times| *times > 10), "hardly any {status}: {seen:?}");
     }
+}
+
+#[test]
+fn explain_and_the_live_path_agree_behind_a_trusted_proxy_and_so_does_its_log() {
+    let upstream = RecordingUpstream::answering("hello");
+    let listener = "- address: 127.0.0.1:0";
+    let trusting = format!("{listener}\n    trustedProxies: [127.0.0.0/8]");
+    let mut gateway = Gateway::start(&gateway_config(&upstream).replacen(listener, &trusting, 1), &[]);
+    compare(&gateway, &upstream, TRUSTED_REQUESTS, Sender::TrustedProxy);
+    gateway.process.signal(Signal::TERM);
+    assert!(gateway.process.wait_at_most(Duration::from_secs(30)).success());
+    let log = gateway.process.stdout();
+    assert!(log.lines().count() > LOG_LINES, "{log}");
+    for line in log.lines().take(LOG_LINES) {
+        let logged: Value = serde_json::from_str(line).unwrap();
+        let told = explained_from_log(&gateway, line);
+        for name in ["verdict", "reason", "kind"] {
+            assert_eq!(told[name], logged[name], "{line}\n{told:#}");
+        }
+    }
+}
+
+/// Sends generated requests and explains each; gives how often each status was the answer.
+fn compare(gateway: &Gateway, upstream: &RecordingUpstream, requests: usize, sender: Sender) -> BTreeMap<u16, usize> {
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut seen: BTreeMap<u16, usize> = BTreeMap::new();
+    for round in 0..requests {
+        let probe = Probe::generate(&mut numbers);
+        let before = upstream.total();
+        let live = probe.live(gateway);
+        let forwarded = upstream.total() > before;
+        check(&probe, &probe.explained(gateway, sender), &live, forwarded);
+        if round % (REQUESTS / BY_COMMAND_LINE) == 0 {
+            check(&probe, &probe.explained_by_command_line(gateway, sender), &live, forwarded);
+        }
+        *seen.entry(live.status).or_default() += 1;
+    }
+    seen
 }

@@ -123,7 +123,8 @@ fn every_request_is_counted_once_under_its_kind_and_reason() {
     let site = Site::start();
     let own = [("Origin", "http://api.a.test")];
     let websocket = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Origin", "https://evil.test")];
-    let mix: [(usize, [&str; 3], Vec<u8>); 11] = [
+    let nobody = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")];
+    let mix: [(usize, [&str; 3], Vec<u8>); 12] = [
         (7, ["preflight", "allow", "exact"], preflight(ORIGIN, "PUT")),
         (6, ["preflight", "deny", "no_match"], preflight("https://evil.test", "PUT")),
         (5, ["preflight", "deny", "method"], preflight(ORIGIN, "PATCH")),
@@ -134,6 +135,7 @@ fn every_request_is_counted_once_under_its_kind_and_reason() {
         (4, ["non_cors", "allow", "non_cors"], request("GET", "/", HOST, &[], b"")),
         (5, ["same_origin", "allow", "same_origin"], request("GET", "/", HOST, &own, b"")),
         (6, ["websocket", "deny", "no_match"], request("GET", "/", HOST, &websocket, b"")),
+        (3, ["preflight", "deny", "unknown_host"], request("OPTIONS", "/", "nobody.test", &nobody, b"")),
         (2, ["non_cors", "deny", "unknown_host"], request("GET", "/", "nobody.test", &[], b"")),
     ];
     for (times, _, bytes) in &mix {
@@ -156,4 +158,17 @@ fn every_request_is_counted_once_under_its_kind_and_reason() {
     assert_eq!(origin(ORIGIN, "deny"), 5.0, "an allowed origin that asks for too much");
     assert_eq!(origin("other", "deny"), 22.0);
     assert_eq!(site.gateway.metric("crossgate_origin_requests_total", &[]), 36.0);
+}
+
+#[test]
+fn a_refused_request_is_logged_under_its_own_name() {
+    let site = Site::start();
+    let fields = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT"), ("Connection", "Origin")];
+    site.raw(&request("OPTIONS", "/", HOST, &fields, b"")).unwrap();
+    let line = site.gateway.process.stdout_line(|line| line.contains("bad_request").then(|| line.to_owned()));
+    let logged: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let told = ["tenant", "kind", "verdict", "reason", "connection"].map(|name| logged[name].as_str().unwrap());
+    assert_eq!(told, ["a", "preflight", "deny", "bad_request", "Origin"]);
+    site.gateway.wait_metric("crossgate_requests_refused_total", &[("status", "400")], 1.0);
+    assert_eq!(site.gateway.metric("crossgate_requests_total", &[]), 0.0);
 }

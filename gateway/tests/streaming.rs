@@ -20,8 +20,8 @@ use support::{
 };
 
 const MIB: usize = 1024 * 1024;
-/// A quarter of a GiB: far above what could be held, short enough for every run.
-const STREAMED: usize = 256 * MIB;
+/// Far above what could be held.
+const STREAMED: usize = 1024 * MIB;
 
 const UPGRADE: [(&str, &str); 4] = [
     ("Connection", "Upgrade"),

@@ -321,3 +321,19 @@ fn a_client_that_goes_away_is_let_go() {
         assert!(Instant::now() < deadline, "the connection is still counted");
     }
 }
+
+#[test]
+fn a_client_that_does_not_wait_is_logged_as_such() {
+    let site = Site::scripted(|_| Then::Stall);
+    let mut connection = site.connect();
+    connection.send(&get("/")).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while site.upstream.total() == 0 {
+        assert!(Instant::now() < deadline, "never asked");
+    }
+    drop(connection);
+    let line = site.gateway.process.stdout_line(|line| line.starts_with('{').then(|| line.to_owned()));
+    let logged: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&logged["status"], &logged["verdict"]), (&0.into(), &"allow".into()), "{line}");
+    assert_eq!(logged["note"], "the client went away before the answer", "{line}");
+}

@@ -11,6 +11,13 @@ use serde::{Serialize, Serializer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Escaped<'a, const LEN_MAX: usize>(pub &'a [u8]);
 
+impl<const LEN_MAX: usize> Escaped<'_, LEN_MAX> {
+    /// Whether it is longer than what is shown.
+    pub(super) fn is_cut(&self) -> bool {
+        self.0.len() > LEN_MAX
+    }
+}
+
 impl<const LEN_MAX: usize> fmt::Display for Escaped<'_, LEN_MAX> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for byte in self.0.iter().take(LEN_MAX) {
@@ -20,7 +27,7 @@ impl<const LEN_MAX: usize> fmt::Display for Escaped<'_, LEN_MAX> {
                 _ => write!(f, "\\x{byte:02x}")?,
             }
         }
-        f.write_str(if self.0.len() > LEN_MAX { "..." } else { "" })
+        f.write_str(if self.is_cut() { "..." } else { "" })
     }
 }
 

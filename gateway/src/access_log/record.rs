@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use crossgate_policy::{Kind, Reason};
+use crossgate_policy::Kind;
 use serde::{Serialize, Serializer};
 
 use super::escape::Escaped;
@@ -22,6 +22,8 @@ pub(super) const PATH_LEN_MAX: usize = 256;
 pub(super) const HOST_LEN_MAX: usize = 259;
 /// About a dozen header names.
 pub(super) const REQUESTED_HEADERS_LEN_MAX: usize = 256;
+/// A few field names.
+pub(super) const CONNECTION_LEN_MAX: usize = 64;
 /// Longer than any value of the standard.
 pub(super) const FETCH_SITE_LEN_MAX: usize = 16;
 
@@ -46,15 +48,18 @@ pub struct Record<'a> {
     pub kind: Kind,
     /// `allow` or `deny`; in report mode `would_allow` or `would_deny`.
     pub verdict: VerdictLabel,
-    /// Why, from a closed set.
-    #[serde(serialize_with = "reason")]
-    pub reason: Reason,
+    /// Why, from a closed set: the reasons of the metrics, and for requests that no policy judged `unknown_host` (421),
+    /// `broken_tenant` (503) or `bad_request` (400, with what is wrong as the note).
+    pub reason: &'static str,
     /// The configured entry that covers the origin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entry: Option<&'a str>,
     /// The `Origin` field, capped at 326 bytes; of several the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<Escaped<'a, ORIGIN_LEN_MAX>>,
+    /// How often `Origin` is there, if more than once.
+    #[serde(skip_serializing_if = "is_once")]
+    pub origin_fields: usize,
     /// The `Host` field.
     pub host: Escaped<'a, HOST_LEN_MAX>,
     /// The method, capped at 32 bytes.
@@ -65,16 +70,28 @@ pub struct Record<'a> {
     /// The `Access-Control-Request-Method` field of a preflight, capped at 32 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested_method: Option<Escaped<'a, METHOD_LEN_MAX>>,
-    /// The first `Access-Control-Request-Headers` line of a preflight, capped at 256 bytes.
+    /// How often `Access-Control-Request-Method` is there, if more than once.
+    #[serde(skip_serializing_if = "is_once")]
+    pub requested_method_fields: usize,
+    /// The `Access-Control-Request-Headers` lines of a preflight, joined by commas and capped at 256 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested_headers: Option<Escaped<'a, REQUESTED_HEADERS_LEN_MAX>>,
     /// The `Sec-Fetch-Site` field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sec_fetch_site: Option<Escaped<'a, FETCH_SITE_LEN_MAX>>,
+    /// How often `Sec-Fetch-Site` is there, if more than once.
+    #[serde(skip_serializing_if = "is_once")]
+    pub sec_fetch_site_fields: usize,
+    /// The `Connection` lines, joined by commas and capped at 64 bytes, where they are why the request is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Escaped<'a, CONNECTION_LEN_MAX>>,
+    /// The scheme the client used, `http` or `https`, where a trusted proxy tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<&'static str>,
     /// Whether there was a `Cookie` or an `Authorization` field; left out if not. Their values are never logged.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub has_credentials: bool,
-    /// The status the client got.
+    /// The status the client got; 0 if it went away before, or took no answer.
     pub status: u16,
     /// From the head's completion to the last byte of the answer, in milliseconds.
     #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
@@ -102,10 +119,38 @@ pub struct Record<'a> {
 impl Record<'_> {
     /// The line with its end, or `None` if the clock cannot be written.
     pub(super) fn to_line(self) -> Option<Vec<u8>> {
-        let mut line = serde_json::to_vec(&self).ok()?;
+        let mut line = serde_json::to_vec(&Line { record: self, cut: self.is_cut() }).ok()?;
         line.push(b'\n');
         Some(line)
     }
+
+    /// Whether a text that a verdict may hang on is longer than its cap.
+    fn is_cut(&self) -> bool {
+        let optional = [
+            self.origin.is_some_and(|text| text.is_cut()),
+            self.requested_method.is_some_and(|text| text.is_cut()),
+            self.requested_headers.is_some_and(|text| text.is_cut()),
+            self.sec_fetch_site.is_some_and(|text| text.is_cut()),
+            self.connection.is_some_and(|text| text.is_cut()),
+        ];
+        let path = Escaped::<PATH_LEN_MAX>(path_of(self.target));
+        self.host.is_cut() || self.method.is_cut() || path.is_cut() || optional.contains(&true)
+    }
+}
+
+/// A record as it is written.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    record: Record<'a>,
+    /// Whether a text of the client was cut; left out if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    cut: bool,
+}
+
+/// Whether a field is not there more than once.
+fn is_once(fields: &usize) -> bool {
+    *fields <= 1
 }
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -115,10 +160,6 @@ fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
 
 fn kind<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(kind.as_str())
-}
-
-fn reason<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(reason.as_str())
 }
 
 fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -131,6 +172,9 @@ fn optional_milliseconds<S: Serializer>(duration: &Option<Duration>, serializer:
 
 /// A query may hold secrets.
 fn path<S: Serializer>(target: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
-    Escaped::<PATH_LEN_MAX>(path).serialize(serializer)
+    Escaped::<PATH_LEN_MAX>(path_of(target)).serialize(serializer)
+}
+
+fn path_of(target: &[u8]) -> &[u8] {
+    target.split(|byte| *byte == b'?').next().unwrap_or_default()
 }

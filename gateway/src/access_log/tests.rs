@@ -4,7 +4,7 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crossgate_policy::{Kind, Reason};
+use crossgate_policy::Kind;
 
 use super::*;
 use crate::metrics::VerdictLabel;
@@ -18,15 +18,20 @@ fn record(verdict: VerdictLabel) -> Record<'static> {
         policy: Some("spa"),
         kind: Kind::Actual,
         verdict,
-        reason: Reason::NoMatch,
+        reason: "no_match",
         entry: None,
         origin: Some(Escaped(b"https://evil.example\r\n\"\x1b\xff")),
+        origin_fields: 1,
         host: Escaped(b"api.acme.example:8080"),
         method: Escaped(b"GET"),
         target: b"/orders/1?token=secret?x",
         requested_method: None,
+        requested_method_fields: 0,
         requested_headers: None,
         sec_fetch_site: None,
+        sec_fetch_site_fields: 0,
+        connection: None,
+        scheme: None,
         has_credentials: false,
         status: 403,
         duration: Duration::from_micros(1_250),
@@ -98,6 +103,7 @@ async fn what_a_client_sends_is_capped() {
     };
     let lines = logged(Filter::default(), &[record]).await;
     assert_eq!(lines.len(), 1);
+    assert!(lines[0].ends_with(r#","cut":true}"#), "{}", lines[0]);
     assert!(lines[0].len() < 2_000, "{}", lines[0].len());
 }
 

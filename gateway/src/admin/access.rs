@@ -12,11 +12,14 @@ use http::StatusCode;
 use super::answer::Answer;
 use super::endpoints::Endpoint;
 use super::request::Request;
+use crate::config::files::read_bytes;
 use crate::host::parse_authority;
 
 /// Below this a token is guessed, not known.
 const TOKEN_LEN_MIN: usize = 16;
 const TOKEN_LEN_MAX: usize = 1_024;
+/// A token and the white space around it.
+const TOKEN_FILE_BYTES_MAX: u64 = 4 << 10;
 
 /// Who may ask.
 pub struct Access {
@@ -131,9 +134,10 @@ fn is_equal(given: &[u8], token: &[u8]) -> bool {
     given.len() == token.len() && difference == 0
 }
 
-fn read_token(path: &Path) -> Result<Box<[u8]>, AccessError> {
+/// The token in a file.
+pub(crate) fn read_token(path: &Path) -> Result<Box<[u8]>, AccessError> {
     let unreadable = |source| AccessError::Unreadable { path: path.to_owned(), source };
-    let text = std::fs::read(path).map_err(unreadable)?;
+    let text = read_bytes(path, TOKEN_FILE_BYTES_MAX).map_err(unreadable)?;
     let token = text.trim_ascii();
     let is_token = (TOKEN_LEN_MIN..=TOKEN_LEN_MAX).contains(&token.len()) && token.iter().all(u8::is_ascii_graphic);
     if is_token { Ok(token.into()) } else { Err(AccessError::NotAToken(path.to_owned())) }

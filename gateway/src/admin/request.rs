@@ -1,6 +1,6 @@
 //! What the admin listener looks at of a request.
 
-/// A parsed head. Fields that are absent are `None`; one that is there twice counts as not UTF-8 would: as refused.
+/// A parsed head. Fields that are absent are `None`; a request with one of them twice is refused.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) method: String,
@@ -17,7 +17,7 @@ pub(super) struct Request {
 const FIELDS_MAX: usize = 64;
 
 impl Request {
-    /// `None` for what the head reader should not have let through, and for targets in another form.
+    /// `None` for what the head reader should not have let through, for targets in another form, and for repeated fields.
     pub(super) fn parse(head: &[u8]) -> Option<Self> {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
         let mut request = httparse::Request::new(&mut fields);
@@ -27,9 +27,9 @@ impl Request {
             method: request.method?.to_owned(),
             path: path.to_owned(),
             query: query.to_owned(),
-            host: String::from_utf8(field(request.headers, "host")?.to_vec()).ok()?,
-            authorization: field(request.headers, "authorization").map(<[u8]>::to_vec),
-            is_from_page: is_from_page(request.headers),
+            host: String::from_utf8(field(request.headers, "host")??.to_vec()).ok()?,
+            authorization: field(request.headers, "authorization")?.map(<[u8]>::to_vec),
+            is_from_page: is_from_page(request.headers)?,
         })
     }
 }
@@ -38,15 +38,19 @@ fn split_target(target: &str) -> Option<(&str, &str)> {
     target.starts_with('/').then(|| target.split_once('?').unwrap_or((target, "")))
 }
 
-fn field<'a>(fields: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
-    fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+/// The value of a field, if it is there; `None` if it is there twice.
+fn field<'a>(fields: &[httparse::Header<'a>], name: &str) -> Option<Option<&'a [u8]>> {
+    let mut values = fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value);
+    let first = values.next();
+    values.next().is_none().then_some(first)
 }
 
 /// Browsers send `Origin` with every request of a page that is not a plain GET, and `Sec-Fetch-Site` with all; typing an
 /// address sends `none`.
-fn is_from_page(fields: &[httparse::Header<'_>]) -> bool {
-    let site = field(fields, "sec-fetch-site");
-    field(fields, "origin").is_some() || site.is_some_and(|site| site != b"none")
+fn is_from_page(fields: &[httparse::Header<'_>]) -> Option<bool> {
+    let site = field(fields, "sec-fetch-site")?;
+    let origin = field(fields, "origin")?;
+    Some(origin.is_some() || site.is_some_and(|site| site != b"none"))
 }
 
 #[cfg(test)]
@@ -79,6 +83,15 @@ mod tests {
             let request = parse(&format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n")).unwrap();
             assert_eq!(request.is_from_page, expected, "{field}");
         }
+    }
+
+    #[test]
+    fn a_repeated_field_is_refused() {
+        for field in ["Host: a", "authorization: Bearer x", "Origin: a", "Sec-Fetch-Site: none"] {
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n{field}\r\n\r\n");
+            assert!(parse(&head).is_none(), "{field}");
+        }
+        assert!(parse("GET / HTTP/1.1\r\nHost: a\r\nX: a\r\nX: a\r\n\r\n").is_some());
     }
 
     #[test]

@@ -141,3 +141,23 @@ async fn a_head_beyond_the_limits_is_refused() {
     check_head(&send(fixture.address, &long).await.0, 431);
     check_head(&send(fixture.address, "GET /livez HTTP/1.1\r\n\r\n").await.0, 400);
 }
+
+#[tokio::test]
+async fn silent_connections_keep_no_probe_out() {
+    let fixture = start();
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(fixture.address).await.unwrap());
+    }
+    let request = format!("GET /livez HTTP/1.1\r\nHost: {}\r\n\r\n", fixture.address);
+    let (head, _) = timeout(Duration::from_secs(2), send(fixture.address, &request)).await.expect("an answer in time");
+    check_head(&head, 200);
+}
+
+#[tokio::test]
+async fn a_repeated_field_is_refused() {
+    let fixture = start();
+    let request =
+        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\nAuthorization: Bearer y\r\n\r\n";
+    check_head(&send(fixture.address, request).await.0, 400);
+}

@@ -83,7 +83,7 @@ tenants:
         assert_eq!((code, err.as_str()), (1, ""));
         let found: Vec<serde_json::Value> = serde_json::from_str(&out).unwrap();
         assert_eq!(found.len(), 10);
-        let keys = ["severity", "file", "line", "column", "width", "message", "sourceLine", "also"];
+        let keys = ["severity", "file", "line", "column", "width", "message", "sourceLine", "sourceColumn", "also"];
         assert!(keys.iter().all(|key| found[0].get(key).is_some()), "{}", found[0]);
     }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::{GOOD, USAGE, WRONG};
 use crate::explain::explain;
-use crate::explain::probe::{Description, Probe, ProbeError};
+use crate::explain::probe::{Description, Probe, ProbeError, Sender};
 use crate::metrics::Metrics;
 use crate::reload::{BrokenTenants, Reloader};
 
@@ -35,12 +35,15 @@ pub struct ExplainArgs {
     /// A further header; may be repeated
     #[arg(long, value_name = "NAME:VALUE")]
     pub header: Vec<String>,
+    /// The request comes from one of the listener's trustedProxies: its forwarding headers count
+    #[arg(long)]
+    pub trusted: bool,
     /// Explain the preflight that asks for METHOD and these headers; the list may be empty
     #[arg(long, value_name = "LIST")]
     pub request_headers: Option<String>,
     /// Explain the request of an access log line instead, read from standard input
     #[arg(long, value_name = "-", value_parser = ["-"], conflicts_with_all =
-        ["host", "origin", "method", "path", "header", "request_headers"])]
+        ["host", "origin", "method", "path", "header", "request_headers", "trusted"])]
     pub log_line: Option<String>,
     /// Print the explanation as JSON
     #[arg(long)]
@@ -78,8 +81,19 @@ fn probe(args: ExplainArgs, input: &mut dyn BufRead) -> Result<Probe, ProbeError
             .map_err(|error| ProbeError::LogLine(error.to_string()))
             .and_then(|_| Probe::from_log_line(line.trim_end()));
     }
-    let ExplainArgs { config: _, host, origin, method, path, header, request_headers, log_line: _, json: _ } = args;
-    Description { host, origin, method, path, request_headers, header }.into_probe()
+    let ExplainArgs { config: _, host, origin, method, path, header, trusted, request_headers, log_line: _, json: _ } =
+        args;
+    let bytes = |text: Option<String>| text.map(String::into_bytes);
+    let description = Description {
+        host: bytes(host),
+        origin: bytes(origin),
+        method: bytes(method),
+        path: bytes(path),
+        request_headers: bytes(request_headers),
+        header: header.into_iter().map(String::into_bytes).collect(),
+        sender: if trusted { Sender::TrustedProxy } else { Sender::Stranger },
+    };
+    description.into_probe()
 }
 
 /// With standard error gone there is nobody left to tell.

@@ -12,13 +12,15 @@ use std::time::Duration;
 use super::diagnostics::{Diagnostic, Diagnostics};
 use super::model::{Located, Text};
 use super::scalars::{self, ShownDuration, ShownSize};
-use super::sections::Section;
+use super::sections::{Kind, Section};
 use super::tree::{At, Key, Node, Value};
 
 /// The longest name of a tenant, policy, upstream or set: they become metric labels and header values.
 const NAME_LEN_MAX: usize = 64;
 /// How alike two words must be for one to be taken for the other's misspelling.
 const SIMILARITY_MIN: f64 = 0.6;
+/// Known words among which a misspelt one is looked for, each at the cost of the product of both lengths.
+const KNOWN_WORDS_MAX: usize = 256;
 
 /// Reads one file's tree.
 pub(super) struct Decoder<'f> {
@@ -88,7 +90,8 @@ impl<'f> Decoder<'f> {
 
     fn unknown_key(&mut self, key: &Key, section: &Section) {
         let name = shown(&key.name);
-        let hint = match similar(&key.name, section.keys.iter().copied()) {
+        let hint = match self.found.wants_guesses().then(|| similar(&key.name, section.keys.iter().copied())).flatten()
+        {
             _ if *key.name == *"<<" => "; merge keys are not supported, write the keys out".to_owned(),
             Some(known) => format!("; did you mean `{known}`?"),
             None => format!("; its keys are {}", listed(section.keys)),
@@ -97,12 +100,16 @@ impl<'f> Decoder<'f> {
     }
 
     /// A mapping from names to things of one kind.
-    pub(super) fn named<'t>(&mut self, node: &'t Node, kind: &str) -> Vec<(Text, &'t Node)> {
+    pub(super) fn named<'t>(&mut self, node: &'t Node, kind: Kind) -> Vec<(Text, &'t Node)> {
         let mut named: Vec<(Text, &'t Node)> = Vec::new();
         let mut seen = std::collections::HashMap::new();
-        for (key, value) in self.map(node, &format!("a mapping of {kind} names")).unwrap_or_default() {
+        for (key, value) in self.map(node, &format!("a mapping of {} names", kind.one())).unwrap_or_default() {
             if let Some(first) = seen.insert(&*key.name, key.at) {
-                self.clash(key.at, format!("there are two {kind}s called {}; rename one", shown(&key.name)), first);
+                self.clash(
+                    key.at,
+                    format!("there are two {} called {}; rename one", kind.many(), shown(&key.name)),
+                    first,
+                );
             } else if self.check_name(&key.name, key.at) {
                 named.push((Located { value: key.name.clone(), at: key.at }, value));
             }
@@ -171,7 +178,8 @@ impl<'f> Decoder<'f> {
     pub(super) fn texts(&mut self, node: Option<&Node>, what: &str, max: usize) -> Vec<Text> {
         let Some(node) = node else { return Vec::new() };
         let items = self.list(node, &format!("a list of {what}s"), max);
-        items.iter().filter_map(|item| self.located_text(item, &format!("a {what}"))).collect()
+        let article = if what.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        items.iter().filter_map(|item| self.located_text(item, &format!("{article} {what}"))).collect()
     }
 
     /// A name of something, by which other places refer to it.
@@ -332,7 +340,7 @@ fn describe(value: &Value) -> String {
 /// Text of a file in a message: escaped, and not all of it.
 pub(crate) fn shown(text: &str) -> String {
     const SHOWN_MAX: usize = 80;
-    let escaped: String = text.escape_debug().collect();
+    let escaped: String = text.chars().take(SHOWN_MAX + 1).flat_map(char::escape_debug).collect();
     let plain = escaped.replace("\\\"", "\"").replace("\\'", "'");
     match plain.char_indices().nth(SHOWN_MAX) {
         Some((end, _)) => format!("`{}..`", plain.get(..end).unwrap_or_default()),
@@ -340,11 +348,14 @@ pub(crate) fn shown(text: &str) -> String {
     }
 }
 
-/// The known word that this one may be a misspelling of.
-pub(crate) fn similar<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+/// The known word that this one may be a misspelling of. Among very many, or for a very long one, nothing is looked for.
+pub(crate) fn similar<'k>(word: &str, known: impl ExactSizeIterator<Item = &'k str>) -> Option<&'k str> {
+    if word.len() > NAME_LEN_MAX || known.len() > KNOWN_WORDS_MAX {
+        return None;
+    }
     let lower = word.to_ascii_lowercase();
     let rated = known.map(|known| (strsim::normalized_damerau_levenshtein(&lower, &known.to_ascii_lowercase()), known));
-    let best = rated.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    let best = rated.max_by(|(a, x), (b, y)| a.total_cmp(b).then_with(|| y.cmp(x)))?;
     (best.0 >= SIMILARITY_MIN).then_some(best.1)
 }
 

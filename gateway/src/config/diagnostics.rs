@@ -2,31 +2,36 @@
 //!
 //! A [`Diagnostic`] carries everything its reader needs: file, line, column, the line itself with a caret, and for clashes the
 //! other place. `Display` is the form for people; `Serialize` the one for machines. Text of a file is shown with control
-//! characters replaced, since it may come from somebody else, and long lines are cut around the caret. No colour here.
+//! characters replaced, since it may come from somebody else. Everything kept is bounded: of a long line only what is around
+//! the caret, of a long message its beginning, and so many findings, errors before warnings. No colour here.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
+use std::{fmt, iter};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::tree::At;
 
-/// Characters of a source line that are shown: more than a wide terminal is of no use.
+/// Characters of a source line that are kept: more than a wide terminal is of no use.
 const SHOWN_CHARS_MAX: usize = 160;
 /// Characters kept before the caret when a long line is cut.
-const SHOWN_CHARS_BEFORE: usize = 40;
+const SHOWN_CHARS_BEFORE: u32 = 40;
+/// Characters of a message that are kept. Ours are shorter, but for names that somebody else chose.
+const MESSAGE_CHARS_MAX: usize = 1_000;
+/// Findings up to which a misspelt name is worth a guess, which costs more than all else about it.
+const GUESSED_MAX: usize = 100;
 /// Diagnostics kept for one load. Whoever has a thousand mistakes needs no list of all of them.
 const KEPT_MAX: usize = 1_000;
 
 /// Whether a configuration can be used in spite of the finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// It cannot.
-    Error,
     /// It can, but somebody should look.
     Warning,
+    /// It cannot.
+    Error,
 }
 
 impl Severity {
@@ -75,8 +80,10 @@ pub struct Diagnostic {
     pub width: u32,
     /// What is wrong, ending with what would be accepted.
     pub message: String,
-    /// The line it is on, where the file could be read.
+    /// The line it is on, where the file could be read; of a long one what is around the column.
     pub source_line: Option<String>,
+    /// The column of the first character of `source_line`.
+    pub source_column: u32,
     /// The other place of a clash.
     pub also: Option<Place>,
 }
@@ -92,8 +99,13 @@ impl Diagnostic {
         Self::new(Severity::Warning, file, at, message.into())
     }
 
-    fn new(severity: Severity, file: &Path, at: At, message: String) -> Self {
-        Diagnostic { severity, place: Place::new(file, at), width: at.width, message, source_line: None, also: None }
+    fn new(severity: Severity, file: &Path, at: At, mut message: String) -> Self {
+        if let Some((end, _)) = message.char_indices().nth(MESSAGE_CHARS_MAX) {
+            message.truncate(end);
+            message.push_str("..");
+        }
+        let place = Place::new(file, at);
+        Diagnostic { severity, place, width: at.width, message, source_line: None, source_column: 1, also: None }
     }
 
     /// Names the other place of a clash.
@@ -106,7 +118,8 @@ impl Diagnostic {
     fn write_source(&self, f: &mut fmt::Formatter<'_>, line: &str) -> fmt::Result {
         let number = self.place.line.to_string();
         let margin = " ".repeat(number.len());
-        let (shown, column) = window(line, self.place.column as usize);
+        let shown: String = line.chars().map(visible).collect();
+        let column = self.place.column.saturating_sub(self.source_column) as usize + 1;
         let room = shown.chars().count().saturating_sub(column.saturating_sub(1)).max(1);
         let carets = "^".repeat((self.width as usize).clamp(1, room));
         let indent = " ".repeat(column.saturating_sub(1));
@@ -114,20 +127,47 @@ impl Diagnostic {
     }
 }
 
-/// The part of a line that is shown, and the caret's column in it.
-fn window(line: &str, column: usize) -> (String, usize) {
-    let cut = if line.chars().count() > SHOWN_CHARS_MAX { column.saturating_sub(1 + SHOWN_CHARS_BEFORE) } else { 0 };
-    let visible = |c: char| {
-        if c == '\t' {
-            ' '
-        } else if c.is_control() {
-            char::REPLACEMENT_CHARACTER
-        } else {
-            c
-        }
-    };
-    let shown = line.chars().skip(cut).take(SHOWN_CHARS_MAX).map(visible).collect();
-    (shown, column - cut)
+fn visible(c: char) -> char {
+    match c {
+        '\t' => ' ',
+        _ if c.is_control() => char::REPLACEMENT_CHARACTER,
+        _ => c,
+    }
+}
+
+/// The lines of a YAML text: a carriage return alone ends one too.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    iter::from_fn(move || {
+        let (line, tail) = rest.split_at(rest.find(['\n', '\r']).unwrap_or(rest.len()));
+        let more = !rest.is_empty();
+        rest = tail.strip_prefix("\r\n").or_else(|| tail.strip_prefix(['\n', '\r'])).unwrap_or_default();
+        more.then_some(line)
+    })
+}
+
+/// What is shown of a line: all of a short one, and of a long one a part that moves to the right only, so that many mistakes in
+/// one very long line cost one walk along it.
+struct Window<'t> {
+    rest: &'t str,
+    column: u32,
+    whole: bool,
+}
+
+impl<'t> Window<'t> {
+    fn new(line: &'t str) -> Self {
+        Window { rest: line, column: 1, whole: line.chars().nth(SHOWN_CHARS_MAX).is_none() }
+    }
+
+    fn show(&mut self, diagnostic: &mut Diagnostic) {
+        let wanted = if self.whole { 1 } else { diagnostic.place.column.saturating_sub(SHOWN_CHARS_BEFORE).max(1) };
+        let steps = wanted.saturating_sub(self.column);
+        let start = self.rest.char_indices().nth(steps as usize).map_or(self.rest.len(), |(start, _)| start);
+        self.rest = self.rest.get(start..).unwrap_or_default();
+        self.column += steps;
+        diagnostic.source_line = Some(self.rest.chars().take(SHOWN_CHARS_MAX).collect());
+        diagnostic.source_column = self.column;
+    }
 }
 
 impl fmt::Display for Diagnostic {
@@ -144,21 +184,46 @@ impl fmt::Display for Diagnostic {
 }
 
 /// Everything found in one load, in the order it was found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diagnostics {
     list: Vec<Diagnostic>,
+    /// How many in the list are warnings.
+    warnings: usize,
+    /// Stands for those that found no place in the list, with the worst severity among them.
+    more: Option<Box<Diagnostic>>,
 }
 
 impl Diagnostics {
-    /// Adds one, up to a named maximum, and says so when that is reached.
+    /// Adds one. When the list is full, an error takes the place of a warning, and what finds none is told of in one finding.
     pub fn push(&mut self, diagnostic: Diagnostic) {
-        if self.list.len() < KEPT_MAX {
-            self.list.push(diagnostic);
-        } else if let Some(last) = self.list.last_mut() {
-            last.severity = Severity::Error;
-            last.message = format!("there are more than {KEPT_MAX} findings; this and later ones are not shown");
+        let severity = diagnostic.severity;
+        if self.list.len() >= KEPT_MAX {
+            let Some(index) = self.warning_to_drop(severity) else { return self.drop_one(diagnostic) };
+            let dropped = self.list.remove(index);
+            self.warnings -= 1;
+            self.drop_one(dropped);
         }
+        self.warnings += usize::from(severity == Severity::Warning);
+        self.list.push(diagnostic);
+    }
+
+    fn warning_to_drop(&self, severity: Severity) -> Option<usize> {
+        let wanted = severity == Severity::Error && self.warnings > 0;
+        wanted.then(|| self.list.iter().rposition(|one| one.severity == Severity::Warning)).flatten()
+    }
+
+    fn drop_one(&mut self, dropped: Diagnostic) {
+        let severity = dropped.severity;
+        let more = self.more.get_or_insert_with(|| {
+            let message = format!("there are more than {KEPT_MAX} findings; this and later ones are not shown");
+            Box::new(Diagnostic { message, ..dropped })
+        });
+        more.severity = more.severity.max(severity);
+    }
+
+    /// Whether there are so few findings yet that it is worth guessing what was meant.
+    pub(crate) fn wants_guesses(&self) -> bool {
+        self.list.len() < GUESSED_MAX
     }
 
     /// Adds many.
@@ -177,8 +242,8 @@ impl Diagnostics {
     }
 
     /// All of them.
-    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
-        self.list.iter()
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.list.iter().chain(self.more.as_deref())
     }
 
     /// Whether there are none.
@@ -188,29 +253,35 @@ impl Diagnostics {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.list.len() + usize::from(self.more.is_some())
     }
 
     /// Whether one of them forbids the configuration.
     pub fn has_errors(&self) -> bool {
-        self.list.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+        self.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
     /// Fills in the lines of those that have none yet, out of `text`, which is the content of `file`.
     pub fn quote(&mut self, file: &Path, text: &str) {
-        let mut wanted: Vec<_> =
-            self.list.iter_mut().filter(|one| one.source_line.is_none() && one.place.file == file).collect();
-        wanted.sort_by_key(|diagnostic| diagnostic.place.line);
-        let mut lines = (1_u32..).zip(text.lines()).peekable();
+        let all = self.list.iter_mut().chain(self.more.as_deref_mut());
+        let mut wanted: Vec<_> = all.filter(|one| one.source_line.is_none() && one.place.file == file).collect();
+        wanted.sort_by_key(|diagnostic| (diagnostic.place.line, diagnostic.place.column));
+        let mut lines = (1_u32..).zip(lines(text));
+        let mut current: Option<(u32, Window<'_>)> = None;
         for diagnostic in wanted {
-            while lines.next_if(|(number, _)| *number < diagnostic.place.line).is_some() {}
-            diagnostic.source_line = lines.peek().map(|(_, line)| (*line).to_owned());
+            let line = diagnostic.place.line;
+            if current.as_ref().is_none_or(|(number, _)| *number != line) {
+                current = lines.find(|(number, _)| *number == line).map(|(_, text)| (line, Window::new(text)));
+            }
+            if let Some((_, window)) = &mut current {
+                window.show(diagnostic);
+            }
         }
     }
 
     /// The files named by findings that have no line yet.
     pub(super) fn unquoted_files(&self) -> Vec<PathBuf> {
-        let unquoted = self.list.iter().filter(|diagnostic| diagnostic.source_line.is_none());
+        let unquoted = self.iter().filter(|diagnostic| diagnostic.source_line.is_none());
         let mut files: Vec<_> = unquoted.map(|diagnostic| diagnostic.place.file.clone()).collect();
         files.sort();
         files.dedup();
@@ -220,7 +291,7 @@ impl Diagnostics {
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, diagnostic) in self.list.iter().enumerate() {
+        for (index, diagnostic) in self.iter().enumerate() {
             let gap = if index == 0 { "" } else { "\n\n" };
             write!(f, "{gap}{diagnostic}")?;
         }
@@ -230,12 +301,20 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
+impl Serialize for Diagnostics {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
 impl IntoIterator for Diagnostics {
     type Item = Diagnostic;
     type IntoIter = std::vec::IntoIter<Diagnostic>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.list.into_iter()
+        let mut all = self.list;
+        all.extend(self.more.map(|more| *more));
+        all.into_iter()
     }
 }
 

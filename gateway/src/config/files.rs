@@ -4,8 +4,11 @@
 //! step needs the line of a mistake, the file is read again.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::diagnostics::{Diagnostic, Diagnostics};
 use super::scalars::ShownSize;
@@ -17,34 +20,50 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 const TENANT_FILES_MAX: usize = 10_000;
 
 /// The text of a file, or why there is none.
-pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
-    let failed = |error: io::Error| Diagnostic::error(path, At::START, format!("this file cannot be read: {error}"));
-    let meta = fs::metadata(path).map_err(failed)?;
-    if let Some(refusal) = refuse(&meta) {
-        return Err(Diagnostic::error(path, At::START, refusal));
-    }
+pub(super) fn read(path: &Path) -> Result<String, Box<Diagnostic>> {
+    let failed = |error: io::Error| Box::new(Diagnostic::error(path, At::START, failure(&error)));
+    let bytes = read_bytes(path, FILE_BYTES_MAX).map_err(failed)?;
+    String::from_utf8(bytes).map_err(|error| Box::new(not_utf8(path, &error)))
+}
+
+/// All of a regular file of at most so many bytes. Never waits for anybody.
+pub(crate) fn read_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    // Opening a device may do something already.
+    check(&fs::metadata(path)?, max)?;
+    let file = open(path)?;
+    check(&file.metadata()?, max)?;
     let mut bytes = Vec::new();
     // It may have grown since it was looked at.
-    File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(failed)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(Diagnostic::error(path, At::START, too_large(bytes.len() as u64)));
-    }
-    String::from_utf8(bytes).map_err(|error| not_utf8(path, &error))
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max { Err(too_large(max)) } else { Ok(bytes) }
 }
 
-fn refuse(meta: &Metadata) -> Option<String> {
+/// A pipe may have taken the place of the file that was looked at, and would be waited for until somebody writes to it.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
+}
+
+fn check(meta: &Metadata, max: u64) -> io::Result<()> {
     match meta.len() {
-        _ if !meta.is_file() => Some("this is not a regular file; name one with YAML in it".to_owned()),
-        len if len > FILE_BYTES_MAX => Some(too_large(len)),
-        _ => None,
+        _ if !meta.is_file() => Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file; name one")),
+        len if len > max => Err(too_large(max)),
+        _ => Ok(()),
     }
 }
 
-fn too_large(len: u64) -> String {
-    format!(
-        "this file has at least {len} bytes; {} are accepted, put tenants into more files of tenantsDir",
-        ShownSize(FILE_BYTES_MAX)
-    )
+fn too_large(max: u64) -> io::Error {
+    io::Error::new(ErrorKind::FileTooLarge, format!("it has more than {}, which are accepted", ShownSize(max)))
+}
+
+fn failure(error: &io::Error) -> String {
+    let hint = if error.kind() == ErrorKind::FileTooLarge {
+        "; put tenants into more files of tenantsDir"
+    } else if error.kind() == ErrorKind::InvalidInput {
+        " with YAML in it"
+    } else {
+        ""
+    };
+    format!("this file cannot be read: {error}{hint}")
 }
 
 fn not_utf8(path: &Path, error: &std::string::FromUtf8Error) -> Diagnostic {
@@ -87,5 +106,37 @@ pub(crate) fn quote(found: &mut Diagnostics) {
         if let Ok(text) = read(&file) {
             found.quote(&file, &text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_is_neither_waited_for_nor_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe.yaml");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let opened = open(&pipe).unwrap();
+        assert!(check(&opened.metadata().unwrap(), 1).is_err());
+        assert!(read(&pipe).unwrap_err().message.contains("not a regular file; name one with YAML in it"));
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_maximum() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, "1234").unwrap();
+        assert_eq!(read_bytes(file.path(), 4).unwrap(), b"1234");
+        assert_eq!(read_bytes(file.path(), 3).unwrap_err().to_string(), "it has more than 3B, which are accepted");
+        file.as_file().set_len(FILE_BYTES_MAX + 1).unwrap();
+        assert!(
+            read(file.path())
+                .unwrap_err()
+                .message
+                .contains("more than 64MiB, which are accepted; put tenants into more files")
+        );
     }
 }

@@ -93,7 +93,7 @@ pub struct Admin {
     /// Its address. Off loopback there is a token file.
     pub address: SocketAddr,
     /// The file with the bearer token.
-    pub token_file: Option<PathBuf>,
+    pub token_file: Option<Located<PathBuf>>,
     /// Whether `/metrics` needs no token.
     pub open_metrics: bool,
     /// Names it answers to, besides IP literals and `localhost`; canonical.

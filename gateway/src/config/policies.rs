@@ -11,7 +11,7 @@ use super::decode::{Decoder, Fields, duration_of};
 use super::model::{
     Dangerously, Disclosure, Located, Mode, OriginSetSpec, PolicySpec, Text, Timeouts, UnmatchedRequests, UpstreamSpec,
 };
-use super::sections;
+use super::sections::{self, Kind};
 use super::settings::span;
 use super::tree::Node;
 use crate::host;
@@ -35,7 +35,7 @@ const MODES: &[(&str, Mode)] = &[("Enforce", Mode::Enforce), ("Report", Mode::Re
 
 impl Decoder<'_> {
     pub(super) fn upstreams(&mut self, node: Option<&Node>) -> Vec<UpstreamSpec> {
-        let named = node.map(|node| self.named(node, "upstream")).unwrap_or_default();
+        let named = node.map(|node| self.named(node, Kind::Upstream)).unwrap_or_default();
         named.into_iter().map(|(name, node)| self.upstream(name, node)).collect()
     }
 
@@ -95,13 +95,13 @@ impl Decoder<'_> {
     }
 
     pub(super) fn origin_sets(&mut self, node: Option<&Node>) -> Vec<OriginSetSpec> {
-        let named = node.map(|node| self.named(node, "origin set")).unwrap_or_default();
+        let named = node.map(|node| self.named(node, Kind::OriginSet)).unwrap_or_default();
         let decode = |(name, node)| OriginSetSpec { name, origins: self.texts(Some(node), "origin", ORIGINS_MAX) };
         named.into_iter().map(decode).collect()
     }
 
     pub(super) fn policies(&mut self, node: Option<&Node>) -> Vec<PolicySpec> {
-        let named = node.map(|node| self.named(node, "policy")).unwrap_or_default();
+        let named = node.map(|node| self.named(node, Kind::Policy)).unwrap_or_default();
         named.into_iter().map(|(name, node)| self.policy(name, node)).collect()
     }
 

@@ -12,6 +12,43 @@ pub(super) struct Section {
     pub(super) keys: &'static [&'static str],
 }
 
+/// What has a name that other places refer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Upstream,
+    OriginSet,
+    Policy,
+}
+
+impl Kind {
+    /// One of them, in messages.
+    pub(crate) fn one(self) -> &'static str {
+        match self {
+            Kind::Upstream => "upstream",
+            Kind::OriginSet => "origin set",
+            Kind::Policy => "policy",
+        }
+    }
+
+    /// Several of them, in messages.
+    pub(crate) fn many(self) -> &'static str {
+        match self {
+            Kind::Upstream => "upstreams",
+            Kind::OriginSet => "origin sets",
+            Kind::Policy => "policies",
+        }
+    }
+
+    /// The key under which they are defined.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Kind::Upstream => "upstreams",
+            Kind::OriginSet => "originSets",
+            Kind::Policy => "policies",
+        }
+    }
+}
+
 macro_rules! sections {
     ($($(#[$doc:meta])* $name:ident = $definition:literal, $what:literal, [$($key:literal),+ $(,)?];)+) => {
         $($(#[$doc])* pub(super) const $name: Section = Section { what: $what, keys: &[$($key),+] };)+

@@ -2,7 +2,7 @@
 //!
 //! Every value has a range, with room on both sides of its default, so that no typing mistake switches a limit off.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -10,7 +10,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::decode::{Decoder, Fields};
-use super::model::{AccessLog, Admin, At, BodyMax, Limits, Listener, LogLevel, Runtime, Settings, Shutdown, Threads};
+use super::model::{
+    AccessLog, Admin, At, BodyMax, Limits, Listener, Located, LogLevel, Runtime, Settings, Shutdown, Threads,
+};
 use super::sections;
 use super::tree::{Node, Value};
 use crate::host;
@@ -74,13 +76,17 @@ impl Decoder<'_> {
         Some((node.at, Listener { address, trusted_proxies }))
     }
 
-    /// Two sockets cannot have one address. Port 0 is a different one every time.
+    /// Two sockets cannot have one address.
     fn check_addresses(&mut self, addresses: impl Iterator<Item = (At, SocketAddr)>) {
         let mut seen: Vec<(At, SocketAddr)> = Vec::new();
         for (at, address) in addresses {
-            match seen.iter().find(|(_, earlier)| *earlier == address && address.port() != 0) {
-                Some((first, _)) => {
+            match seen.iter().find(|(_, earlier)| collide(*earlier, address)) {
+                Some((first, earlier)) if *earlier == address => {
                     self.clash(at, format!("two listeners have the address {address}; give each its own"), *first)
+                }
+                Some((first, earlier)) => {
+                    let what = format!("of {address} and {earlier} one takes in the other");
+                    self.clash(at, format!("{what}; give each its own port, or keep one"), *first);
                 }
                 None => seen.push((at, address)),
             }
@@ -103,14 +109,17 @@ impl Decoder<'_> {
 
     fn admin(&mut self, node: &Node) -> Option<(At, Admin)> {
         let fields = self.fields(node, &sections::ADMIN)?;
-        let token_file = fields.find("tokenFile").and_then(|node| self.path(node));
+        let token_file = fields.find("tokenFile").and_then(|node| {
+            let value = self.path(node)?;
+            Some(Located { value, at: node.at })
+        });
         let open_metrics = fields.find("openMetrics").and_then(|node| self.flag(node)).unwrap_or(false);
         let hosts =
             fields.find("hosts").map_or(&[][..], |node| self.list(node, "a list of host names", ADMIN_HOSTS_MAX));
         let hosts = hosts.iter().filter_map(|node| self.plain_host(node)).collect();
         let node = self.required(&fields, "address")?;
         let address = self.address(node)?;
-        if !address.ip().is_loopback() && fields.find("tokenFile").is_none() {
+        if !address.ip().to_canonical().is_loopback() && fields.find("tokenFile").is_none() {
             self.error(node.at, "the admin listener can be reached from other machines; give it a tokenFile, or an address such as 127.0.0.1:9900");
         }
         Some((node.at, Admin { address, token_file, open_metrics, hosts }))
@@ -233,4 +242,11 @@ impl Decoder<'_> {
         let size = fields.find(key).and_then(|node| self.size(node, range));
         size.and_then(|size| T::try_from(size).ok()).unwrap_or(default)
     }
+}
+
+/// Whether the second of two sockets would be refused. `[::]` takes in IPv4 too, and port 0 is a different one every time.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let takes_in = |wide: IpAddr, other: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || other.is_ipv4());
+    let (x, y) = (a.ip().to_canonical(), b.ip().to_canonical());
+    a.port() == b.port() && a.port() != 0 && (x == y || takes_in(x, y) || takes_in(y, x))
 }

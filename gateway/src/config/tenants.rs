@@ -23,7 +23,9 @@ const ROUTES_MAX: usize = 256;
 const METHODS_MAX: usize = 64;
 /// The label of requests that belong to no tenant.
 const RESERVED_ID: &str = "none";
-/// Methods that are sometimes written in lower case, which no client sends.
+/// Methods that no route ever sees.
+const REFUSED_METHODS: &[&str] = &["TRACE", "CONNECT"];
+/// Methods that are sometimes written in lower case, which names another one that hardly any client sends.
 const KNOWN_METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
 
 /// Tenants as far as they could be read.
@@ -109,6 +111,11 @@ impl Decoder<'_> {
     /// A path as requests are matched on it. A slash at the end says nothing, since whole segments are matched.
     fn prefix(&mut self, node: &Node) -> Option<Text> {
         let value = self.parsed(node, "a path prefix", |text| {
+            if let Some((before, _)) = text.split_once(['*', '{', '}']) {
+                let above =
+                    before.rsplit_once('/').map_or("/", |(above, _)| if above.is_empty() { "/" } else { above });
+                return Err(format!("a prefix covers what is below it, without patterns; write {above}"));
+            }
             let target = Target::parse(text.as_bytes(), b"GET").map_err(|error| error.to_string())?;
             match target.path_for_matching() {
                 _ if target.authority().is_some() => Err("write the path alone, such as /public".to_owned()),
@@ -123,10 +130,13 @@ impl Decoder<'_> {
         let mut methods: Vec<Text> = Vec::new();
         for method in self.texts(fields.find("methods"), "method", METHODS_MAX) {
             let upper = method.value.to_ascii_uppercase();
-            if KNOWN_METHODS.contains(&&*upper) && *upper != *method.value {
+            if REFUSED_METHODS.contains(&&*upper) {
+                let what = format!("{} is answered with 405 here, whatever the route", shown(&method.value));
+                self.error(method.at, format!("{what}; leave it out"));
+            } else if KNOWN_METHODS.contains(&&*upper) && *upper != *method.value {
                 self.error(
                     method.at,
-                    format!("methods are case-sensitive and no client sends {}; write {upper}", shown(&method.value)),
+                    format!("{} is no method, which are case-sensitive; write {upper}", shown(&method.value)),
                 );
             } else if http::Method::from_bytes(method.value.as_bytes()).is_err() {
                 self.error(method.at, format!("{} is no method; write one such as GET or PUT", shown(&method.value)));

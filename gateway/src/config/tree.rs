@@ -3,13 +3,17 @@
 //! Serde stops at the first mistake, so nothing is deserialized into a typed struct. The text becomes this tree, in which
 //! every key and every value has its line and column, and the decoder walks it and reports everything it dislikes.
 //! Repeated keys stay in the tree for the same reason. Aliases are followed, within the limits below; merge keys (`<<`)
-//! are left as ordinary keys, which no section knows, and are so refused. No include, no tag, no second document.
+//! are left as ordinary keys, which no section knows, and are so refused. YAML's own tags (`!!int 1`) are heeded, since JSON
+//! and YAML writers emit them; any other tag is refused. No include, no second document.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy};
-use serde_saphyr::{Location, Options, Spanned};
+use serde_saphyr::{Error, Location, Options, Spanned};
+
+use super::scalars::ShownSize;
 
 /// Nodes in one file: about 300,000 tenants of ten origins each, all in one file.
 const NODES_MAX: usize = 8_000_000;
@@ -17,6 +21,13 @@ const NODES_MAX: usize = 8_000_000;
 const DEPTH_MAX: usize = 32;
 /// Nodes that aliases may repeat in one file, so that a short file cannot unfold into a huge one.
 const ALIASED_NODES_MAX: usize = 200_000;
+/// Bytes of text in one file beyond twice its own: what aliases may repeat, for the same reason. The file itself is bounded
+/// before it is read, and escapes at most double it.
+const ALIASED_BYTES_MAX: usize = 16 << 20;
+/// Anchors in one file, each with a copy of what it stands for while the file is read.
+const ANCHORS_MAX: usize = 50_000;
+/// Bytes of text in those copies.
+const ANCHORED_BYTES_MAX: usize = 16 << 20;
 
 /// Where something stands in its file, counted in characters from 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,17 +87,22 @@ pub(super) struct SyntaxError {
 
 /// Parses one document.
 pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
-    serde_saphyr::from_str_with_options(text, options()).map_err(|error| syntax_error(&error))
+    serde_saphyr::from_str_with_options(text, options(text.len())).map_err(|error| syntax_error(&error))
 }
 
-fn options() -> Options {
+fn options(len: usize) -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: usize::MAX,
             max_nodes: NODES_MAX,
             max_depth: DEPTH_MAX,
             max_documents: 1,
-            max_total_scalar_bytes: usize::MAX,
+            max_total_scalar_bytes: len.saturating_mul(2).saturating_add(ALIASED_BYTES_MAX),
+            // One list that every tenant repeats is what anchors are for; what they unfold to is bounded instead.
+            enforce_alias_anchor_ratio: false,
+            max_aliases: ALIASED_NODES_MAX,
+            max_anchors: ANCHORS_MAX,
+            max_recorded_anchor_bytes: ANCHORED_BYTES_MAX,
         },
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: ALIASED_NODES_MAX,
@@ -103,15 +119,80 @@ fn options() -> Options {
     }
 }
 
-fn syntax_error(error: &serde_saphyr::Error) -> SyntaxError {
+fn syntax_error(error: &Error) -> SyntaxError {
+    let error = without_wrapping(error);
     let location = error.location().filter(|location| *location != Location::UNKNOWN);
     let at = location.map_or(At::START, At::of);
-    let text = error.without_snippet().to_string();
-    let message = location.map_or(text.as_str(), |location| {
-        let suffix = format!(" at line {}, column {}", location.line(), location.column());
-        text.strip_suffix(&suffix).unwrap_or(&text)
+    let message = own_words(error).unwrap_or_else(|| {
+        let text = error.to_string();
+        let suffix = location.map(|at| format!(" at line {}, column {}", at.line(), at.column()));
+        suffix.and_then(|suffix| text.strip_suffix(&suffix).map(str::to_owned)).unwrap_or(text)
     });
     SyntaxError { at: At { width: 1, ..at }, message: format!("this cannot be read as YAML: {message}") }
+}
+
+fn without_wrapping(error: &Error) -> &Error {
+    let error = error.without_snippet();
+    if let Error::AliasError { error, .. } = error { without_wrapping(error) } else { error }
+}
+
+/// What the library says in words of its code, said in words of the file.
+#[expect(clippy::wildcard_enum_match_arm, reason = "not our own enum, and it grows")]
+fn own_words(error: &Error) -> Option<String> {
+    Some(match error {
+        Error::Budget { breach, .. } => exceeded(breach),
+        Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasReplayCounterOverflow { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => {
+            format!("aliases repeat too much; at most {ALIASED_NODES_MAX} values may come from them")
+        }
+        Error::MultipleDocuments { .. } => ONE_DOCUMENT.to_owned(),
+        Error::NullIntoString { .. } => "a key is empty; write a text before the colon".to_owned(),
+        Error::RecursiveReferencesRequireWeakTypes { .. } => {
+            "an alias stands inside what it repeats; repeat something that ends before it".to_owned()
+        }
+        Error::UnknownAnchor { .. } => "an alias repeats nothing; write its anchor (`&name`) before it".to_owned(),
+        Error::InvalidScalar { .. } => "this is not what its tag says; leave the tag out".to_owned(),
+        Error::UnsupportedTag { .. } => "this tag is not known; leave it out".to_owned(),
+        // The scanner runs ahead of the budget, and has a limit of its own.
+        Error::Message { msg, .. } | Error::ExternalMessage { msg, .. } if msg.contains("recursion limit exceeded") => {
+            too_deep()
+        }
+        _ => return None,
+    })
+}
+
+const ONE_DOCUMENT: &str = "there is a second document; put each into a file of its own";
+
+fn too_deep() -> String {
+    format!("it is nested too deeply; at most {DEPTH_MAX} levels are read")
+}
+
+/// Which limit a file exceeds, and what would be accepted.
+#[expect(clippy::wildcard_enum_match_arm, reason = "not our own enum, and it grows")]
+fn exceeded(breach: &BudgetBreach) -> String {
+    match breach {
+        BudgetBreach::Depth { .. } => too_deep(),
+        BudgetBreach::Documents { .. } => ONE_DOCUMENT.to_owned(),
+        BudgetBreach::Nodes { .. } => {
+            format!("it has too many values; at most {NODES_MAX} are read, put tenants into more files of tenantsDir")
+        }
+        BudgetBreach::ScalarBytes { .. } => {
+            let limit = ShownSize(ALIASED_BYTES_MAX as u64);
+            format!("aliases repeat too much text; at most {limit} may come from them")
+        }
+        BudgetBreach::Aliases { .. }
+        | BudgetBreach::Anchors { .. }
+        | BudgetBreach::RecordedAnchorEvents { .. }
+        | BudgetBreach::RecordedAnchorBytes { .. } => {
+            let limit = ShownSize(ANCHORED_BYTES_MAX as u64);
+            format!(
+                "it has too many anchors; at most {ANCHORS_MAX} are read, with {limit} of text and {ALIASED_NODES_MAX} aliases"
+            )
+        }
+        _ => "it exceeds what is read of one file; put tenants into more files of tenantsDir".to_owned(),
+    }
 }
 
 impl<'de> Deserialize<'de> for Node {

@@ -23,6 +23,12 @@ impl fmt::Display for Explanation {
         for miss in &self.near_misses {
             row(f, "near miss", Some(&miss.to_string()))?;
         }
+        for entry in &self.allowed.entries {
+            row(f, "allowed", Some(entry))?;
+        }
+        if self.allowed.more > 0 {
+            row(f, "allowed", Some(&format!("and {} more", self.allowed.more)))?;
+        }
         for note in &self.notes {
             row(f, "note", Some(note))?;
         }

@@ -122,16 +122,48 @@ fn report_mode_changes_nothing() {
 
 #[test]
 fn what_never_reaches_a_policy_is_told_too() {
-    check("host=other.example", (None, "deny", "unknown_host", Some(421)));
+    check("host=other.example", (Some("non_cors"), "deny", "unknown_host", Some(421)));
     check("host=api.example&method=TRACE", (None, "deny", "method", Some(405)));
     check("host=api.example&header=host:b", (None, "deny", "host", Some(400)));
-    check("host=api.example&header=connection:origin", (None, "deny", "bad_request", Some(400)));
+    check("host=api.example&header=connection:origin", (Some("non_cors"), "deny", "bad_request", Some(400)));
     check(&format!("host=api.example&header=x:{}", "y".repeat(9_000)), (None, "deny", "head_too_large", Some(431)));
     let told = check(
         "host=api.example&origin=https://app.example&method=PUT&header=content-length:2000",
         (Some("actual"), "allow", "exact", Some(413)),
     );
     assert!(told.response.headers.iter().any(|(name, _)| name == "access-control-allow-origin"));
+}
+
+#[test]
+fn a_trusted_proxys_word_about_the_scheme_counts() {
+    let query = "host=api.example&origin=http://api.example&header=x-forwarded-proto:https";
+    let told = check(query, (Some("same_origin"), "allow", "same_origin", None));
+    assert!(told.notes.iter().any(|note| note.contains("trusted=true")), "{told}");
+    let told = check(&format!("{query}&trusted=true"), (Some("actual"), "deny", "no_match", Some(403)));
+    assert!(!told.notes.iter().any(|note| note.contains("trusted=true")), "{told}");
+}
+
+#[test]
+fn a_log_line_that_says_otherwise_is_noted() {
+    let told = |more: &str| {
+        let line =
+            format!(r#"{{"host":"api.example","method":"GET","path":"/","origin":"https://app.example"{more}}}"#);
+        explain(&snapshot(), &Probe::from_log_line(&line).unwrap()).notes
+    };
+    assert_eq!(told(r#","verdict":"allow","reason":"exact""#), [""; 0]);
+    let notes = told(r#","verdict":"deny","reason":"no_match""#);
+    assert!(notes[0].contains("the log has deny, no_match, and this configuration gives allow, exact"), "{notes:?}");
+    let notes = told(r#","verdict":"allow","reason":"exact","cut":true"#);
+    assert!(notes[0].contains("cut a text"), "{notes:?}");
+}
+
+#[test]
+fn where_nothing_is_near_some_entries_are_told() {
+    let told = told("host=api.example&origin=https://evil.test");
+    assert_eq!(told.allowed.entries, ["https://app.example", "https://*.app.example"]);
+    let many = Allowed { entries: vec!["https://a.test".into()], more: 12 };
+    let text = Explanation { allowed: many, ..told }.to_string();
+    assert!(text.contains("allowed    https://a.test\nallowed    and 12 more\n"), "{text}");
 }
 
 #[test]

@@ -7,9 +7,8 @@
 //!
 //! It is also the clock of the exchange: Pingora has one read timeout for everything, so the waits
 //! for a response head, between pieces of a body and for a slow client are bounded here, where every
-//! byte passes. Absent on purpose: any parsing. How many bytes belong to the body is the head
-//! reader's finding ([`Framing`]); chunked bodies are passed through and end the reuse of overread
-//! connections in Pingora.
+//! byte passes. How many bytes belong to the body is the head reader's finding ([`Framing`]); a
+//! chunked one is followed to its end by [`Chunked`]. Absent on purpose: any other parsing.
 
 use std::fmt;
 use std::future::Future;
@@ -20,27 +19,28 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
+use pingora::protocols::Stream;
 use pingora::protocols::l4::socket::SocketAddr;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, Ssl, Stream, TimingDigest, UniqueID,
-    UniqueIDType,
-};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::OpenConnection;
+use super::chunked::{Chunked, Malformed};
 use super::linger;
 use super::watch::{Expired, Phase, Watch};
+
+mod plumbing;
 
 /// How a request's body is delimited, RFC 9112 section 6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// Exactly this many bytes follow the head; 0 where there is no body.
     Length(u64),
-    /// Chunked, or an upgrade: only Pingora knows where it ends.
-    Opaque,
+    /// In chunks, of which the last is empty.
+    Chunked(Chunked),
+    /// No body, but perhaps another protocol after the answer: the bytes are nobody's until then.
+    Upgrade,
 }
 
 /// A downstream connection while one request on it is served.
@@ -122,7 +122,7 @@ impl Conn {
     /// The socket and what was read ahead of it; `None` where the request's body was not read to its
     /// end, so that nobody knows where the next request begins.
     pub fn reclaim(mut self) -> Option<Reclaimed> {
-        if matches!(self.framing, Framing::Length(left) if left > 0) {
+        if self.has_body_left() {
             return None;
         }
         Some(Reclaimed {
@@ -137,32 +137,52 @@ impl Conn {
         self.io.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// How much of the request's body a reader with `room` may be given now; 0 means that the
-    /// request is over and the reader only wants to know whether the client is still there.
-    ///
-    /// Pingora's probe for that is the one place where it reads a single byte; a chunked body is
-    /// read with far more room.
-    fn allowance(&self, room: usize) -> usize {
-        match self.framing {
-            Framing::Length(left) => usize::try_from(left).unwrap_or(usize::MAX).min(room),
-            Framing::Opaque if room == 1 && self.watch.phase() != Phase::Upgraded => 0,
-            Framing::Opaque => room,
+    fn has_body_left(&self) -> bool {
+        match &self.framing {
+            Framing::Length(left) => *left > 0,
+            Framing::Chunked(chunked) => !chunked.is_done(),
+            Framing::Upgrade => false,
         }
     }
 
-    fn consume(&mut self, len: usize) {
-        if let Framing::Length(left) = &mut self.framing {
-            *left = left.saturating_sub(len as u64);
+    /// How much a reader with `room` may be given now; 0 means that the request is over and the
+    /// reader only wants to know whether the client is still there.
+    fn allowance(&self, room: usize) -> usize {
+        match &self.framing {
+            Framing::Length(left) => usize::try_from(*left).unwrap_or(usize::MAX).min(room),
+            Framing::Chunked(chunked) if chunked.is_done() => 0,
+            Framing::Upgrade if self.watch.phase() != Phase::Upgraded => 0,
+            Framing::Chunked(_) | Framing::Upgrade => room,
         }
+    }
+
+    /// How many of these next bytes are the request's, which have been given out with that.
+    fn consume(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = match &mut self.framing {
+            Framing::Length(left) => {
+                *left = left.saturating_sub(bytes.len() as u64);
+                bytes.len()
+            }
+            Framing::Chunked(chunked) => chunked
+                .take(bytes)
+                .map_err(|Malformed| self.watch.fail(Expired::Malformed, io::ErrorKind::InvalidData))?,
+            Framing::Upgrade => bytes.len(),
+        };
         self.body_read = self.body_read.saturating_add(len as u64);
+        Ok(len)
     }
 
     /// Gives out body bytes: first those read ahead, then the socket's.
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, allowed: usize) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
-            let len = allowed.min(self.ahead.len());
-            buf.put_slice(&self.ahead.split_to(len));
-            self.consume(len);
+            let mut given = self.ahead.split_to(allowed.min(self.ahead.len()));
+            let len = self.consume(&given)?;
+            let rest = given.split_off(len);
+            buf.put_slice(&given);
+            if !rest.is_empty() {
+                let ahead = std::mem::replace(&mut self.ahead, rest);
+                self.ahead.unsplit(ahead);
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
@@ -170,13 +190,17 @@ impl Conn {
         match Pin::new(&mut limited).poll_read(cx, buf) {
             Poll::Pending => self.poll_slow_body(cx),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) => self.note_body(buf.filled().len() - before),
+            Poll::Ready(Ok(())) => self.note_body(buf, before),
         }
     }
 
-    /// Accounts for body bytes that came from the socket, and cuts a client that sends too slowly.
-    fn note_body(&mut self, len: usize) -> Poll<io::Result<()>> {
-        self.consume(len);
+    /// Accounts for body bytes that came from the socket, keeps what is beyond the body, and cuts a
+    /// client that sends too slowly.
+    fn note_body(&mut self, buf: &mut ReadBuf<'_>, before: usize) -> Poll<io::Result<()>> {
+        let read = buf.filled().get(before..).unwrap_or_default();
+        let len = self.consume(read)?;
+        self.ahead.extend_from_slice(read.get(len..).unwrap_or_default());
+        buf.set_filled(before + len);
         self.last_read = Instant::now();
         if let Some(since) = self.body_awaited.take() {
             self.body_wait = self.body_wait.saturating_add(self.last_read - since);
@@ -185,7 +209,7 @@ impl Conn {
         let owed = limits.body_rate_min as f64 * self.body_wait.as_secs_f64();
         let slow = self.body_wait > limits.body_grace && (self.body_read as f64) < owed;
         if slow && self.watch.phase() != Phase::Upgraded {
-            return Poll::Ready(Err(self.expire(Expired::Body)));
+            return Poll::Ready(Err(self.watch.fail(Expired::Body, io::ErrorKind::TimedOut)));
         }
         Poll::Ready(Ok(()))
     }
@@ -193,8 +217,13 @@ impl Conn {
     fn poll_slow_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let since = *self.body_awaited.get_or_insert_with(Instant::now);
         match self.watch.phase() {
-            Phase::Request => self.poll_until(cx, since + self.watch.limits().body_grace, Expired::Body),
-            Phase::Streaming | Phase::Upgraded => self.poll_idle(cx),
+            // A client that waits for `100 Continue` is not slow; whoever does not send it is.
+            Phase::Request if self.body_read == 0 && self.watch.expects_continue() => self.poll_response(cx),
+            // Also after the answer has begun: an upload that stopped must not hold the upstream.
+            Phase::Request | Phase::Streaming => {
+                self.poll_until(cx, since + self.watch.limits().body_grace, Expired::Body)
+            }
+            Phase::Upgraded => self.poll_idle(cx),
         }
     }
 
@@ -261,16 +290,11 @@ impl Conn {
         }
         while timer.as_mut().poll(cx).is_ready() {
             if Instant::now() >= deadline {
-                return Poll::Ready(Err(self.expire(expired)));
+                return Poll::Ready(Err(self.watch.fail(expired, io::ErrorKind::TimedOut)));
             }
             timer.as_mut().reset(deadline);
         }
         Poll::Pending
-    }
-
-    fn expire(&self, expired: Expired) -> io::Error {
-        self.watch.expire(expired);
-        io::Error::new(io::ErrorKind::TimedOut, expired.as_str())
     }
 
     /// Bounds a write that the client does not take.
@@ -289,11 +313,7 @@ impl Conn {
     /// Whether closing now would make the kernel answer unread bytes with a reset, which can
     /// destroy a response that is still on its way.
     fn has_unread(&self) -> bool {
-        let body = match self.framing {
-            Framing::Length(left) => left > 0,
-            Framing::Opaque => self.watch.phase() != Phase::Upgraded,
-        };
-        self.wrote && !self.eof && (body || !self.ahead.is_empty())
+        self.wrote && !self.eof && (self.has_body_left() || !self.ahead.is_empty())
     }
 }
 
@@ -369,48 +389,6 @@ impl fmt::Debug for Conn {
             .field("ahead_len", &self.ahead.remaining())
             .field("phase", &self.watch.phase())
             .finish_non_exhaustive()
-    }
-}
-
-#[async_trait]
-impl Shutdown for Conn {
-    async fn shutdown(&mut self) {
-        if let Some(io) = &mut self.io {
-            Shutdown::shutdown(io.as_mut()).await;
-        }
-    }
-}
-
-impl UniqueID for Conn {
-    fn id(&self) -> UniqueIDType {
-        self.io.as_ref().map_or(-1, |io| io.id())
-    }
-}
-
-impl Ssl for Conn {
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.io.as_ref().and_then(|io| io.selected_alpn_proto())
-    }
-}
-
-#[async_trait]
-impl Peek for Conn {}
-
-impl GetTimingDigest for Conn {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.io.as_ref().map_or_else(Vec::new, |io| io.get_timing_digest())
-    }
-}
-
-impl GetProxyDigest for Conn {
-    fn get_proxy_digest(&self) -> Option<Arc<pingora::protocols::raw_connect::ProxyDigest>> {
-        self.io.as_ref().and_then(|io| io.get_proxy_digest())
-    }
-}
-
-impl GetSocketDigest for Conn {
-    fn get_socket_digest(&self) -> Option<Arc<pingora::protocols::SocketDigest>> {
-        self.io.as_ref().and_then(|io| io.get_socket_digest())
     }
 }
 

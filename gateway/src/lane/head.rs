@@ -16,6 +16,7 @@ use pingora::server::ShutdownWatch;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
+use super::chunked::Chunked;
 use super::conn::Framing;
 
 /// Bounds on a head. DESIGN, section Limits.
@@ -226,6 +227,10 @@ fn check_host(request: &httparse::Request<'_, '_>) -> Result<(), Refusal> {
         return Err(HOST);
     }
     let target = request.path.unwrap_or_default();
+    // Pingora would drop a fragment without a word.
+    if target.contains('#') {
+        return Err(MALFORMED);
+    }
     if target.starts_with('/') || target == "*" {
         return Ok(());
     }
@@ -243,14 +248,14 @@ fn framing(request: &httparse::Request<'_, '_>) -> Result<Framing, Refusal> {
         (None, None, None, None) => Framing::Length(0),
         (None, None, Some(length), None) => Framing::Length(length_of(length)?),
         (Some(coding), None, None, None) if request.version == Some(1) && coding.eq_ignore_ascii_case(b"chunked") => {
-            Framing::Opaque
+            Framing::Chunked(Chunked::new())
         }
         _ => return Err(FRAMING),
     };
     match framing {
         _ if !asks_for_websocket(request) => Ok(framing),
-        Framing::Length(0) => Ok(Framing::Opaque),
-        Framing::Length(_) | Framing::Opaque => Err(FRAMING),
+        Framing::Length(0) => Ok(Framing::Upgrade),
+        Framing::Length(_) | Framing::Chunked(_) | Framing::Upgrade => Err(FRAMING),
     }
 }
 
@@ -294,8 +299,8 @@ mod tests {
         check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::Length(0)));
         check("GET / HTTP/1.1\nHost: a\n\n", Ok(Framing::Length(0)));
         check("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n", Ok(Framing::Length(12)));
-        check("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", Ok(Framing::Opaque));
-        check("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c, WebSocket\r\n\r\n", Ok(Framing::Opaque));
+        check("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", Ok(Framing::Chunked(Chunked::new())));
+        check("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c, WebSocket\r\n\r\n", Ok(Framing::Upgrade));
         check("PUT / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\n", Ok(Framing::Length(3)));
         check("PUT / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\n", bad);
         for length in ["+1", "-1", "0x10", "1_0", "", "1 1", "1,1", "18446744073709551616"] {
@@ -332,6 +337,7 @@ mod tests {
         check("\u{16}\u{3}\u{1}", bad);
         check("PRI * HTTP/2.0\r\n\r\n", bad);
         check("GET /\r\n\r\n", bad);
+        check("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", bad);
         check("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", bad);
         check("GET / HTTP/1.1\r\nHost : a\r\n\r\n", bad);
         check("GET / HTTP/1.1\r\n Host: a\r\n\r\n", bad);

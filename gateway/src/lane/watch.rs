@@ -5,6 +5,7 @@
 //! here which limit it hit, so that the error answer can say 408 or 504. Plain atomics: both sides
 //! live in one task, the type only has to cross threads with it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -35,7 +36,7 @@ pub enum Phase {
     Upgraded,
 }
 
-/// Which limit an exchange hit.
+/// What ended an exchange: a limit that it hit, or a body that is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expired {
     /// The client sent its body too slowly.
@@ -46,6 +47,8 @@ pub enum Expired {
     Idle,
     /// The client did not take its response.
     Write,
+    /// What the client sent as a body is none.
+    Malformed,
 }
 
 impl Expired {
@@ -56,6 +59,7 @@ impl Expired {
             Expired::Head => "no response head in time",
             Expired::Idle => "exchange idle for too long",
             Expired::Write => "response not taken by the client",
+            Expired::Malformed => "request body is not chunked as announced",
         }
     }
 }
@@ -72,6 +76,7 @@ pub struct Watch {
     idle_ms: AtomicU64,
     expired: AtomicU8,
     seen: AtomicBool,
+    expects_continue: AtomicBool,
 }
 
 impl Watch {
@@ -87,6 +92,7 @@ impl Watch {
             idle_ms: AtomicU64::new(0),
             expired: AtomicU8::new(0),
             seen: AtomicBool::new(false),
+            expects_continue: AtomicBool::new(false),
         }
     }
 
@@ -156,9 +162,20 @@ impl Watch {
         Duration::from_millis(self.idle_ms.load(Relaxed))
     }
 
-    /// Leaves word of the limit that was hit.
-    pub fn expire(&self, expired: Expired) {
+    /// Leaves word of what ends the exchange, and makes the error that does.
+    pub fn fail(&self, expired: Expired, kind: io::ErrorKind) -> io::Error {
         self.expired.store(expired as u8 + 1, Relaxed);
+        io::Error::new(kind, expired.as_str())
+    }
+
+    /// The client waits for `100 Continue` before it sends its body.
+    pub fn expect_continue(&self) {
+        self.expects_continue.store(true, Relaxed);
+    }
+
+    /// Whether it does.
+    pub fn expects_continue(&self) -> bool {
+        self.expects_continue.load(Relaxed)
     }
 
     /// The limit that was hit, if any.
@@ -168,7 +185,8 @@ impl Watch {
             1 => Some(Expired::Body),
             2 => Some(Expired::Head),
             3 => Some(Expired::Idle),
-            _ => Some(Expired::Write),
+            4 => Some(Expired::Write),
+            _ => Some(Expired::Malformed),
         }
     }
 }

@@ -114,6 +114,8 @@ label_set! {
         ExchangeIdle => "exchange_idle",
         /// The client did not take its response.
         WriteStall => "write_stall",
+        /// The client went away before its answer was whole.
+        ClientGone => "client_gone",
     }
 }
 

@@ -1,7 +1,8 @@
 //! Counts by configured origin entry, with a bound on how many series there may be.
 //!
 //! A series is an entry's text and a verdict. Its counter lives in the tenant and survives recompiles; a compiled route
-//! keeps a handle to it, found by the entry's text at the first count and by its index from then on. Series beyond
+//! keeps a handle to it, found by the entry's text at the first count and by its index from then on. After a reload the
+//! series of entries that no route has any more are dropped. Series beyond
 //! the bounds share the tenant's `other`, and every count that lands there for that reason is counted as overflow.
 
 use std::collections::BTreeMap;
@@ -15,19 +16,21 @@ pub const SERIES_MAX_TENANT: usize = 2_000;
 /// How many origin series all tenants may have together.
 pub const SERIES_MAX_TOTAL: usize = 20_000;
 
-/// Handles in one block: entries seen together are allocated together, and a policy of a million entries costs an
-/// idle route nothing.
-const BLOCK_LEN: usize = 256;
+/// Handles in one block, and blocks in one shelf. A route that has counted one of a million entries has allocated one of
+/// each, 9 KiB in all; one that has counted nothing, nothing.
+const BLOCK_LEN: usize = 64;
+const SHELF_LEN: usize = 256;
 
 const VERDICTS: usize = VerdictLabel::ALL.len();
 
 /// A compiled route's handles to the counters of its policy's entries. For the counters of one tenant only.
 #[derive(Debug, Default)]
 pub struct EntryHandles {
-    blocks: OnceLock<Box<[OnceLock<Block>]>>,
+    shelves: OnceLock<Table<Table<Table<Handle>>>>,
 }
 
-type Block = Box<[OnceLock<Handle>]>;
+/// Places that are filled when they are first looked for.
+type Table<T> = Box<[OnceLock<T>]>;
 
 #[derive(Clone, Debug)]
 pub(super) enum Handle {
@@ -45,15 +48,21 @@ impl EntryHandles {
     /// The place of one entry's handle; `None` if the entry is not among `entries`.
     pub(super) fn place(&self, entry: usize, entries: usize, verdict: VerdictLabel) -> Option<&OnceLock<Handle>> {
         let len = entries * VERDICTS;
-        let blocks = self.blocks.get_or_init(|| empty(len.div_ceil(BLOCK_LEN)));
         let index = entry * VERDICTS + verdict as usize;
-        let start = index - index % BLOCK_LEN;
-        let block = blocks.get(index / BLOCK_LEN)?;
-        block.get_or_init(|| empty((len - start).min(BLOCK_LEN))).get(index % BLOCK_LEN)
+        let (blocks, block) = (len.div_ceil(BLOCK_LEN), index / BLOCK_LEN);
+        let shelves = self.shelves.get_or_init(|| empty(blocks.div_ceil(SHELF_LEN)));
+        let shelf = shelves.get(block / SHELF_LEN)?.get_or_init(|| part(blocks, block, SHELF_LEN));
+        shelf.get(block % SHELF_LEN)?.get_or_init(|| part(len, index, BLOCK_LEN)).get(index % BLOCK_LEN)
     }
 }
 
-fn empty<T>(len: usize) -> Box<[OnceLock<T>]> {
+/// The part, of so many places at most, in which `index` lies, of a whole of `len`.
+fn part<T>(len: usize, index: usize, len_max: usize) -> Table<T> {
+    let start = index - index % len_max;
+    empty(len.saturating_sub(start).min(len_max))
+}
+
+fn empty<T>(len: usize) -> Table<T> {
     std::iter::repeat_with(OnceLock::new).take(len).collect()
 }
 
@@ -96,6 +105,14 @@ impl OriginSeries {
             return Handle::Overflow;
         }
         Handle::Own(Arc::clone(by_entry.entry(key).or_default()))
+    }
+
+    /// Drops the series of the entries that are not to be kept.
+    pub(super) fn retain(&self, keep: impl Fn(&str) -> bool) {
+        let mut by_entry = self.by_entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = by_entry.len();
+        by_entry.retain(|(entry, _), _| keep(entry));
+        self.budget.taken.fetch_sub(before - by_entry.len(), Relaxed);
     }
 
     pub(super) fn count_overflow(&self) {
@@ -155,7 +172,7 @@ mod tests {
 
     #[test]
     fn every_entry_and_verdict_has_a_place_of_its_own() {
-        let entries = 200;
+        let entries = BLOCK_LEN * SHELF_LEN / VERDICTS + 200;
         let handles = EntryHandles::new();
         let mut places = Vec::new();
         for entry in 0..entries {
@@ -167,5 +184,18 @@ mod tests {
         places.dedup();
         assert_eq!(places.len(), entries * VERDICTS);
         assert!(handles.place(entries, entries, VerdictLabel::Allow).is_none());
+        assert!(handles.place(entries * 100, entries, VerdictLabel::Allow).is_none());
+    }
+
+    #[test]
+    fn one_count_among_a_million_entries_allocates_little() {
+        let handles = EntryHandles::new();
+        handles.place(999_999, 1_000_000, VerdictLabel::Deny).unwrap();
+        let shelves = handles.shelves.get().unwrap();
+        let shelf = shelves.last().unwrap().get().unwrap();
+        let block = shelf.iter().find_map(OnceLock::get).unwrap();
+        let bytes = size_of_val(&**shelves) + size_of_val(&**shelf) + size_of_val(&**block);
+        assert!(bytes < 16 << 10, "{bytes}");
+        assert_eq!(shelves.iter().filter_map(OnceLock::get).count(), 1);
     }
 }

@@ -77,6 +77,22 @@ impl TenantCounters {
         add_one(&self.tables().disagreements, change as usize);
     }
 
+    /// The entries that have a series, in order; an entry is there once for every verdict.
+    pub(crate) fn counted_origins(&self) -> Vec<Box<str>> {
+        let mut entries = Vec::new();
+        if let Some(tables) = self.tables.get() {
+            tables.origins.each(|entry, _, _| entries.push(entry.into()));
+        }
+        entries
+    }
+
+    /// Drops the series of the other entries, which makes room for new ones.
+    pub(crate) fn retain_origins(&self, keep: impl Fn(&str) -> bool) {
+        if let Some(tables) = self.tables.get() {
+            tables.origins.retain(keep);
+        }
+    }
+
     fn tables(&self) -> &Tables {
         self.tables.get_or_init(|| {
             Box::new(Tables {

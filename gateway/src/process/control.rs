@@ -16,12 +16,12 @@ pub(super) struct ProcessControl {
     reloader: Reloader,
     metrics: Arc<Metrics>,
     listening: Listening,
-    is_draining: AtomicBool,
+    is_draining: Arc<AtomicBool>,
 }
 
 impl ProcessControl {
     pub(super) fn new(reloader: Reloader, metrics: Arc<Metrics>, listening: Listening) -> Self {
-        ProcessControl { reloader, metrics, listening, is_draining: AtomicBool::new(false) }
+        ProcessControl { reloader, metrics, listening, is_draining: Arc::default() }
     }
 
     pub(super) fn reloader(&self) -> &Reloader {
@@ -32,7 +32,12 @@ impl ProcessControl {
         &self.listening
     }
 
-    /// From now on the process is not ready.
+    /// Whether the process is about to stop, for those who look at it with every request.
+    pub(super) fn draining(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_draining)
+    }
+
+    /// From now on the process is not ready, and connections end with their present answer.
     pub(super) fn drain(&self) {
         self.is_draining.store(true, SeqCst);
     }

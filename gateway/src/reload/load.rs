@@ -4,11 +4,12 @@
 //! live; one that clashes with another loses, since those that did not change come first. When even a last good version no longer
 //! fits, the main file has changed under it, and the main file is what is refused. Threads, triggers and logs are `reload`'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::stamp::Stamp;
+use crate::admin;
 use crate::config::diagnostics::{Diagnostic, Diagnostics};
 use crate::config::model::{Located, Main};
 use crate::config::{self, Decoded, Settings, TenantsFile};
@@ -67,8 +68,17 @@ impl Good {
 /// Every file that was looked at for the last load, and what the file system said of it before.
 #[derive(Default)]
 struct Seen {
-    tenants_dir: Option<PathBuf>,
+    tenants_dir: Option<Dir>,
+    /// The admin listener's, if it could not be used.
+    token_file: Option<PathBuf>,
     stamps: BTreeMap<PathBuf, Option<Stamp>>,
+}
+
+/// The tenants directory of a load.
+struct Dir {
+    path: PathBuf,
+    /// Whether its files could be listed. One that cannot be is no empty one.
+    is_readable: bool,
 }
 
 /// A tenants file that is not live as it is on disk.
@@ -130,6 +140,7 @@ impl Loader {
         let main_path = Arc::clone(&self.main_path);
         self.note_stamp(&main_path);
         let Decoded { value: main, mut found } = config::read_main(&main_path);
+        self.check_token(&main.settings, &mut found);
         let mut candidates = self.candidates(&main, &mut found);
         let previous = self.live.as_ref().map(|live| Arc::clone(&live.snapshot));
         let shared = Shared::compile(&main, &main_path, previous.as_deref(), &self.metrics, &mut found);
@@ -149,11 +160,23 @@ impl Loader {
         stamp
     }
 
+    /// Refuses a token file that a start could not use. The one this process was started with has been read, and may be gone.
+    fn check_token(&mut self, settings: &Settings, found: &mut Diagnostics) {
+        let started = self.live.as_ref().and_then(|live| token_file(&live.started));
+        let Some(file) = token_file(settings).filter(|file| Some(*file) != started) else { return };
+        if let Err(error) = admin::read_token(&file.value) {
+            found.push(Diagnostic::error(&self.main_path, file.at, error.to_string()));
+            self.seen.token_file = Some(file.value.clone());
+            self.note_stamp(&file.value);
+        }
+    }
+
     /// The files of the tenants directory, read if they changed.
     fn candidates(&mut self, main: &Main, found: &mut Diagnostics) -> Vec<Candidate> {
         let Some(dir) = &main.tenants_dir else { return Vec::new() };
-        self.seen.tenants_dir = Some(dir.value.clone());
-        let files = config::list_tenants_dir(&dir.value).unwrap_or_else(|error| {
+        let files = config::list_tenants_dir(&dir.value);
+        self.seen.tenants_dir = Some(Dir { path: dir.value.clone(), is_readable: files.is_ok() });
+        let files = files.unwrap_or_else(|error| {
             found.push(unreadable_dir(&self.main_path, dir, &error));
             Vec::new()
         });
@@ -208,9 +231,14 @@ impl Loader {
 
     /// Whether a file may differ from what the last load saw. Reads none.
     pub(super) fn is_stale(&self) -> bool {
-        let mut paths = vec![self.main_path.to_path_buf()];
+        let mut paths = BTreeSet::from([self.main_path.to_path_buf()]);
+        paths.extend(self.seen.token_file.clone());
         if let Some(dir) = &self.seen.tenants_dir {
-            paths.extend(config::list_tenants_dir(dir).unwrap_or_default());
+            let files = config::list_tenants_dir(&dir.path);
+            if files.is_ok() != dir.is_readable {
+                return true;
+            }
+            paths.extend(files.unwrap_or_default());
         }
         let same = |path: &PathBuf| match (self.seen.stamps.get(path), Stamp::of(path)) {
             (Some(Some(seen)), Some(now)) => seen.vouches_for(&now),
@@ -229,7 +257,7 @@ impl Loader {
         let target = self.main_path.canonicalize().ok();
         let mut directories: Vec<_> = target.iter().map(|target| parent(target)).collect();
         directories.push(parent(&self.main_path));
-        directories.extend(self.seen.tenants_dir.clone());
+        directories.extend(self.seen.tenants_dir.as_ref().map(|dir| dir.path.clone()));
         directories
     }
 }
@@ -349,6 +377,10 @@ fn offer(builder: &mut Builder<'_>, candidates: &mut [Candidate], keeps_going: b
         }
     }
     retry
+}
+
+fn token_file(settings: &Settings) -> Option<&Located<PathBuf>> {
+    settings.admin.as_ref().and_then(|admin| admin.token_file.as_ref())
 }
 
 fn unreadable_dir(file: &Path, dir: &Located<PathBuf>, error: &std::io::Error) -> Diagnostic {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
+use super::status::LastResult;
 use super::*;
 use crate::snapshot::HostMatch;
 use crate::tenant::Tenant;
@@ -363,9 +364,112 @@ fn unreadable_and_huge_files_are_refused_without_reading() {
     let files = Files::new(&[]);
     let main = files.path("gateway.yaml");
     fs::File::create(&main).unwrap().set_len(100 << 20).unwrap();
-    assert!(check(&main).to_string().contains("64MiB are accepted"), "{}", check(&main));
+    assert!(check(&main).to_string().contains("64MiB, which are accepted"), "{}", check(&main));
     assert!(check(&files.path("tenants.d")).to_string().contains("not a regular file"));
     assert!(check(&files.path("missing.yaml")).to_string().contains("cannot be read"));
     fs::write(&main, b"version: 1\nx: \xff").unwrap();
     assert!(check(&main).to_string().contains("gateway.yaml:2:4"), "{}", check(&main));
+}
+
+/// Counts one request of every origin of the tenant's own.
+fn count_own_origins(tenant: &Tenant) {
+    for route in tenant.routes() {
+        let entries = (0..).take(route.policy.entry_counts().own).map(crossgate_policy::EntryId::Own);
+        for entry in entries {
+            tenant.counters.count_origin(
+                &route.handles,
+                &route.policy,
+                Some(entry),
+                crate::metrics::VerdictLabel::Allow,
+            );
+        }
+    }
+}
+
+#[test]
+fn origin_series_of_removed_entries_are_dropped() {
+    let files = Files::new(&[]);
+    let metrics = Metrics::new();
+    let write = |round: usize| {
+        let origins: Vec<_> = (0..1_000).map(|n| format!("\"https://r{round}-{n}.example\"")).collect();
+        files.replace("tenants.d/acme.yaml", &tenant("acme", &format!(", allowOrigins: [{}]", origins.join(", "))));
+    };
+    write(0);
+    let reloader =
+        Reloader::start(&files.path("gateway.yaml"), BrokenTenants::Refuse, &metrics).unwrap_or_else(|e| panic!("{e}"));
+    for round in 1..=4 {
+        count_own_origins(reloader.snapshots().load().tenant_by_id("acme").unwrap());
+        let text = metrics.render();
+        let series: Vec<_> = text.lines().filter(|line| line.contains(r#"origin="https://"#)).collect();
+        let last = format!(r#"origin="https://r{}-"#, round - 1);
+        assert!(series.iter().all(|line| line.contains(&last) && line.ends_with("} 1")), "{round}: {}", series[0]);
+        assert_eq!(series.len(), 1_000, "{round}");
+        assert!(text.contains("crossgate_metrics_overflow_total 0"), "{round}");
+        write(round);
+        reloader.reload_now().unwrap();
+    }
+}
+
+#[test]
+fn origin_series_of_entries_that_stay_go_on() {
+    let files = Files::new(&["acme"]);
+    let metrics = Metrics::new();
+    let add = |more: &str| files.replace("tenants.d/acme.yaml", &tenant("acme", more));
+    add(r#", allowOrigins: ["https://own.example"]"#);
+    let reloader =
+        Reloader::start(&files.path("gateway.yaml"), BrokenTenants::Refuse, &metrics).unwrap_or_else(|e| panic!("{e}"));
+    count_own_origins(reloader.snapshots().load().tenant_by_id("acme").unwrap());
+    add(r#", allowOrigins: ["https://new.example", "https://own.example"]"#);
+    reloader.reload_now().unwrap();
+    count_own_origins(reloader.snapshots().load().tenant_by_id("acme").unwrap());
+    let text = metrics.render();
+    assert!(text.contains(r#"origin="https://own.example",verdict="allow"} 2"#), "{text}");
+}
+
+#[test]
+fn a_tenants_directory_that_comes_back_is_noticed() {
+    let files = Files::new(&[]);
+    let reloader = files.start();
+    fs::remove_dir(files.path("tenants.d")).unwrap();
+    wait_for("the removal", || reloader.status().failures_total == 1);
+    fs::create_dir(files.path("tenants.d")).unwrap();
+    wait_for("the return", || reloader.status().last_result == LastResult::Success);
+}
+
+#[test]
+fn a_token_file_that_cannot_be_used_is_an_error_at_its_key() {
+    let files = Files::new(&[]);
+    files.write("gateway.yaml", &format!("{MAIN}admin: {{ address: \"127.0.0.1:0\", tokenFile: token }}\n"));
+    for token in [None, Some("short"), Some(&*"x".repeat(5_000))] {
+        token.iter().for_each(|token| files.write("token", token));
+        let found = check(&files.path("gateway.yaml"));
+        let first = found.iter().next().unwrap();
+        assert_eq!((first.place.line, first.place.column), (8, 45), "{found}");
+        assert!(first.message.contains("tokenFile"), "{found}");
+        assert!(files.start_with(BrokenTenants::Skip).is_err());
+    }
+    files.write("token", "0123456789abcdef\n");
+    assert!(!check(&files.path("gateway.yaml")).has_errors());
+    let reloader = files.start();
+    fs::remove_file(files.path("token")).unwrap();
+    assert!(reloader.reload_now().is_ok(), "it has been read");
+}
+
+#[test]
+fn a_new_token_file_is_awaited() {
+    let files = Files::new(&[]);
+    let reloader = files.start();
+    files.replace("gateway.yaml", &format!("{MAIN}admin: {{ address: \"127.0.0.1:0\", tokenFile: token }}\n"));
+    wait_for("the missing token", || reloader.status().failures_total == 1);
+    files.write("token", "0123456789abcdef\n");
+    wait_for("the token", || reloader.status().restart_needed == ["admin"]);
+}
+
+#[test]
+fn the_example_of_the_readme_is_good_and_draws_no_warning() {
+    let (_, rest) = include_str!("../../../README.md").split_once("```yaml\n").unwrap();
+    let files = Files::new(&[]);
+    files.write("gateway.yaml", rest.split_once("```").unwrap().0);
+    let found = check(&files.path("gateway.yaml"));
+    assert!(found.is_empty(), "{found}");
 }

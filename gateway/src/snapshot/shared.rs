@@ -15,7 +15,7 @@ use crate::config::diagnostics::{Diagnostic, Diagnostics};
 use crate::config::model::{
     At, Disclosure, Located, Main, Mode, OriginSetSpec, PolicySpec, Text, UnmatchedRequests, UpstreamSpec,
 };
-use crate::config::{shown, similar};
+use crate::config::{Kind, shown, similar};
 use crate::metrics::Metrics;
 use crate::tenant::{Tenant, Upstream};
 
@@ -71,27 +71,33 @@ impl Shared {
         let upstreams: HashSet<&str> = routes().map(|route| &*route.upstream.name).collect();
         let sets: HashSet<&str> =
             main.policies.iter().flat_map(|policy| &policy.allow_origin_sets).map(|set| &*set.value).collect();
-        let mut warn = |kind: &str, name: &Text, used: &HashSet<&str>| {
+        let mut warn = |kind: Kind, name: &Text, used: &HashSet<&str>| {
             if !used.contains(&*name.value) {
                 let message =
-                    format!("nothing uses the {kind} {}; remove it, or name it somewhere", shown(&name.value));
+                    format!("nothing uses the {} {}; remove it, or name it somewhere", kind.one(), shown(&name.value));
                 found.push(Diagnostic::warning(file, name.at, message));
             }
         };
-        main.upstreams.iter().for_each(|upstream| warn("upstream", &upstream.name, &upstreams));
-        main.origin_sets.iter().for_each(|set| warn("origin set", &set.name, &sets));
-        main.policies.iter().for_each(|policy| warn("policy", &policy.name, &policies));
+        main.upstreams.iter().for_each(|upstream| warn(Kind::Upstream, &upstream.name, &upstreams));
+        main.origin_sets.iter().for_each(|set| warn(Kind::OriginSet, &set.name, &sets));
+        main.policies.iter().for_each(|policy| warn(Kind::Policy, &policy.name, &policies));
     }
 }
 
-/// What a name stands for, or a message that says it stands for nothing.
-pub(super) fn resolve<'a, T>(known: &'a HashMap<Box<str>, T>, kind: &str, name: &str) -> Result<&'a T, String> {
+/// What a name stands for, or a message that says it stands for nothing, with a guess unless there are many findings already.
+pub(super) fn resolve<'a, T>(
+    known: &'a HashMap<Box<str>, T>,
+    kind: Kind,
+    name: &str,
+    found: &Diagnostics,
+) -> Result<&'a T, String> {
     known.get(name).ok_or_else(|| {
-        let hint = match similar(name, known.keys().map(|known| &**known)) {
+        let guess = || similar(name, known.keys().map(|known| &**known));
+        let hint = match found.wants_guesses().then(guess).flatten() {
             Some(known) => format!("did you mean `{known}`?"),
-            None => format!("define it under {kind}s, or name one that is there"),
+            None => format!("define it under {}, or name one that is there", kind.key()),
         };
-        format!("there is no {kind} {}; {hint}", shown(name))
+        format!("there is no {} {}; {hint}", kind.one(), shown(name))
     })
 }
 
@@ -157,7 +163,7 @@ impl<'a> Compiler<'a> {
     fn sets_of(&mut self, written: &PolicySpec) -> Vec<&'a OriginSetSpec> {
         let mut sets = Vec::new();
         for name in &written.allow_origin_sets {
-            match resolve(&self.sets, "origin set", &name.value) {
+            match resolve(&self.sets, Kind::OriginSet, &name.value, self.found) {
                 Ok(set) => sets.push(*set),
                 Err(message) => self.found.push(Diagnostic::error(self.file, name.at, message)),
             }

@@ -12,7 +12,7 @@ use crossgate_policy::{Place, Policy};
 use super::shared::{Shared, SharedPolicy, resolve};
 use crate::config::diagnostics::{Diagnostic, Diagnostics};
 use crate::config::model::{At, RouteSpec, TenantSpec, Text};
-use crate::config::shown;
+use crate::config::{Kind, shown};
 use crate::metrics::{EntryHandles, Metrics};
 use crate::tenant::{Route, Tenant, Upstream};
 
@@ -82,7 +82,7 @@ impl Compiler<'_> {
     /// The upstream of a name: nothing if there is no name, `Some(None)` if it stands for nothing.
     fn upstream(&mut self, name: Option<&Text>) -> Option<Option<Arc<Upstream>>> {
         let name = name?;
-        match resolve(&self.shared.upstreams, "upstream", &name.value) {
+        match resolve(&self.shared.upstreams, Kind::Upstream, &name.value, self.found) {
             Ok(upstream) => Some(Some(Arc::clone(upstream))),
             Err(message) => {
                 self.error(name.at, message);
@@ -93,7 +93,7 @@ impl Compiler<'_> {
 
     /// The policy of a name with these origins added; nothing if one of them is no good.
     fn extended(&mut self, name: &Text, own: &[&Text]) -> Option<Extended> {
-        let shared = match resolve(&self.shared.policies, "policy", &name.value) {
+        let shared = match resolve(&self.shared.policies, Kind::Policy, &name.value, self.found) {
             Ok(shared) => Arc::clone(shared),
             Err(message) => {
                 self.error(name.at, message);

@@ -134,7 +134,7 @@ fn a_method_of_no_route_falls_to_a_shorter_one_or_none() {
 fn servers_take_turns() {
     let snapshot = good("tenants: [{ id: x, hosts: [x], upstream: a, policy: spa }]\n");
     let upstream = &tenant(&snapshot, "x").routes()[0].upstream;
-    let ports: Vec<_> = (0..4).map(|_| upstream.next_server().unwrap().port()).collect();
+    let ports: Vec<_> = (0..4).map(|_| upstream.server(upstream.draw_turn(), 0).unwrap().port()).collect();
     assert_eq!(ports, [9001, 9002, 9001, 9002]);
 }
 
@@ -186,7 +186,7 @@ tenants:
 "#,
         &[
             "11:32 there is no origin set `partner`; did you mean `partners`?",
-            "11:41 there is no origin set `nobody`; define it under origin sets, or name one that is there",
+            "11:41 there is no origin set `nobody`; define it under originSets, or name one that is there",
             "13:44 there is no upstream `c`; define it under upstreams",
             "13:55 there is no policy `spas`; did you mean `spa`?",
             "14:94 there is no policy `opn`; did you mean `open`?",

@@ -1,0 +1,52 @@
+//! What Pingora asks of any connection besides its bytes: handed on to the socket within.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, Ssl, TimingDigest, UniqueID, UniqueIDType,
+};
+
+use super::Conn;
+
+#[async_trait]
+impl Shutdown for Conn {
+    async fn shutdown(&mut self) {
+        if let Some(io) = &mut self.io {
+            Shutdown::shutdown(io.as_mut()).await;
+        }
+    }
+}
+
+impl UniqueID for Conn {
+    fn id(&self) -> UniqueIDType {
+        self.io.as_ref().map_or(-1, |io| io.id())
+    }
+}
+
+impl Ssl for Conn {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.io.as_ref().and_then(|io| io.selected_alpn_proto())
+    }
+}
+
+#[async_trait]
+impl Peek for Conn {}
+
+impl GetTimingDigest for Conn {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.io.as_ref().map_or_else(Vec::new, |io| io.get_timing_digest())
+    }
+}
+
+impl GetProxyDigest for Conn {
+    fn get_proxy_digest(&self) -> Option<Arc<pingora::protocols::raw_connect::ProxyDigest>> {
+        self.io.as_ref().and_then(|io| io.get_proxy_digest())
+    }
+}
+
+impl GetSocketDigest for Conn {
+    fn get_socket_digest(&self) -> Option<Arc<pingora::protocols::SocketDigest>> {
+        self.io.as_ref().and_then(|io| io.get_socket_digest())
+    }
+}

@@ -1,0 +1,60 @@
+//! Answers that the gateway makes by itself, and what becomes of a request body that they leave unread.
+
+use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use http::{HeaderMap, StatusCode};
+use pingora::Result;
+use pingora::proxy::Session;
+
+use crate::config::Limits;
+use crate::config::model::BodyMax;
+use crate::judge::{HeadView, Judgement};
+use crate::respond::{self, Answer};
+use crate::snapshot::Snapshot;
+
+/// Writes an answer made here.
+pub(super) async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
+    let Answer { header, body } = answer;
+    let end = body.is_empty();
+    session.write_response_header(Box::new(header), end).await?;
+    if !end {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// The answer to a judged head, if the upstream is not to be asked.
+pub(crate) fn answer_at_edge(
+    snapshot: &Snapshot,
+    judgement: &Judgement,
+    head: &HeadView<'_>,
+    request_id: &str,
+) -> Option<Answer> {
+    let answer = respond::answer(judgement, head, request_id);
+    match judgement {
+        Judgement::Judged(judged)
+            if answer.is_none() && declared_too_large(head.headers, snapshot.settings.limits.max_request_body) =>
+        {
+            Some(respond::error(StatusCode::PAYLOAD_TOO_LARGE, judged, head, request_id))
+        }
+        Judgement::Judged(_) | Judgement::Refused(_) => answer,
+    }
+}
+
+fn declared_len(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn declared_too_large(headers: &HeaderMap, max: BodyMax) -> bool {
+    match max {
+        BodyMax::Unlimited => false,
+        BodyMax::Bytes(max) => declared_len(headers).is_some_and(|len| len > max),
+    }
+}
+
+/// Whether a body that nobody will use is small enough to be read to its end. A client that waits for `100 Continue` may never
+/// send it.
+pub(super) fn body_may_be_drained(headers: &HeaderMap, limits: &Limits) -> bool {
+    let len = declared_len(headers).unwrap_or(0);
+    let opaque = headers.contains_key(TRANSFER_ENCODING) || headers.contains_key(EXPECT);
+    !opaque && len <= limits.drain_bytes as u64
+}

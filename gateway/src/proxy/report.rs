@@ -1,0 +1,50 @@
+//! Report mode's comparison: what enforcing a policy would change for the browser, against what the upstream says today.
+
+use crossgate_policy::{Field, Kind, Outcome};
+use http::HeaderMap;
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ORIGIN};
+use pingora::http::ResponseHeader;
+
+use crate::judge::{self, Judged};
+use crate::metrics::Change;
+
+/// Compares a policy that only reports with what the upstream says itself, and counts where they differ.
+pub(super) fn compare(judged: &Judged, header: &ResponseHeader, request: &HeaderMap) {
+    let Field::One(origin) = judge::field(request, ORIGIN) else { return };
+    let Some(allows) = upstream_allows(header, judged.verdict.kind, origin) else { return };
+    let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
+    let change = match (judged.verdict.outcome, allows) {
+        (Outcome::Allow, UpstreamAllow::No) => Some(Change::NewlyAllowed),
+        (Outcome::Deny, UpstreamAllow::Origin | UpstreamAllow::Any) => Some(Change::NewlyDenied),
+        (Outcome::Allow, UpstreamAllow::Origin) if any => Some(Change::OtherValue),
+        (Outcome::Allow, UpstreamAllow::Any) if !any => Some(Change::OtherValue),
+        (Outcome::Allow, UpstreamAllow::Origin | UpstreamAllow::Any) | (Outcome::Deny, UpstreamAllow::No) => None,
+    };
+    if let Some(change) = change {
+        judged.tenant.counters.count_disagreement(change);
+    }
+}
+
+/// Whether the upstream's own `Access-Control-Allow-Origin` would let the request's origin read its answer.
+fn upstream_allows(header: &ResponseHeader, kind: Kind, origin: &[u8]) -> Option<UpstreamAllow> {
+    if matches!(kind, Kind::NonCors | Kind::SameOrigin) {
+        return None;
+    }
+    let mut values = header.headers.get_all(ACCESS_CONTROL_ALLOW_ORIGIN).iter();
+    Some(match (values.next(), values.next()) {
+        (Some(value), None) if value.as_bytes() == origin => UpstreamAllow::Origin,
+        (Some(value), None) if value.as_bytes() == b"*" => UpstreamAllow::Any,
+        _ => UpstreamAllow::No,
+    })
+}
+
+/// What an upstream's own answer lets the origin do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum UpstreamAllow {
+    /// Not read it.
+    No,
+    /// Read it, by name.
+    Origin,
+    /// Read it, as anybody.
+    Any,
+}
