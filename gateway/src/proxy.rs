@@ -215,9 +215,6 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
         let head = head_view(session.req_header(), request.peer);
-        if judged.action == Action::Report {
-            report::compare(judged, header, head.headers);
-        }
         let is_upgrade = header.status == StatusCode::SWITCHING_PROTOCOLS;
         if is_upgrade && !hop_by_hop::upgrades_to_websocket(session.req_header(), &header.headers) {
             // RFC 9110, section 7.8: nobody asked. Passed on, it would make a tunnel out of a request.
@@ -228,6 +225,9 @@ impl ProxyHttp for Gateway {
         if header.status.is_informational() && !is_upgrade {
             respond::strip_cors(header, judged);
             return Ok(());
+        }
+        if judged.action == Action::Report {
+            report::compare(judged, header, head.headers);
         }
         respond::complete(header, judged, &head, &request.request_id)?;
         enter_response(&request.watch, judged, header);
