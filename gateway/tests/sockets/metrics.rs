@@ -1,20 +1,9 @@
 //! `/metrics` of the running binary: accepted by promtool, exact to the request, and bounded whatever clients send.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use support::{Connection, Gateway, HOST, ORIGIN, Site, request};
+use crate::support::{Connection, Gateway, HOST, ORIGIN, Site, request};
 
 const DISTINCT: usize = 100_000;
 const CONNECTIONS: usize = 4;

@@ -1,19 +1,8 @@
 //! What is for one hop alone: framing on both sides, upgrades, retries, the end of connections.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{
+use crate::support::{
     Connection, Gateway, HOST, ORIGIN, RecordingUpstream, RefusedAddress, Site, Then, WireError, assert_allowed,
     assert_edge_error, config, request, tenant_config,
 };

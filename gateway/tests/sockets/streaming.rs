@@ -1,20 +1,9 @@
 //! Bodies pass through as they come: nothing waits for an end, and nothing is held.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::io::Write as _;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
-use support::{
+use crate::support::{
     Connection, Exchange, HOST, ORIGIN, Site, Then, WireError, assert_allowed, assert_denied, assert_edge_error,
     request,
 };
@@ -235,7 +224,7 @@ fn an_answer_before_the_end_of_the_upload_is_delivered() {
 
 #[test]
 fn a_body_above_the_configured_limit_is_refused() {
-    let upstream = support::RecordingUpstream::answering("hello");
+    let upstream = crate::support::RecordingUpstream::answering("hello");
     let site = Site::before(upstream, "limits: { maxRequestBody: 1KiB }\n");
     let put = |length: usize| request("PUT", "/", HOST, &[("Origin", ORIGIN)], &vec![b'x'; length]);
     assert_allowed(&site.raw(&put(1024)).unwrap());

@@ -1,16 +1,5 @@
 //! One request's way in: host, target, method, hop-by-hop fields, forwarded fields, and what the upstream is told.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
-use support::{
+use crate::support::{
     Gateway, HOST, ORIGIN, RecordingUpstream, Site, assert_allowed, assert_denied, assert_edge_error,
     assert_never_readable, request, tenant_config,
 };
@@ -259,7 +248,7 @@ fn the_upstreams_own_cors_fields_never_pass() {
         );
         exchange.write(head.as_bytes());
         exchange.write(format!("2\r\nok\r\n0\r\n{own}\r\n").as_bytes());
-        support::Then::KeepAlive
+        crate::support::Then::KeepAlive
     });
     let allowed = site.ask("GET", "/", &[]);
     let mut expected = allowed.headers.cors();
@@ -288,9 +277,9 @@ fn the_admin_answers_stay_on_the_admin_listener() {
     for path in ["/metrics", "/livez", "/readyz", "/status"] {
         assert_never_readable(&site.gateway.admin("GET", path));
         let of_a_page = request("GET", path, &site.gateway.admin.to_string(), &[("Origin", ORIGIN)], b"");
-        assert_never_readable(&support::Connection::ask(site.gateway.admin, &of_a_page).unwrap());
+        assert_never_readable(&crate::support::Connection::ask(site.gateway.admin, &of_a_page).unwrap());
         let foreign = request("GET", path, "evil.test", &[], b"");
-        let answer = support::Connection::ask(site.gateway.admin, &foreign).unwrap();
+        let answer = crate::support::Connection::ask(site.gateway.admin, &foreign).unwrap();
         let probe = path.ends_with('z');
         assert_eq!(answer.status == 200, probe, "{path} under a foreign host: {answer:?}");
     }

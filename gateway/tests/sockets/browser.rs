@@ -1,19 +1,8 @@
 //! The demo page in a real browser, on an allowed origin and on another: what its script could read, row by row.
 //!
 //! The browser is the judge that the gateway is built for. The upstream counts its `OPTIONS`: there must be none.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
+use crate::support::{Browser, DemoUpstream, Gateway, RefusedAddress, config};
 use serde_json::Value;
-use support::{Browser, DemoUpstream, Gateway, RefusedAddress, config};
 
 const CALLS: [&str; 6] = ["session", "get-omit", "get-include", "put-omit", "put-include", "down"];
 

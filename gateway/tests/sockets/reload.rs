@@ -3,17 +3,6 @@
 //! The policy of generation `n` says so in each of its parts: `maxAge: n`, a method `GEN-n`, a header `x-gen-n`, an
 //! exposed header. An answer that mixes two generations, goes back to an older one on the same connection, or is older
 //! than a change known to serve, fails.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -21,8 +10,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::{Connection, Gateway, HOST, ORIGIN, RecordingUpstream, Response, WireError, config, request};
 use rustix::process::Signal;
-use support::{Connection, Gateway, HOST, ORIGIN, RecordingUpstream, Response, WireError, config, request};
 use tempfile::TempDir;
 
 const CONNECTIONS: usize = 64;

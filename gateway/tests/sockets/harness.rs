@@ -1,18 +1,7 @@
 //! The harness looked at itself: a judge that lets everything pass would make every other suite worthless.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
-use support::{Connection, RecordingUpstream, RefusedAddress, Then, UnansweredAddress, WireError, request};
+use crate::support::{Connection, RecordingUpstream, RefusedAddress, Then, UnansweredAddress, WireError, request};
 
 /// What the client makes of an upstream that answers with these bytes and then closes.
 fn judged(bytes: &'static [u8]) -> Result<Vec<u8>, WireError> {

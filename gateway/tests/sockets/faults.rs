@@ -1,20 +1,9 @@
 //! An upstream that is down, slow or talks nonsense: 502 or 504, with headers that let an allowed page read it, and
 //! no answer that ends cleanly when it should not.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use support::{
+use crate::support::{
     Exchange, Gateway, HOST, ORIGIN, RecordingUpstream, RefusedAddress, Site, Then, UnansweredAddress, WireError,
     assert_allowed, assert_denied, assert_edge_error, assert_never_readable, config, request, tenant_config,
 };

@@ -1,21 +1,10 @@
 //! Connections: where one request ends and the next begins, whatever the timing, and what no connection may do.
 //!
 //! Pingora alone loses a second request that is in its buffer already, and fails a running one when the next arrives.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use support::{
+use crate::support::{
     Connection, HOST, ORIGIN, Site, Then, WireError, assert_allowed, assert_denied, assert_edge_error, request,
 };
 
@@ -46,7 +35,7 @@ fn trickle(mut connection: Connection) -> Duration {
 }
 
 /// The head of an answer alone, its body still to come.
-fn assert_edge_error_head(answer: &support::Response) {
+fn assert_edge_error_head(answer: &crate::support::Response) {
     assert_eq!((answer.status, answer.headers.one("connection")), (408, "close"));
 }
 

@@ -2,25 +2,14 @@
 //!
 //! Requests are put together from parts that decide: hosts, paths, methods, origins near and far, preflight fields,
 //! fetch metadata, credentials, upgrades. The seed is fixed, so that a failure comes again.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::support::{Connection, Gateway, RecordingUpstream, Response, config, request};
 use rustix::process::Signal;
 use serde_json::Value;
-use support::{Connection, Gateway, RecordingUpstream, Response, config, request};
 
 const REQUESTS: usize = 1_000;
 /// Of a gateway that trusts whoever sends them.

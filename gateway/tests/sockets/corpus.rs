@@ -4,25 +4,14 @@
 //! gateway of its own, so that `Host`, and with it the request's own origin, is what the case says. The whole set of
 //! `Access-Control-*` and `Vary` fields is compared, the number of requests that reached the upstream, and the shape
 //! of every denial.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Deserialize;
-use support::{
+use crate::support::{
     Connection, Exchange, Gateway, RecordingUpstream, Response, Then, WireError, assert_edge_error,
     assert_never_readable, config, request,
 };
+use serde::Deserialize;
 
 const DEFAULT_HOST: &str = "api.example.test";
 /// Tells the upstream which case it answers.
@@ -173,7 +162,7 @@ fn bytes(case: &Case) -> Vec<u8> {
     request(&case.request.method, "/", host, &fields, b"")
 }
 
-/// The whole set that the case wants, in the form of [`support::Headers::cors`].
+/// The whole set that the case wants, in the form of [`crate::support::Headers::cors`].
 fn wanted(case: &Case) -> BTreeMap<String, Vec<String>> {
     let lines = case.expect.headers.iter().map(|(name, value)| {
         let values = match value {
@@ -182,7 +171,7 @@ fn wanted(case: &Case) -> BTreeMap<String, Vec<String>> {
         };
         values.into_iter().map(|value| (name.clone(), value)).collect::<Lines>()
     });
-    support::Headers(lines.flatten().collect()).cors()
+    crate::support::Headers(lines.flatten().collect()).cors()
 }
 
 fn check(stage: &Stage, case: &Case) -> Result<(), String> {

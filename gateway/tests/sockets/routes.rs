@@ -1,16 +1,5 @@
 //! Which policy speaks for a request, and what `unmatchedRequests: Forward` and `mode: Report` change.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
-use support::{
+use crate::support::{
     Gateway, HOST, ORIGIN, RecordingUpstream, assert_allowed, assert_denied, assert_edge_error, assert_never_readable,
     config,
 };
@@ -74,7 +63,7 @@ impl Stage {
         open
     }
 
-    fn preflight(&self, path: &str, method: &str, origin: &str) -> support::Response {
+    fn preflight(&self, path: &str, method: &str, origin: &str) -> crate::support::Response {
         self.gateway.ask("OPTIONS", path, HOST, &[("Origin", origin), ("Access-Control-Request-Method", method)])
     }
 }

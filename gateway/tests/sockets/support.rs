@@ -3,16 +3,6 @@
 //!
 //! Everything is seen from outside: no suite calls into the crate. Nothing sleeps to wait: a child is ready when it
 //! said so, and every read has a deadline. Ports are the operating system's choice.
-#![allow(
-    dead_code,
-    unused_imports,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "every suite uses a part of the harness, and a test fails by panicking"
-)]
 
 mod address;
 mod browser;
@@ -31,5 +21,5 @@ pub(crate) use process::Process;
 pub(crate) use site::{
     HOST, ORIGIN, Site, assert_allowed, assert_denied, assert_edge_error, assert_never_readable, tenant_config,
 };
-pub(crate) use upstream::{Exchange, RecordingUpstream, Seen, Then};
+pub(crate) use upstream::{Exchange, RecordingUpstream, Then};
 pub(crate) use wire::{Connection, Headers, Response, WireError, request};

@@ -1,24 +1,13 @@
 //! Start and end: what must be wrong at once, what must be let finish, and who is told first.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::net::TcpListener;
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-use support::{
+use crate::support::{
     Connection, Gateway, HOST, ORIGIN, Process, RecordingUpstream, Site, Then, WireError, assert_allowed, config,
     request, tenant_config,
 };
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 /// Runs the gateway with a configuration that it must refuse; gives what it said.

@@ -1,23 +1,12 @@
 //! `crossgate check` on the corpus of configured texts: what the engine refuses or doubts, the command names with its
 //! place, and its exit code says which of the two it was.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::config;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use support::config;
 use tempfile::TempDir;
 
 /// A policy in the configuration's vocabulary, and a part of every message about it, by place.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::gateway::{Gateway, config};
 use super::upstream::{Exchange, RecordingUpstream, Then};
-use super::wire::{Connection, Response, WireError, request};
+use super::wire::{Connection, Response, WireError};
 
 /// The tenant's host.
 pub(crate) const HOST: &str = "api.a.test";

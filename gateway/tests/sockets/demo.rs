@@ -1,16 +1,5 @@
 //! The demo upstream on its own: it counts every method, an `OPTIONS` too, and knows nothing of CORS.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
-use support::{Connection, DemoUpstream, request};
+use crate::support::{Connection, DemoUpstream, request};
 
 #[test]
 fn the_api_counts_by_method_and_tells_what_it_saw() {

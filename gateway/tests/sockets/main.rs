@@ -1,0 +1,26 @@
+//! The built binary from outside: over sockets, signals, files and a browser. One test binary, a module a subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test fails by panicking"
+)]
+
+mod browser;
+mod check;
+mod corpus;
+mod demo;
+mod explain;
+mod faults;
+mod harness;
+mod hops;
+mod lifecycle;
+mod metrics;
+mod reload;
+mod requests;
+mod routes;
+mod streaming;
+mod support;
+mod wire;
