@@ -10,14 +10,16 @@ use pingora::http::{RequestHeader, ResponseHeader};
 const TOKENS_MAX: usize = 8;
 
 /// Fields that must not be named, beside those with a prefix of [`KEPT_PREFIXES`].
-const KEPT: [&str; 9] = [
+const KEPT: [&str; 11] = [
     "access-control-request-headers",
     "access-control-request-method",
     "authorization",
     "cookie",
+    "expect",
     "forwarded",
     "host",
     "origin",
+    "transfer-encoding",
     "x-real-ip",
     "x-request-id",
 ];
@@ -41,9 +43,9 @@ fn is_harmless(token: &[u8]) -> bool {
     token.iter().all(|byte| is_tchar(*byte)) && !is_kept(token)
 }
 
-/// Whether a name is one of those fields for a server that, like CGI, takes `_` for `-`.
+/// Whether a name is one of those fields for a server that, like CGI, takes `-`, `_` and perhaps `.` for the same.
 fn is_kept(name: &[u8]) -> bool {
-    let same = |one: &u8, other: &u8| one.eq_ignore_ascii_case(other) || (*one == b'_' && *other == b'-');
+    let same = |one: &u8, other: &u8| one.eq_ignore_ascii_case(other) || (matches!(one, b'_' | b'.') && *other == b'-');
     let begins_with =
         |text: &[u8]| text.len() <= name.len() && name.iter().zip(text).all(|(one, other)| same(one, other));
     KEPT.iter().any(|kept| kept.len() == name.len() && begins_with(kept.as_bytes()))
@@ -85,19 +87,26 @@ pub fn expects_continue(request: &RequestHeader) -> bool {
 
 /// Removes from a request on its way to an upstream what is for this hop alone, beyond what Pingora removes: an upgrade that
 /// is not meant, an expectation that is none, and names that a server which takes `_` for `-` reads as one of ours.
-pub fn clean_request(asked: &RequestHeader, sent: &mut RequestHeader) {
-    if !is_upgrade(asked) {
-        sent.remove_header(&header::UPGRADE);
-        sent.remove_header(&header::CONNECTION);
+///
+/// # Errors
+/// None: the values are constants.
+pub fn clean_request(asked: &RequestHeader, sent: &mut RequestHeader) -> pingora::Result<()> {
+    sent.remove_header(&header::UPGRADE);
+    sent.remove_header(&header::CONNECTION);
+    if is_upgrade(asked) {
+        // Of a list of protocols, the one that is passed on.
+        sent.insert_header(header::CONNECTION, "Upgrade")?;
+        sent.insert_header(header::UPGRADE, "websocket")?;
     }
     if !expects_continue(asked) {
         sent.remove_header(&header::EXPECT);
     }
-    let is_disguised = |name: &&HeaderName| name.as_str().contains('_') && is_kept(name.as_str().as_bytes());
+    let is_disguised = |name: &&HeaderName| name.as_str().contains(['_', '.']) && is_kept(name.as_str().as_bytes());
     let disguised: Vec<HeaderName> = sent.headers.keys().filter(is_disguised).cloned().collect();
     for name in disguised {
         sent.remove_header(&name);
     }
+    Ok(())
 }
 
 /// How the body of an answer is delimited for the client.
@@ -110,10 +119,11 @@ pub enum Reframed {
 }
 
 /// Fields of a response that are for the hop between upstream and gateway, `Connection` aside; trailers are not passed on.
-const RESPONSE_HOP: [HeaderName; 4] = [
+const RESPONSE_HOP: [HeaderName; 5] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
+    header::TE,
     header::TRAILER,
 ];
 
@@ -122,7 +132,7 @@ const RESPONSE_HOP: [HeaderName; 4] = [
 /// # Errors
 /// What is wrong with it, where its framing could be read in two ways.
 pub fn clean_response(header: &mut ResponseHeader, client: Version) -> Result<Reframed, &'static str> {
-    strip_hop(header);
+    strip_hop(header)?;
     one_length(header)?;
     let codings: Vec<&[u8]> =
         header.headers.get_all(header::TRANSFER_ENCODING).iter().map(HeaderValue::as_bytes).collect();
@@ -146,21 +156,25 @@ pub fn clean_response(header: &mut ResponseHeader, client: Version) -> Result<Re
     Ok(Reframed::AsIs)
 }
 
-fn strip_hop(header: &mut ResponseHeader) {
-    if header.status == StatusCode::SWITCHING_PROTOCOLS {
-        return;
-    }
+fn strip_hop(header: &mut ResponseHeader) -> Result<(), &'static str> {
+    let upgrades = header.status == StatusCode::SWITCHING_PROTOCOLS;
     let named: Vec<HeaderName> = header
         .headers
         .get_all(header::CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-        .filter(|name| *name != header::TRANSFER_ENCODING && *name != header::CONTENT_LENGTH)
+        .filter(|name| ![header::TRANSFER_ENCODING, header::CONTENT_LENGTH, header::UPGRADE].contains(name))
         .collect();
-    for name in named.iter().chain(&RESPONSE_HOP).chain([&header::CONNECTION, &header::UPGRADE]) {
+    for name in named.iter().chain(&RESPONSE_HOP).chain([&header::CONNECTION]) {
         header.remove_header(name);
     }
+    if upgrades {
+        header.insert_header(header::CONNECTION, "Upgrade").map_err(|_| "an upgrade that cannot be said")?;
+    } else {
+        header.remove_header(&header::UPGRADE);
+    }
+    Ok(())
 }
 
 /// RFC 9110, section 8.6: one length that is said twice is said once; two lengths are an error.
@@ -223,6 +237,9 @@ mod tests {
             "x-request-id",
             "x_forwarded_for",
             "X_Crossgate-Tenant",
+            "x.forwarded.for",
+            "Expect",
+            "Transfer-Encoding",
             "\"Origin\"",
             ":authority",
             "a b",

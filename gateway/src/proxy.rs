@@ -182,7 +182,7 @@ impl ProxyHttp for Gateway {
         if let Some(target) = &judged.rewritten {
             sent.set_raw_path(target.as_bytes())?;
         }
-        hop_by_hop::clean_request(session.req_header(), sent);
+        hop_by_hop::clean_request(session.req_header(), sent)?;
         forwarded::write(sent, request.peer, &request.request_id, &judged.tenant.id)?;
         if let Some(host) = judged.route.as_ref().and_then(|route| route.upstream.host.clone()) {
             sent.insert_header(http::header::HOST, host)?;
@@ -223,6 +223,10 @@ impl ProxyHttp for Gateway {
         let reframed = hop_by_hop::clean_response(header, session.req_header().version)
             .map_err(|what| Error::explain(ErrorType::InvalidHTTPHeader, what).into_up())?;
         if header.status.is_informational() && !is_upgrade {
+            // Whoever was asked for its body is to send it.
+            if header.status == StatusCode::CONTINUE {
+                request.watch.continued();
+            }
             respond::strip_cors(header, judged);
             return Ok(());
         }
@@ -282,7 +286,9 @@ impl ProxyHttp for Gateway {
         note_error(context, &error);
         let unanswered = session.response_written().is_none_or(|written| written.status.is_informational());
         let repeatable = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-        let failed_there = *error.esource() == pingora::ErrorSource::Upstream;
+        // An answer that came and is no HTTP would come again.
+        let failed_there =
+            *error.esource() == pingora::ErrorSource::Upstream && *error.etype() != ErrorType::InvalidHTTPHeader;
         error.set_retry(unanswered && repeatable && failed_there && may_retry(context));
         error
     }
@@ -343,7 +349,8 @@ fn enter_response(watch: &Watch, judged: &Judged, header: &ResponseHeader) {
     watch.enter(if upgraded { Phase::Upgraded } else { Phase::Streaming });
 }
 
-/// Why the client's connection ends with an exchange that hit a limit. Where the upstream gave no head, it may go on.
+/// The limit of the client's that an exchange hit, for the count of connections ended early; other ends are counted as what
+/// they are answered with.
 fn early_close(expired: Expired) -> Option<EarlyClose> {
     match expired {
         Expired::Body => Some(EarlyClose::SlowBody),

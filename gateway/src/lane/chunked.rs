@@ -1,8 +1,8 @@
-//! Where a chunked body ends: RFC 9112, section 7.1, to the letter.
+//! Where a chunked body ends: the framing of RFC 9112, section 7.1, to the letter.
 //!
 //! The bytes are passed on as they are; what is found here is how many of them belong to this request, so that the next one is
 //! left alone, and whether two readers could disagree about it. Stricter than the parser behind it where that one guesses: a
-//! size has digits, a line ends with CRLF, extensions and trailers are bounded.
+//! size has digits, a line ends with CRLF. Extensions and trailer lines are bounded and not looked into: nobody gets them.
 
 /// Hexadecimal digits of a size: 15 cannot overflow.
 const SIZE_DIGITS_MAX: u32 = 15;

@@ -208,21 +208,25 @@ impl Conn {
         let limits = self.watch.limits();
         let owed = limits.body_rate_min as f64 * self.body_wait.as_secs_f64();
         let slow = self.body_wait > limits.body_grace && (self.body_read as f64) < owed;
-        if slow && self.watch.phase() != Phase::Upgraded {
+        if slow && self.watch.phase() == Phase::Request {
             return Poll::Ready(Err(self.watch.fail(Expired::Body, io::ErrorKind::TimedOut)));
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_slow_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let phase = self.watch.phase();
+        // A client that waits for `100 Continue` is not slow; whoever does not send it is.
+        if phase == Phase::Request && self.body_read == 0 && self.watch.expects_continue() {
+            self.body_awaited = None;
+            return self.poll_response(cx);
+        }
         let since = *self.body_awaited.get_or_insert_with(Instant::now);
-        match self.watch.phase() {
-            // A client that waits for `100 Continue` is not slow; whoever does not send it is.
-            Phase::Request if self.body_read == 0 && self.watch.expects_continue() => self.poll_response(cx),
-            // Also after the answer has begun: an upload that stopped must not hold the upstream.
-            Phase::Request | Phase::Streaming => {
-                self.poll_until(cx, since + self.watch.limits().body_grace, Expired::Body)
-            }
+        let grace = self.watch.limits().body_grace;
+        match phase {
+            Phase::Request => self.poll_until(cx, since + grace, Expired::Body),
+            // An upload that stopped after the answer began must not hold the upstream, unless the answer still flows.
+            Phase::Streaming => self.poll_until(cx, since.max(self.last_write) + grace, Expired::Body),
             Phase::Upgraded => self.poll_idle(cx),
         }
     }

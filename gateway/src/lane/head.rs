@@ -37,6 +37,8 @@ pub struct HeadLimits {
 /// The most field lines any configuration can allow: Pingora's own parser stops at 256.
 pub const FIELDS_MAX: usize = 256;
 const READ_CHUNK: usize = 4096;
+/// How long an idle connection is kept after a stop: a network's round trip.
+const LAST_CHANCE: Duration = Duration::from_millis(100);
 
 /// A whole head, still in the buffer it was read into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,8 +148,14 @@ async fn read_some(
     tokio::select! {
         biased;
         read = read => Some(read.ok()?.unwrap_or(0)),
-        _ = shutdown.wait_for(|stop| *stop) => None,
+        () = stop_after_last_chance(shutdown) => None,
     }
+}
+
+/// What a client sent just before it could know of the stop is still read, and answered with `Connection: close`.
+async fn stop_after_last_chance(shutdown: &mut ShutdownWatch) {
+    drop(shutdown.wait_for(|stop| *stop).await);
+    tokio::time::sleep(LAST_CHANCE).await;
 }
 
 /// RFC 9112, section 2.2: empty lines before a request line are ignored.

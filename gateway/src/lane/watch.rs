@@ -173,7 +173,12 @@ impl Watch {
         self.expects_continue.store(true, Relaxed);
     }
 
-    /// Whether it does.
+    /// It has been asked for its body.
+    pub fn continued(&self) {
+        self.expects_continue.store(false, Relaxed);
+    }
+
+    /// Whether it waits.
     pub fn expects_continue(&self) -> bool {
         self.expects_continue.load(Relaxed)
     }

@@ -115,11 +115,13 @@ fn look_alikes_of_our_fields_are_dropped() {
         ("X-Forwarded_Proto", "https"),
         ("x_request_id", "evil"),
         ("X_Real_IP", "1.1.1.1"),
+        ("X.Forwarded.For", "1.1.1.1"),
+        ("Transfer_Encoding", "chunked"),
         ("x_app", "mine"),
     ];
     assert_eq!(site.ask("GET", "/", &forged).status, 200);
     let seen = &site.upstream.seen()[0];
-    for (name, _) in &forged[..5] {
+    for (name, _) in &forged[..7] {
         assert!(!seen.headers.has(name), "{name}: {seen:?}");
     }
     assert_eq!(seen.headers.one("x_app"), "mine");
@@ -242,6 +244,56 @@ fn an_upstream_that_never_says_continue_is_to_blame() {
 }
 
 #[test]
+fn a_client_that_was_asked_for_its_body_and_sends_none_is_to_blame() {
+    let upstream = RecordingUpstream::start(|exchange| {
+        exchange.write(b"HTTP/1.1 100 Continue\r\n\r\n");
+        Then::Stall
+    });
+    let site = Site::before(upstream, "limits: { minBodyRateAfter: 1s }\n");
+    let mut connection = site.connect();
+    let head = format!(
+        "PUT / HTTP/1.1\r\nHost: {HOST}\r\nOrigin: {ORIGIN}\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    );
+    connection.send(head.as_bytes()).unwrap();
+    let answer = connection.answer_to(b"PUT").unwrap();
+    assert_edge_error(&answer, 408);
+    assert_eq!(answer.interim.len(), 1);
+    assert_eq!(site.gateway.metric("crossgate_upstream_errors_total", &[("upstream", "api")]), 0.0);
+}
+
+#[test]
+fn an_answer_that_flows_is_not_cut_for_an_upload_that_pauses() {
+    let upstream = RecordingUpstream::start(|exchange| {
+        exchange.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for _ in 0..10 {
+            thread::sleep(Duration::from_millis(200));
+            exchange.write(b"1\r\nx\r\n");
+        }
+        exchange.write(b"0\r\n\r\n");
+        Then::Close
+    });
+    let site = Site::before(upstream, "limits: { minBodyRateAfter: 1s }\n");
+    let mut connection = site.connect();
+    let head = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+    connection.send(head.as_bytes()).unwrap();
+    let answer = connection.answer_to(b"POST").unwrap();
+    assert_eq!((answer.status, answer.body.len()), (200, 10));
+}
+
+#[test]
+fn an_upgrade_is_said_in_the_gateways_own_words() {
+    let site = answering(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n\
+          Upgrade: websocket\r\n\r\n",
+    );
+    let answer = site.ask("GET", "/", &[("Upgrade", "h2c, WebSocket"), ("Connection", "Upgrade")]);
+    assert_eq!(answer.status, 101, "{answer:?}");
+    assert_eq!(answer.headers.all("connection"), ["Upgrade"]);
+    assert!(!answer.headers.has("x-hop") && !answer.headers.has("keep-alive"), "{answer:?}");
+    assert_eq!(site.upstream_saw("upgrade"), "websocket");
+}
+
+#[test]
 fn answers_during_a_drain_end_their_connections() {
     let upstream = RecordingUpstream::answering("hello");
     let text = format!("{}shutdown: {{ drainDelay: 2s }}\n", tenant_config(&upstream, ""));
@@ -264,7 +316,7 @@ fn answers_during_a_drain_end_their_connections() {
 #[test]
 fn disguised_dots_and_fragments_are_refused() {
     let site = Site::start();
-    for target in ["/a/..;/b", "/..;x=1/b", "/a/.;/b", "/a#b", "/#", "/?a#b"] {
+    for target in ["/a/..;/b", "/a%2f..;/b", "/a\\..;\\b", "/..;x=1/b", "/a/.;/b", "/a#b", "/#", "/?a#b"] {
         match site.raw(&request("GET", target, HOST, &[], b"")) {
             Ok(answer) => assert_edge_error(&answer, 400),
             Err(error) => assert!(matches!(error, WireError::Closed | WireError::Reset), "{target}: {error:?}"),
