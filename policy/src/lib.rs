@@ -18,6 +18,7 @@ mod origin;
 mod policy;
 mod request;
 mod request_headers;
+mod rule;
 mod spec;
 mod verdict;
 
@@ -26,5 +27,9 @@ pub use names::is_cors_response_field;
 pub use near_miss::{Explanation, How, NearMiss};
 pub use policy::{EntryCounts, Policy, Template};
 pub use request::{Credentials, Field, FieldLines, OwnOrigin, Request, Scheme, Upgrade};
+pub use rule::{
+    Answer, MESSAGE_LEN_MAX, Reads, Rule, RuleData, RuleError, RuleErrorKind, RuleInput, RuleLimits, RuleRun, Script,
+    ScriptProblem, Terms,
+};
 pub use spec::{Compiled, Dangerously, Disclosure, MAX_AGE_SECONDS_DEFAULT, OriginSetSpec, Place, PolicySpec, Problem};
 pub use verdict::{EntryId, Kind, Outcome, Reason, Verdict};
