@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use crate::headers::{Disclosed, Rendered};
+use crate::headers::{Disclosed, Rendered, vary_with_rule};
 use crate::names::Names;
 use crate::origin::hash::Seed;
 use crate::origin::regexes::Regexes;
@@ -15,11 +15,13 @@ use crate::origin::risk::Guard;
 use crate::origin::set::Set;
 use crate::policy::{AllowedMethods, Policy, Template};
 use crate::request_headers::AllowedHeaders;
+use crate::rule::Rule;
 use crate::spec::{Compiled, Disclosure, Findings, Place, PolicySpec, Problem};
 use crate::verdict::EntryId;
 
 mod lists;
 mod origins;
+mod rules;
 
 /// The longest time a browser may be told to keep a preflight's answer, in seconds: the most that Firefox keeps.
 const MAX_AGE_SECONDS_MAX: u32 = 86_400;
@@ -43,6 +45,14 @@ impl Template {
     /// assert_eq!(places, [Place::AllowOrigins(0), Place::AllowMethods(0)]);
     /// ```
     pub fn compile(spec: &PolicySpec) -> Result<Compiled<Self>, Vec<Problem>> {
+        Self::compile_with_rule(spec, None)
+    }
+
+    /// Compiles a policy that asks a rule where no entry matches.
+    ///
+    /// # Errors
+    /// Every mistake, those of the rule last.
+    pub fn compile_with_rule(spec: &PolicySpec, rule: Option<Arc<Rule>>) -> Result<Compiled<Self>, Vec<Problem>> {
         let mut findings = Findings::default();
         let guard = Guard { credentials: spec.allow_credentials, dangerously: spec.dangerously };
         let seed = Seed::random();
@@ -55,10 +65,16 @@ impl Template {
         let rendered = Rendered {
             methods: disclose_methods(spec, &methods),
             headers: disclose_headers(spec, &headers),
+            max_age_seconds: spec.max_age_seconds,
             max_age: HeaderValue::from(spec.max_age_seconds),
             exposed,
+            vary_with_rule: rule.as_ref().and_then(|rule| vary_with_rule(rule.headers())),
         };
-        findings.conclude(Self { seed, guard, set, regexes, methods, headers, rendered })
+        let rule_text = rule.as_ref().map(|rule| format!("rule:{}", rule.script().name()).into());
+        if let Some(rule) = &rule {
+            rules::check(rule, set.any().is_some(), &mut findings);
+        }
+        findings.conclude(Self { seed, guard, set, regexes, methods, headers, rendered, rule, rule_text })
     }
 }
 
@@ -72,8 +88,11 @@ impl Policy {
         let mut findings = Findings::default();
         let own = origins::compile_own(&template, own_origins, &mut findings);
         let is_empty = |set: &Set, regexes: &Regexes| set.len() + regexes.len() == 0;
-        if own_origins.is_empty() && is_empty(&template.set, &template.regexes) {
+        if own_origins.is_empty() && is_empty(&template.set, &template.regexes) && template.rule.is_none() {
             findings.error(Place::Policy, "no origin is allowed, expected at least one in `allowOrigins`");
+        }
+        if let (Some(_), Some(index)) = (&template.rule, own_origins.iter().position(|origin| origin == "*")) {
+            findings.error(Place::AllowOrigins(index), rules::BESIDE_ANY);
         }
         let any = template.set.any().map(EntryId::Template).or(own.any().map(EntryId::Own));
         findings.conclude(Self { template, own, any })

@@ -6,11 +6,12 @@
 
 use std::ops::ControlFlow;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use crate::policy::Policy;
 use crate::request::{Field, FieldLines, Request};
 use crate::request_headers::has_name;
+use crate::rule::Terms;
 use crate::verdict::{Kind, Verdict};
 
 /// `Access-Control-Allow-Origin`
@@ -31,7 +32,7 @@ static VARY_ANY_PREFLIGHT: HeaderValue =
     HeaderValue::from_static("Access-Control-Request-Method, Access-Control-Request-Headers");
 
 /// One field to add to the response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit<'a> {
     /// The field's name in lower case.
     pub name: &'static str,
@@ -40,19 +41,22 @@ pub struct Edit<'a> {
 }
 
 /// The value of a field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value<'a> {
     /// Rendered when the policy was compiled.
     Rendered(&'a HeaderValue),
+    /// Made for this answer, since a rule narrows what the policy says.
+    Narrowed(HeaderValue),
     /// Bytes of the request: visible ASCII and, in lists of header names, spaces and tabs.
     Request(&'a [u8]),
 }
 
-impl<'a> Value<'a> {
+impl Value<'_> {
     /// The value's bytes.
-    pub fn as_bytes(self) -> &'a [u8] {
+    pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Rendered(value) => value.as_bytes(),
+            Self::Narrowed(value) => value.as_bytes(),
             Self::Request(value) => value,
         }
     }
@@ -63,8 +67,11 @@ impl<'a> Value<'a> {
 pub(crate) struct Rendered {
     pub(crate) methods: Disclosed,
     pub(crate) headers: Disclosed,
+    pub(crate) max_age_seconds: u32,
     pub(crate) max_age: HeaderValue,
     pub(crate) exposed: Option<HeaderValue>,
+    /// Where a rule may read header fields: `Vary` as one value, for preflights and for everything else.
+    pub(crate) vary_with_rule: Option<[HeaderValue; 2]>,
 }
 
 /// What an allowed preflight tells of one list.
@@ -90,9 +97,9 @@ impl Policy {
     /// let own = OwnOrigin { host: "api.example.test", port: None, scheme: None };
     /// let mut request = Request::new(b"GET", own);
     /// request.origin = Field::One(b"https://app.example.test");
-    /// let verdict = policy.decide(&request);
-    /// let edits: Vec<_> = policy.edits(&verdict, &request).map(|edit| (edit.name, edit.value.as_bytes())).collect();
-    /// assert_eq!(edits, [("access-control-allow-origin", &b"https://app.example.test"[..])]);
+    /// let verdict = policy.decide(&request).without_asking();
+    /// let edits: Vec<_> = policy.edits(&verdict, &request).map(|edit| (edit.name, edit.value.as_bytes().to_vec())).collect();
+    /// assert_eq!(edits, [("access-control-allow-origin", b"https://app.example.test".to_vec())]);
     /// ```
     pub fn edits<'a>(
         &'a self,
@@ -112,11 +119,11 @@ impl Policy {
         let on_preflight = on_all && is_preflight;
         let fields = [
             origin.map(|value| Edit { name: ALLOW_ORIGIN, value }),
-            (on_all && self.has_credentials())
+            (on_all && self.has_credentials() && !verdict.terms.without_credentials)
                 .then_some(Edit { name: ALLOW_CREDENTIALS, value: Value::Rendered(&TRUE) }),
             on_preflight.then(|| methods(rendered, request)).flatten(),
             whole(&rendered.headers).filter(|_| on_preflight).map(|value| Edit { name: ALLOW_HEADERS, value }),
-            on_preflight.then_some(Edit { name: MAX_AGE, value: Value::Rendered(&rendered.max_age) }),
+            on_preflight.then(|| Edit { name: MAX_AGE, value: max_age(rendered, verdict.terms) }),
             exposed(rendered).filter(|_| on_all && !is_preflight),
         ];
         let echoes = matches!(rendered.headers, Disclosed::Echo) && on_preflight;
@@ -124,17 +131,23 @@ impl Policy {
     }
 
     /// What a response to a request of this kind depends on, as tokens of `Vary`, whatever the verdict.
-    pub fn vary(&self, kind: Kind) -> &[&'static str] {
-        match (self.depends_on_origin(), kind) {
+    pub fn vary(&self, kind: Kind) -> impl Iterator<Item = &str> {
+        let tokens: &[&'static str] = match (self.depends_on_origin(), kind) {
             (true, Kind::Preflight) => &["Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers"],
             (false, Kind::Preflight) => &["Access-Control-Request-Method", "Access-Control-Request-Headers"],
             (true, Kind::NonCors | Kind::SameOrigin | Kind::WebSocket | Kind::Actual) => &["Origin"],
             (false, Kind::NonCors | Kind::SameOrigin | Kind::WebSocket | Kind::Actual) => &[],
-        }
+        };
+        // All that are listed, whatever this answer's rule has read: a cache must tell apart what the next one may read.
+        let listed = self.template.rule.iter().flat_map(|rule| rule.headers());
+        tokens.iter().copied().chain(listed.map(HeaderName::as_str))
     }
 
     /// The same tokens as one value, for a response that has no `Vary` yet.
     pub fn vary_value(&self, kind: Kind) -> Option<&HeaderValue> {
+        if let Some([preflight, other]) = &self.rendered().vary_with_rule {
+            return Some(if kind == Kind::Preflight { preflight } else { other });
+        }
         match (self.depends_on_origin(), kind) {
             (true, Kind::Preflight) => Some(&VARY_PREFLIGHT),
             (false, Kind::Preflight) => Some(&VARY_ANY_PREFLIGHT),
@@ -151,6 +164,24 @@ impl Policy {
             Field::Absent | Field::Many => None,
         }
     }
+}
+
+/// The shorter one of the policy's and the rule's.
+fn max_age<'a>(rendered: &'a Rendered, terms: Terms) -> Value<'a> {
+    match terms.max_age_seconds {
+        Some(seconds) if seconds < rendered.max_age_seconds => Value::Narrowed(HeaderValue::from(seconds)),
+        Some(_) | None => Value::Rendered(&rendered.max_age),
+    }
+}
+
+/// `Vary` for preflights and for everything else, where the rule may read these fields.
+pub(crate) fn vary_with_rule(headers: &[HeaderName]) -> Option<[HeaderValue; 2]> {
+    let listed: String = headers.iter().flat_map(|name| [", ", name.as_str()]).collect();
+    let value = |fixed: &HeaderValue| {
+        let fixed = String::from_utf8_lossy(fixed.as_bytes());
+        HeaderValue::try_from(format!("{fixed}{listed}")).ok()
+    };
+    if headers.is_empty() { None } else { Some([value(&VARY_PREFLIGHT)?, value(&VARY_ORIGIN)?]) }
 }
 
 fn methods<'a>(rendered: &'a Rendered, request: &Request<'a>) -> Option<Edit<'a>> {
@@ -204,14 +235,15 @@ impl<'a> Iterator for Echo<'a> {
 /// use crossgate_policy::missing_vary;
 ///
 /// let lines = [&b"Accept-Encoding, X-Origin"[..], b"access-control-request-method"];
-/// let missing: Vec<_> = missing_vary(lines.into_iter(), &["Origin", "Access-Control-Request-Method"]).collect();
+/// let wanted = ["Origin", "Access-Control-Request-Method"];
+/// let missing: Vec<_> = missing_vary(lines.into_iter(), wanted.into_iter()).collect();
 /// assert_eq!(missing, ["Origin"]);
 /// ```
 pub fn missing_vary<'a, 'l>(
     existing: impl Iterator<Item = &'l [u8]> + Clone,
-    wanted: &'a [&'a str],
+    wanted: impl Iterator<Item = &'a str>,
 ) -> impl Iterator<Item = &'a str> {
-    wanted.iter().copied().filter(move |token| {
+    wanted.filter(move |token| {
         let mut listed = existing.clone().flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
         !listed.any(|element| element == b"*" || element.eq_ignore_ascii_case(token.as_bytes()))
     })
@@ -222,7 +254,7 @@ mod tests {
     use super::*;
 
     fn missing(existing: &[&str]) -> Vec<&'static str> {
-        missing_vary(existing.iter().map(|line| line.as_bytes()), &["Origin", "Accept"]).collect()
+        missing_vary(existing.iter().map(|line| line.as_bytes()), ["Origin", "Accept"].into_iter()).collect()
     }
 
     #[test]

@@ -25,11 +25,11 @@ mod verdict;
 pub use headers::{Edit, Value, missing_vary};
 pub use names::is_cors_response_field;
 pub use near_miss::{Explanation, How, NearMiss};
-pub use policy::{EntryCounts, Policy, Template};
+pub use policy::{Decision, EntryCounts, Policy, Template};
 pub use request::{Credentials, Field, FieldLines, OwnOrigin, Request, Scheme, Upgrade};
 pub use rule::{
-    Answer, MESSAGE_LEN_MAX, Reads, Rule, RuleData, RuleError, RuleErrorKind, RuleInput, RuleLimits, RuleRun, Script,
-    ScriptProblem, Terms,
+    Answer, MESSAGE_LEN_MAX, Reads, Rule, RuleCall, RuleData, RuleError, RuleErrorKind, RuleInput, RuleLimits, RuleRun,
+    Script, ScriptProblem, Surroundings, Terms,
 };
 pub use spec::{Compiled, Dangerously, Disclosure, MAX_AGE_SECONDS_DEFAULT, OriginSetSpec, Place, PolicySpec, Problem};
 pub use verdict::{EntryId, Kind, Outcome, Reason, Verdict};

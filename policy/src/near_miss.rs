@@ -1,6 +1,6 @@
 //! What to tell a person who asks why: the rule that an origin breaks, or the entries it nearly met.
 //!
-//! It decides by the same path as a live request and only then looks around, scanning entries one by one. It allocates and
+//! It is given the verdict of the live path and only looks around, scanning entries one by one. It allocates and
 //! takes time with the number of entries, up to [`SCANNED_MAX`], so it has no place on a request's way.
 
 use std::fmt;
@@ -22,11 +22,9 @@ const TOLD_MAX: usize = 8;
 /// The longest piece of a request that is quoted, in bytes.
 const QUOTED_LEN_MAX: usize = 100;
 
-/// A verdict and what stands behind it.
+/// What stands behind a verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// The verdict, as the live path gives it.
-    pub verdict: Verdict,
     /// What exactly is wrong with the request: the rule of the grammar its origin breaks, the method or the header that is
     /// not allowed. Lower case, no full stop; quotes of the request are escaped and cut.
     pub cause: Option<String>,
@@ -89,7 +87,7 @@ impl fmt::Display for NearMiss {
 }
 
 impl Policy {
-    /// Decides like [`Policy::decide`] and says what stands behind a denial.
+    /// Says what stands behind the verdict of a request.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -99,17 +97,17 @@ impl Policy {
     /// let policy = Policy::extend(Arc::new(template), &[]).unwrap().value;
     /// let own = OwnOrigin { host: "api.example.test", port: None, scheme: None };
     /// let request = Request { origin: Field::One(b"https://app.example.test:8443"), ..Request::new(b"GET", own) };
-    /// let told: Vec<_> = policy.explain(&request).near_misses.iter().map(ToString::to_string).collect();
+    /// let verdict = policy.decide(&request).without_asking();
+    /// let told: Vec<_> = policy.explain(verdict, &request).near_misses.iter().map(ToString::to_string).collect();
     /// assert_eq!(told, ["https://app.example.test: port differs"]);
     /// ```
-    pub fn explain(&self, request: &Request<'_>) -> Explanation {
-        let verdict = self.decide(request);
+    pub fn explain(&self, verdict: Verdict, request: &Request<'_>) -> Explanation {
         let cause = self.cause(verdict.reason, request);
         let near_misses = match (verdict.reason, request.origin) {
             (Reason::NoMatch, Field::One(value)) => self.near_misses(value),
             _ => Vec::new(),
         };
-        Explanation { verdict, cause, near_misses }
+        Explanation { cause, near_misses }
     }
 
     fn cause(&self, reason: Reason, request: &Request<'_>) -> Option<String> {
@@ -126,7 +124,9 @@ impl Policy {
                 "`*` does not cover a WebSocket handshake with credentials, expected the origins themselves instead of it"
                     .to_owned(),
             ),
+            Reason::RuleDeny => self.rule_cause(request.origin),
             Reason::NoMatch
+            | Reason::RuleError
             | Reason::Exact
             | Reason::Wildcard
             | Reason::Regex
@@ -134,11 +134,16 @@ impl Policy {
             | Reason::Any
             | Reason::SameOrigin
             | Reason::NonCors
-            | Reason::RuleDeny
-            | Reason::RuleError
-            | Reason::UnknownHost
+             | Reason::UnknownHost
             | Reason::UnknownRoute => None,
         }
+    }
+
+    /// What overrules an allowing rule.
+    fn rule_cause(&self, field: Field<'_>) -> Option<String> {
+        let Field::One(value) = field else { return None };
+        let is_kept_out = parse(value).is_ok_and(|origin| self.template.guard.keeps_out(&origin));
+        is_kept_out.then(|| "plain `http` is refused with credentials, whatever the rule says".to_owned())
     }
 
     fn near_misses(&self, value: &[u8]) -> Vec<NearMiss> {
@@ -156,6 +161,7 @@ impl Policy {
         let text = self.entry_text(entry);
         let regex = entry.template_index().and_then(|index| index.checked_sub(self.template.set.len()));
         let how = match regex {
+            Some(index) if index == self.template.regexes.len() => None,
             Some(index) => self.template.regexes.matches(index, origin.text).then_some(How::InsecureWithCredentials),
             None => match parse_entry(text) {
                 Ok(Entry::Exact(text)) => parse(text.as_bytes()).ok().and_then(|listed| miss_of_exact(&listed, origin)),

@@ -1,7 +1,8 @@
 //! The decision: every branch, in the order of the Fetch standard, each with the section it stands on.
 //!
 //! A [`Template`] is what tenants share, origins, lists and rendered headers; a [`Policy`] is a template and a tenant's own
-//! origins. Deciding is total and pure: any bytes give a verdict, and the same bytes the same one. It allocates nothing
+//! origins. What no entry covers is the rule's, if there is one: that is a [`Decision::Ask`], and [`RuleCall::conclude`] gives
+//! the verdict. Deciding is total and pure: any bytes give a verdict, and the same bytes the same one. It allocates nothing
 //! and takes no lock; only a policy's regexes warm up a cache of their own on each thread. How denials are answered,
 //! or forwarded without headers, is up to the gateway.
 
@@ -16,6 +17,7 @@ use crate::origin::risk::Guard;
 use crate::origin::set::{self, Set};
 use crate::request::{Credentials, Field, Request};
 use crate::request_headers::{self, AllowedHeaders};
+use crate::rule::{Answer, Rule, RuleCall};
 use crate::verdict::{EntryId, Kind, Reason, Verdict};
 
 /// What the tenants of one policy share: compiled once, and made only by [`Template::compile`].
@@ -28,6 +30,10 @@ pub struct Template {
     pub(crate) methods: AllowedMethods,
     pub(crate) headers: AllowedHeaders,
     pub(crate) rendered: Rendered,
+    /// Who is asked where no entry matches.
+    pub(crate) rule: Option<Arc<Rule>>,
+    /// `rule:NAME`, as an entry's text.
+    pub(crate) rule_text: Option<Box<str>>,
 }
 
 /// The policy of one tenant: a template, and the tenant's own origins. Made only by [`Policy::extend`].
@@ -46,6 +52,25 @@ pub(crate) enum AllowedMethods {
     All,
     /// These.
     Only(Names),
+}
+
+/// What a policy says by itself: a verdict, or that its rule is to be asked.
+#[derive(Clone, Copy)]
+pub enum Decision<'a> {
+    /// Decided.
+    Static(Verdict),
+    /// No entry covers the origin, which is well-formed and not `null`.
+    Ask(RuleCall<'a>),
+}
+
+impl Decision<'_> {
+    /// The verdict if nobody asks the rule, which is then as if it had nothing to say.
+    pub fn without_asking(&self) -> Verdict {
+        match self {
+            Self::Static(verdict) => *verdict,
+            Self::Ask(call) => call.conclude(Ok(&Answer::Abstain)),
+        }
+    }
 }
 
 /// How many entries a policy has in each layer.
@@ -71,32 +96,34 @@ impl Policy {
     /// let own = OwnOrigin { host: "api.example.test", port: None, scheme: None };
     /// let reason = |origin: &str| {
     ///     let origin = Field::One(origin.as_bytes());
-    ///     policy.decide(&Request { origin, ..Request::new(b"GET", own) }).reason
+    ///     policy.decide(&Request { origin, ..Request::new(b"GET", own) }).without_asking().reason
     /// };
     /// assert_eq!(reason("https://app.example.test"), Reason::Wildcard);
     /// assert_eq!(reason("https://partner.test"), Reason::Exact);
     /// assert_eq!(reason("https://example.test"), Reason::NoMatch);
     /// assert_eq!(reason("null"), Reason::NullOrigin);
     /// ```
-    pub fn decide(&self, request: &Request<'_>) -> Verdict {
+    pub fn decide<'a>(&'a self, request: &'a Request<'a>) -> Decision<'a> {
         let kind = request.classify();
         match kind {
-            // https://fetch.spec.whatwg.org/#cors-preflight-fetch
-            Kind::Preflight => self.decide_preflight(request),
             // https://fetch.spec.whatwg.org/#http-requests: nothing to decide without an origin, or at home.
-            Kind::NonCors => Verdict::allow(kind, Reason::NonCors, None),
-            Kind::SameOrigin => Verdict::allow(kind, Reason::SameOrigin, None),
+            Kind::NonCors => Decision::Static(Verdict::allow(kind, Reason::NonCors, None)),
+            Kind::SameOrigin => Decision::Static(Verdict::allow(kind, Reason::SameOrigin, None)),
             // https://websockets.spec.whatwg.org/#concept-websocket-establish
             Kind::WebSocket => self.decide_websocket(request),
             // https://fetch.spec.whatwg.org/#cors-check: methods and headers are the preflight's business.
-            Kind::Actual => self.decide_origin(kind, request.origin),
+            Kind::Actual => self.decide_origin(kind, request),
+            // https://fetch.spec.whatwg.org/#cors-preflight-fetch has the CORS check too, before all else.
+            Kind::Preflight => match self.decide_origin(kind, request) {
+                Decision::Static(verdict) => Decision::Static(self.complete(verdict, request)),
+                Decision::Ask(call) => Decision::Ask(call),
+            },
         }
     }
 
-    fn decide_preflight(&self, request: &Request<'_>) -> Verdict {
-        // https://fetch.spec.whatwg.org/#cors-check, also of a preflight's response.
-        let verdict = self.decide_origin(Kind::Preflight, request.origin);
-        if !verdict.is_allowed() {
+    /// The verdict on a request whose origin has been judged: a preflight asks for more than that.
+    pub(crate) fn complete(&self, verdict: Verdict, request: &Request<'_>) -> Verdict {
+        if !verdict.is_allowed() || verdict.kind != Kind::Preflight {
             return verdict;
         }
         // https://fetch.spec.whatwg.org/#http-access-control-request-method has one method, neither none nor two.
@@ -110,23 +137,23 @@ impl Policy {
         verdict
     }
 
-    fn decide_websocket(&self, request: &Request<'_>) -> Verdict {
+    fn decide_websocket<'a>(&'a self, request: &'a Request<'a>) -> Decision<'a> {
         // The browser lets a page read a WebSocket whatever we answer, so `*` cannot mean "without credentials" here.
         if self.is_any() && request.credentials == Credentials::Present {
-            return Verdict::deny(Kind::WebSocket, Reason::NoMatch, None);
+            return Decision::Static(Verdict::deny(Kind::WebSocket, Reason::NoMatch, None));
         }
-        self.decide_origin(Kind::WebSocket, request.origin)
+        self.decide_origin(Kind::WebSocket, request)
     }
 
-    fn decide_origin(&self, kind: Kind, field: Field<'_>) -> Verdict {
+    fn decide_origin<'a>(&'a self, kind: Kind, request: &'a Request<'a>) -> Decision<'a> {
         if let Some(any) = self.any {
-            return Verdict::allow(kind, Reason::Any, Some(any));
+            return Decision::Static(Verdict::allow(kind, Reason::Any, Some(any)));
         }
-        match field {
-            Field::One(b"null") => self.decide_null(kind),
-            Field::One(value) => self.decide_value(kind, value),
+        match request.origin {
+            Field::One(b"null") => Decision::Static(self.decide_null(kind)),
+            Field::One(value) => self.decide_value(kind, value, request),
             // https://fetch.spec.whatwg.org/#origin-header holds one origin.
-            Field::Many | Field::Absent => Verdict::deny(kind, Reason::MalformedOrigin, None),
+            Field::Many | Field::Absent => Decision::Static(Verdict::deny(kind, Reason::MalformedOrigin, None)),
         }
     }
 
@@ -138,18 +165,21 @@ impl Policy {
         }
     }
 
-    fn decide_value(&self, kind: Kind, value: &[u8]) -> Verdict {
+    fn decide_value<'a>(&'a self, kind: Kind, value: &'a [u8], request: &'a Request<'a>) -> Decision<'a> {
         if value.len() > ORIGIN_LEN_MAX {
-            return Verdict::deny(kind, Reason::MalformedOrigin, None);
+            return Decision::Static(Verdict::deny(kind, Reason::MalformedOrigin, None));
         }
         // Whatever equals a configured origin is well-formed, as that one is.
         if let Some(entry) = self.exact(value) {
-            return Verdict::allow(kind, Reason::Exact, Some(entry));
+            return Decision::Static(Verdict::allow(kind, Reason::Exact, Some(entry)));
         }
-        let Ok(origin) = parse(value) else { return Verdict::deny(kind, Reason::MalformedOrigin, None) };
-        match self.pattern(&origin).or_else(|| self.regex(&origin)) {
-            Some((reason, entry)) => Verdict::allow(kind, reason, Some(entry)),
-            None => Verdict::deny(kind, Reason::NoMatch, None),
+        let Ok(origin) = parse(value) else {
+            return Decision::Static(Verdict::deny(kind, Reason::MalformedOrigin, None));
+        };
+        match (self.pattern(&origin).or_else(|| self.regex(&origin)), &self.template.rule) {
+            (Some((reason, entry)), _) => Decision::Static(Verdict::allow(kind, reason, Some(entry))),
+            (None, Some(rule)) => Decision::Ask(RuleCall::new(self, rule, kind, origin, request)),
+            (None, None) => Decision::Static(Verdict::deny(kind, Reason::NoMatch, None)),
         }
     }
 
@@ -195,7 +225,17 @@ impl Policy {
 
     /// How many entries each layer has.
     pub fn entry_counts(&self) -> EntryCounts {
-        EntryCounts { template: self.template.set.len() + self.template.regexes.len(), own: self.own.len() }
+        EntryCounts { template: self.template.len(), own: self.own.len() }
+    }
+
+    /// The rule that is asked where no entry matches.
+    pub fn rule(&self) -> Option<&Arc<Rule>> {
+        self.template.rule.as_ref()
+    }
+
+    pub(crate) fn rule_entry(&self) -> Option<EntryId> {
+        let last = self.template.rule.as_ref().and(self.template.len().checked_sub(1))?;
+        u32::try_from(last).ok().map(EntryId::Template)
     }
 
     /// An entry as it was configured; empty for an entry of another policy.
@@ -220,6 +260,10 @@ impl Policy {
         self.template.guard.credentials
     }
 
+    pub(crate) fn keeps_out(&self, origin: &Origin<'_>) -> bool {
+        self.template.guard.keeps_out(origin)
+    }
+
     pub(crate) fn rendered(&self) -> &Rendered {
         &self.template.rendered
     }
@@ -227,6 +271,12 @@ impl Policy {
 
 impl Template {
     fn text(&self, index: usize) -> Option<&str> {
-        self.set.text(index).or_else(|| self.regexes.text(index.checked_sub(self.set.len())?))
+        let regex = || self.regexes.text(index.checked_sub(self.set.len())?);
+        self.set.text(index).or_else(regex).or_else(|| self.rule_text.as_deref().filter(|_| index + 1 == self.len()))
+    }
+
+    /// How many entries there are; the rule is the last one.
+    fn len(&self) -> usize {
+        self.set.len() + self.regexes.len() + usize::from(self.rule.is_some())
     }
 }

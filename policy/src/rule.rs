@@ -9,6 +9,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 
+mod call;
+
+pub use call::{RuleCall, Surroundings};
+
 use crate::request::FieldLines;
 use crate::verdict::Kind;
 
@@ -127,6 +131,11 @@ pub struct Terms {
     pub max_age_seconds: Option<u32>,
     /// Whether credentials are withheld from this origin.
     pub without_credentials: bool,
+}
+
+impl Terms {
+    /// Those that narrow nothing.
+    pub const NONE: Self = Self { max_age_seconds: None, without_credentials: false };
 }
 
 /// The longest message of a denial, in bytes.

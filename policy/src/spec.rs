@@ -107,6 +107,10 @@ pub enum Place {
     AllowCredentials,
     /// `max_age_seconds`.
     MaxAge,
+    /// The rule, or its script.
+    Rule,
+    /// A header field that the policy lists for its rule.
+    RuleHeaders(usize),
 }
 
 /// One mistake or one warning.

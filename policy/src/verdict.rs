@@ -3,6 +3,8 @@
 //! All three vocabularies are closed; their texts are the ones of logs, metrics and `explain`. A verdict is a plain
 //! value: it holds nothing of the request, so it may be kept, counted and compared.
 
+use crate::rule::Terms;
+
 /// What a request is to CORS. Told by which fields are present, before the origin is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -176,6 +178,8 @@ pub struct Verdict {
     pub reason: Reason,
     /// The entry that covers the origin, also where a preflight is then refused for its method or headers.
     pub entry: Option<EntryId>,
+    /// By what a rule narrows the policy for this origin.
+    pub terms: Terms,
 }
 
 impl Verdict {
@@ -185,11 +189,20 @@ impl Verdict {
     }
 
     pub(crate) const fn allow(kind: Kind, reason: Reason, entry: Option<EntryId>) -> Self {
-        Self { kind, outcome: Outcome::Allow, reason, entry }
+        Self::new(kind, Outcome::Allow, reason, entry)
     }
 
     pub(crate) const fn deny(kind: Kind, reason: Reason, entry: Option<EntryId>) -> Self {
-        Self { kind, outcome: Outcome::Deny, reason, entry }
+        Self::new(kind, Outcome::Deny, reason, entry)
+    }
+
+    /// That of a request for which the tenant has no route, and so no policy.
+    pub const fn unknown_route(kind: Kind) -> Self {
+        Self::deny(kind, Reason::UnknownRoute, None)
+    }
+
+    const fn new(kind: Kind, outcome: Outcome, reason: Reason, entry: Option<EntryId>) -> Self {
+        Self { kind, outcome, reason, entry, terms: Terms::NONE }
     }
 }
 

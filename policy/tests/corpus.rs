@@ -93,7 +93,7 @@ fn answer(policy: &Policy, unmatched: UnmatchedRequests, case: &Case, headers: &
             Credentials::Absent
         },
     };
-    let verdict = policy.decide(&request);
+    let verdict = policy.decide(&request).without_asking();
     let reaches = reaches_upstream(&verdict, unmatched);
     let mut out = if reaches { case.upstream.kept_headers(|name| !is_cors_response_field(name)) } else { Vec::new() };
     for edit in policy.edits(&verdict, &request) {
@@ -197,5 +197,7 @@ fn path(place: Place) -> String {
         Place::ExposeHeaders(index) => format!("exposeHeaders/{index}"),
         Place::AllowCredentials => "allowCredentials".to_owned(),
         Place::MaxAge => "maxAge".to_owned(),
+        Place::Rule => "rule".to_owned(),
+        Place::RuleHeaders(index) => format!("rule/headers/{index}"),
     }
 }

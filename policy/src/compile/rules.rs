@@ -1,0 +1,35 @@
+//! What a rule and the policy around it must agree on.
+
+use crate::rule::Rule;
+use crate::spec::{Findings, Place};
+
+pub(super) const BESIDE_ANY: &str = "`*` allows every origin, so the rule would never be asked, expected one of them";
+
+pub(super) fn check(rule: &Rule, is_any: bool, findings: &mut Findings) {
+    if is_any {
+        findings.error(Place::Rule, BESIDE_ANY);
+    }
+    let script = rule.script();
+    for (name, at) in script.headers() {
+        if !rule.headers().iter().any(|listed| listed.as_str() == &**name) {
+            findings.error(Place::Rule, unlisted("header", name, script.name(), at.line, "headers"));
+        }
+    }
+    for (key, at) in script.query_keys() {
+        if !rule.query().contains(key) {
+            findings.error(Place::Rule, unlisted("query key", key, script.name(), at.line, "query"));
+        }
+    }
+    for (index, listed) in rule.headers().iter().enumerate() {
+        if !script.headers().iter().any(|(name, _)| **name == *listed.as_str()) {
+            findings.warn(
+                Place::RuleHeaders(index),
+                format!("the rule never reads `{listed}`, and every answer varies by it, expected it to be left out"),
+            );
+        }
+    }
+}
+
+fn unlisted(what: &str, name: &str, script: &str, line: u32, list: &str) -> String {
+    format!("the script {script} reads the {what} `{name}` in line {line}, expected it in the rule's `{list}`")
+}
