@@ -72,9 +72,21 @@ impl Template {
         };
         let rule_text = rule.as_ref().map(|rule| format!("rule:{}", rule.script().name()).into());
         if let Some(rule) = &rule {
-            rules::check(rule, set.any().is_some(), &mut findings);
+            rules::check(rule, set.any().is_some(), &guard, &mut findings);
         }
-        findings.conclude(Self { seed, guard, set, regexes, methods, headers, rendered, rule, rule_text })
+        let rule_reads_tenant = rule.as_ref().is_some_and(|rule| rule.strangers("").reads_tenant);
+        findings.conclude(Self {
+            seed,
+            guard,
+            set,
+            regexes,
+            methods,
+            headers,
+            rendered,
+            rule,
+            rule_text,
+            rule_reads_tenant,
+        })
     }
 }
 
@@ -96,6 +108,18 @@ impl Policy {
         }
         let any = template.set.any().map(EntryId::Template).or(own.any().map(EntryId::Own));
         findings.conclude(Self { template, own, any })
+    }
+
+    /// Asks the rule about strangers on behalf of one tenant: a rule that looks at the tenant may let them in for that one alone.
+    ///
+    /// # Errors
+    /// That it does so with credentials, placed as [`Place::Rule`].
+    pub fn check_tenant(&self, tenant: &str) -> Result<(), Problem> {
+        let rule = self.template.rule.as_ref().filter(|_| self.template.rule_reads_tenant);
+        match rule.and_then(|rule| rules::stranger_refusal(rule, tenant, &self.template.guard)) {
+            Some(message) => Err(Problem { place: Place::Rule, message }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -28,8 +28,9 @@ pub use near_miss::{Explanation, How, NearMiss};
 pub use policy::{Decision, EntryCounts, Policy, Template};
 pub use request::{Credentials, Field, FieldLines, OwnOrigin, Request, Scheme, Upgrade};
 pub use rule::{
-    Answer, MESSAGE_LEN_MAX, Reads, Rule, RuleCall, RuleData, RuleError, RuleErrorKind, RuleInput, RuleLimits, RuleRun,
-    Script, ScriptProblem, Surroundings, Terms,
+    Answer, MESSAGE_LEN_MAX, RULE_HEADERS_MAX, RULE_QUERY_MAX, Reads, Rule, RuleCall, RuleData, RuleError,
+    RuleErrorKind, RuleInput, RuleLimits, RuleRun, Script, ScriptPlace, ScriptProblem, Strangers, Surroundings, Terms,
+    callable_names, field_names,
 };
 pub use spec::{Compiled, Dangerously, Disclosure, MAX_AGE_SECONDS_DEFAULT, OriginSetSpec, Place, PolicySpec, Problem};
 pub use verdict::{EntryId, Kind, Outcome, Reason, Verdict};

@@ -34,6 +34,8 @@ pub struct Template {
     pub(crate) rule: Option<Arc<Rule>>,
     /// `rule:NAME`, as an entry's text.
     pub(crate) rule_text: Option<Box<str>>,
+    /// Whether the rule looked at the tenant when it was asked about strangers.
+    pub(crate) rule_reads_tenant: bool,
 }
 
 /// The policy of one tenant: a template, and the tenant's own origins. Made only by [`Policy::extend`].

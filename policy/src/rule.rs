@@ -5,26 +5,41 @@
 //! an answer depends on those and on nothing else, so it may be kept under their values ([`Rule::key`]). Absent on purpose: files,
 //! clocks (the caller says when time is up), threads, and any state that outlives a run.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 
+mod audit;
 mod call;
+mod callable;
+mod data;
+mod engine;
+mod functions;
+mod input;
+mod run;
+mod strangers;
 
 pub use call::{RuleCall, Surroundings};
+pub use callable::{callable_names, field_names};
+pub use data::RuleData;
+pub use input::{RULE_HEADERS_MAX, RULE_QUERY_MAX};
+pub use strangers::Strangers;
+
+use engine::Program;
+use input::{Part, Values};
 
 use crate::request::FieldLines;
 use crate::verdict::Kind;
-
-/// Frozen sets and tables that scripts ask by name.
-#[derive(Debug, Default)]
-pub struct RuleData {}
 
 /// A source that has passed the audit.
 #[derive(Debug)]
 pub struct Script {
     name: Arc<str>,
     source: Arc<str>,
+    data: Arc<RuleData>,
+    limits: RuleLimits,
+    named: audit::Named,
 }
 
 /// What a script may use up. The same in every build.
@@ -71,13 +86,25 @@ pub struct ScriptProblem {
     pub message: String,
 }
 
+/// A place in a script, counted as in [`ScriptProblem`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScriptPlace {
+    /// The line.
+    pub line: u32,
+    /// The column.
+    pub column: u32,
+}
+
 /// A script with the header fields and query keys that its policy lists, ready to run on every worker.
 #[derive(Debug)]
 pub struct Rule {
     id: u64,
     script: Arc<Script>,
-    headers: Box<[HeaderName]>,
-    query: Box<[Box<str>]>,
+    headers: Arc<[HeaderName]>,
+    query: Arc<[Box<str>]>,
+    /// The parts of a request that its script names.
+    wanted: u64,
+    programs: Box<[Box<Program>]>,
 }
 
 /// What a rule may see of one request.
@@ -222,33 +249,22 @@ impl RuleErrorKind {
     }
 }
 
-impl RuleData {
-    /// Sets of values and tables of keys and values, by name.
-    pub fn new(
-        sets: impl IntoIterator<Item = (String, Vec<String>)>,
-        tables: impl IntoIterator<Item = (String, Vec<(String, String)>)>,
-    ) -> Self {
-        let _ = (sets.into_iter().count(), tables.into_iter().count());
-        Self {}
-    }
-}
-
 impl Script {
-    /// Audits a source.
+    /// Audits a source. `name` is the file's, without `.rhai`.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// Everything that is wrong with it, in the order of the source; of what is no Rhai at all, the first.
     pub fn compile(
         name: &str,
         source: &str,
         data: &Arc<RuleData>,
         limits: &RuleLimits,
     ) -> Result<Self, Vec<ScriptProblem>> {
-        let _ = (data, limits);
-        Ok(Self { name: Arc::from(name), source: Arc::from(source) })
+        let named = audit::audit(source, data, limits)?;
+        Ok(Self { name: Arc::from(name), source: Arc::from(source), data: Arc::clone(data), limits: *limits, named })
     }
 
-    /// What it is called: the file's name without `.rhai`.
+    /// What it is called.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -258,22 +274,35 @@ impl Script {
         &self.source
     }
 
-    /// The header fields that it names as literals, lower case, with the place of each.
-    pub fn headers(&self) -> &[(Box<str>, ScriptProblem)] {
-        &[]
+    /// The header fields that it names, lower case, each with the place where it first does.
+    pub fn headers(&self) -> &[(Box<str>, ScriptPlace)] {
+        &self.named.headers
     }
 
-    /// The query keys that it names as literals, with the place of each.
-    pub fn query_keys(&self) -> &[(Box<str>, ScriptProblem)] {
-        &[]
+    /// The query keys that it names, each with the place where it first does.
+    pub fn query_keys(&self) -> &[(Box<str>, ScriptPlace)] {
+        &self.named.query_keys
+    }
+
+    /// Whether it asks any set or table.
+    pub fn uses_data(&self) -> bool {
+        self.named.uses_data
     }
 }
 
 impl Rule {
-    /// A script with what its policy lists, in `copies` separately compiled copies. `id` is the caller's, and a new one each time.
+    /// A script with what its policy lists, in `copies` separately compiled copies, at least one. `id` is the caller's, and a new one
+    /// each time. Of the lists no more than [`RULE_HEADERS_MAX`] and [`RULE_QUERY_MAX`] are heeded.
     pub fn new(id: u64, script: &Arc<Script>, headers: &[HeaderName], query: &[Box<str>], copies: usize) -> Self {
-        let _ = copies;
-        Self { id, script: Arc::clone(script), headers: headers.into(), query: query.into() }
+        let headers: Arc<[_]> = headers.iter().take(RULE_HEADERS_MAX).cloned().collect();
+        let query: Arc<[_]> = query.iter().take(RULE_QUERY_MAX).cloned().collect();
+        let listed_headers = (0..headers.len()).map(|index| Part::Header(index).bit());
+        let listed_query = (0..query.len()).map(|index| Part::Query(index).bit());
+        let wanted = listed_headers.chain(listed_query).fold(script.named.fields, |all, bit| all | bit);
+        // It has been compiled once, for the audit, so it compiles.
+        let compile = || Program::parse(&script.source, &script.data, &script.limits).ok().map(Box::new);
+        let programs = (0..copies.max(1)).filter_map(|_| compile()).collect();
+        Self { id, script: Arc::clone(script), headers, query, wanted, programs }
     }
 
     /// The caller's number.
@@ -298,20 +327,27 @@ impl Rule {
 
     /// Asks the rule, on the copy of worker `slot` (taken modulo the number of copies). `is_over` is asked now and then, and ends
     /// the run when it says so.
-    pub fn run(&self, input: &RuleInput<'_>, slot: usize, is_over: &dyn Fn() -> bool) -> RuleRun {
-        let _ = (input, slot, is_over);
-        RuleRun { answer: Ok(Answer::Abstain), reads: Reads::default(), operations: 0 }
+    pub fn run(&self, input: &RuleInput<'_>, slot: usize, is_over: fn() -> bool) -> RuleRun {
+        let index = slot.checked_rem(self.programs.len()).unwrap_or_default();
+        let Some(program) = self.programs.get(index) else {
+            return RuleRun { answer: Ok(Answer::Abstain), reads: Reads::default(), operations: 0 };
+        };
+        run::run(program, Values::new(self, input, self.wanted), is_over)
     }
 
     /// Appends the values of `reads` in `input` to `key`, each with its length, so that no two differ and look alike.
-    pub fn key(&self, input: &RuleInput<'_>, reads: Reads, key: &mut Vec<u8>) {
-        let _ = (input, reads, key);
+    pub fn key(&self, input: &RuleInput<'_>, reads: Reads, key: &mut String) {
+        for part in Part::among(reads.0) {
+            let start = key.len();
+            let is_there = input::write_value(part, self, input, key);
+            let len = if is_there { key.len() - start } else { usize::MAX };
+            let _written = write!(key, "\u{0}{len:x}\u{0}");
+        }
     }
 
     /// What was read, as a person would write it: `host`, `header x-plan`, `query key`.
     pub fn names(&self, reads: Reads) -> Vec<String> {
-        let _ = reads;
-        Vec::new()
+        Part::among(reads.0).map(|part| input::name(part, self)).collect()
     }
 }
 
@@ -327,7 +363,7 @@ impl Reads {
     }
 
     /// Whether the tenant's id was read.
-    pub const fn has_tenant(self) -> bool {
-        false
+    pub fn has_tenant(self) -> bool {
+        self.0 & Part::Tenant.bit() != 0
     }
 }

@@ -1,11 +1,27 @@
 //! What a rule and the policy around it must agree on.
 
+use crate::origin::risk::Guard;
 use crate::rule::Rule;
 use crate::spec::{Findings, Place};
 
 pub(super) const BESIDE_ANY: &str = "`*` allows every origin, so the rule would never be asked, expected one of them";
 
-pub(super) fn check(rule: &Rule, is_any: bool, findings: &mut Findings) {
+/// Whether a rule that lets strangers in, on behalf of this tenant, is one too many.
+pub(super) fn stranger_refusal(rule: &Rule, tenant: &str, guard: &Guard) -> Option<String> {
+    if !guard.credentials || guard.dangerously.allow_any_origin {
+        return None;
+    }
+    let admitted = rule.strangers(tenant).admitted?;
+    Some(format!(
+        "the rule lets a stranger in with credentials, such as `{admitted}`, expected it to look at the host, or \
+         `dangerouslyAllowAnyOrigin` as well"
+    ))
+}
+
+pub(super) fn check(rule: &Rule, is_any: bool, guard: &Guard, findings: &mut Findings) {
+    if let Some(message) = stranger_refusal(rule, "", guard) {
+        findings.error(Place::Rule, message);
+    }
     if is_any {
         findings.error(Place::Rule, BESIDE_ANY);
     }

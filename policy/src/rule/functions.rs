@@ -1,0 +1,233 @@
+//! What a rule may call, as it is written in [`callable`](super::callable): each bounded before it makes anything, not after.
+
+use std::sync::Arc;
+
+use rhai::{Array, Dynamic, Engine, EvalAltResult, INT, ImmutableString, Map};
+
+use super::data::RuleData;
+use super::engine::{fault, keys};
+use super::input::{Part, Values};
+use super::run::{Fault, Said};
+use super::{Answer, MESSAGE_LEN_MAX, RuleErrorKind, RuleLimits, Terms};
+
+/// `req`, as a script holds it. A copy of it is the same request.
+#[derive(Debug, Clone)]
+pub(super) struct Req(pub(super) Arc<Values>);
+
+type Outcome<T> = Result<T, Box<EvalAltResult>>;
+
+/// What firefox keeps at most; a policy has the same bound.
+const MAX_AGE_SECONDS_MAX: INT = 86_400;
+
+pub(super) fn register(engine: &mut Engine, data: &Arc<RuleData>, limits: &RuleLimits) {
+    register_req(engine);
+    register_answers(engine);
+    register_hosts(engine);
+    register_data(engine, data);
+    register_texts(engine, *limits);
+    register_operators(engine, *limits);
+}
+
+fn text(value: Option<&str>) -> ImmutableString {
+    value.unwrap_or_default().into()
+}
+
+fn optional(value: Option<&str>) -> Dynamic {
+    value.map_or(Dynamic::UNIT, |value| ImmutableString::from(value).into())
+}
+
+fn register_req(engine: &mut Engine) {
+    engine.register_type_with_name::<Req>("Req");
+    let fields = [
+        ("origin", Part::Origin),
+        ("scheme", Part::Scheme),
+        ("host", Part::Host),
+        ("tenant", Part::Tenant),
+        ("route", Part::Route),
+        ("method", Part::Method),
+        ("path", Part::Path),
+        ("kind", Part::Kind),
+    ];
+    for (name, part) in fields {
+        engine.register_get(name, move |req: &mut Req| text(req.0.read(part)));
+    }
+    engine.register_get("port", |req: &mut Req| -> INT {
+        req.0.read(Part::Port).and_then(|port| port.parse().ok()).unwrap_or_default()
+    });
+    engine.register_get("requested_headers", |req: &mut Req| -> Array {
+        let list = req.0.read(Part::RequestedHeaders).unwrap_or_default();
+        list.split(',').filter(|name| !name.is_empty()).map(|name| ImmutableString::from(name).into()).collect()
+    });
+    engine.register_fn("header", |req: &mut Req, name: &str| read_listed(req, req.0.header(name), "header", name));
+    engine.register_fn("query", |req: &mut Req, key: &str| read_listed(req, req.0.query(key), "query key", key));
+}
+
+fn read_listed(req: &Req, part: Option<Part>, what: &str, name: &str) -> Outcome<Dynamic> {
+    match part {
+        Some(part) => Ok(optional(req.0.read(part))),
+        None => {
+            let message = format!("the {what} `{name}` is not listed, expected it in the policy's `rule`");
+            Err(fault(Fault { kind: RuleErrorKind::Unlisted, message }))
+        }
+    }
+}
+
+fn register_answers(engine: &mut Engine) {
+    engine.register_type_with_name::<Said>("Answer");
+    engine.register_fn("allow", || Said(Answer::Allow(Terms::NONE)));
+    engine.register_fn("allow", |terms: Map| terms_of(&terms).map(|terms| Said(Answer::Allow(terms))));
+    engine.register_fn("deny", || Said(Answer::Deny(None)));
+    engine.register_fn("deny", |reason: &str| Said(Answer::Deny(Some(message(reason)))));
+}
+
+fn terms_of(map: &Map) -> Outcome<Terms> {
+    let wrong = |message: String| fault(Fault { kind: RuleErrorKind::Result, message });
+    if let Some(unknown) = keys(map).find(|key| !["maxAge", "credentials"].contains(key)) {
+        return Err(wrong(format!("`allow` knows no `{unknown}`, expected `maxAge` or `credentials`")));
+    }
+    let max_age_seconds = match map.get("maxAge") {
+        None => None,
+        Some(value) => match value.as_int() {
+            Ok(seconds @ 0..=MAX_AGE_SECONDS_MAX) => u32::try_from(seconds).ok(),
+            _ => {
+                return Err(wrong(format!(
+                    "`maxAge` is no such number, expected seconds from 0 to {MAX_AGE_SECONDS_MAX}"
+                )));
+            }
+        },
+    };
+    let without_credentials = match map.get("credentials").map(Dynamic::as_bool) {
+        None | Some(Ok(true)) => false,
+        Some(Ok(false)) => true,
+        Some(Err(_)) => return Err(wrong("`credentials` is neither true nor false, expected one of them".to_owned())),
+    };
+    Ok(Terms { max_age_seconds, without_credentials })
+}
+
+/// A denial's message, fit to be shown: cut at a character, and no control characters.
+fn message(text: &str) -> Arc<str> {
+    let end = (0..=MESSAGE_LEN_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    let cut = text.get(..end.unwrap_or_default()).unwrap_or_default();
+    cut.chars().map(|character| if character.is_control() { ' ' } else { character }).collect::<String>().into()
+}
+
+fn register_hosts(engine: &mut Engine) {
+    engine.register_fn("host_under", is_under);
+    engine.register_fn("label", |host: &str, n: INT| {
+        let index = usize::try_from(n).ok();
+        optional(index.and_then(|index| host.split('.').nth(index)).filter(|_| !is_address(host)))
+    });
+    engine.register_fn("registrable_domain", |host: &str| {
+        let domain = psl::domain(host.as_bytes()).filter(|_| !is_address(host));
+        optional(domain.and_then(|domain| str::from_utf8(domain.as_bytes()).ok()))
+    });
+    engine.register_fn("glob", glob);
+}
+
+/// Whether a host is a domain or one of its subdomains: whole labels, never a part of one.
+fn is_under(host: &str, domain: &str) -> bool {
+    let before = host.strip_suffix(domain);
+    !domain.is_empty() && before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+}
+
+fn is_address(host: &str) -> bool {
+    host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok()
+}
+
+/// Whether the whole of a text looks like a pattern, in which `*` stands for any characters and `?` for one. Goes back to the last
+/// star alone, so its time is at most the product of both lengths.
+fn glob(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while let Some(byte) = text.get(t) {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(b'?') => (p, t) = (p + 1, t + 1),
+            Some(wanted) if wanted == byte => (p, t) = (p + 1, t + 1),
+            Some(_) | None => match star {
+                Some((at, from)) => {
+                    star = Some((at, from + 1));
+                    (p, t) = (at + 1, from + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern.get(p..).unwrap_or_default().iter().all(|byte| *byte == b'*')
+}
+
+fn register_data(engine: &mut Engine, data: &Arc<RuleData>) {
+    let sets = Arc::clone(data);
+    engine.register_fn("in_set", move |name: &str, value: &str| sets.contains(name, value));
+    let tables = Arc::clone(data);
+    engine.register_fn("lookup", move |name: &str, key: &str| optional(tables.lookup(name, key)));
+}
+
+fn int(len: usize) -> INT {
+    INT::try_from(len).unwrap_or(INT::MAX)
+}
+
+fn too_large(what: &str, max: usize) -> Box<EvalAltResult> {
+    fault(Fault { kind: RuleErrorKind::Size, message: format!("{what} is too large, expected at most {max}") })
+}
+
+fn register_texts(engine: &mut Engine, limits: RuleLimits) {
+    engine.register_fn("len", |text: &str| int(text.chars().count()));
+    engine.register_fn("len", |array: &mut Array| int(array.len()));
+    engine.register_fn("len", |map: &mut Map| int(map.len()));
+    engine.register_fn("is_empty", |text: &str| text.is_empty());
+    engine.register_fn("is_empty", |array: &mut Array| array.is_empty());
+    engine.register_fn("contains", |text: &str, part: &str| text.contains(part));
+    engine.register_fn("contains", |array: &mut Array, text: &str| {
+        array.iter().any(|item| item.as_immutable_string_ref().is_ok_and(|item| **item == *text))
+    });
+    engine.register_fn("contains", |array: &mut Array, n: INT| array.iter().any(|item| item.as_int() == Ok(n)));
+    engine.register_fn("contains", |map: &mut Map, key: &str| map.contains_key(key));
+    engine.register_fn("contains", |range: &mut std::ops::Range<INT>, n: INT| range.contains(&n));
+    engine.register_fn("contains", |range: &mut std::ops::RangeInclusive<INT>, n: INT| range.contains(&n));
+    engine.register_fn("starts_with", |text: &str, part: &str| text.starts_with(part));
+    engine.register_fn("ends_with", |text: &str, part: &str| text.ends_with(part));
+    engine.register_fn("index_of", |text: &str, part: &str| -> INT {
+        text.find(part).and_then(|at| text.get(..at)).map_or(-1, |before| int(before.chars().count()))
+    });
+    engine.register_fn("sub_string", |text: &str, start: INT| piece(text, start, INT::MAX));
+    engine.register_fn("sub_string", piece);
+    engine.register_fn("to_lower", |text: &str| ImmutableString::from(text.to_lowercase()));
+    engine.register_fn("to_upper", |text: &str| ImmutableString::from(text.to_uppercase()));
+    engine.register_fn("trim", |text: &str| ImmutableString::from(text.trim()));
+    engine.register_fn("before", |text: &str, mark: &str| optional(text.split_once(mark).map(|(before, _)| before)));
+    engine.register_fn("after", |text: &str, mark: &str| optional(text.split_once(mark).map(|(_, after)| after)));
+    engine.register_fn("split", move |text: &str, mark: &str| -> Outcome<Array> {
+        let pieces = text.split(mark).take(limits.array_len + 1);
+        let array: Array = pieces.map(|piece| ImmutableString::from(piece).into()).collect();
+        if array.len() > limits.array_len { Err(too_large("the array", limits.array_len)) } else { Ok(array) }
+    });
+    engine.register_fn("to_string", |text: &str| ImmutableString::from(text));
+    engine.register_fn("to_string", |n: INT| ImmutableString::from(n.to_string()));
+    engine.register_fn("to_string", |flag: bool| ImmutableString::from(flag.to_string()));
+    engine.register_fn("to_string", |(): ()| ImmutableString::new());
+}
+
+fn piece(text: &str, start: INT, len: INT) -> ImmutableString {
+    let (start, len) = (usize::try_from(start).unwrap_or(0), usize::try_from(len).unwrap_or(0));
+    text.chars().skip(start).take(len).collect::<String>().into()
+}
+
+/// What the language does not have built in.
+fn register_operators(engine: &mut Engine, limits: RuleLimits) {
+    engine.register_fn("!", |flag: bool| !flag);
+    engine.register_fn("-", |n: INT| n.checked_neg().ok_or_else(overflow));
+    let join = move |text: &str, more: &str| -> Outcome<ImmutableString> {
+        let is_small = text.len() + more.len() <= limits.string_len;
+        if is_small { Ok([text, more].concat().into()) } else { Err(too_large("the string", limits.string_len)) }
+    };
+    engine.register_fn("+", move |text: &str, n: INT| join(text, &n.to_string()));
+    engine.register_fn("+", move |n: INT, text: &str| join(&n.to_string(), text));
+}
+
+fn overflow() -> Box<EvalAltResult> {
+    fault(Fault { kind: RuleErrorKind::Runtime, message: "the number is too large, expected less".to_owned() })
+}

@@ -1,0 +1,151 @@
+//! What was read is what an answer depends on: requests that agree on it get the same answer.
+use super::*;
+use proptest::prelude::*;
+
+/// What a random request is made of: small sets, so that requests agree often.
+#[derive(Debug, Clone)]
+struct Asked {
+    host: &'static str,
+    port: Option<u16>,
+    tenant: &'static str,
+    path: &'static str,
+    method: &'static str,
+    query: &'static str,
+    plan: Option<&'static str>,
+    kind: Kind,
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let parts = (
+        prop::sample::select(vec!["a.test", "b.test", "x.a.test"]),
+        prop::sample::select(vec![None, Some(8443)]),
+        prop::sample::select(vec!["acme", "globex"]),
+        prop::sample::select(vec!["/", "/a", "/b"]),
+        prop::sample::select(vec!["GET", "PUT"]),
+        prop::sample::select(vec!["", "k=1", "k=2", "k", "k=", "x=1&k=1", "k=%31"]),
+        prop::sample::select(vec![None, Some(""), Some("gold"), Some("silver")]),
+        prop::sample::select(vec![Kind::Preflight, Kind::Actual, Kind::WebSocket]),
+    );
+    parts.prop_map(|(host, port, tenant, path, method, query, plan, kind)| Asked {
+        host,
+        port,
+        tenant,
+        path,
+        method,
+        query,
+        plan,
+        kind,
+    })
+}
+
+fn condition() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "req.host == \"a.test\"",
+        "host_under(req.host, \"a.test\")",
+        "req.port == 8443",
+        "req.tenant == \"acme\"",
+        "req.path == \"/a\"",
+        "req.method == \"PUT\"",
+        "req.kind == \"preflight\"",
+        "req.header(\"x-plan\") == \"gold\"",
+        "req.header(\"x-plan\") == ()",
+        "req.query(\"k\") == \"1\"",
+        "req.query(\"k\") == ()",
+        "req.origin.contains(\"a\")",
+        "req.requested_headers.is_empty()",
+    ])
+    .prop_map(str::to_owned)
+}
+
+/// Nested conditions with answers at their ends.
+fn block() -> impl Strategy<Value = String> {
+    let answers =
+        ["allow()", "deny()", "deny(req.path)", "deny(`${req.header(\"x-plan\")}`)", "allow(#{ maxAge: 5 })", "()"];
+    let leaf = prop::sample::select(answers.map(str::to_owned).to_vec());
+    leaf.prop_recursive(4, 16, 2, |inner| {
+        (condition(), inner.clone(), inner)
+            .prop_map(|(condition, yes, no)| format!("if {condition} {{ {yes} }} else {{ {no} }}"))
+    })
+}
+
+fn with_asked<R>(asked: &Asked, then: impl FnOnce(&RuleInput<'_>) -> R) -> R {
+    let headers: HeaderMap =
+        asked.plan.iter().map(|plan| (HeaderName::from_static("x-plan"), plan.parse().unwrap())).collect();
+    let origin = match asked.port {
+        Some(port) => format!("https://{}:{port}", asked.host),
+        None => format!("https://{}", asked.host),
+    };
+    let Asked { host, port, tenant, path, method, query, kind, .. } = *asked;
+    then(&RuleInput {
+        origin: &origin,
+        scheme: "https",
+        host,
+        port,
+        kind,
+        tenant,
+        route: "/",
+        method: method.as_bytes(),
+        path,
+        query,
+        requested_headers: NO_LINES,
+        headers: &headers,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn requests_that_agree_on_what_was_read_get_the_same_answer(source in block(), all in prop::collection::vec(asked(), 2..24)) {
+        let script = Arc::new(compile(&format!("fn decide(req) {{ {source} }}")).unwrap());
+        let rule = Rule::new(1, &script, &[HeaderName::from_static("x-plan")], &["k".into()], 2);
+        let key = |asked: &Asked, reads| with_asked(asked, |input| {
+            let mut key = String::new();
+            rule.key(input, reads, &mut key);
+            key
+        });
+        let runs: Vec<_> = all.iter().map(|asked| with_asked(asked, |input| rule.run(input, 0, never))).collect();
+        for (first, run) in all.iter().zip(&runs) {
+            for (other, other_run) in all.iter().zip(&runs) {
+                if key(first, run.reads) == key(other, run.reads) {
+                    prop_assert_eq!(&run.answer, &other_run.answer, "{} {:?} {:?}", source, first, other);
+                    prop_assert_eq!(run.reads, other_run.reads);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_tell_absent_from_empty_and_where_a_value_ends() {
+    let rule = body("if req.header(\"x-plan\") == req.query(\"k\") { deny() }");
+    let base = Asked {
+        host: "a.test",
+        port: None,
+        tenant: "acme",
+        path: "/",
+        method: "GET",
+        query: "",
+        plan: None,
+        kind: Kind::Actual,
+    };
+    let mut keys = std::collections::BTreeSet::new();
+    let all = [
+        base.clone(),
+        Asked { plan: Some(""), ..base.clone() },
+        Asked { query: "k=", ..base.clone() },
+        Asked { plan: Some(""), query: "k", ..base.clone() },
+        Asked { plan: Some("ab"), query: "k=c", ..base.clone() },
+        Asked { plan: Some("a"), query: "k=bc", ..base.clone() },
+    ];
+    for asked in &all {
+        let mut key = String::new();
+        let reads = with_asked(asked, |input| {
+            let reads = rule.run(input, 0, never).reads;
+            rule.key(input, reads, &mut key);
+            reads
+        });
+        keys.insert((reads.bits(), key));
+    }
+    assert_eq!(keys.len(), all.len());
+}
