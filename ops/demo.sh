@@ -30,7 +30,7 @@ trap stop EXIT
 trap 'exit 0' INT TERM HUP
 # Each in a process group of its own: Ctrl-C reaches this script alone, which ends both once.
 set -m
-"$crossgate" demo-upstream &
+"$crossgate" demo-upstream --rule scripts/demo.rhai &
 upstream=$!
 "$crossgate" run --config "$config" &
 gateway=$!
@@ -50,6 +50,8 @@ cat <<EOF
     http://evil.localhost:3000         the same page, not allowed
     http://127.0.0.1:9900/metrics      what the gateway counted
     http://127.0.0.1:9001/requests     what reached the upstream; OPTIONS stays 0
+
+  Change scripts/demo.rhai, save, and press again: the new rule decides within a second.
 
   By hand:
     curl -si -X OPTIONS -H 'Host: api.acme.localhost' -H 'Origin: http://app.acme.localhost:3000' \\

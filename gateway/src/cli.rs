@@ -15,6 +15,7 @@ pub mod explain;
 pub mod logging;
 pub mod run;
 pub mod schema;
+pub mod test;
 
 /// What was asked about is as it should be.
 pub const GOOD: u8 = 0;
@@ -39,6 +40,8 @@ enum Command {
     Check(CheckArgs),
     /// Tell what happens to a request, and why
     Explain(explain::ExplainArgs),
+    /// Run the cases of the rules' scripts
+    Test(test::TestArgs),
     /// Print the JSON Schema of the configuration
     Schema,
     /// Serve the demo's API and page
@@ -69,6 +72,7 @@ fn dispatch(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
             code(check::run(&files, format, out, err))
         }
         Command::Explain(args) => explain::run(args, &mut io::stdin().lock(), out, err),
+        Command::Test(args) => code(test::run(&args, out, err)),
         Command::Schema => code(schema::run(out).map(|()| GOOD)),
         Command::DemoUpstream(args) => demo_upstream::run(&args, err),
     }

@@ -11,6 +11,7 @@ pub mod schema;
 mod decode;
 pub(crate) mod files;
 mod policies;
+mod rules;
 mod scalars;
 mod sections;
 mod settings;
@@ -26,6 +27,7 @@ pub(crate) use decode::{shown, similar};
 use diagnostics::Diagnostics;
 pub use model::{Limits, LogLevel, Mode, Settings, UnmatchedRequests};
 use model::{Located, Main, TenantSpec};
+pub use rules::{CaseSpec, CasesFile, DataFile, Expected};
 pub(crate) use sections::Kind;
 use sections::Section;
 use tree::{At, Node, Value};
@@ -61,6 +63,16 @@ pub fn read_main(file: &Path) -> Decoded<Main> {
 /// Reads a file of the tenants directory.
 pub fn read_tenants(file: &Path) -> Decoded<TenantsFile> {
     decode_file(file, |decoder, root| decoder.tenants_file(root))
+}
+
+/// Reads the sets and tables of a data file of the scripts directory.
+pub fn read_data(file: &Path) -> Decoded<DataFile> {
+    decode_file(file, |decoder, root| decoder.data_file(root))
+}
+
+/// Reads the cases of a script from their text.
+pub(crate) fn decode_cases(file: &Path, text: &str) -> Decoded<CasesFile> {
+    decode_text(file, text, |decoder, root| decoder.cases_file(root))
 }
 
 /// The files of the tenants directory that `main` names, by name.
@@ -102,13 +114,23 @@ impl Decoder<'_> {
             let value = self.path(node)?;
             Some(Located { value, at: node.at })
         });
+        let scripts_dir = fields.find("scriptsDir").and_then(|node| {
+            let value = self.path(node)?;
+            Some(Located { value, at: node.at })
+        });
+        let settings = Arc::new(self.settings(&fields));
+        let upstreams = self.upstreams(fields.find("upstreams"));
+        let origin_sets = self.origin_sets(fields.find("originSets"));
+        let policies = self.policies(fields.find("policies"));
+        self.check_rules(&policies, scripts_dir.is_some());
         Main {
-            settings: Arc::new(self.settings(&fields)),
-            upstreams: self.upstreams(fields.find("upstreams")),
-            origin_sets: self.origin_sets(fields.find("originSets")),
-            policies: self.policies(fields.find("policies")),
+            settings,
+            upstreams,
+            origin_sets,
+            policies,
             tenants: self.tenants(fields.find("tenants")).specs,
             tenants_dir,
+            scripts_dir,
         }
     }
 

@@ -12,6 +12,7 @@ mod pages;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,7 +35,15 @@ type Request = http::Request<hyper::body::Incoming>;
 pub struct DemoUpstream {
     api: TcpListener,
     pages: Vec<TcpListener>,
-    counts: Arc<Counts>,
+    shared: Arc<Shared>,
+}
+
+/// What all connections look at.
+#[derive(Debug, Default)]
+struct Shared {
+    counts: Counts,
+    /// The source that the page shows.
+    rule: Option<PathBuf>,
 }
 
 /// Which of the two sites a connection belongs to.
@@ -55,7 +64,7 @@ impl DemoUpstream {
         for address in pages {
             open.push(listen(*address).await?);
         }
-        Ok(Self { api, pages: open, counts: Arc::default() })
+        Ok(Self { api, pages: open, shared: Arc::default() })
     }
 
     /// Opens one more socket for the page. The caller may live without it: a machine without IPv6 has no `[::1]`.
@@ -65,6 +74,12 @@ impl DemoUpstream {
     pub async fn add_pages(&mut self, address: SocketAddr) -> io::Result<()> {
         self.pages.push(listen(address).await?);
         Ok(())
+    }
+
+    /// The same, with the rule's source for the page to show.
+    #[must_use]
+    pub fn showing(self, rule: Option<PathBuf>) -> Self {
+        Self { shared: Arc::new(Shared { rule, ..Shared::default() }), ..self }
     }
 
     /// The address of the API.
@@ -86,9 +101,9 @@ impl DemoUpstream {
     /// Serves until the process ends.
     pub async fn serve(self) {
         let mut sites = tokio::task::JoinSet::new();
-        sites.spawn(accept(self.api, Site::Api, Arc::clone(&self.counts)));
+        sites.spawn(accept(self.api, Site::Api, Arc::clone(&self.shared)));
         for pages in self.pages {
-            sites.spawn(accept(pages, Site::Pages, Arc::clone(&self.counts)));
+            sites.spawn(accept(pages, Site::Pages, Arc::clone(&self.shared)));
         }
         sites.join_all().await;
     }
@@ -99,10 +114,10 @@ async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(named)
 }
 
-async fn accept(listener: TcpListener, site: Site, counts: Arc<Counts>) {
+async fn accept(listener: TcpListener, site: Site, shared: Arc<Shared>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(connection(stream, site, Arc::clone(&counts)))),
+            Ok((stream, _)) => drop(tokio::spawn(connection(stream, site, Arc::clone(&shared)))),
             // Out of file descriptors, most likely: let some connections end first.
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
         }
@@ -110,10 +125,10 @@ async fn accept(listener: TcpListener, site: Site, counts: Arc<Counts>) {
 }
 
 /// Serves one connection; a client that breaks off or talks nonsense ends its own connection and nothing else.
-async fn connection(stream: TcpStream, site: Site, counts: Arc<Counts>) {
+async fn connection(stream: TcpStream, site: Site, shared: Arc<Shared>) {
     let answer = service_fn(|request| {
-        let counts = Arc::clone(&counts);
-        async move { Ok::<_, Infallible>(site.answer(request, &counts).await) }
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(site.answer(request, &shared).await) }
     });
     let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answer).await;
     if let Err(error) = served {
@@ -122,10 +137,10 @@ async fn connection(stream: TcpStream, site: Site, counts: Arc<Counts>) {
 }
 
 impl Site {
-    async fn answer(self, request: Request, counts: &Counts) -> Response {
+    async fn answer(self, request: Request, shared: &Shared) -> Response {
         match self {
-            Self::Api => api::answer(request, counts).await,
-            Self::Pages => pages::answer(&request, counts),
+            Self::Api => api::answer(request, &shared.counts).await,
+            Self::Pages => pages::answer(&request, &shared.counts, shared.rule.as_deref()),
         }
     }
 }

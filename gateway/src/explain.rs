@@ -25,6 +25,9 @@ use self::probe::{Probe, Sender};
 mod display;
 mod notes;
 pub mod probe;
+mod rule;
+
+pub use self::rule::RuleTold;
 
 /// As long as a real one, since the answer's length hangs on it.
 const REQUEST_ID: &str = "00000000000000000000000000000000";
@@ -59,6 +62,8 @@ pub struct Explanation {
     /// The entries that nearly cover it.
     #[serde(serialize_with = "near_misses")]
     pub near_misses: Vec<NearMiss>,
+    /// What the policy's rule says, where it is asked.
+    pub rule: Option<RuleTold>,
     /// Where nothing comes near: what the policy has.
     pub allowed: Allowed,
     /// What to consider.
@@ -116,12 +121,17 @@ pub fn explain(snapshot: &Snapshot, probe: &Probe) -> Explanation {
         headers: &headers,
         scheme: forwarded::scheme(&headers, peer),
     };
-    let judgement = judge(snapshot, &head);
+    let mut examined = None;
+    let judgement = judge(snapshot, &head, |seat, input| {
+        let (told, asked) = rule::examine(seat, input);
+        examined = Some(told);
+        asked
+    });
     let answer = proxy::answer_at_edge(snapshot, &judgement, &head, &request_id);
     let explanation = match (&judgement, answer.map(|answer| Response::by_gateway(&answer.header))) {
         (Judgement::Judged(judged), answer) => {
             let response = answer.unwrap_or_else(|| Response::by_upstream(judged, &head, &request_id));
-            Explanation::of_judged(snapshot, judged, &head, response)
+            Explanation { rule: examined, ..Explanation::of_judged(snapshot, judged, &head, response) }
         }
         (Judgement::Refused(refusal), answer) => {
             let response = answer.unwrap_or_else(|| Response::bare(refusal.status.as_u16()));
@@ -159,6 +169,7 @@ impl Explanation {
             cause: Some(detail.to_owned()),
             entry: None,
             near_misses: Vec::new(),
+            rule: None,
             allowed: Allowed::default(),
             notes: Vec::new(),
             response,
@@ -181,6 +192,7 @@ impl Explanation {
             allowed: if near_misses.is_empty() { Allowed::beside(judged) } else { Allowed::default() },
             entry: judged.verdict.entry.and_then(|entry| Some(judged.policy()?.entry_text(entry).to_owned())),
             near_misses,
+            rule: None,
             notes: notes::of(judged, head),
             response,
         }
@@ -221,7 +233,7 @@ fn looked_around(judged: &Judged, head: &HeadView<'_>) -> (Option<String>, Vec<N
         return (None, Vec::new());
     };
     let own = OwnOrigin { host: &authority.host, port: authority.port, scheme: head.scheme };
-    let told = with_request(head, own, |request| policy.explain(request));
+    let told = with_request(head, own, |request| policy.explain(judged.verdict, request));
     (told.cause, told.near_misses)
 }
 

@@ -1,6 +1,6 @@
 //! From a request's head to what is done with it: tenant, route, verdict, action.
 //!
-//! A pure function of one snapshot and one head. The proxy's hooks and `explain` both call it, so what is explained is what
+//! A function of one snapshot, one head and what a rule answers. The proxy's hooks and `explain` both call it, so what is explained is what
 //! happens. It decides once; every later hook only reads the [`Judgement`]. The CORS rules themselves are the policy
 //! engine's; what is here is whose policy applies and what its verdict means for the request. Absent on purpose: sockets,
 //! clocks, counters.
@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use crossgate_policy::{
-    Credentials, Field, Kind, Outcome, OwnOrigin, Policy, Reason, Request, Scheme, Upgrade, Verdict,
+    Answer, Credentials, Decision, Field, Kind, Outcome, OwnOrigin, Policy, Reason, Request, RuleInput, Scheme,
+    Surroundings, Upgrade, Verdict,
 };
 use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, HeaderName};
 use http::{HeaderMap, StatusCode, header};
@@ -20,6 +21,7 @@ use crate::metrics::VerdictLabel;
 use crate::snapshot::{HostMatch, Snapshot};
 use crate::target::Target;
 use crate::tenant::{Route, Tenant};
+use crate::verdicts::{Asked, RuleSeat};
 
 /// The head of a request, as far as judging needs it.
 #[derive(Clone, Copy)]
@@ -73,6 +75,8 @@ pub struct Judged {
     pub route: Option<Arc<Route>>,
     /// What the policy says. Without a route, [`Reason::UnknownRoute`].
     pub verdict: Verdict,
+    /// What the policy's rule said, where it was asked.
+    pub asked: Option<Asked>,
     /// What is done.
     pub action: Action,
     /// The target in canonical form, where it was not sent so.
@@ -98,6 +102,14 @@ impl Judged {
     /// The policy that speaks, if any does.
     pub fn policy(&self) -> Option<&Policy> {
         self.route.as_ref().map(|route| &*route.policy)
+    }
+
+    /// What the author of a rule has to say to whoever is denied.
+    pub fn rule_message(&self) -> Option<&str> {
+        match &self.asked.as_ref()?.answer {
+            Ok(Answer::Deny(message)) => message.as_deref(),
+            Ok(Answer::Allow(_) | Answer::Abstain) | Err(_) => None,
+        }
     }
 
     /// The verdict's label in metrics and logs.
@@ -136,10 +148,15 @@ const BROKEN_TENANT: Ground = Ground {
     detail: "the configuration of this host's tenant is broken",
 };
 
-/// Judges a request under one snapshot.
-pub fn judge(snapshot: &Snapshot, head: &HeadView<'_>) -> Judgement {
+/// Judges a request under one snapshot. `ask` puts a question to a rule: from its cache or by running it, as on the live path, or
+/// with more to tell and nothing counted, for `explain`.
+pub fn judge(
+    snapshot: &Snapshot,
+    head: &HeadView<'_>,
+    ask: impl FnOnce(&RuleSeat, &RuleInput<'_>) -> Asked,
+) -> Judgement {
     match locate(snapshot, head) {
-        Ok((tenant, authority, target)) => Judgement::Judged(decide(tenant, &authority, &target, head)),
+        Ok((tenant, authority, target)) => Judgement::Judged(decide(tenant, &authority, &target, head, ask)),
         Err(ground) => Judgement::Refused(refuse(snapshot, head, ground)),
     }
 }
@@ -187,7 +204,13 @@ fn own_origin<'a>(authority: &'a Authority<'_>, head: &HeadView<'_>) -> OwnOrigi
     OwnOrigin { host: &authority.host, port: authority.port, scheme: head.scheme }
 }
 
-fn decide(tenant: &Arc<Tenant>, authority: &Authority<'_>, target: &Target<'_>, head: &HeadView<'_>) -> Judged {
+fn decide(
+    tenant: &Arc<Tenant>,
+    authority: &Authority<'_>,
+    target: &Target<'_>,
+    head: &HeadView<'_>,
+    ask: impl FnOnce(&RuleSeat, &RuleInput<'_>) -> Asked,
+) -> Judged {
     with_request(head, own_origin(authority, head), |request| {
         let kind = request.classify();
         // A preflight asks for another request, and is answered for that one.
@@ -198,15 +221,40 @@ fn decide(tenant: &Arc<Tenant>, authority: &Authority<'_>, target: &Target<'_>, 
         let matched = tenant.route(target.path_for_matching(), method);
         let found = matched.is_some();
         let route = matched.or_else(|| tenant.fallback()).map(Arc::clone);
-        let verdict = match &route {
-            Some(route) => route.policy.decide(request),
-            None => Verdict { kind, outcome: Outcome::Deny, reason: Reason::UnknownRoute, entry: None },
+        let (verdict, asked) = match &route {
+            Some(route) => consult(route, request, |route| around(tenant, route, target, head), ask),
+            None => (Verdict::unknown_route(kind), None),
         };
         let action = act(&verdict, route.as_deref(), found);
         let sent = target.upstream();
         let rewritten = (sent.as_bytes() != head.target).then(|| sent.to_owned());
-        Judged { tenant: Arc::clone(tenant), route, verdict, action, rewritten }
+        Judged { tenant: Arc::clone(tenant), route, verdict, asked, action, rewritten }
     })
+}
+
+/// What the policy says, and what its rule said where it had to be asked.
+fn consult<'a>(
+    route: &'a Route,
+    request: &'a Request<'a>,
+    around: impl FnOnce(&'a Route) -> Surroundings<'a>,
+    ask: impl FnOnce(&RuleSeat, &RuleInput<'_>) -> Asked,
+) -> (Verdict, Option<Asked>) {
+    let decision = route.policy.decide(request);
+    let (Decision::Ask(call), Some(seat)) = (&decision, &route.rule) else {
+        return (decision.without_asking(), None);
+    };
+    let asked = ask(seat, &call.input(&around(route)));
+    (call.conclude(asked.answer.as_ref().map_err(|error| error.kind)), Some(asked))
+}
+
+fn around<'a>(tenant: &'a Tenant, route: &'a Route, target: &'a Target<'_>, head: &HeadView<'a>) -> Surroundings<'a> {
+    Surroundings {
+        tenant: &tenant.id,
+        route: &route.prefix,
+        path: target.path_for_matching(),
+        query: target.query(),
+        headers: head.headers,
+    }
 }
 
 fn act(verdict: &Verdict, route: Option<&Route>, found: bool) -> Action {

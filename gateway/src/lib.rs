@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod breaker;
 pub mod cli;
 pub mod config;
 pub mod context;
@@ -22,7 +23,9 @@ pub mod proxy;
 pub mod reload;
 pub mod respond;
 pub mod runner;
+pub mod scripts;
 pub mod snapshot;
 pub mod target;
 pub mod tenant;
 pub mod upstream;
+pub mod verdicts;

@@ -31,6 +31,7 @@ pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Ju
     let value = |name: HeaderName| header.headers.get(name).map(http::HeaderValue::as_bytes);
     let told = Told::of(&request.judgement);
     let judged = told.judged;
+    let asked = judged.and_then(|judged| judged.asked.as_ref());
     let is_preflight = told.kind == Kind::Preflight;
     let requested_headers = is_preflight.then(|| lines(&header.headers, ACCESS_CONTROL_REQUEST_HEADERS)).flatten();
     let connection = || lines(&header.headers, CONNECTION);
@@ -47,6 +48,9 @@ pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Ju
         verdict: judged.map_or(VerdictLabel::Deny, Judged::label),
         reason: told.reason,
         entry: judged.and_then(|judged| Some(judged.policy()?.entry_text(judged.verdict.entry?))),
+        rule_source: asked.map(|asked| asked.source.as_str()),
+        rule_message: judged.and_then(Judged::rule_message).map(|message| Escaped(message.as_bytes())),
+        rule_error: asked.and_then(|asked| asked.answer.as_ref().err()).map(|error| error.kind.as_str()),
         origin: first_origin(&header.headers).map(Escaped),
         origin_fields: count(&header.headers, ORIGIN),
         host: Escaped(value(HOST).unwrap_or_default()),

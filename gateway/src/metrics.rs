@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
+use crate::verdicts::Verdicts;
+
 mod connections;
 mod exposition;
 mod histogram;
@@ -17,6 +19,7 @@ mod live;
 mod origins;
 mod reloads;
 mod render;
+mod rules;
 mod tenant;
 mod upstream;
 
@@ -25,10 +28,11 @@ pub use self::histogram::{Histogram, SampledTimer};
 pub use self::labels::{Change, EarlyClose, ReloadResult, UpstreamError, VerdictLabel};
 pub use self::origins::{EntryHandles, SERIES_MAX_TENANT, SERIES_MAX_TOTAL};
 pub use self::reloads::Reloads;
+pub use self::rules::RuleCounters;
 pub use self::tenant::TenantCounters;
 pub use self::upstream::UpstreamCounters;
 
-use self::live::Live;
+pub(crate) use self::live::Live;
 use self::origins::SeriesBudget;
 
 /// From 50 ns, a hit in a small table, to a millisecond, which no decision should take.
@@ -48,6 +52,8 @@ pub struct Metrics {
     pub reloads: Reloads,
     /// Access log lines that were not written, since the log could not keep up.
     pub access_log_dropped: Arc<AtomicU64>,
+    /// What is kept and counted of rules.
+    pub verdicts: Arc<Verdicts>,
     tenants: Live<TenantCounters>,
     upstreams: Live<UpstreamCounters>,
     no_tenant: Arc<TenantCounters>,
@@ -67,6 +73,7 @@ impl Metrics {
             connections: Arc::default(),
             reloads: Reloads::new(),
             access_log_dropped: Arc::default(),
+            verdicts: Arc::default(),
             tenants,
             upstreams: Live::new(),
             no_tenant,

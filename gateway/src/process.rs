@@ -18,7 +18,7 @@ use crate::access_log::AccessLog;
 use crate::admin::{self, Access, AccessError, AdminState, MetricsAccess};
 use crate::config::Settings;
 use crate::config::diagnostics::Diagnostics;
-use crate::config::model::{Admin, Threads};
+use crate::config::model::Admin;
 use crate::lane::Lane;
 use crate::metrics::{Connections, Metrics};
 use crate::proxy::Gateway;
@@ -116,7 +116,7 @@ impl Process {
             settings.listeners.clone(),
             control.draining(),
         );
-        let running = serve(sockets.data, gateway, &metrics.connections, threads(settings.runtime.threads));
+        let running = serve(sockets.data, gateway, &metrics.connections, settings.runtime.threads.count());
         Ok(Process { control, running, log, side })
     }
 
@@ -181,13 +181,6 @@ fn serve(data: Vec<Bound>, gateway: Gateway, connections: &Arc<Connections>, thr
     let lane = |listener| Lane::new(Arc::clone(&proxy), Arc::clone(&backstage), Arc::clone(connections), listener);
     let services = data.into_iter().enumerate().map(|(listener, bound)| (bound, lane(listener)));
     Running::start(services.collect(), Arc::clone(connections), threads)
-}
-
-fn threads(configured: Threads) -> usize {
-    match configured {
-        Threads::Auto => std::thread::available_parallelism().map_or(1, usize::from),
-        Threads::Count(count) => count.get(),
-    }
 }
 
 #[cfg(test)]

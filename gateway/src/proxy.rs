@@ -40,6 +40,7 @@ use crate::lane::watch::{Expired, Phase, Watch};
 use crate::metrics::{EarlyClose, Metrics};
 use crate::respond;
 use crate::snapshot::Snapshot;
+use crate::verdicts::RuleSeat;
 use crate::{hop_by_hop, log_request, upstream};
 
 mod backstage;
@@ -80,7 +81,7 @@ impl Gateway {
         let peer = self.peer(&watch);
         let snapshot = self.snapshots.load_full();
         let head = head_view(header, peer);
-        let judgement = self.metrics.decisions.time(|| judge::judge(&snapshot, &head));
+        let judgement = self.metrics.decisions.time(|| judge::judge(&snapshot, &head, RuleSeat::ask));
         let request_id = forwarded::request_id(&header.headers, peer);
         Some(Judging { snapshot, judgement, peer, request_id, watch })
     }

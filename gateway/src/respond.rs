@@ -5,8 +5,8 @@
 //! `application/problem+json` (RFC 9457), are never stored, and echo nothing of the request but its id.
 
 use bytes::Bytes;
-use crossgate_policy::{Edit, Kind, OwnOrigin, Request, Value, is_cors_response_field, missing_vary};
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS};
+use crossgate_policy::{Edit, Kind, OwnOrigin, Reason, Request, Value, is_cors_response_field, missing_vary};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 use serde::Serialize;
@@ -59,13 +59,23 @@ pub fn answer(judgement: &Judgement, head: &HeadView<'_>, request_id: &str) -> O
 
 /// An error answer to a request whose policy is known: a page that may read answers may read this one.
 pub fn error(status: StatusCode, judged: &Judged, head: &HeadView<'_>, request_id: &str) -> Answer {
-    let mut answer = problem(status, detail(status, judged), reason(status, judged), request_id);
+    let told = told_by_rule(judged, head).filter(|_| status == StatusCode::FORBIDDEN);
+    let mut answer =
+        problem(status, told.unwrap_or_else(|| detail(status, judged)), reason(status, judged), request_id);
     if is_readable(status) && judged.verdict.kind != Kind::Preflight {
         write_cors(&mut answer.header, judged, head);
     } else {
         write_vary(&mut answer.header, judged);
     }
     finish(answer, head)
+}
+
+/// What a denying rule says to the caller. A message made of the origin stays here, since no denial echoes one: it is in the log and
+/// in `explain`.
+fn told_by_rule<'j>(judged: &'j Judged, head: &HeadView<'_>) -> Option<&'j str> {
+    let message = judged.rule_message().filter(|_| judged.verdict.reason == Reason::RuleDeny)?;
+    let origin = head.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok())?;
+    (!message.contains(origin)).then_some(message)
 }
 
 /// 400, 405, 421, 431 and our 403 never carry CORS headers: they say nothing of the resource.
@@ -161,6 +171,7 @@ pub fn write_cors(header: &mut ResponseHeader, judged: &Judged, head: &HeadView<
 fn field_value(value: &Value<'_>) -> Option<HeaderValue> {
     match value {
         Value::Rendered(value) => Some((*value).clone()),
+        Value::Narrowed(value) => Some(value.clone()),
         Value::Request(bytes) => HeaderValue::from_bytes(bytes).ok(),
     }
 }

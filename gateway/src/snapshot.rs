@@ -12,6 +12,7 @@ use crate::tenant::Tenant;
 
 mod build;
 mod hosts;
+mod rules;
 mod shared;
 mod tenants;
 
@@ -19,6 +20,7 @@ mod tenants;
 mod tests;
 
 pub(crate) use build::{Builder, Parts};
+pub(crate) use rules::Rejected;
 pub(crate) use shared::Shared;
 pub use shared::SharedPolicy;
 

@@ -83,6 +83,11 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// What follows the `?`, as sent on; empty without one.
+    pub fn query(&self) -> &str {
+        self.upstream.get(self.path_len..).and_then(|rest| rest.strip_prefix('?')).unwrap_or_default()
+    }
+
     /// The authority of an absolute-form target, which must agree with `Host`.
     pub fn authority(&self) -> Option<&'a str> {
         self.authority

@@ -15,6 +15,7 @@ use http::HeaderValue;
 use crate::config::model::{Mode, TenantSpec, Timeouts, UnmatchedRequests, UpstreamSpec};
 use crate::metrics::{EntryHandles, TenantCounters, UpstreamCounters};
 use crate::snapshot::SharedPolicy;
+use crate::verdicts::RuleSeat;
 
 /// Whose API a host is.
 #[derive(Debug)]
@@ -66,6 +67,8 @@ pub struct Route {
     pub mode: Mode,
     /// Where the policy's entries are counted.
     pub handles: EntryHandles,
+    /// The policy's rule, with what is remembered of it for this tenant.
+    pub rule: Option<Arc<RuleSeat>>,
     pub(crate) methods: Box<[Box<str>]>,
     pub(crate) shared: Arc<SharedPolicy>,
 }

@@ -23,6 +23,8 @@ mod lists;
 mod origins;
 mod rules;
 
+pub use rules::check_rule;
+
 /// The longest time a browser may be told to keep a preflight's answer, in seconds: the most that Firefox keeps.
 const MAX_AGE_SECONDS_MAX: u32 = 86_400;
 

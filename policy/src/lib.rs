@@ -22,6 +22,7 @@ mod rule;
 mod spec;
 mod verdict;
 
+pub use compile::check_rule;
 pub use headers::{Edit, Value, missing_vary};
 pub use names::is_cors_response_field;
 pub use near_miss::{Explanation, How, NearMiss};
@@ -30,7 +31,7 @@ pub use request::{Credentials, Field, FieldLines, OwnOrigin, Request, Scheme, Up
 pub use rule::{
     Answer, MESSAGE_LEN_MAX, RULE_HEADERS_MAX, RULE_QUERY_MAX, Reads, Rule, RuleCall, RuleData, RuleError,
     RuleErrorKind, RuleInput, RuleLimits, RuleRun, Script, ScriptPlace, ScriptProblem, Strangers, Surroundings, Terms,
-    callable_names, field_names,
+    callable_names, field_names, split_origin,
 };
 pub use spec::{Compiled, Dangerously, Disclosure, MAX_AGE_SECONDS_DEFAULT, OriginSetSpec, Place, PolicySpec, Problem};
 pub use verdict::{EntryId, Kind, Outcome, Reason, Verdict};

@@ -23,7 +23,7 @@ mod strangers;
 pub use call::{RuleCall, Surroundings};
 pub use callable::{callable_names, field_names};
 pub use data::RuleData;
-pub use input::{RULE_HEADERS_MAX, RULE_QUERY_MAX};
+pub use input::{RULE_HEADERS_MAX, RULE_QUERY_MAX, split_origin};
 pub use strangers::Strangers;
 
 use engine::Program;

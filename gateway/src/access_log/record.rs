@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use crossgate_policy::Kind;
+use crossgate_policy::{Kind, MESSAGE_LEN_MAX};
 use serde::{Serialize, Serializer};
 
 use super::escape::Escaped;
@@ -54,6 +54,15 @@ pub struct Record<'a> {
     /// The configured entry that covers the origin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entry: Option<&'a str>,
+    /// How the rule's answer was had, where it was asked: `cache`, `run` or `not_run`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule_source: Option<&'static str>,
+    /// What a denying rule said, capped at 256 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule_message: Option<Escaped<'a, MESSAGE_LEN_MAX>>,
+    /// Why the rule gave no answer, from a closed set: the kinds of the metrics.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule_error: Option<&'static str>,
     /// The `Origin` field, capped at 326 bytes; of several the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<Escaped<'a, ORIGIN_LEN_MAX>>,

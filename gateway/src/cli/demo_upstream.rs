@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use crate::demo_upstream::DemoUpstream;
 
@@ -16,6 +17,9 @@ pub struct DemoUpstreamArgs {
     /// Where the demo page listens; may be repeated. Port 3000 of 127.0.0.1 unless said, and of ::1 where there is IPv6
     #[arg(long, value_name = "ADDR")]
     pub pages: Vec<SocketAddr>,
+    /// The rule whose source the page shows
+    #[arg(long, value_name = "FILE")]
+    pub rule: Option<PathBuf>,
 }
 
 /// Serves until the process is interrupted; gives the exit code. Addresses and mistakes go to `err`.
@@ -33,7 +37,7 @@ pub fn run(args: &DemoUpstreamArgs, err: &mut dyn Write) -> u8 {
 fn try_run(args: &DemoUpstreamArgs, err: &mut dyn Write) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let demo = bind(args).await?;
+        let demo = bind(args).await?.showing(args.rule.clone());
         writeln!(err, "listening role=demo-api address={}", demo.api_address()?)?;
         for address in demo.pages_addresses()? {
             writeln!(err, "listening role=demo-page address={address}")?;

@@ -117,7 +117,7 @@ impl<'f> Decoder<'f> {
         named
     }
 
-    fn map<'t>(&mut self, node: &'t Node, what: &str) -> Option<&'t [(Key, Node)]> {
+    pub(super) fn map<'t>(&mut self, node: &'t Node, what: &str) -> Option<&'t [(Key, Node)]> {
         match &node.value {
             Value::Map(entries) => Some(entries),
             Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::List(_) => {

@@ -51,6 +51,8 @@ pub struct Main {
     pub tenants: Vec<Arc<TenantSpec>>,
     /// Where more tenants are.
     pub tenants_dir: Option<Located<PathBuf>>,
+    /// Where the scripts of rules are.
+    pub scripts_dir: Option<Located<PathBuf>>,
 }
 
 /// What concerns the gateway as a whole, and no tenant.
@@ -117,6 +119,16 @@ pub enum Threads {
     Count(NonZeroUsize),
 }
 
+impl Threads {
+    /// How many that is on this machine.
+    pub fn count(self) -> usize {
+        match self {
+            Threads::Auto => std::thread::available_parallelism().map_or(1, usize::from),
+            Threads::Count(count) => count.get(),
+        }
+    }
+}
+
 /// Bounds on what clients may send and how long they may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -144,6 +156,19 @@ pub struct Limits {
     pub drain_bytes: usize,
     /// How long they are read.
     pub drain_time: Duration,
+    /// What rules may take.
+    pub rules: RuleBounds,
+}
+
+/// What rules may take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RuleBounds {
+    /// What a script may use up.
+    pub script: crossgate_policy::RuleLimits,
+    /// How long rules may run.
+    pub times: crate::verdicts::RuleTimes,
+    /// How many answers are kept.
+    pub cache: crate::verdicts::CacheLimits,
 }
 
 impl Default for Limits {
@@ -161,6 +186,7 @@ impl Default for Limits {
             write_stall: Duration::from_secs(60),
             drain_bytes: 64 << 10,
             drain_time: Duration::from_secs(5),
+            rules: RuleBounds::default(),
         }
     }
 }
@@ -293,8 +319,21 @@ pub struct PolicySpec {
     pub unmatched_requests: UnmatchedRequests,
     /// Whether it protects or only watches.
     pub mode: Located<Mode>,
+    /// Who is asked where no entry matches.
+    pub rule: Option<RuleSpec>,
     /// What weakens it.
     pub dangerously: Dangerously,
+}
+
+/// A policy's rule as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleSpec {
+    /// The script's file in the scripts directory.
+    pub script: Text,
+    /// Header fields it may read, in lower case.
+    pub headers: Vec<Text>,
+    /// Query keys it may read.
+    pub query: Vec<Text>,
 }
 
 /// How much of its lists a policy tells in preflight answers.

@@ -121,6 +121,7 @@ impl Decoder<'_> {
             disclosure: Disclosure::Full,
             unmatched_requests: UnmatchedRequests::Reject,
             mode: Located { value: Mode::Enforce, at },
+            rule: None,
             dangerously: Dangerously::default(),
         };
         match self.fields(node, &sections::POLICY) {
@@ -145,6 +146,7 @@ impl Decoder<'_> {
                 .unwrap_or(blank.disclosure),
             unmatched_requests: self.unmatched_requests(fields).unwrap_or(blank.unmatched_requests),
             mode: fields.find("mode").and_then(|node| self.mode(node)).unwrap_or(blank.mode),
+            rule: fields.find("rule").and_then(|node| self.rule(node)),
             dangerously: self.dangerously(fields),
             ..blank
         }

@@ -118,6 +118,8 @@ described! {
         tenants: Option<Vec<Tenant>>,
         /// A directory of YAML files with more tenants. A bad file there keeps its last good version on reload.
         tenants_dir: Option<String>,
+        /// The directory of the scripts that rules name. A bad script there keeps its last good version on reload.
+        scripts_dir: Option<String>,
     }
 
     /// A file of the tenants directory.
@@ -185,6 +187,33 @@ described! {
         drain_bytes: Option<Size>,
         /// How long it is read. Default 5s.
         drain_time: Option<Duration>,
+        /// What rules may take.
+        rules: Option<RuleLimits>,
+    }
+
+    /// What rules may take.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct RuleLimits {
+        /// Operations of one run. Default 5000.
+        operations: Option<u32>,
+        /// Size of one string. Default 4KiB.
+        string_bytes: Option<Size>,
+        /// Elements of one array. Default 256.
+        array_length: Option<u32>,
+        /// Keys of one map. Default 64.
+        map_length: Option<u32>,
+        /// Calls within calls. Default 16.
+        call_depth: Option<u32>,
+        /// Size of one script. Default 64KiB.
+        source_bytes: Option<Size>,
+        /// Processor time of one run. Default 5ms.
+        time: Option<Duration>,
+        /// Time of all runs of one tenant, in each second. Default 250ms.
+        time_per_second: Option<Duration>,
+        /// Answers that are kept. Default 65536.
+        cache_entries: Option<u32>,
+        /// Answers that are kept for one tenant. Default 8192.
+        cache_entries_per_tenant: Option<u32>,
     }
 
     /// How to stop.
@@ -267,6 +296,8 @@ described! {
         unmatched_requests: Option<UnmatchedRequests>,
         /// Whether it protects or only watches. Default Enforce.
         mode: Option<Mode>,
+        /// Who is asked about origins that nothing above covers.
+        rule: Option<Rule>,
         /// Lets null be listed; never with credentials.
         dangerously_allow_null: Option<bool>,
         /// Lets http origins be listed with credentials.
@@ -275,6 +306,17 @@ described! {
         dangerously_allow_public_suffixes: Option<bool>,
         /// Lets expressions that match any origin be listed with credentials.
         dangerously_allow_any_origin: Option<bool>,
+    }
+
+    /// A script that decides about origins which no entry covers.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Rule {
+        /// A file of scriptsDir, such as `preview.rhai`.
+        script: String,
+        /// Request headers it may read. Every answer of the policy varies by all of them.
+        headers: Option<Vec<String>>,
+        /// Query keys it may read.
+        query: Option<Vec<String>>,
     }
 
     /// How much of its lists a policy tells.

@@ -62,7 +62,7 @@ macro_rules! sections {
 sections! {
     MAIN = "Config", "a configuration", [
         "version", "listeners", "admin", "runtime", "limits", "shutdown", "accessLog", "upstreams", "originSets", "policies",
-        "tenants", "tenantsDir",
+        "tenants", "tenantsDir", "scriptsDir",
     ];
     TENANTS_FILE = "TenantsFile", "a tenants file", ["version", "tenants"];
     LISTENER = "Listener", "a listener", ["address", "trustedProxies"];
@@ -70,7 +70,11 @@ sections! {
     RUNTIME = "Runtime", "the runtime", ["threads"];
     LIMITS = "Limits", "the limits", [
         "head", "headFields", "headFieldBytes", "headBytes", "keepAliveIdle", "keepAliveRequests", "maxRequestBody", "minBodyRate",
-        "minBodyRateAfter", "writeStall", "drainBytes", "drainTime",
+        "minBodyRateAfter", "writeStall", "drainBytes", "drainTime", "rules",
+    ];
+    RULE_LIMITS = "RuleLimits", "the limits of rules", [
+        "operations", "stringBytes", "arrayLength", "mapLength", "callDepth", "sourceBytes", "time", "timePerSecond",
+        "cacheEntries", "cacheEntriesPerTenant",
     ];
     SHUTDOWN = "Shutdown", "the shutdown", ["drainDelay", "grace"];
     ACCESS_LOG = "AccessLog", "the access log", ["level", "sample"];
@@ -78,9 +82,10 @@ sections! {
     TIMEOUTS = "Timeouts", "the timeouts", ["connect", "head", "idle", "upgradedIdle"];
     POLICY = "Policy", "a policy", [
         "allowOrigins", "allowOriginSets", "allowOriginRegexes", "allowMethods", "allowHeaders", "exposeHeaders",
-        "allowCredentials", "maxAge", "disclosure", "unmatchedRequests", "mode", "dangerouslyAllowNull",
+        "allowCredentials", "maxAge", "disclosure", "unmatchedRequests", "mode", "rule", "dangerouslyAllowNull",
         "dangerouslyAllowInsecureOrigins", "dangerouslyAllowPublicSuffixes", "dangerouslyAllowAnyOrigin",
     ];
+    RULE = "Rule", "a rule", ["script", "headers", "query"];
     TENANT = "Tenant", "a tenant", ["id", "hosts", "upstream", "policy", "allowOrigins", "routes"];
     ROUTE = "Route", "a route", ["pathPrefix", "methods", "policy", "upstream", "allowOrigins", "unmatchedRequests"];
 }

@@ -170,6 +170,7 @@ impl Decoder<'_> {
             write_stall: self.duration_or(&fields, "writeStall", span(1_000, 3_600), old.write_stall),
             drain_bytes: self.size_or(&fields, "drainBytes", 0..=64 << 20, old.drain_bytes),
             drain_time: self.duration_or(&fields, "drainTime", span(0, 300), old.drain_time),
+            rules: fields.find("rules").and_then(|node| self.rule_bounds(node)).unwrap_or_default(),
         };
         self.check_head_bytes(&fields, &limits);
         Some(limits)
@@ -232,7 +233,7 @@ impl Decoder<'_> {
         fields.find(key).and_then(|node| self.count(node, range)).unwrap_or(default)
     }
 
-    fn size_or<T: TryFrom<u64>>(
+    pub(super) fn size_or<T: TryFrom<u64>>(
         &mut self,
         fields: &Fields<'_>,
         key: &str,

@@ -23,6 +23,9 @@ impl fmt::Display for Explanation {
         for miss in &self.near_misses {
             row(f, "near miss", Some(&miss.to_string()))?;
         }
+        if let Some(rule) = &self.rule {
+            write!(f, "{rule}")?;
+        }
         for entry in &self.allowed.entries {
             row(f, "allowed", Some(entry))?;
         }
@@ -36,7 +39,7 @@ impl fmt::Display for Explanation {
     }
 }
 
-fn row(f: &mut fmt::Formatter<'_>, name: &str, value: Option<&str>) -> fmt::Result {
+pub(super) fn row(f: &mut fmt::Formatter<'_>, name: &str, value: Option<&str>) -> fmt::Result {
     value.map_or(Ok(()), |value| writeln!(f, "{name:<10} {value}"))
 }
 

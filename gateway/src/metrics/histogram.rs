@@ -25,7 +25,7 @@ pub(super) struct Reading {
 }
 
 impl Histogram {
-    pub(super) fn new(bounds_ns: &'static [u64]) -> Self {
+    pub(crate) fn new(bounds_ns: &'static [u64]) -> Self {
         let counts = (0..=bounds_ns.len()).map(|_| AtomicU64::new(0)).collect();
         Histogram { bounds_ns, counts, sum_ns: AtomicU64::new(0) }
     }
@@ -67,7 +67,7 @@ impl SampledTimer {
     /// One operation in this many is timed.
     pub const EVERY: u32 = 64;
 
-    pub(super) fn new(bounds_ns: &'static [u64]) -> Self {
+    pub(crate) fn new(bounds_ns: &'static [u64]) -> Self {
         SampledTimer { histogram: Histogram::new(bounds_ns) }
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Weakly held counters, by name.
 #[derive(Debug)]
-pub(super) struct Live<T> {
+pub(crate) struct Live<T> {
     inner: Mutex<Inner<T>>,
 }
 
@@ -24,12 +24,12 @@ struct Inner<T> {
 const SWEEP_AT_MIN: usize = 64;
 
 impl<T> Live<T> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Live { inner: Mutex::new(Inner { by_name: BTreeMap::new(), sweep_at: SWEEP_AT_MIN }) }
     }
 
     /// The living counters of that name, or new ones.
-    pub(super) fn get_or_make(&self, name: &str, make: impl FnOnce(Arc<str>) -> T) -> Arc<T> {
+    pub(crate) fn get_or_make(&self, name: &str, make: impl FnOnce(Arc<str>) -> T) -> Arc<T> {
         let mut inner = self.lock();
         if let Some(living) = inner.by_name.get(name).and_then(Weak::upgrade) {
             return living;
@@ -42,7 +42,7 @@ impl<T> Live<T> {
     }
 
     /// All that live, by name.
-    pub(super) fn all(&self) -> Vec<Arc<T>> {
+    pub(crate) fn all(&self) -> Vec<Arc<T>> {
         self.lock().by_name.values().filter_map(Weak::upgrade).collect()
     }
 

@@ -20,6 +20,7 @@ impl Metrics {
         self.push_decisions(&mut exposition);
         push_tenants(&mut exposition, &self.tenants.all());
         push_upstreams(&mut exposition, &self.upstreams.all());
+        super::rules::push_rules(&mut exposition, &self.verdicts);
         exposition.into_text()
     }
 

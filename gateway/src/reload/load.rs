@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::stamp::Stamp;
 use crate::admin;
@@ -15,7 +16,8 @@ use crate::config::model::{Located, Main};
 use crate::config::{self, Decoded, Settings, TenantsFile};
 use crate::host::HostPattern;
 use crate::metrics::Metrics;
-use crate::snapshot::{Builder, Parts, Shared, Snapshot};
+use crate::scripts::{self, Reading, Refused, Scripts};
+use crate::snapshot::{Builder, Parts, Rejected, Shared, Snapshot};
 
 /// What to do at the start about tenants files with mistakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,7 @@ struct Live {
     main: Main,
     started: Arc<Settings>,
     files: BTreeMap<Arc<Path>, Serving>,
+    scripts: Scripts,
     broken: Vec<BrokenFile>,
     snapshot: Arc<Snapshot>,
 }
@@ -71,6 +74,7 @@ struct Seen {
     tenants_dir: Option<Dir>,
     /// The admin listener's, if it could not be used.
     token_file: Option<PathBuf>,
+    scripts_dir: Option<PathBuf>,
     stamps: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
@@ -143,10 +147,21 @@ impl Loader {
         self.check_token(&main.settings, &mut found);
         let mut candidates = self.candidates(&main, &mut found);
         let previous = self.live.as_ref().map(|live| Arc::clone(&live.snapshot));
-        let shared = Shared::compile(&main, &main_path, previous.as_deref(), &self.metrics, &mut found);
+        let reading = self.scripts(&main, &mut found);
+        let mut rejected = Vec::new();
+        let shared = Shared::compile(
+            &main,
+            &main_path,
+            &reading.scripts,
+            previous.as_deref(),
+            &self.metrics,
+            &mut rejected,
+            &mut found,
+        );
         let assembly = Assembly { shared: &shared, previous: previous.as_deref(), metrics: &self.metrics };
         let (parts, warnings) = assembly.assemble(&main, &main_path, &found, &mut candidates, self.keeps_going())?;
-        Ok(self.publish(main, shared, parts, candidates, warnings))
+        let scripts = self.accept(&main, reading, rejected);
+        Ok(self.publish(main, shared, parts, candidates, scripts, warnings))
     }
 
     /// Whether a bad tenants file leaves the others to go live.
@@ -169,6 +184,49 @@ impl Loader {
             self.seen.token_file = Some(file.value.clone());
             self.note_stamp(&file.value);
         }
+    }
+
+    /// The scripts. What is wrong with one at the start is a mistake like any other; later its last good version stays.
+    fn scripts(&mut self, main: &Main, found: &mut Diagnostics) -> Reading {
+        let Some(dir) = &main.scripts_dir else { return Reading::default() };
+        self.seen.scripts_dir = Some(dir.value.clone());
+        // Before they are read, so that a change meanwhile shows.
+        for path in scripts::watched(&dir.value) {
+            self.note_stamp(&path);
+        }
+        let named: Vec<&str> =
+            main.policies.iter().filter_map(|policy| Some(&*policy.rule.as_ref()?.script.value)).collect();
+        let none = Scripts::default();
+        let before = self.live.as_ref().map_or(&none, |live| &live.scripts);
+        match scripts::read(&dir.value, &main.settings.limits.rules.script, before, &named) {
+            Ok(reading) if self.live.is_some() => reading,
+            Ok(mut reading) => {
+                reading.refused.drain(..).for_each(|refused| found.extend(refused.errors));
+                reading
+            }
+            Err(error) => {
+                found.push(unreadable_dir(&self.main_path, dir, &error));
+                Reading { scripts: before.clone(), refused: Vec::new() }
+            }
+        }
+    }
+
+    /// What serves of the scripts: of those that a policy could not take, the older version, as if they had not changed.
+    fn accept(&self, main: &Main, mut reading: Reading, rejected: Vec<Rejected>) -> Reading {
+        let none = Scripts::default();
+        let before = self.live.as_ref().map_or(&none, |live| &live.scripts);
+        for Rejected { script, errors } in rejected {
+            reading.scripts = reading.scripts.keeping(&script, before);
+            let dir = main.scripts_dir.as_ref().map(|dir| dir.value.clone()).unwrap_or_default();
+            reading.refused.push(Refused { file: dir.join(&*script), errors });
+        }
+        let before = self.live.as_ref().map_or(&[][..], |live| &live.broken);
+        let is_new = |refused: &&Refused| {
+            !before.iter().any(|broken| broken.file == refused.file && broken.errors == refused.errors)
+        };
+        let failures = reading.refused.iter().filter(is_new).count();
+        self.metrics.verdicts.load_failures.fetch_add(failures as u64, Relaxed);
+        reading
     }
 
     /// The files of the tenants directory, read if they changed.
@@ -203,6 +261,7 @@ impl Loader {
         shared: Shared,
         parts: Parts,
         candidates: Vec<Candidate>,
+        scripts: Reading,
         mut warnings: Diagnostics,
     ) -> Loaded {
         let started = self.live.as_ref().map_or_else(|| Arc::clone(&main.settings), |live| Arc::clone(&live.started));
@@ -210,11 +269,17 @@ impl Loader {
         let generation = self.live.as_ref().map_or(1, |live| live.snapshot.generation + 1);
         let snapshot = Arc::new(parts.into_snapshot(shared, effective(&started, &main.settings), generation));
         let mut broken: Vec<BrokenFile> = candidates.iter().filter_map(Candidate::broken).collect();
+        broken.extend(
+            scripts.refused.into_iter().map(|refused| BrokenFile { file: refused.file, errors: refused.errors }),
+        );
         broken.iter_mut().for_each(|file| config::files::quote(&mut file.errors));
         config::files::quote(&mut warnings);
         let at_start = self.live.is_none();
         let files = candidates.into_iter().map(|candidate| candidate.into_serving(at_start)).collect();
-        let mut live = Live { main, started, files, broken: broken.clone(), snapshot: Arc::clone(&snapshot) };
+        let rules = main.settings.limits.rules;
+        self.metrics.verdicts.set_limits(rules.cache, rules.times);
+        let (broken_now, scripts) = (broken.clone(), scripts.scripts);
+        let mut live = Live { main, started, files, scripts, broken: broken_now, snapshot: Arc::clone(&snapshot) };
         let same = self.live.take().filter(|old| old.says(&live));
         let is_news = same.is_none();
         live.snapshot = same.map_or(live.snapshot, |old| old.snapshot);
@@ -233,6 +298,9 @@ impl Loader {
     pub(super) fn is_stale(&self) -> bool {
         let mut paths = BTreeSet::from([self.main_path.to_path_buf()]);
         paths.extend(self.seen.token_file.clone());
+        if let Some(dir) = &self.seen.scripts_dir {
+            paths.extend(scripts::watched(dir));
+        }
         if let Some(dir) = &self.seen.tenants_dir {
             let files = config::list_tenants_dir(&dir.path);
             if files.is_ok() != dir.is_readable {
@@ -257,6 +325,9 @@ impl Loader {
         let target = self.main_path.canonicalize().ok();
         let mut directories: Vec<_> = target.iter().map(|target| parent(target)).collect();
         directories.push(parent(&self.main_path));
+        if let Some(dir) = &self.seen.scripts_dir {
+            directories.extend([dir.clone(), scripts::data_dir(dir)].into_iter().filter(|dir| dir.is_dir()));
+        }
         directories.extend(self.seen.tenants_dir.as_ref().map(|dir| dir.path.clone()));
         directories
     }
@@ -272,7 +343,8 @@ impl Live {
         };
         let same_paths = self.files.keys().eq(other.files.keys());
         let same_files = same_paths && self.files.values().zip(other.files.values()).all(same_file);
-        same_files && self.main == other.main && self.broken == other.broken
+        let same_scripts = self.scripts.is_same(&other.scripts);
+        same_files && same_scripts && self.main == other.main && self.broken == other.broken
     }
 }
 

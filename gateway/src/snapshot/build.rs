@@ -71,7 +71,11 @@ impl<'a> Builder<'a> {
         let previous = self.previous.and_then(|snapshot| snapshot.tenant_by_id(&spec.id.value));
         match previous.filter(|tenant| tenants::is_current(tenant, spec, self.shared)) {
             Some(same) => Some(Arc::clone(same)),
-            None => Compiler { shared: self.shared, metrics: self.metrics, file, partial, found }.tenant(spec),
+            None => {
+                let tenant = Arc::clone(&spec.id.value);
+                let (shared, metrics, seats) = (self.shared, self.metrics, Vec::new());
+                Compiler { shared, metrics, file, tenant, partial, seats, found }.tenant(spec)
+            }
         }
     }
 

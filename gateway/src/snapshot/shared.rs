@@ -17,7 +17,11 @@ use crate::config::model::{
 };
 use crate::config::{Kind, shown, similar};
 use crate::metrics::Metrics;
+use crate::scripts::Scripts;
 use crate::tenant::{Tenant, Upstream};
+use crate::verdicts::LiveRule;
+
+use super::rules::{Rejected, Rules};
 
 /// A compiled policy, before any tenant's origins.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub struct SharedPolicy {
     pub(super) plain: OnceLock<Arc<Policy>>,
     /// Whether it stands for a policy that could not be compiled.
     pub(super) broken: bool,
+    /// Its rule, and what has been learnt of it.
+    pub(super) rule: Option<Arc<LiveRule>>,
     spec: engine::PolicySpec,
 }
 
@@ -46,13 +52,17 @@ impl Shared {
     pub(crate) fn compile(
         main: &Main,
         file: &Path,
+        scripts: &Scripts,
         previous: Option<&super::Snapshot>,
         metrics: &Metrics,
+        rejected: &mut Vec<Rejected>,
         found: &mut Diagnostics,
     ) -> Self {
         let previous = previous.map(|snapshot| &snapshot.shared);
         let sets = main.origin_sets.iter().map(|set| (set.name.value.clone(), set)).collect();
-        let mut compiler = Compiler { file, sets, previous, found };
+        let copies = main.settings.runtime.threads.count();
+        let rules = Rules { scripts, file, copies, verdicts: &metrics.verdicts, rejected };
+        let mut compiler = Compiler { file, sets, rules, previous, found };
         let policies = main.policies.iter().map(|spec| (spec.name.value.clone(), compiler.policy(spec)));
         let policies = policies.collect();
         let upstream = |spec: &UpstreamSpec| {
@@ -104,6 +114,7 @@ pub(super) fn resolve<'a, T>(
 struct Compiler<'a> {
     file: &'a Path,
     sets: HashMap<Box<str>, &'a OriginSetSpec>,
+    rules: Rules<'a>,
     previous: Option<&'a Shared>,
     found: &'a mut Diagnostics,
 }
@@ -114,9 +125,10 @@ impl<'a> Compiler<'a> {
         let spec = engine_spec(written, &sets);
         self.warn_report(written);
         let old = self.previous.and_then(|shared| shared.policies.get(&written.name.value));
-        match old.filter(|old| old.says(&spec, written)) {
+        let rule = self.rules.rule(written, &spec, old.and_then(|old| old.rule.as_ref()), self.found);
+        match old.filter(|old| old.says(&spec, written, rule.as_ref())) {
             Some(same) => Arc::clone(same),
-            None => self.compile(written, spec, &sets),
+            None => self.compile(written, spec, rule, &sets),
         }
     }
 
@@ -124,12 +136,16 @@ impl<'a> Compiler<'a> {
         &mut self,
         written: &PolicySpec,
         spec: engine::PolicySpec,
+        rule: Option<Arc<LiveRule>>,
         sets: &[&OriginSetSpec],
     ) -> Arc<SharedPolicy> {
-        let (template, broken) = match Template::compile(&spec) {
+        let asked = rule.as_ref().map(|live| Arc::clone(&live.rule));
+        // A rule that could not be found is a mistake of its own, told already.
+        let lacks_rule = written.rule.is_some() && rule.is_none();
+        let (template, broken) = match Template::compile_with_rule(&spec, asked) {
             Ok(compiled) => {
                 self.report(written, sets, compiled.warnings, Diagnostic::warning);
-                (compiled.value, false)
+                (compiled.value, lacks_rule)
             }
             Err(problems) => {
                 self.report(written, sets, problems, Diagnostic::error);
@@ -143,6 +159,7 @@ impl<'a> Compiler<'a> {
             mode: written.mode.value,
             plain: OnceLock::new(),
             broken,
+            rule,
             spec,
         })
     }
@@ -180,9 +197,10 @@ impl<'a> Compiler<'a> {
 }
 
 impl SharedPolicy {
-    fn says(&self, spec: &engine::PolicySpec, written: &PolicySpec) -> bool {
+    fn says(&self, spec: &engine::PolicySpec, written: &PolicySpec, rule: Option<&Arc<LiveRule>>) -> bool {
         let rest = self.mode == written.mode.value && self.unmatched_requests == written.unmatched_requests;
-        rest && !self.broken && self.spec == *spec
+        let same_rule = self.rule.as_ref().map(Arc::as_ptr) == rule.map(Arc::as_ptr);
+        rest && same_rule && !self.broken && self.spec == *spec
     }
 }
 
@@ -213,6 +231,8 @@ fn place(written: &PolicySpec, sets: &[&OriginSetSpec], place: engine::Place) ->
         engine::Place::ExposeHeaders(index) => nth(&written.expose_headers, index),
         engine::Place::AllowCredentials => Some(written.allow_credentials.at),
         engine::Place::MaxAge => Some(written.max_age.at),
+        engine::Place::Rule => written.rule.as_ref().map(|rule| rule.script.at),
+        engine::Place::RuleHeaders(index) => written.rule.as_ref().and_then(|rule| nth(&rule.headers, index)),
     };
     at.unwrap_or(written.name.at)
 }

@@ -15,21 +15,28 @@ use crate::config::model::{At, RouteSpec, TenantSpec, Text};
 use crate::config::{Kind, shown};
 use crate::metrics::{EntryHandles, Metrics};
 use crate::tenant::{Route, Tenant, Upstream};
+use crate::verdicts::{LiveRule, RuleSeat};
 
 /// Compiles the tenants of one file.
 pub(super) struct Compiler<'a> {
     pub(super) shared: &'a Shared,
     pub(super) metrics: &'a Metrics,
     pub(super) file: &'a Path,
+    /// Whose.
+    pub(super) tenant: Arc<str>,
     /// Whether reading the file left things out, so that what is missing here may be there.
     pub(super) partial: bool,
+    /// The rules that the tenant's policies ask, each once, since its failures count together.
+    pub(super) seats: Vec<Arc<RuleSeat>>,
     pub(super) found: &'a mut Diagnostics,
 }
 
 /// A shared policy with origins added, and what for.
+#[derive(Clone)]
 struct Extended {
     shared: Arc<SharedPolicy>,
     policy: Arc<Policy>,
+    rule: Option<Arc<RuleSeat>>,
 }
 
 /// Whether a tenant would be compiled to the same again.
@@ -104,7 +111,21 @@ impl Compiler<'_> {
             Some(plain) => Arc::clone(plain),
             None => self.extend(&shared, name, own)?,
         };
-        Some(Extended { shared, policy })
+        if let Err(problem) = policy.check_tenant(&self.tenant) {
+            self.error(name.at, problem.message);
+            return None;
+        }
+        let rule = shared.rule.as_ref().map(|rule| self.seat(rule));
+        Some(Extended { shared, policy, rule })
+    }
+
+    fn seat(&mut self, rule: &Arc<LiveRule>) -> Arc<RuleSeat> {
+        if let Some(seat) = self.seats.iter().find(|seat| Arc::ptr_eq(seat.rule(), &rule.rule)) {
+            return Arc::clone(seat);
+        }
+        let seat = Arc::new(RuleSeat::new(&self.metrics.verdicts, rule, &self.tenant));
+        self.seats.push(Arc::clone(&seat));
+        seat
     }
 
     fn extend(&mut self, shared: &Arc<SharedPolicy>, name: &Text, own: &[&Text]) -> Option<Arc<Policy>> {
@@ -118,7 +139,9 @@ impl Compiler<'_> {
             | Place::AllowHeaders(_)
             | Place::ExposeHeaders(_)
             | Place::AllowCredentials
-            | Place::MaxAge => name.at,
+            | Place::MaxAge
+            | Place::Rule
+            | Place::RuleHeaders(_) => name.at,
         };
         match Policy::extend(Arc::clone(&shared.template), &origins) {
             Ok(compiled) => {
@@ -180,8 +203,7 @@ impl Compiler<'_> {
                 let own: Vec<_> = tenant.allow_origins.iter().chain(&spec.allow_origins).collect();
                 self.extended(name, &own)
             }
-            (None, _) => default
-                .map(|default| Extended { shared: Arc::clone(&default.shared), policy: Arc::clone(&default.policy) }),
+            (None, _) => default.map(Extended::clone),
         }
     }
 
@@ -224,6 +246,7 @@ fn make_route(prefix: &str, policy: &Extended, upstream: Arc<Upstream>) -> Route
         prefix: Arc::from(prefix),
         policy_name: Arc::clone(&policy.shared.name),
         policy: Arc::clone(&policy.policy),
+        rule: policy.rule.clone(),
         upstream,
         unmatched_requests: policy.shared.unmatched_requests,
         mode: policy.shared.mode,

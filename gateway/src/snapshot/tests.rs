@@ -6,6 +6,7 @@ use super::*;
 use crate::config::diagnostics::{Diagnostics, Severity};
 use crate::config::{Decoded, read_main};
 use crate::metrics::Metrics;
+use crate::scripts::Scripts;
 
 const HEAD: &str = r#"version: 1
 listeners: [{ address: "127.0.0.1:0" }]
@@ -30,7 +31,7 @@ fn compile_text(text: &str, previous: Option<&Snapshot>) -> (Option<Snapshot>, D
     std::fs::write(&path, text).unwrap();
     let metrics = Metrics::new();
     let Decoded { value: main, mut found } = read_main(&path);
-    let shared = Shared::compile(&main, &path, previous, &metrics, &mut found);
+    let shared = Shared::compile(&main, &path, &Scripts::default(), previous, &metrics, &mut Vec::new(), &mut found);
     let mut builder = Builder::new(&shared, previous, &metrics);
     let mut found = builder.add(&path, &main.tenants, found);
     builder.warn_unused(&main, &path, &mut found);
@@ -166,7 +167,7 @@ fn origins_are_added_where_they_belong() {
             upgrade: Upgrade::None,
             credentials: Credentials::Absent,
         };
-        tenant.route(path, b"GET").unwrap().policy.decide(&request).outcome == Outcome::Allow
+        tenant.route(path, b"GET").unwrap().policy.decide(&request).without_asking().outcome == Outcome::Allow
     };
     let origins = ["https://app.example", "https://partner.example", "https://own.example", "https://route.example"];
     for (path, expected) in

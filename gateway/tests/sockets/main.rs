@@ -21,6 +21,7 @@ mod metrics;
 mod reload;
 mod requests;
 mod routes;
+mod rules;
 mod streaming;
 mod support;
 mod wire;

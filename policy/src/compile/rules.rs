@@ -2,7 +2,7 @@
 
 use crate::origin::risk::Guard;
 use crate::rule::Rule;
-use crate::spec::{Findings, Place};
+use crate::spec::{Findings, Place, PolicySpec, Problem};
 
 pub(super) const BESIDE_ANY: &str = "`*` allows every origin, so the rule would never be asked, expected one of them";
 
@@ -16,6 +16,15 @@ pub(super) fn stranger_refusal(rule: &Rule, tenant: &str, guard: &Guard) -> Opti
         "the rule lets a stranger in with credentials, such as `{admitted}`, expected it to look at the host, or \
          `dangerouslyAllowAnyOrigin` as well"
     ))
+}
+
+/// Everything that keeps a rule from its policy.
+pub fn check_rule(rule: &Rule, spec: &PolicySpec) -> Vec<Problem> {
+    let guard = Guard { credentials: spec.allow_credentials, dangerously: spec.dangerously };
+    let is_any = spec.allow_origins.iter().any(|origin| origin == "*");
+    let mut findings = Findings::default();
+    check(rule, is_any, &guard, &mut findings);
+    findings.conclude(()).err().unwrap_or_default()
 }
 
 pub(super) fn check(rule: &Rule, is_any: bool, guard: &Guard, findings: &mut Findings) {

@@ -230,3 +230,13 @@ pub(super) fn name(part: Part, rule: &Rule) -> String {
         fixed => super::callable::FIELDS.get(fixed.index()).copied().unwrap_or_default().to_owned(),
     }
 }
+
+/// The parts of a well-formed origin: scheme, host and port.
+///
+/// # Errors
+/// Which rule of the grammar it breaks, as the end of a sentence that begins with the origin.
+pub fn split_origin(origin: &str) -> Result<(&str, &str, Option<u16>), String> {
+    let parsed = crate::origin::parse(origin.as_bytes()).map_err(|flaw| flaw.to_string())?;
+    let text = |bytes| str::from_utf8(bytes).unwrap_or_default();
+    Ok((text(parsed.scheme), text(parsed.host), parsed.port))
+}

@@ -31,7 +31,8 @@ impl Rule {
                 let (is_admitted, reads_tenant) = self.ask_stranger(&origin, kind, tenant);
                 told.reads_tenant |= reads_tenant;
                 if is_admitted {
-                    told.admitted.get_or_insert_with(|| origin.clone());
+                    // The name is left out: it is another one each time, and the mistake is the same.
+                    told.admitted.get_or_insert_with(|| origin.replace(&name, "any-name"));
                 }
             }
         }

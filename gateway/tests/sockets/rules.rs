@@ -1,0 +1,258 @@
+//! Rules over a socket: what they decide, how an edit goes live, what a mistake leaves alone, and that no answer outlives its rule.
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::{Connection, Gateway, HOST, RecordingUpstream, Response, config, request};
+use serde_json::Value;
+
+const LIVE_WITHIN: Duration = Duration::from_secs(5);
+const GUEST: &str = "https://guest.test";
+
+/// A site whose policy has no origins of its own, only a rule.
+struct Ruled {
+    gateway: Gateway,
+    upstream: RecordingUpstream,
+}
+
+const PREVIEW: &str = r#"fn decide(req) {
+    if req.host == "guest.test" { allow() } else { deny("not a guest") }
+}
+"#;
+
+fn ruled_config(upstream: &RecordingUpstream, policy: &str) -> String {
+    let server = upstream.address;
+    config(&format!(
+        "scriptsDir: scripts
+upstreams:
+  api: {{ servers: [{server}] }}
+policies:
+  spa:
+    allowMethods: [PUT]
+    allowHeaders: [x-plan]
+    allowCredentials: true
+{policy}
+tenants:
+  - {{ id: a, hosts: [{HOST}], upstream: api, policy: spa }}
+  - {{ id: b, hosts: [b.test], upstream: api, policy: spa }}
+"
+    ))
+}
+
+impl Ruled {
+    fn start(source: &str) -> Self {
+        Self::with("    rule: { script: preview.rhai }", source)
+    }
+
+    fn with(policy: &str, source: &str) -> Self {
+        let upstream = RecordingUpstream::answering("hello");
+        let gateway = Gateway::start(&ruled_config(&upstream, policy), &[("scripts/preview.rhai", source)]);
+        Self { gateway, upstream }
+    }
+
+    fn save(&self, source: &str) {
+        fs::write(self.gateway.path("scripts/preview.rhai"), source).unwrap();
+    }
+
+    fn get(&self, origin: &str) -> Response {
+        self.gateway.ask("GET", "/", HOST, &[("Origin", origin)])
+    }
+
+    fn preflight(&self, origin: &str, method: &str) -> Response {
+        self.gateway.ask("OPTIONS", "/", HOST, &[("Origin", origin), ("Access-Control-Request-Method", method)])
+    }
+
+    fn status(&self) -> Value {
+        self.gateway.admin("GET", "/status").json()
+    }
+
+    /// Asks until the answer is as wanted; how long that took.
+    fn wait(&self, what: &str, wanted: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !wanted() {
+            assert!(begun.elapsed() < LIVE_WITHIN, "{what}\n{}", self.gateway.process.stderr());
+        }
+    }
+}
+
+#[test]
+fn a_rule_lets_in_and_turns_away_and_says_why() {
+    let site = Ruled::start(PREVIEW);
+    let preflight = site.preflight(GUEST, "PUT");
+    assert_eq!((preflight.status, preflight.headers.one("access-control-allow-origin")), (204, GUEST));
+    assert_eq!(preflight.headers.one("access-control-max-age"), "600");
+    let get = site.get(GUEST);
+    assert_eq!((get.status, get.headers.one("access-control-allow-credentials")), (200, "true"));
+    let refused = site.get("https://other.test");
+    assert_eq!((refused.status, refused.json()["detail"].as_str()), (403, Some("not a guest")));
+    assert_eq!(refused.json()["reason"], "rule_deny");
+    assert_eq!(refused.headers.access_control(), Vec::<String>::new());
+    assert_eq!(site.preflight(GUEST, "DELETE").json()["reason"], "method", "a rule widens nothing");
+    assert_eq!(site.get("null").json()["reason"], "null_origin", "a rule is never asked about null");
+    assert_eq!(site.get("https://guest.test/").json()["reason"], "malformed_origin");
+    assert_eq!(site.get("http://guest.test").json()["reason"], "rule_deny", "plain http with credentials");
+    for (reason, verdict, times) in [("rule", "allow", 2.0), ("rule_deny", "deny", 2.0)] {
+        site.gateway.wait_metric(
+            "crossgate_requests_total",
+            &[("tenant", "a"), ("reason", reason), ("verdict", verdict)],
+            times,
+        );
+    }
+    let origin = [("tenant", "a"), ("origin", "rule:preview"), ("verdict", "allow")];
+    site.gateway.wait_metric("crossgate_origin_requests_total", &origin, 2.0);
+}
+
+#[test]
+fn a_saved_rule_is_live_and_a_broken_one_is_not() {
+    let site = Ruled::start(PREVIEW);
+    assert_eq!(site.get(GUEST).status, 200);
+    site.save(&PREVIEW.replace("guest.test", "other.test"));
+    site.wait("the new rule", || site.get(GUEST).status == 403 && site.get("https://other.test").status == 200);
+
+    site.save("fn decide(req) {\n    if req.hots == \"guest.test\" { allow() }\n}\n");
+    site.wait("the broken rule is told", || {
+        site.status()["reload"]["brokenFiles"].as_array().is_some_and(|all| !all.is_empty())
+    });
+    let broken = &site.status()["reload"]["brokenFiles"][0];
+    assert!(broken["file"].as_str().unwrap().ends_with("scripts/preview.rhai"), "{broken}");
+    let error = &broken["errors"][0];
+    assert_eq!((error["line"].as_u64(), error["column"].as_u64()), (Some(2), Some(12)), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("host"), "a suggestion: {error}");
+    assert!(site.gateway.process.stderr().contains("preview.rhai:2:12"), "the log tells the place");
+    assert!(site.gateway.metric("crossgate_rule_load_failures_total", &[]) >= 1.0);
+    assert_eq!(site.get("https://other.test").status, 200, "the last good rule decides on");
+
+    site.save(PREVIEW);
+    site.wait("the mended rule", || site.get(GUEST).status == 200);
+    assert_eq!(site.status()["reload"]["brokenFiles"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn a_rule_that_fails_its_cases_is_not_taken() {
+    let site = Ruled::start(PREVIEW);
+    let cases = "cases:\n  - { name: a guest, request: { origin: \"https://guest.test\" }, expect: allow }\n";
+    fs::write(site.gateway.path("scripts/preview.cases.yaml"), cases).unwrap();
+    site.save(&PREVIEW.replace("guest.test", "other.test"));
+    site.wait("the failed case is told", || site.status()["reload"]["brokenFiles"].to_string().contains("a guest"));
+    assert_eq!(site.get(GUEST).status, 200);
+    assert_eq!(site.get("https://other.test").status, 403);
+}
+
+#[test]
+fn vary_lists_every_listed_header_from_the_first_response_on() {
+    let source = r#"fn decide(req) {
+    if req.host != "guest.test" { return deny("not a guest"); }
+    if req.header("x-plan") == "gold" && req.query("key") == "k" { allow(#{ maxAge: 60, credentials: false }) }
+}
+"#;
+    let site = Ruled::with("    rule: { script: preview.rhai, headers: [x-plan], query: [key] }", source);
+    let vary = |response: &Response| response.headers.vary();
+    let first = site.gateway.ask("GET", "/", HOST, &[]);
+    assert_eq!((first.status, vary(&first)), (200, vec!["origin".to_owned(), "x-plan".to_owned()]));
+    assert_eq!(vary(&site.get("https://other.test")), ["origin", "x-plan"]);
+    let wanted = ["access-control-request-headers", "access-control-request-method", "origin", "x-plan"];
+    assert_eq!(vary(&site.preflight("https://other.test", "PUT")), wanted);
+
+    let ask = |target: &str, plan: &str| site.gateway.ask("GET", target, HOST, &[("Origin", GUEST), ("X-Plan", plan)]);
+    for _ in 0..3 {
+        assert_eq!(ask("/?key=k", "gold").status, 200);
+        assert_eq!(ask("/?key=other", "gold").json()["reason"], "no_match", "abstaining denies");
+        assert_eq!(ask("/?key=k", "silver").status, 403);
+    }
+    let allowed = ask("/?key=k", "gold");
+    assert!(
+        allowed.headers.access_control().iter().all(|name| name != "access-control-allow-credentials"),
+        "{allowed:?}"
+    );
+}
+
+#[test]
+fn a_failing_rule_denies_its_own_and_nobody_else() {
+    let source = "fn decide(req) { if req.tenant == \"a\" { loop {} } else { allow() } }\n";
+    let site = Ruled::with(
+        "    rule: { script: preview.rhai }\n    dangerouslyAllowAnyOrigin: true\n    allowOrigins: [\"https://listed.test\"]",
+        source,
+    );
+    for _ in 0..40 {
+        assert_eq!(site.get(GUEST).json()["reason"], "rule_error");
+        assert_eq!(site.get("https://listed.test").status, 200, "static entries are not asked");
+        assert_eq!(site.gateway.ask("GET", "/", "b.test", &[("Origin", GUEST)]).status, 200);
+    }
+    assert!(site.gateway.metric("crossgate_rule_errors_total", &[("tenant", "a"), ("kind", "operations")]) >= 20.0);
+    assert!(site.gateway.metric("crossgate_rule_errors_total", &[("tenant", "a"), ("kind", "breaker")]) >= 1.0);
+    assert_eq!(site.gateway.metric("crossgate_rule_errors_total", &[("tenant", "b")]), 0.0);
+    site.save("fn decide(req) { if req.host == \"guest.test\" { allow() } }\n");
+    site.wait("a reload closes the breaker", || site.get(GUEST).status == 200);
+}
+
+#[test]
+fn a_credentialed_rule_that_lets_strangers_in_is_refused() {
+    let site = Ruled::start(PREVIEW);
+    site.save("fn decide(req) { if req.scheme == \"https\" { allow() } }\n");
+    site.wait("the refusal is told", || {
+        site.status()["reload"]["brokenFiles"].to_string().contains("dangerouslyAllowAnyOrigin")
+    });
+    assert!(site.gateway.metric("crossgate_rule_load_failures_total", &[]) >= 1.0);
+    assert_eq!(site.get(GUEST).status, 200);
+    assert_eq!(site.get("https://other.test").status, 403);
+}
+
+#[test]
+fn explain_tells_what_the_rule_did() {
+    let site = Ruled::start(PREVIEW);
+    let told = |origin: &str| site.gateway.admin("GET", &format!("/explain?host={HOST}&origin={origin}")).json();
+    let before = told(GUEST);
+    assert_eq!((before["rule"]["answer"].as_str(), before["rule"]["cached"].as_bool()), (Some("allow"), Some(false)));
+    assert_eq!(before["rule"]["reads"], serde_json::json!(["host"]));
+    assert!(before["rule"]["operations"].as_u64().unwrap() > 0);
+    site.get(GUEST);
+    assert_eq!(told(GUEST)["rule"]["cached"], true);
+    assert_eq!(told("https://other.test")["rule"]["message"], "not a guest");
+    assert_eq!(told("https://other.test")["entry"], "rule:preview");
+}
+
+/// Generation `n` of the rule lets in the host `gN.test` alone.
+fn numbered(n: u64) -> String {
+    format!("fn decide(req) {{ if req.host == \"g{n}.test\" {{ allow() }} else {{ deny(\"generation {n}\") }} }}\n")
+}
+
+/// One thread saves and reloads a thousand times, three ask all the while: whatever is known to serve is a floor under which no answer
+/// may fall.
+#[test]
+fn no_stale_verdict_across_a_thousand_reloads_under_load() {
+    const RELOADS: u64 = 1_000;
+    let site = Ruled::start(&numbered(0));
+    let (floor, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut connection = Connection::open(site.gateway.data);
+                for _ in 0..u64::MAX {
+                    if over.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let known = floor.load(Ordering::SeqCst);
+                    let bytes = request("GET", "/", HOST, &[("Origin", "https://nobody.test")], b"");
+                    let answer = connection.exchange(&bytes).unwrap();
+                    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+                    let generation: u64 = detail.strip_prefix("generation ").unwrap().parse().unwrap();
+                    assert!(generation >= known, "an answer of {generation} after {known} served");
+                    if answer.headers.all("connection").contains(&"close") {
+                        connection = Connection::open(site.gateway.data);
+                    }
+                }
+            });
+        }
+        for n in 1..=RELOADS {
+            site.save(&numbered(n));
+            let report = site.gateway.admin("POST", "/reload");
+            assert_eq!(report.status, 200, "{}", report.text());
+            floor.store(n, Ordering::SeqCst);
+            if n % 100 == 0 {
+                assert_eq!(site.get(&format!("https://g{n}.test")).status, 200);
+            }
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(site.upstream.seen().len(), 10);
+}
