@@ -44,6 +44,7 @@ doc: build-tools
 # With the binary that the tests were built with: another set of features would build the dependencies again.
 samples: unit
 	$(CROSSGATE) check $(SAMPLES)
+	$(CROSSGATE) test scripts
 
 licences:
 	@ops/check-licences.sh

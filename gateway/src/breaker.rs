@@ -66,6 +66,11 @@ impl Breaker {
         succeeded == 0 || self.millis(now).saturating_sub(succeeded) >= millis(QUIET)
     }
 
+    /// Whether it ever refused or probed.
+    pub fn was_open(&self) -> bool {
+        self.probed.load(Relaxed) != 0
+    }
+
     /// Notes a run that gave an answer.
     pub fn succeed(&self, now: Instant) {
         // Most runs follow a success of the same second: a shared line is not written for each.

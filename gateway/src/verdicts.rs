@@ -9,8 +9,9 @@
 //! What fails, or takes too long, denies: see [`breaker`](crate::breaker) and [`times`]. Absent on purpose: which answer means what.
 
 use std::cell::{Cell, RefCell};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossgate_policy::{Answer, Reads, Rule, RuleError, RuleErrorKind, RuleInput, RuleRun};
@@ -90,6 +91,7 @@ impl Verdicts {
             share: Share::new(&self.cache),
             budget: Budget::new(Instant::now()),
             counters: RuleCounters::default(),
+            breakers: Mutex::default(),
         })
     }
 
@@ -113,12 +115,30 @@ pub struct TenantRules {
     budget: Budget,
     /// What is counted.
     pub counters: RuleCounters,
+    /// By script, for the metrics. As many as the tenant has rules.
+    breakers: Mutex<BTreeMap<Box<str>, Weak<Breaker>>>,
 }
 
 impl TenantRules {
     /// Whose.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    fn with_breaker(self: Arc<Self>, script: &str, breaker: &Arc<Breaker>) -> Arc<Self> {
+        let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        breakers.retain(|_, breaker| breaker.strong_count() > 0);
+        breakers.insert(script.into(), Arc::downgrade(breaker));
+        drop(breakers);
+        self
+    }
+
+    /// The scripts whose breaker has ever been open, and whether it is.
+    pub fn broken(&self, now: Instant) -> Vec<(Box<str>, bool)> {
+        let breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        let living = breakers.iter().filter_map(|(script, breaker)| Some((script, breaker.upgrade()?)));
+        let opened = living.filter(|(_, breaker)| breaker.was_open() || breaker.is_open(now));
+        opened.map(|(script, breaker)| (script.clone(), breaker.is_open(now))).collect()
     }
 
     /// Answers kept now.
@@ -167,7 +187,7 @@ pub struct RuleSeat {
     verdicts: Arc<Verdicts>,
     live: Arc<LiveRule>,
     tenant: Arc<TenantRules>,
-    breaker: Breaker,
+    breaker: Arc<Breaker>,
     /// When a failure was last logged, in seconds after the breaker was made, plus one.
     logged: AtomicU64,
     unlogged: AtomicU64,
@@ -233,11 +253,12 @@ impl RuleSeat {
     /// A tenant's use of a rule.
     pub fn new(verdicts: &Arc<Verdicts>, live: &Arc<LiveRule>, tenant: &str) -> Self {
         let now = Instant::now();
+        let breaker = Arc::new(Breaker::new(now));
         RuleSeat {
             verdicts: Arc::clone(verdicts),
             live: Arc::clone(live),
-            tenant: verdicts.tenant(tenant),
-            breaker: Breaker::new(now),
+            tenant: verdicts.tenant(tenant).with_breaker(live.rule.script().name(), &breaker),
+            breaker,
             logged: AtomicU64::new(0),
             unlogged: AtomicU64::new(0),
             made: now,

@@ -1,7 +1,7 @@
 //! Rules: what a script may say, what is refused when it is loaded, what a run may take, and that an answer depends on nothing but
 //! what was read.
 
-#![expect(clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 
@@ -18,6 +18,8 @@ mod cache;
 mod hostile;
 #[path = "rules/language.rs"]
 mod language;
+#[path = "rules/manual.rs"]
+mod manual;
 #[path = "rules/policy.rs"]
 mod policy;
 

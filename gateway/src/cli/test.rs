@@ -289,4 +289,14 @@ mod tests {
         assert_eq!(run(&args, &mut out, &mut err).unwrap(), USAGE);
         assert!(!err.is_empty());
     }
+
+    #[test]
+    fn the_shipped_rules_pass_their_cases() {
+        let directory = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts"));
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = run(&TestArgs { directory, junit: None }, &mut out, &mut err).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(code, 0, "{out}");
+        assert!(!out.contains("no cases"), "every one has cases: {out}");
+    }
 }

@@ -1,6 +1,7 @@
 //! What is counted of one tenant's rules, and how a scrape shows it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use crossgate_policy::{Answer, RuleError, RuleErrorKind};
 
@@ -89,6 +90,11 @@ pub(super) fn push_rules(exposition: &mut Exposition, verdicts: &Verdicts) {
         "Answers of rules that depend on too much, or too variously, to be kept, by tenant.",
     );
     let mut entries = Family::gauge("crossgate_verdict_cache_entries", "Answers of rules that are kept, by tenant.");
+    let mut breakers = Family::gauge(
+        "crossgate_rule_breaker_open",
+        "1 while a rule that keeps failing is not run but for probes, by tenant and rule; 0 once it works again.",
+    );
+    let now = Instant::now();
     for tenant in verdicts.tenants() {
         let (id, counters) = (("tenant", tenant.id()), &tenant.counters);
         counted(&OUTCOMES, &counters.runs).for_each(|(outcome, n)| runs.count(&[id, ("outcome", outcome)], n));
@@ -104,11 +110,14 @@ pub(super) fn push_rules(exposition: &mut Exposition, verdicts: &Verdicts) {
                 family.count(&[id], n);
             }
         }
+        for (rule, is_open) in tenant.broken(now) {
+            breakers.level(&[id, ("rule", &rule)], f64::from(u8::from(is_open)));
+        }
         if tenant.entries() > 0 {
             entries.level(&[id], tenant.entries() as f64);
         }
     }
-    for family in [runs, errors, hits, misses, evictions, uncacheable, entries] {
+    for family in [runs, errors, hits, misses, evictions, uncacheable, entries, breakers] {
         exposition.push(family);
     }
     let mut durations = Family::histogram("crossgate_rule_duration_seconds", "How long runs of rules took.");

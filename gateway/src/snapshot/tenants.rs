@@ -203,7 +203,7 @@ impl Compiler<'_> {
                 let own: Vec<_> = tenant.allow_origins.iter().chain(&spec.allow_origins).collect();
                 self.extended(name, &own)
             }
-            (None, _) => default.map(Extended::clone),
+            (None, _) => default.cloned(),
         }
     }
 

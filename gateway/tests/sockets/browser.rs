@@ -1,8 +1,11 @@
 //! The demo page in a real browser, on an allowed origin and on another: what its script could read, row by row.
 //!
 //! The browser is the judge that the gateway is built for. The upstream counts its `OPTIONS`: there must be none.
-use crate::support::{Browser, DemoUpstream, Gateway, RefusedAddress, config};
+use crate::support::{Browser, DemoUpstream, Gateway, PATIENCE, RefusedAddress, config};
 use serde_json::Value;
+use std::path::PathBuf;
+use std::time::Instant;
+use tempfile::TempDir;
 
 const CALLS: [&str; 6] = ["session", "get-omit", "get-include", "put-omit", "put-include", "down"];
 
@@ -10,20 +13,26 @@ struct Demo {
     upstream: DemoUpstream,
     gateway: Gateway,
     browser: Browser,
+    /// The script that decides, and that the page shows.
+    rule: PathBuf,
+    _scripts: TempDir,
     _down: RefusedAddress,
 }
 
 /// The demo's configuration, with the ports of this run.
 fn start() -> Demo {
-    let (upstream, down) = (DemoUpstream::start(), RefusedAddress::new());
+    let scripts = TempDir::new().unwrap();
+    let rule = scripts.path().join("demo.rhai");
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/demo.rhai"), &rule).unwrap();
+    let (upstream, down) = (DemoUpstream::showing(&["--rule", rule.to_str().unwrap()]), RefusedAddress::new());
     let sample = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/config/demo.yaml")).unwrap();
     let (_, rest) = sample.split_once("\nupstreams:").unwrap();
     let rest = rest
         .replace("127.0.0.1:9001", &upstream.api.to_string())
         .replace("127.0.0.1:9]", &format!("{}]", down.address))
-        .replace("app.acme.localhost:3000", &format!("app.acme.localhost:{}", upstream.page.port()));
+        .replace("../../scripts", scripts.path().to_str().unwrap());
     let gateway = Gateway::start(&config(&format!("upstreams:{rest}")), &[]);
-    Demo { upstream, gateway, browser: Browser::start(), _down: down }
+    Demo { upstream, gateway, browser: Browser::start(), rule, _scripts: scripts, _down: down }
 }
 
 impl Demo {
@@ -86,7 +95,7 @@ fn the_other_page_reads_nothing_and_nothing_of_it_reaches_the_upstream() {
     }
     assert_eq!(["OPTIONS", "GET", "POST", "PUT"].map(|method| demo.upstream.count(method)), [0; 4]);
     for (kind, times) in [("actual", 4.0), ("preflight", 2.0)] {
-        demo.gateway.wait_metric("crossgate_requests_total", &[("kind", kind), ("reason", "no_match")], times);
+        demo.gateway.wait_metric("crossgate_requests_total", &[("kind", kind), ("reason", "rule_deny")], times);
     }
 }
 
@@ -96,4 +105,48 @@ fn a_page_of_the_api_itself_needs_no_permission() {
     demo.browser.open(&format!("http://api.acme.localhost:{}/orders", demo.gateway.data.port()));
     let read = "return fetch('/orders', { method: 'PUT', body: '{}' }).then((answer) => answer.status)";
     assert_eq!(demo.browser.run(read), 200);
+}
+
+#[test]
+fn a_changed_line_of_the_rule_changes_what_the_page_reads() {
+    let demo = start();
+    demo.visit("app.acme.localhost");
+    let shown = demo.browser.run("return document.getElementById('rule-source').textContent");
+    let source = std::fs::read_to_string(&demo.rule).unwrap();
+    assert_eq!(shown, source.as_str());
+    assert_eq!(demo.row("put-include", "status").0, "readable");
+
+    std::fs::write(&demo.rule, source.replace("\"app.acme.localhost\"", "\"evil.localhost\"")).unwrap();
+    let saved = Instant::now();
+    demo.wait_answer("app.acme.localhost", 403);
+    assert!(saved.elapsed().as_secs() < 5, "live after {:?}", saved.elapsed());
+    demo.press_again(2);
+    assert_eq!(demo.row("put-include", "error").0, "blocked");
+
+    // One with a mistake is not taken.
+    std::fs::write(&demo.rule, source.replace("req.host", "req.hots")).unwrap();
+    demo.gateway.wait_metric("crossgate_config_broken_files", &[], 1.0);
+    demo.press_again(3);
+    assert_eq!(demo.row("put-include", "error").0, "blocked");
+
+    std::fs::write(&demo.rule, source).unwrap();
+    demo.wait_answer("app.acme.localhost", 200);
+    demo.press_again(4);
+    assert_eq!(demo.row("put-include", "status"), ("readable".to_owned(), "Status 200".to_owned()));
+}
+
+impl Demo {
+    fn press_again(&self, times: u32) {
+        self.browser.run("document.getElementById('again').click()");
+        self.browser.wait_for(&format!("return document.body.dataset.done === '{times}' ? true : null"));
+    }
+
+    /// Waits until a page of that host is answered so.
+    fn wait_answer(&self, host: &str, status: u16) {
+        let deadline = Instant::now() + PATIENCE;
+        let origin = format!("http://{host}:{}", self.upstream.page.port());
+        while self.gateway.ask("GET", "/orders", "api.acme.localhost", &[("Origin", &origin)]).status != status {
+            assert!(Instant::now() < deadline, "never {status}");
+        }
+    }
 }

@@ -181,8 +181,11 @@ fn a_failing_rule_denies_its_own_and_nobody_else() {
     assert!(site.gateway.metric("crossgate_rule_errors_total", &[("tenant", "a"), ("kind", "operations")]) >= 20.0);
     assert!(site.gateway.metric("crossgate_rule_errors_total", &[("tenant", "a"), ("kind", "breaker")]) >= 1.0);
     assert_eq!(site.gateway.metric("crossgate_rule_errors_total", &[("tenant", "b")]), 0.0);
+    let is_open = || site.gateway.metric("crossgate_rule_breaker_open", &[("tenant", "a"), ("rule", "preview")]);
+    assert_eq!(is_open(), 1.0);
     site.save("fn decide(req) { if req.host == \"guest.test\" { allow() } }\n");
     site.wait("a reload closes the breaker", || site.get(GUEST).status == 200);
+    assert_eq!(is_open(), 0.0);
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub(crate) use address::{RefusedAddress, UnansweredAddress};
 pub(crate) use browser::Browser;
 pub(crate) use demo::DemoUpstream;
 pub(crate) use gateway::{Gateway, config};
-pub(crate) use process::Process;
+pub(crate) use process::{PATIENCE, Process};
 pub(crate) use site::{
     HOST, ORIGIN, Site, assert_allowed, assert_denied, assert_edge_error, assert_never_readable, tenant_config,
 };

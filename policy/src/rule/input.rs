@@ -57,6 +57,7 @@ const FIXED: [Part; 10] = [
 const PARTS: usize = FIXED.len() + RULE_HEADERS_MAX + RULE_QUERY_MAX;
 
 impl Part {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others are in the list")]
     pub(super) fn index(self) -> usize {
         match self {
             Self::Header(index) => FIXED.len() + index,
@@ -223,6 +224,7 @@ fn decoded(text: &str) -> Option<String> {
 }
 
 /// What was read, as a person would write it.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others are in the list")]
 pub(super) fn name(part: Part, rule: &Rule) -> String {
     match part {
         Part::Header(index) => format!("header {}", rule.headers.get(index).map_or("", HeaderName::as_str)),

@@ -51,7 +51,7 @@ pub(super) fn progress(operations: u64) -> Option<Dynamic> {
     let mut now = PROGRESS.get();
     now.operations = operations;
     PROGRESS.set(now);
-    (operations % LOOK_EVERY == 0 && (now.is_over)()).then_some(Dynamic::UNIT)
+    (operations.is_multiple_of(LOOK_EVERY) && (now.is_over)()).then_some(Dynamic::UNIT)
 }
 
 pub(super) fn run(program: &Program, values: Values, is_over: fn() -> bool) -> RuleRun {
@@ -91,6 +91,7 @@ fn rule_error(error: &EvalAltResult) -> RuleError {
     RuleError { kind, line: line(position), column: column(position), message: shown(&message) }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other errors are of one kind, told as the crate tells them")]
 fn classify(error: &EvalAltResult) -> (RuleErrorKind, String) {
     use EvalAltResult as E;
     let kind = match error {
@@ -131,4 +132,45 @@ fn column(position: Position) -> Option<u32> {
 pub(super) fn shown(message: &str) -> String {
     let message = message.replace("&str | ImmutableString | String", "string");
     message.chars().take(ERROR_LEN_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::{Rule, RuleData, RuleInput, RuleLimits, Script};
+    use crate::verdict::Kind;
+    use http::HeaderMap;
+
+    /// The audit lets no script call what panics, so the program is made around it.
+    #[test]
+    fn a_host_function_that_panics_denies_and_harms_nobody() {
+        let (data, limits) = (Arc::new(RuleData::default()), RuleLimits::default());
+        let script = Script::compile("test", "fn decide(req) { req.host }", &data, &limits).unwrap();
+        let rule = Rule::new(1, &Arc::new(script), &[], &[], 1);
+        let headers = HeaderMap::new();
+        let no_lines: [&[u8]; 0] = [];
+        let input = RuleInput {
+            origin: "https://a.test",
+            scheme: "https",
+            host: "a.test",
+            port: None,
+            kind: Kind::Actual,
+            tenant: "acme",
+            route: "/",
+            method: b"GET",
+            path: "/",
+            query: "",
+            requested_headers: &no_lines,
+            headers: &headers,
+        };
+        let source = "fn decide(req) { if req.host == \"a.test\" { explode() } }";
+        let mut program = Program::parse(source, &data, &limits).unwrap();
+        program.engine.register_fn("explode", || -> bool { std::panic::panic_any("boom") });
+        for _ in 0..3 {
+            let told = run(&program, Values::new(&rule, &input, rule.wanted), never);
+            assert_eq!(told.answer.unwrap_err().kind, RuleErrorKind::Panic);
+            assert_eq!(rule.names(told.reads), ["host"]);
+        }
+        assert_eq!(rule.run(&input, 0, never).answer.unwrap_err().kind, RuleErrorKind::Result, "others run on");
+    }
 }

@@ -16,8 +16,13 @@ pub(crate) struct DemoUpstream {
 
 impl DemoUpstream {
     pub(crate) fn start() -> Self {
+        Self::showing(&[])
+    }
+
+    /// The same with more command line arguments.
+    pub(crate) fn showing(arguments: &[&str]) -> Self {
         let any = "127.0.0.1:0";
-        let process = Process::crossgate(&["demo-upstream", "--listen", any, "--pages", any]);
+        let process = Process::crossgate(&[&["demo-upstream", "--listen", any, "--pages", any], arguments].concat());
         let api = process.stderr_line(|line| listening(line, "demo-api"));
         let page = process.stderr_line(|line| listening(line, "demo-page"));
         Self { api, page, _process: process }
