@@ -18,6 +18,9 @@ use crate::config::{self, CasesFile, DataFile, Decoded};
 
 pub mod cases;
 
+#[cfg(test)]
+mod tests;
+
 /// Scripts of one directory.
 const SCRIPTS_MAX: usize = 1_000;
 /// Data files of one directory.

@@ -406,3 +406,35 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_rule_names_a_script_and_what_it_may_read() {
+    let policy = |rule: &str| {
+        format!(
+            "version: 1\nlisteners: [{{ address: \"127.0.0.1:0\" }}]\nscriptsDir: scripts\npolicies:\n  p:\n    rule: {rule}\n"
+        )
+    };
+    for (rule, message) in [
+        ("{ headers: [x-plan] }", "6:11 a rule needs the key `script`"),
+        ("{ script: preview }", "6:21 `preview` is no script; write a file of scriptsDir, such as preview.rhai"),
+        ("{ script: ../a.rhai }", "6:21 `../a.rhai` is no script; write a file of scriptsDir, such as preview.rhai"),
+        (
+            "{ script: a.rhai, headers: [Cookie] }",
+            "6:39 no rule reads the header `cookie`: it is the user's secret; decide by something else",
+        ),
+        (
+            "{ script: a.rhai, headers: [origin] }",
+            "6:39 no rule reads the header `origin`: a rule sees it as a field of req; leave it out",
+        ),
+        ("{ script: a.rhai, headers: [\"x y\"] }", "6:39 `x y` is no header name; write one such as x-plan"),
+        ("{ script: a.rhai, query: [\"\"] }", "6:37 this is no query key; write 1 to 64 bytes"),
+        ("{ script: a.rhai, header: [x] }", "6:29 a rule has no key `header`; did you mean `headers`?"),
+    ] {
+        check(&policy(rule), &[message]);
+    }
+    check(&policy("{ script: a.rhai, headers: [X-Plan], query: [key] }"), &[]);
+    let missing = policy("{ script: a.rhai }").replace("scriptsDir: scripts\n", "");
+    check(&missing, &["5:21 there is no directory of scripts; write scriptsDir: scripts at the top"]);
+    let limits = "version: 1\nlisteners: [{ address: \"127.0.0.1:0\" }]\nlimits: { rules: { operations: 1, time: 1h, depth: 3 } }\n";
+    assert_eq!(main_file(limits).found.len(), 3);
+}
