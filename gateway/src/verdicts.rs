@@ -236,7 +236,7 @@ pub struct Examined {
 
 thread_local! {
     static SLOT: Cell<Option<usize>> = const { Cell::new(None) };
-    static KEY: RefCell<(String, Vec<u8>)> = const { RefCell::new((String::new(), Vec::new())) };
+    static KEY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// This thread's number, by which it has a copy of every rule to itself, as long as there are no more threads than copies.
@@ -291,7 +291,8 @@ impl RuleSeat {
     pub fn examine(&self, input: &RuleInput<'_>) -> Examined {
         let cached = self.kept(input, |key| self.verdicts.cache.has(key).then_some(())).is_some();
         times::begin_run(self.verdicts.times().run);
-        Examined { cached, run: self.live.rule.run(input, slot(), times::is_run_over) }
+        // No number is drawn for whoever asks this: it would take a copy from a worker.
+        Examined { cached, run: self.live.rule.run(input, SLOT.get().unwrap_or(0), times::is_run_over) }
     }
 
     /// Whether the rule has been given up for now.
@@ -305,14 +306,12 @@ impl RuleSeat {
     }
 
     fn with_key<T>(&self, input: &RuleInput<'_>, reads: Reads, then: impl FnOnce(&[u8]) -> T) -> T {
-        KEY.with_borrow_mut(|(values, key)| {
-            values.clear();
+        KEY.with_borrow_mut(|key| {
             key.clear();
-            self.live.rule.key(input, reads, values);
             for number in [self.tenant.number, self.live.rule.id(), reads.bits()] {
                 key.extend_from_slice(&number.to_le_bytes());
             }
-            key.extend_from_slice(values.as_bytes());
+            self.live.rule.key(input, reads, key);
             then(key)
         })
     }

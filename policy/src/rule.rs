@@ -5,7 +5,6 @@
 //! an answer depends on those and on nothing else, so it may be kept under their values ([`Rule::key`]). Absent on purpose: files,
 //! clocks (the caller says when time is up), threads, and any state that outlives a run.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
@@ -336,13 +335,8 @@ impl Rule {
     }
 
     /// Appends the values of `reads` in `input` to `key`, each with its length, so that no two differ and look alike.
-    pub fn key(&self, input: &RuleInput<'_>, reads: Reads, key: &mut String) {
-        for part in Part::among(reads.0) {
-            let start = key.len();
-            let is_there = input::write_value(part, self, input, key);
-            let len = if is_there { key.len() - start } else { usize::MAX };
-            let _written = write!(key, "\u{0}{len:x}\u{0}");
-        }
+    pub fn key(&self, input: &RuleInput<'_>, reads: Reads, key: &mut Vec<u8>) {
+        Part::among(reads.0).for_each(|part| input::write_key(part, self, input, key));
     }
 
     /// What was read, as a person would write it: `host`, `header x-plan`, `query key`.

@@ -470,6 +470,7 @@ fn the_example_of_the_readme_is_good_and_draws_no_warning() {
     let (_, rest) = include_str!("../../../README.md").split_once("```yaml\n").unwrap();
     let files = Files::new(&[]);
     files.write("gateway.yaml", rest.split_once("```").unwrap().0);
+    files.write("scripts/preview.rhai", include_str!("../../../scripts/preview.rhai"));
     let found = check(&files.path("gateway.yaml"));
     assert!(found.is_empty(), "{found}");
 }

@@ -70,7 +70,7 @@ fn a_bad_script_is_told_and_the_last_good_one_stays() {
 #[test]
 fn bad_cases_are_told_with_their_place() {
     for (text, piece) in [
-        ("", "this file is empty"),
+        ("", "found nothing"),
         ("cases: 1", "a list of cases"),
         ("cases:\n  - { nam: a }", "did you mean `name`?"),
         (

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use ahash::RandomState;
 use crossgate_policy::Answer;
 use dashmap::DashMap;
 
@@ -44,8 +45,8 @@ type Key = Arc<[u8]>;
 /// All answers.
 #[derive(Debug)]
 pub(super) struct Cache {
-    // The default hash, SipHash with random keys: clients choose what is hashed.
-    map: DashMap<Key, Entry>,
+    // With random keys: clients choose what is hashed.
+    map: DashMap<Key, Entry, RandomState>,
     entries: AtomicUsize,
     entries_max: AtomicUsize,
     entries_max_tenant: AtomicUsize,
@@ -67,7 +68,7 @@ pub(super) struct Share {
 impl Cache {
     pub(super) fn new(limits: CacheLimits) -> Arc<Self> {
         Arc::new(Cache {
-            map: DashMap::new(),
+            map: DashMap::with_hasher(RandomState::new()),
             entries: AtomicUsize::new(0),
             entries_max: AtomicUsize::new(limits.entries),
             entries_max_tenant: AtomicUsize::new(limits.entries_per_tenant),

@@ -8,7 +8,7 @@ pub(super) const FIELDS: [&str; 10] =
     ["origin", "scheme", "host", "port", "tenant", "route", "method", "path", "kind", "requested_headers"];
 
 /// What can be called: a name, and how many arguments it takes, the one before the dot included.
-pub(super) const FUNCTIONS: [(&str, &[usize]); 24] = [
+pub(super) const FUNCTIONS: [(&str, &[usize]); 25] = [
     // The answer.
     ("allow", &[0, 1]),
     ("deny", &[0, 1]),
@@ -31,6 +31,7 @@ pub(super) const FUNCTIONS: [(&str, &[usize]); 24] = [
     ("ends_with", &[2]),
     ("index_of", &[2]),
     ("sub_string", &[2, 3]),
+    ("is_number", &[1]),
     ("to_lower", &[1]),
     ("to_upper", &[1]),
     ("trim", &[1]),

@@ -195,6 +195,7 @@ fn register_texts(engine: &mut Engine, limits: RuleLimits) {
     });
     engine.register_fn("sub_string", |text: &str, start: INT| piece(text, start, INT::MAX));
     engine.register_fn("sub_string", piece);
+    engine.register_fn("is_number", |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
     engine.register_fn("to_lower", |text: &str| ImmutableString::from(text.to_lowercase()));
     engine.register_fn("to_upper", |text: &str| ImmutableString::from(text.to_uppercase()));
     engine.register_fn("trim", |text: &str| ImmutableString::from(text.trim()));

@@ -3,6 +3,7 @@
 //! Every value is written by one function, [`write_value`], for the rule to read and for the key under which its answer is kept alike:
 //! they cannot differ. A getter records before it gives. What is written for a rule is only what its script names.
 
+use std::fmt::Write as _;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,7 +14,6 @@ use percent_encoding::percent_decode_str;
 use super::{Reads, Rule, RuleInput};
 use crate::names::is_token;
 use crate::request::Scheme;
-use crate::verdict::Kind;
 
 /// The header fields that one rule may read.
 pub const RULE_HEADERS_MAX: usize = 32;
@@ -79,8 +79,12 @@ impl Part {
     }
 
     /// The parts among `bits`, in order.
-    pub(super) fn among(bits: u64) -> impl Iterator<Item = Self> {
-        (0..PARTS).filter(move |index| bits >> index & 1 == 1).map(Self::of_index)
+    pub(super) fn among(mut bits: u64) -> impl Iterator<Item = Self> {
+        std::iter::from_fn(move || {
+            let index = usize::try_from(bits.trailing_zeros()).ok().filter(|index| *index < PARTS)?;
+            bits &= bits - 1;
+            Some(Self::of_index(index))
+        })
     }
 }
 
@@ -135,34 +139,66 @@ impl Values {
 
 /// Appends the value of one part. Whether the request has it at all.
 pub(super) fn write_value(part: Part, rule: &Rule, input: &RuleInput<'_>, out: &mut String) -> bool {
-    let text = match part {
+    if let Some(text) = plain(part, input) {
+        out.push_str(text);
+        return true;
+    }
+    match part {
+        Part::Port => write_port(input, out),
+        Part::RequestedHeaders => write_requested(input, out),
+        Part::Header(index) => rule.headers.get(index).is_some_and(|name| write_header(name, input, out)),
+        Part::Query(index) => rule.query.get(index).is_some_and(|key| write_query(key, input.query, out)),
+        Part::Origin
+        | Part::Scheme
+        | Part::Host
+        | Part::Tenant
+        | Part::Route
+        | Part::Path
+        | Part::Kind
+        | Part::Method => true,
+    }
+}
+
+/// The value of a part that is there as it is.
+fn plain<'a>(part: Part, input: &RuleInput<'a>) -> Option<&'a str> {
+    Some(match part {
         Part::Origin => input.origin,
         Part::Scheme => input.scheme,
         Part::Host => input.host,
         Part::Tenant => input.tenant,
         Part::Route => input.route,
         Part::Path => input.path,
-        Part::Kind => kind_name(input.kind),
+        Part::Kind => input.kind.as_str(),
         // Tokens; anything else is a method that nothing compares equal to.
         Part::Method => str::from_utf8(input.method).unwrap_or_default(),
-        Part::Port => return write_port(input, out),
-        Part::RequestedHeaders => return write_requested(input, out),
-        Part::Header(index) => return rule.headers.get(index).is_some_and(|name| write_header(name, input, out)),
-        Part::Query(index) => return rule.query.get(index).is_some_and(|key| write_query(key, input.query, out)),
-    };
-    out.push_str(text);
-    true
+        Part::Port | Part::RequestedHeaders | Part::Header(_) | Part::Query(_) => return None,
+    })
 }
 
-pub(super) fn kind_name(kind: Kind) -> &'static str {
-    kind.as_str()
+/// Appends the value of one part and its length, by which absent differs from empty. Of parts that are there as they are, and of the
+/// port, no text is made.
+pub(super) fn write_key(part: Part, rule: &Rule, input: &RuleInput<'_>, key: &mut Vec<u8>) {
+    if part == Part::Port {
+        return key.extend_from_slice(&port(input).to_le_bytes());
+    }
+    let mut made = String::new();
+    let value = match plain(part, input) {
+        Some(text) => Some(text),
+        None => write_value(part, rule, input, &mut made).then_some(&*made),
+    };
+    key.extend_from_slice(value.unwrap_or_default().as_bytes());
+    let len = value.map_or(u32::MAX, |value| u32::try_from(value.len()).unwrap_or(u32::MAX - 1));
+    key.extend_from_slice(&len.to_le_bytes());
 }
 
 /// The port that is meant where none is written; 0 for schemes that have none.
-fn write_port(input: &RuleInput<'_>, out: &mut String) -> bool {
+fn port(input: &RuleInput<'_>) -> u16 {
     let default = [Scheme::Http, Scheme::Https].into_iter().find(|scheme| scheme.as_str() == input.scheme);
-    let port = input.port.or(default.map(Scheme::default_port)).unwrap_or_default();
-    out.push_str(&port.to_string());
+    input.port.or(default.map(Scheme::default_port)).unwrap_or_default()
+}
+
+fn write_port(input: &RuleInput<'_>, out: &mut String) -> bool {
+    let _written = write!(out, "{}", port(input));
     true
 }
 

@@ -100,7 +100,7 @@ proptest! {
         let script = Arc::new(compile(&format!("fn decide(req) {{ {source} }}")).unwrap());
         let rule = Rule::new(1, &script, &[HeaderName::from_static("x-plan")], &["k".into()], 2);
         let key = |asked: &Asked, reads| with_asked(asked, |input| {
-            let mut key = String::new();
+            let mut key = Vec::new();
             rule.key(input, reads, &mut key);
             key
         });
@@ -139,7 +139,7 @@ fn keys_tell_absent_from_empty_and_where_a_value_ends() {
         Asked { plan: Some("a"), query: "k=bc", ..base.clone() },
     ];
     for asked in &all {
-        let mut key = String::new();
+        let mut key = Vec::new();
         let reads = with_asked(asked, |input| {
             let reads = rule.run(input, 0, never).reads;
             rule.key(input, reads, &mut key);

@@ -46,6 +46,7 @@ fn texts_arrays_and_maps() {
         r#""a-b-c".before("-") == "a" && "a-b-c".after("-") == "b-c" && "a".after("-") == ()"#,
         r#""a" in ["a", "b"] && !("c" in ["a", "b"]) && "b" in "abc" && 3 in 1..5 && "k" in #{ k: 1 }"#,
         r#"#{ k: "v" }.k == "v" && #{ k: "v" }["k"] == "v" && [1, 2][1] == 2"#,
+        r#"is_number("42") && !is_number("4x") && !is_number("") && !is_number("-1")"#,
         r#""n" + 1 == "n1" && `host ${req.host}` == "host pr-1.shop.test" && -1 == 0 - 1"#,
         r#"1 < 2 && 2 <= 2 && 3 > 2 && 7 % 4 == 3 && 6 / 2 == 3 && "a" < "b" && "a" != "b""#,
     ] {
