@@ -38,8 +38,9 @@ unit: test-tools
 	  set -x; cargo test --locked --workspace; \
 	fi
 
+# The private items are documented too, so a public page may point at them.
 doc: build-tools
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --workspace --no-deps --document-private-items
 
 # With the binary that the tests were built with: another set of features would build the dependencies again.
 samples: unit

@@ -241,7 +241,7 @@ fn write_header(name: &HeaderName, input: &RuleInput<'_>, out: &mut String) -> b
     input.headers.contains_key(name)
 }
 
-/// The first value of a key, decoded as forms encode it (https://url.spec.whatwg.org/#urlencoded-parsing).
+/// The first value of a key, decoded as forms encode it (<https://url.spec.whatwg.org/#urlencoded-parsing>).
 fn write_query(key: &str, query: &str, out: &mut String) -> bool {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let found = pairs.into_iter().find(|(name, _)| decoded(name).as_deref() == Some(key));
