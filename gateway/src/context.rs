@@ -6,8 +6,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::HeaderMap;
-
 use crate::forwarded::Peer;
 use crate::judge::Judgement;
 use crate::lane::watch::Watch;
@@ -113,9 +111,4 @@ impl Drop for Context {
     fn drop(&mut self) {
         self.count();
     }
-}
-
-/// The first `Origin` line, for logs.
-pub fn first_origin(headers: &HeaderMap) -> Option<&[u8]> {
-    headers.get(http::header::ORIGIN).map(http::HeaderValue::as_bytes)
 }

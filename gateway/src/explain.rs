@@ -118,8 +118,8 @@ pub fn explain(snapshot: &Snapshot, probe: &Probe) -> Explanation {
     let head = HeadView {
         method: &probe.method,
         target: &probe.target,
-        headers: &headers,
-        scheme: forwarded::scheme(&headers, peer),
+        headers: (&headers).into(),
+        scheme: forwarded::scheme((&headers).into(), peer),
     };
     let mut examined = None;
     let judgement = judge(snapshot, &head, |seat, input| {
@@ -149,7 +149,7 @@ pub fn explain(snapshot: &Snapshot, probe: &Probe) -> Explanation {
 /// A trusted proxy's id is kept; any other is as long as this one.
 fn request_id(headers: &HeaderMap, peer: Peer) -> String {
     if peer.is_trusted && headers.contains_key(respond::X_REQUEST_ID) {
-        forwarded::request_id(headers, peer)
+        forwarded::request_id(headers.into(), peer)
     } else {
         REQUEST_ID.to_owned()
     }
@@ -228,7 +228,7 @@ fn mode(mode: Mode) -> &'static str {
 
 /// What the policy says beyond its verdict.
 fn looked_around(judged: &Judged, head: &HeadView<'_>) -> (Option<String>, Vec<NearMiss>) {
-    let host = head.headers.get(http::header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+    let host = head.headers.first(&http::header::HOST).unwrap_or_default();
     let (Some(policy), Ok(authority)) = (judged.policy(), parse_authority(host)) else {
         return (None, Vec::new());
     };

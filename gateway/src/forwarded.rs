@@ -6,10 +6,10 @@
 use std::net::IpAddr;
 
 use crossgate_policy::{Field, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 use pingora::http::RequestHeader;
 
-use crate::judge::field;
+use crate::fields::Fields;
 use crate::respond::X_REQUEST_ID;
 
 /// The field that names the tenant to the upstream.
@@ -31,8 +31,8 @@ pub struct Peer {
 }
 
 /// The scheme the client used, by a trusted proxy's word.
-pub fn scheme(headers: &HeaderMap, peer: Peer) -> Option<Scheme> {
-    match field(headers, X_FORWARDED_PROTO) {
+pub fn scheme(headers: Fields<'_>, peer: Peer) -> Option<Scheme> {
+    match headers.field(&X_FORWARDED_PROTO) {
         Field::One(named) if peer.is_trusted => scheme_named(named),
         Field::One(_) | Field::Many | Field::Absent => None,
     }
@@ -50,18 +50,18 @@ fn scheme_named(proto: &[u8]) -> Option<Scheme> {
 }
 
 /// The client's address: the last one that the trusted proxy names, else the peer's own.
-pub fn client(headers: &HeaderMap, peer: Peer) -> Option<IpAddr> {
+pub fn client(headers: Fields<'_>, peer: Peer) -> Option<IpAddr> {
     let named = || {
-        let last = headers.get_all(X_FORWARDED_FOR).iter().next_back()?;
-        let last = last.to_str().ok()?.rsplit(',').next()?;
+        let last = headers.lines(&X_FORWARDED_FOR).last()?;
+        let last = std::str::from_utf8(last).ok()?.rsplit(',').next()?;
         last.trim().parse().ok()
     };
     peer.is_trusted.then(named).flatten().or(peer.address)
 }
 
 /// The id of a request: a trusted proxy's, else a random one.
-pub fn request_id(headers: &HeaderMap, peer: Peer) -> String {
-    match field(headers, HeaderName::from_static(X_REQUEST_ID)) {
+pub fn request_id(headers: Fields<'_>, peer: Peer) -> String {
+    match headers.field(&HeaderName::from_static(X_REQUEST_ID)) {
         Field::One(id) if peer.is_trusted && is_plain_id(id) => String::from_utf8_lossy(id).into_owned(),
         Field::One(_) | Field::Many | Field::Absent => new_request_id(),
     }
@@ -83,7 +83,7 @@ fn is_plain_id(id: &[u8]) -> bool {
 /// Where a value cannot be a field value; the texts are a parsed head's or the configuration's, so it does not happen.
 pub fn write(request: &mut RequestHeader, peer: Peer, request_id: &str, tenant: &str) -> pingora::Result<()> {
     drop_claims(request, peer);
-    let proto = scheme(&request.headers, peer).unwrap_or(Scheme::Http);
+    let proto = scheme((&request.headers).into(), peer).unwrap_or(Scheme::Http);
     append_for(request, peer)?;
     append_forwarded(request, peer)?;
     request.insert_header(X_FORWARDED_PROTO, proto.as_str())?;
@@ -132,6 +132,8 @@ fn append_forwarded(request: &mut RequestHeader, peer: Peer) -> pingora::Result<
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn written(fields: &[(&'static str, &'static str)], is_trusted: bool) -> Vec<(String, String)> {
@@ -140,7 +142,7 @@ mod tests {
             request.append_header(*name, *value).unwrap();
         }
         let peer = Peer { address: Some("192.0.2.7".parse().unwrap()), is_trusted };
-        let id = request_id(&request.headers, peer);
+        let id = request_id((&request.headers).into(), peer);
         write(&mut request, peer, &id, "acme").unwrap();
         let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
         let mut all: Vec<_> = request.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
@@ -193,7 +195,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(X_REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).unwrap());
             let peer = Peer { address: None, is_trusted: true };
-            assert_eq!(request_id(&headers, peer).len(), 32, "{id}");
+            assert_eq!(request_id((&headers).into(), peer).len(), 32, "{id}");
         }
     }
 }

@@ -6,6 +6,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use crate::fields::Fields;
+
 /// Options in one `Connection` list; clients send one or two.
 const TOKENS_MAX: usize = 8;
 
@@ -26,17 +28,10 @@ const KEPT: [&str; 11] = [
 const KEPT_PREFIXES: [&str; 5] = ["access-control-request-", "content-", "sec-fetch-", "x-forwarded-", "x-crossgate-"];
 
 /// Whether the `Connection` field names nothing that must reach the gateway or the upstream, and is a list of names at all.
-pub fn connection_is_harmless(headers: &HeaderMap) -> bool {
-    let mut tokens = 0;
-    for value in headers.get_all(header::CONNECTION) {
-        for token in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            tokens += 1;
-            if tokens > TOKENS_MAX || !(token.is_empty() || is_harmless(token)) {
-                return false;
-            }
-        }
-    }
-    true
+pub fn connection_is_harmless(headers: Fields<'_>) -> bool {
+    let mut tokens = headers.elements(&header::CONNECTION);
+    let harmless = tokens.by_ref().take(TOKENS_MAX).all(|token| token.is_empty() || is_harmless(token));
+    harmless && tokens.next().is_none()
 }
 
 fn is_harmless(token: &[u8]) -> bool {
@@ -58,26 +53,23 @@ fn is_tchar(byte: u8) -> bool {
 }
 
 /// Whether the request asks to become a WebSocket.
-pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
-    let mut protocols =
-        headers.get_all(header::UPGRADE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+pub fn asks_for_websocket(headers: Fields<'_>) -> bool {
+    headers.elements(&header::UPGRADE).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Whether the request's `Connection` field says that its `Upgrade` field is meant, as RFC 9110, section 7.8 wants it.
-fn connection_upgrades(headers: &HeaderMap) -> bool {
-    let mut tokens =
-        headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+fn connection_upgrades(headers: Fields<'_>) -> bool {
+    headers.elements(&header::CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"))
 }
 
 /// Whether a 101 to this request makes the WebSocket that was asked for.
 pub fn upgrades_to_websocket(request: &RequestHeader, response: &HeaderMap) -> bool {
-    is_upgrade(request) && asks_for_websocket(response)
+    is_upgrade(request) && asks_for_websocket(response.into())
 }
 
 fn is_upgrade(request: &RequestHeader) -> bool {
-    request.version == Version::HTTP_11 && asks_for_websocket(&request.headers) && connection_upgrades(&request.headers)
+    let fields = Fields::from(&request.headers);
+    request.version == Version::HTTP_11 && asks_for_websocket(fields) && connection_upgrades(fields)
 }
 
 /// Whether the client waits for `100 Continue` before it sends its body. HTTP/1.0 has no such thing, RFC 9110, section 10.1.1.
@@ -205,7 +197,7 @@ mod tests {
     fn check(value: &'static str, expected: bool) {
         let mut headers = HeaderMap::new();
         headers.append(header::CONNECTION, HeaderValue::from_static(value));
-        assert_eq!(connection_is_harmless(&headers), expected, "{value}");
+        assert_eq!(connection_is_harmless((&headers).into()), expected, "{value}");
     }
 
     #[test]

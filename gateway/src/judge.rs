@@ -12,9 +12,10 @@ use crossgate_policy::{
     Surroundings, Upgrade, Verdict,
 };
 use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, HeaderName};
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 
 use crate::config::{Mode, UnmatchedRequests};
+use crate::fields::{Fields, Named};
 use crate::hop_by_hop;
 use crate::host::{Authority, parse_authority};
 use crate::metrics::VerdictLabel;
@@ -31,7 +32,7 @@ pub struct HeadView<'a> {
     /// As sent.
     pub target: &'a [u8],
     /// All fields.
-    pub headers: &'a HeaderMap,
+    pub headers: Fields<'a>,
     /// The scheme the client used, where that is known: from TLS, or a trusted proxy's word.
     pub scheme: Option<Scheme>,
 }
@@ -184,7 +185,7 @@ fn locate<'s, 'a>(snapshot: &'s Snapshot, head: &HeadView<'a>) -> Result<Located
     }
     let authority = authority(head)?;
     let target = Target::parse(head.target, head.method).map_err(|_| TARGET)?;
-    if target.authority().is_some_and(|named| Field::One(named.as_bytes()) != field(head.headers, header::HOST)) {
+    if target.authority().is_some_and(|named| Field::One(named.as_bytes()) != head.headers.field(&header::HOST)) {
         return Err(AUTHORITY);
     }
     match snapshot.tenant(&authority.host) {
@@ -196,7 +197,7 @@ fn locate<'s, 'a>(snapshot: &'s Snapshot, head: &HeadView<'a>) -> Result<Located
 
 fn authority<'a>(head: &HeadView<'a>) -> Result<Authority<'a>, Ground> {
     // RFC 9112, section 3.2: exactly one.
-    let Field::One(host) = field(head.headers, header::HOST) else { return Err(HOST) };
+    let Field::One(host) = head.headers.field(&header::HOST) else { return Err(HOST) };
     parse_authority(host).map_err(|_| HOST)
 }
 
@@ -247,13 +248,18 @@ fn consult<'a>(
     (call.conclude(asked.answer.as_ref().map_err(|error| error.kind)), Some(asked))
 }
 
-fn around<'a>(tenant: &'a Tenant, route: &'a Route, target: &'a Target<'_>, head: &HeadView<'a>) -> Surroundings<'a> {
+fn around<'a>(
+    tenant: &'a Tenant,
+    route: &'a Route,
+    target: &'a Target<'_>,
+    head: &'a HeadView<'a>,
+) -> Surroundings<'a> {
     Surroundings {
         tenant: &tenant.id,
         route: &route.prefix,
         path: target.path_for_matching(),
         query: target.query(),
-        headers: head.headers,
+        headers: &head.headers,
     }
 }
 
@@ -272,14 +278,14 @@ fn act(verdict: &Verdict, route: Option<&Route>, found: bool) -> Action {
 
 /// Calls `then` with the CORS view of a head.
 pub fn with_request<R>(head: &HeadView<'_>, own: OwnOrigin<'_>, then: impl FnOnce(&Request<'_>) -> R) -> R {
-    let lines = head.headers.get_all(ACCESS_CONTROL_REQUEST_HEADERS);
+    let lines = Named { fields: head.headers, name: ACCESS_CONTROL_REQUEST_HEADERS };
     let upgrade = if hop_by_hop::asks_for_websocket(head.headers) { Upgrade::WebSocket } else { Upgrade::None };
     then(&Request {
         method: head.method,
-        origin: field(head.headers, header::ORIGIN),
-        requested_method: field(head.headers, header::ACCESS_CONTROL_REQUEST_METHOD),
+        origin: head.headers.field(&header::ORIGIN),
+        requested_method: head.headers.field(&header::ACCESS_CONTROL_REQUEST_METHOD),
         requested_headers: &lines,
-        sec_fetch_site: field(head.headers, SEC_FETCH_SITE),
+        sec_fetch_site: head.headers.field(&SEC_FETCH_SITE),
         own,
         upgrade,
         credentials: credentials(head.headers),
@@ -287,8 +293,8 @@ pub fn with_request<R>(head: &HeadView<'_>, own: OwnOrigin<'_>, then: impl FnOnc
 }
 
 /// Whether a request carries what a page cannot see.
-pub fn credentials(headers: &HeaderMap) -> Credentials {
-    if headers.contains_key(header::COOKIE) || headers.contains_key(header::AUTHORIZATION) {
+pub fn credentials(headers: Fields<'_>) -> Credentials {
+    if headers.has(&header::COOKIE) || headers.has(&header::AUTHORIZATION) {
         Credentials::Present
     } else {
         Credentials::Absent
@@ -298,12 +304,7 @@ pub fn credentials(headers: &HeaderMap) -> Credentials {
 pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// How often a field is there, and its value.
-pub fn field(headers: &HeaderMap, name: HeaderName) -> Field<'_> {
-    Field::from_lines(headers.get_all(name).iter().map(http::HeaderValue::as_bytes))
-}
-
 /// Whether a browser says that somebody follows a link or submits a form, rather than a script asking.
-pub fn is_navigation(headers: &HeaderMap) -> bool {
-    field(headers, SEC_FETCH_MODE) == Field::One(b"navigate")
+pub fn is_navigation(headers: Fields<'_>) -> bool {
+    headers.field(&SEC_FETCH_MODE) == Field::One(b"navigate")
 }

@@ -11,6 +11,7 @@ pub mod config;
 pub mod context;
 pub mod demo_upstream;
 pub mod explain;
+pub mod fields;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod host;

@@ -6,13 +6,14 @@ use crossgate_policy::{Kind, Scheme};
 use http::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, COOKIE, HOST, ORIGIN,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, StatusCode};
 use pingora::proxy::Session;
 
 use crate::access_log::{AccessLog, Escaped, Filter, Level, Record};
 use crate::config::LogLevel;
 use crate::config::model;
-use crate::context::{Context, Judging, first_origin};
+use crate::context::{Context, Judging};
+use crate::fields::Fields;
 use crate::hop_by_hop::connection_is_harmless;
 use crate::judge::{Judged, Judgement, SEC_FETCH_SITE};
 use crate::metrics::{NO_TENANT, VerdictLabel};
@@ -28,14 +29,15 @@ const ABANDONED_NOTE: &str = "the client went away before the answer";
 /// Logs a request that is over.
 pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Judging) {
     let header = session.req_header();
-    let value = |name: HeaderName| header.headers.get(name).map(http::HeaderValue::as_bytes);
+    let fields = Fields::from(&header.headers);
+    let value = |name: HeaderName| fields.first(&name);
     let told = Told::of(&request.judgement);
     let judged = told.judged;
     let asked = judged.and_then(|judged| judged.asked.as_ref());
     let is_preflight = told.kind == Kind::Preflight;
-    let requested_headers = is_preflight.then(|| lines(&header.headers, ACCESS_CONTROL_REQUEST_HEADERS)).flatten();
-    let connection = || lines(&header.headers, CONNECTION);
-    let connection = (!connection_is_harmless(&header.headers)).then(connection).flatten();
+    let requested_headers = is_preflight.then(|| lines(fields, ACCESS_CONTROL_REQUEST_HEADERS)).flatten();
+    let connection = || lines(fields, CONNECTION);
+    let connection = (!connection_is_harmless(fields)).then(connection).flatten();
     let status = session.response_written().map(|written| written.status).filter(is_answer);
     let is_abandoned = status.is_none() && request.watch.expired().is_none();
     let record = Record {
@@ -51,24 +53,24 @@ pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Ju
         rule_source: asked.map(|asked| asked.source.as_str()),
         rule_message: judged.and_then(Judged::rule_message).map(|message| Escaped(message.as_bytes())),
         rule_error: asked.and_then(|asked| asked.answer.as_ref().err()).map(|error| error.kind.as_str()),
-        origin: first_origin(&header.headers).map(Escaped),
-        origin_fields: count(&header.headers, ORIGIN),
+        origin: value(ORIGIN).map(Escaped),
+        origin_fields: count(fields, ORIGIN),
         host: Escaped(value(HOST).unwrap_or_default()),
         method: Escaped(header.method.as_str().as_bytes()),
         target: header.raw_path(),
         requested_method: is_preflight.then(|| value(ACCESS_CONTROL_REQUEST_METHOD)).flatten().map(Escaped),
-        requested_method_fields: if is_preflight { count(&header.headers, ACCESS_CONTROL_REQUEST_METHOD) } else { 0 },
+        requested_method_fields: if is_preflight { count(fields, ACCESS_CONTROL_REQUEST_METHOD) } else { 0 },
         requested_headers: requested_headers.as_deref().map(Escaped),
         sec_fetch_site: value(SEC_FETCH_SITE).map(Escaped),
-        sec_fetch_site_fields: count(&header.headers, SEC_FETCH_SITE),
+        sec_fetch_site_fields: count(fields, SEC_FETCH_SITE),
         connection: connection.as_deref().map(Escaped),
-        scheme: forwarded::scheme(&header.headers, request.peer).map(Scheme::as_str),
+        scheme: forwarded::scheme(fields, request.peer).map(Scheme::as_str),
         has_credentials: value(COOKIE).or(value(AUTHORIZATION)).is_some(),
         status: status.map_or(0, |status| status.as_u16()),
         duration: context.began.elapsed(),
         upstream: upstream_name(context, judged),
         upstream_duration: context.upstream_duration,
-        client: forwarded::client(&header.headers, request.peer),
+        client: forwarded::client(fields, request.peer),
         generation: request.snapshot.generation,
         note: if is_abandoned { Some(ABANDONED_NOTE) } else { note(context, request, header) },
     };
@@ -116,13 +118,13 @@ impl<'a> Told<'a> {
     }
 }
 
-fn count(headers: &HeaderMap, name: HeaderName) -> usize {
-    headers.get_all(name).iter().count()
+fn count(fields: Fields<'_>, name: HeaderName) -> usize {
+    fields.lines(&name).count()
 }
 
 /// All lines of a field as one, which is what several lines of a list mean (RFC 9110, section 5.3).
-fn lines(headers: &HeaderMap, name: HeaderName) -> Option<Cow<'_, [u8]>> {
-    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+fn lines(fields: Fields<'_>, name: HeaderName) -> Option<Cow<'_, [u8]>> {
+    let mut lines = fields.lines(&name);
     let first = lines.next()?;
     let join = |all: Cow<'_, [u8]>, line: &[u8]| Cow::Owned([&all, &b","[..], line].concat());
     Some(lines.fold(Cow::Borrowed(first), join))
@@ -136,7 +138,9 @@ fn upstream_name<'a>(context: &Context, judged: Option<&'a Judged>) -> Option<&'
 fn note(context: &Context, request: &Judging, header: &pingora::http::RequestHeader) -> Option<&'static str> {
     match &request.judgement {
         Judgement::Refused(refusal) => Some(refusal.detail),
-        Judgement::Judged(judged) if proxy::is_denied_navigation(judged, &header.headers) => Some(NAVIGATION_NOTE),
+        Judgement::Judged(judged) if proxy::is_denied_navigation(judged, (&header.headers).into()) => {
+            Some(NAVIGATION_NOTE)
+        }
         Judgement::Judged(_) => context.upstream_error.map(crate::metrics::UpstreamError::as_str),
     }
 }

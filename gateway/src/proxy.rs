@@ -32,6 +32,7 @@ use crate::access_log::AccessLog;
 use crate::config::Mode;
 use crate::config::model::{BodyMax, Listener};
 use crate::context::{Context, Judging};
+use crate::fields::Fields;
 use crate::forwarded::{self, Peer};
 use crate::hop_by_hop::Reframed;
 use crate::judge::{self, Action, HeadView, Judged, Judgement};
@@ -82,7 +83,7 @@ impl Gateway {
         let snapshot = self.snapshots.load_full();
         let head = head_view(header, peer);
         let judgement = self.metrics.decisions.time(|| judge::judge(&snapshot, &head, RuleSeat::ask));
-        let request_id = forwarded::request_id(&header.headers, peer);
+        let request_id = forwarded::request_id((&header.headers).into(), peer);
         Some(Judging { snapshot, judgement, peer, request_id, watch })
     }
 
@@ -108,8 +109,8 @@ fn head_view(header: &RequestHeader, peer: Peer) -> HeadView<'_> {
     HeadView {
         method: header.method.as_str().as_bytes(),
         target: header.raw_path(),
-        headers: &header.headers,
-        scheme: forwarded::scheme(&header.headers, peer),
+        headers: (&header.headers).into(),
+        scheme: forwarded::scheme((&header.headers).into(), peer),
     }
 }
 
@@ -376,7 +377,7 @@ fn may_retry(context: &Context) -> bool {
 }
 
 /// Whether a denial is of a request that somebody makes by following a link or submitting a form, which `Forward` is for.
-pub fn is_denied_navigation(judged: &Judged, headers: &HeaderMap) -> bool {
+pub fn is_denied_navigation(judged: &Judged, headers: Fields<'_>) -> bool {
     let navigates = judged.verdict.kind == Kind::Actual && judge::is_navigation(headers);
     let enforces = judged.route.as_ref().is_some_and(|route| route.mode == Mode::Enforce);
     navigates && enforces && judged.action == Action::Deny

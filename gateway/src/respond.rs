@@ -74,7 +74,7 @@ pub fn error(status: StatusCode, judged: &Judged, head: &HeadView<'_>, request_i
 /// in `explain`.
 fn told_by_rule<'j>(judged: &'j Judged, head: &HeadView<'_>) -> Option<&'j str> {
     let message = judged.rule_message().filter(|_| judged.verdict.reason == Reason::RuleDeny)?;
-    let origin = head.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok())?;
+    let origin = std::str::from_utf8(head.headers.first(&ORIGIN)?).ok()?;
     (!message.contains(origin)).then_some(message)
 }
 

@@ -27,7 +27,7 @@ pub use headers::{Edit, Value, missing_vary};
 pub use names::is_cors_response_field;
 pub use near_miss::{Explanation, How, NearMiss};
 pub use policy::{Decision, EntryCounts, Policy, Template};
-pub use request::{Credentials, Field, FieldLines, OwnOrigin, Request, Scheme, Upgrade};
+pub use request::{Credentials, Field, FieldLines, HeadFields, OwnOrigin, Request, Scheme, Upgrade};
 pub use rule::{
     Answer, MESSAGE_LEN_MAX, RULE_HEADERS_MAX, RULE_QUERY_MAX, Reads, Rule, RuleCall, RuleData, RuleError,
     RuleErrorKind, RuleInput, RuleLimits, RuleRun, Script, ScriptPlace, ScriptProblem, Strangers, Surroundings, Terms,

@@ -7,8 +7,7 @@
 
 use std::ops::ControlFlow;
 
-use http::HeaderValue;
-use http::header::GetAll;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::origin::{Origin, parse};
 use crate::verdict::Kind;
@@ -51,6 +50,12 @@ pub enum Field<'a> {
 pub trait FieldLines {
     /// Shows each line to `visit` until it breaks; says whether it broke.
     fn try_each<'s>(&'s self, visit: &mut dyn FnMut(&'s [u8]) -> ControlFlow<()>) -> ControlFlow<()>;
+}
+
+/// The fields of a request's head.
+pub trait HeadFields {
+    /// Shows each line of the field of that name to `visit`, in order, until it breaks; says whether it broke.
+    fn try_each_of(&self, name: &HeaderName, visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> ControlFlow<()>;
 }
 
 /// The origin under which the API itself was reached.
@@ -229,9 +234,9 @@ impl FieldLines for Vec<&[u8]> {
     }
 }
 
-impl FieldLines for GetAll<'_, HeaderValue> {
-    fn try_each<'s>(&'s self, visit: &mut dyn FnMut(&'s [u8]) -> ControlFlow<()>) -> ControlFlow<()> {
-        self.iter().try_for_each(|line| visit(line.as_bytes()))
+impl HeadFields for HeaderMap {
+    fn try_each_of(&self, name: &HeaderName, visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
+        self.get_all(name).iter().map(HeaderValue::as_bytes).try_for_each(visit)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 
 mod audit;
 mod call;
@@ -28,7 +28,7 @@ pub use strangers::Strangers;
 use engine::Program;
 use input::{Part, Values};
 
-use crate::request::FieldLines;
+use crate::request::{FieldLines, HeadFields};
 use crate::verdict::Kind;
 
 /// A source that has passed the audit.
@@ -132,7 +132,7 @@ pub struct RuleInput<'a> {
     /// Every line of `Access-Control-Request-Headers`.
     pub requested_headers: &'a dyn FieldLines,
     /// All request fields; a rule sees those that its policy lists.
-    pub headers: &'a HeaderMap,
+    pub headers: &'a dyn HeadFields,
 }
 
 /// Which parts of a request a run has read.

@@ -1,12 +1,13 @@
 //! Answers that the gateway makes by itself, and what becomes of a request body that they leave unread.
 
+use http::StatusCode;
 use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
-use http::{HeaderMap, StatusCode};
 use pingora::Result;
 use pingora::proxy::Session;
 
 use crate::config::Limits;
 use crate::config::model::BodyMax;
+use crate::fields::Fields;
 use crate::judge::{HeadView, Judgement};
 use crate::respond::{self, Answer};
 use crate::snapshot::Snapshot;
@@ -40,11 +41,11 @@ pub(crate) fn answer_at_edge(
     }
 }
 
-fn declared_len(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+fn declared_len(headers: Fields<'_>) -> Option<u64> {
+    std::str::from_utf8(headers.first(&CONTENT_LENGTH)?).ok()?.parse().ok()
 }
 
-fn declared_too_large(headers: &HeaderMap, max: BodyMax) -> bool {
+fn declared_too_large(headers: Fields<'_>, max: BodyMax) -> bool {
     match max {
         BodyMax::Unlimited => false,
         BodyMax::Bytes(max) => declared_len(headers).is_some_and(|len| len > max),
@@ -53,8 +54,8 @@ fn declared_too_large(headers: &HeaderMap, max: BodyMax) -> bool {
 
 /// Whether a body that nobody will use is small enough to be read to its end. A client that waits for `100 Continue` may never
 /// send it.
-pub(super) fn body_may_be_drained(headers: &HeaderMap, limits: &Limits) -> bool {
+pub(super) fn body_may_be_drained(headers: Fields<'_>, limits: &Limits) -> bool {
     let len = declared_len(headers).unwrap_or(0);
-    let opaque = headers.contains_key(TRANSFER_ENCODING) || headers.contains_key(EXPECT);
+    let opaque = headers.has(&TRANSFER_ENCODING) || headers.has(&EXPECT);
     !opaque && len <= limits.drain_bytes as u64
 }

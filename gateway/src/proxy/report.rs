@@ -1,16 +1,16 @@
 //! Report mode's comparison: what enforcing a policy would change for the browser, against what the upstream says today.
 
 use crossgate_policy::{Field, Kind, Outcome};
-use http::HeaderMap;
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ORIGIN};
 use pingora::http::ResponseHeader;
 
-use crate::judge::{self, Judged};
+use crate::fields::Fields;
+use crate::judge::Judged;
 use crate::metrics::Change;
 
 /// Compares a policy that only reports with what the upstream says itself, and counts where they differ.
-pub(super) fn compare(judged: &Judged, header: &ResponseHeader, request: &HeaderMap) {
-    let Field::One(origin) = judge::field(request, ORIGIN) else { return };
+pub(super) fn compare(judged: &Judged, header: &ResponseHeader, request: Fields<'_>) {
+    let Field::One(origin) = request.field(&ORIGIN) else { return };
     let Some(allows) = upstream_allows(header, judged.verdict.kind, origin) else { return };
     let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
     let change = match (judged.verdict.outcome, allows) {

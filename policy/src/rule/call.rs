@@ -7,12 +7,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::HeaderMap;
-
 use super::{Answer, Rule, RuleErrorKind, RuleInput};
 use crate::origin::Origin;
 use crate::policy::Policy;
-use crate::request::{Field, Request};
+use crate::request::{Field, HeadFields, Request};
 use crate::verdict::{Kind, Reason, Verdict};
 
 /// A question to a rule. Made by [`Policy::decide`].
@@ -37,7 +35,7 @@ pub struct Surroundings<'a> {
     /// What follows the `?`, as sent; empty without one.
     pub query: &'a str,
     /// All request fields.
-    pub headers: &'a HeaderMap,
+    pub headers: &'a dyn HeadFields,
 }
 
 impl<'a> RuleCall<'a> {

@@ -228,17 +228,20 @@ fn write_requested(input: &RuleInput<'_>, out: &mut String) -> bool {
 /// All lines as one (RFC 9110, section 5.3). A value that is no text is as good as none.
 fn write_header(name: &HeaderName, input: &RuleInput<'_>, out: &mut String) -> bool {
     let start = out.len();
-    for (index, line) in input.headers.get_all(name).iter().enumerate() {
-        let Ok(line) = str::from_utf8(line.as_bytes()) else {
-            out.truncate(start);
-            return false;
-        };
-        if index > 0 {
+    let mut count = 0;
+    let walked = input.headers.try_each_of(name, &mut |line| {
+        let Ok(line) = str::from_utf8(line) else { return ControlFlow::Break(()) };
+        if count > 0 {
             out.push_str(", ");
         }
         out.push_str(line);
+        count += 1;
+        ControlFlow::Continue(())
+    });
+    if walked.is_break() {
+        out.truncate(start);
     }
-    input.headers.contains_key(name)
+    walked.is_continue() && count > 0
 }
 
 /// The first value of a key, decoded as forms encode it (<https://url.spec.whatwg.org/#urlencoded-parsing>).
