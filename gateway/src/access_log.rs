@@ -18,6 +18,8 @@ mod record;
 pub use self::escape::{Escaped, unescape};
 pub use self::record::Record;
 
+use crate::metrics::VerdictLabel;
+
 /// Lines that may wait for the writer: a second's worth of a busy gateway, and 16 MiB at the very most.
 const QUEUE_LINES_MAX: usize = 8_192;
 
@@ -82,7 +84,7 @@ impl AccessLog {
 
     /// Logs a request if the filter lets it through. Never waits.
     pub fn write(&self, filter: Filter, record: &Record<'_>) {
-        if !filter.concerns(record) || !self.is_sampled(filter.sample) {
+        if !filter.concerns(record.verdict) || !self.is_sampled(filter.sample) {
             return;
         }
         let sent = record.to_line().is_some_and(|line| self.queue.try_send(Message::Line(line)).is_ok());
@@ -112,10 +114,11 @@ impl AccessLog {
 }
 
 impl Filter {
-    fn concerns(self, record: &Record<'_>) -> bool {
+    /// Whether requests of that verdict are logged at all.
+    pub fn concerns(self, verdict: VerdictLabel) -> bool {
         match self.level {
             Level::All => true,
-            Level::Denied => record.verdict.is_denial(),
+            Level::Denied => verdict.is_denial(),
             Level::Off => false,
         }
     }

@@ -73,18 +73,24 @@ impl Context {
         if std::mem::replace(&mut self.counted, true) {
             return;
         }
-        match self.request.as_ref().map(|request| &request.judgement) {
-            None => {}
-            Some(Judgement::Refused(refusal)) => count_refusal(&self.metrics, refusal),
-            Some(Judgement::Judged(judged)) => {
-                let label = judged.label();
-                let counters = &judged.tenant.counters;
-                counters.count_request(judged.verdict.kind, label, judged.reason());
-                if let Some(route) = &judged.route
-                    && judges_origin(judged.verdict.kind)
-                {
-                    counters.count_origin(&route.handles, &route.policy, judged.verdict.entry, label);
-                }
+        if let Some(request) = &self.request {
+            count(&self.metrics, &request.judgement);
+        }
+    }
+}
+
+/// Counts one request that was judged.
+pub fn count(metrics: &Metrics, judgement: &Judgement) {
+    match judgement {
+        Judgement::Refused(refusal) => count_refusal(metrics, refusal),
+        Judgement::Judged(judged) => {
+            let label = judged.label();
+            let counters = &judged.tenant.counters;
+            counters.count_request(judged.verdict.kind, label, judged.reason());
+            if let Some(route) = &judged.route
+                && judges_origin(judged.verdict.kind)
+            {
+                counters.count_origin(&route.handles, &route.policy, judged.verdict.entry, label);
             }
         }
     }

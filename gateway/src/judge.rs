@@ -5,6 +5,7 @@
 //! engine's; what is here is whose policy applies and what its verdict means for the request. Absent on purpose: sockets,
 //! clocks, counters.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use crossgate_policy::{
@@ -156,9 +157,23 @@ pub fn judge(
     head: &HeadView<'_>,
     ask: impl FnOnce(&RuleSeat, &RuleInput<'_>) -> Asked,
 ) -> Judgement {
+    let Ok(judgement) = judge_unless(snapshot, head, |_| Ok::<(), Infallible>(()), ask);
+    judgement
+}
+
+/// The same, unless `check` objects to the route: nothing is decided then, and no rule asked.
+///
+/// # Errors
+/// The objection.
+pub fn judge_unless<E>(
+    snapshot: &Snapshot,
+    head: &HeadView<'_>,
+    check: impl FnOnce(&Route) -> Result<(), E>,
+    ask: impl FnOnce(&RuleSeat, &RuleInput<'_>) -> Asked,
+) -> Result<Judgement, E> {
     match locate(snapshot, head) {
-        Ok((tenant, authority, target)) => Judgement::Judged(decide(tenant, &authority, &target, head, ask)),
-        Err(ground) => Judgement::Refused(refuse(snapshot, head, ground)),
+        Ok((tenant, authority, target)) => decide(tenant, &authority, &target, head, check, ask).map(Judgement::Judged),
+        Err(ground) => Ok(Judgement::Refused(refuse(snapshot, head, ground))),
     }
 }
 
@@ -205,13 +220,14 @@ fn own_origin<'a>(authority: &'a Authority<'_>, head: &HeadView<'_>) -> OwnOrigi
     OwnOrigin { host: &authority.host, port: authority.port, scheme: head.scheme }
 }
 
-fn decide(
+fn decide<E>(
     tenant: &Arc<Tenant>,
     authority: &Authority<'_>,
     target: &Target<'_>,
     head: &HeadView<'_>,
+    check: impl FnOnce(&Route) -> Result<(), E>,
     ask: impl FnOnce(&RuleSeat, &RuleInput<'_>) -> Asked,
-) -> Judged {
+) -> Result<Judged, E> {
     with_request(head, own_origin(authority, head), |request| {
         let kind = request.classify();
         // A preflight asks for another request, and is answered for that one.
@@ -222,6 +238,7 @@ fn decide(
         let matched = tenant.route(target.path_for_matching(), method);
         let found = matched.is_some();
         let route = matched.or_else(|| tenant.fallback()).map(Arc::clone);
+        route.as_deref().map_or(Ok(()), check)?;
         let (verdict, asked) = match &route {
             Some(route) => consult(route, request, |route| around(tenant, route, target, head), ask),
             None => (Verdict::unknown_route(kind), None),
@@ -229,7 +246,7 @@ fn decide(
         let action = act(&verdict, route.as_deref(), found);
         let sent = target.upstream();
         let rewritten = (sent.as_bytes() != head.target).then(|| sent.to_owned());
-        Judged { tenant: Arc::clone(tenant), route, verdict, asked, action, rewritten }
+        Ok(Judged { tenant: Arc::clone(tenant), route, verdict, asked, action, rewritten })
     })
 }
 

@@ -1,13 +1,14 @@
 //! The short path before the proxy: Pingora's `ServerApp` of the data listeners.
 //!
-//! It reads one whole request head at a time ([`head`]), refuses what is not clean HTTP/1.1, and
-//! hands each request to Pingora's `HttpProxy` as its head alone, on a connection that gives out no
-//! more than that request ([`conn`]). No partial head leaves it. Since Pingora never reads a head
-//! from the socket itself, its idle timers, its head buffer of 1 MiB and its pipelining are unused.
+//! It reads one whole request head at a time ([`head`]), refuses what is not clean HTTP/1.1, answers preflights that are written
+//! as browsers write them ([`preflight`]), and hands every other request to Pingora's `HttpProxy` as its head alone, on a
+//! connection that gives out no more than that request ([`conn`]). No partial head leaves it. Since Pingora never reads a head from
+//! the socket itself, its idle timers, its head buffer of 1 MiB and its pipelining are unused.
 
 pub mod chunked;
 pub mod conn;
 pub mod head;
+pub mod preflight;
 pub mod watch;
 
 #[cfg(test)]
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
@@ -26,7 +27,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use self::conn::{Conn, Reclaimed, peer_addr};
-use self::head::{Head, HeadLimits, NoHead, Refusal, Turn};
+use self::head::{Head, HeadLimits, NoHead, Refusal, Turn, Wait};
+use self::preflight::{Client, Persistence, Preflight};
 use self::watch::{ExchangeLimits, Watch};
 use crate::metrics::{ActiveConnection, Connections, EarlyClose};
 
@@ -39,6 +41,9 @@ pub trait Backstage: Send + Sync + 'static {
     fn limits(&self) -> LaneLimits;
     /// Whether the gateway is about to stop, so that connections are to end with their present answer.
     fn is_draining(&self) -> bool;
+    /// Answers a preflight without the upstream, if the policy lets it: appends the whole answer to `out`, counts and logs it. If it
+    /// does none of that, the proxy is to have the request.
+    fn answer(&self, preflight: &Preflight<'_>, client: Client, out: &mut Vec<u8>) -> Answered;
     /// The whole answer to a head that the lane refuses, and its accounting.
     fn refuse(&self, refusal: &Refusal, peer: Option<std::net::SocketAddr>) -> Vec<u8>;
     /// A connection that ended without an answer, for this reason.
@@ -58,43 +63,150 @@ pub struct LaneLimits {
     pub requests: u64,
 }
 
+/// Whether the lane's answer was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// It was.
+    Here,
+    /// It is the proxy's to make.
+    Not,
+}
+
+/// Whether the lane makes answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answers {
+    /// To preflights.
+    #[default]
+    Preflights,
+    /// To none: every request goes through the proxy. For tests that compare.
+    None,
+}
+
 /// Serves the connections of one listener.
 pub struct Lane<P, B> {
     proxy: Arc<P>,
     backstage: Arc<B>,
     connections: Arc<Connections>,
     listener: usize,
+    answers: Answers,
 }
+
+/// What is at the beginning of what a client has sent.
+enum Taken {
+    /// Not yet a whole head.
+    Part,
+    /// A preflight, whose answer is made.
+    Preflight(Persistence),
+    /// A request for the proxy.
+    Request(Head),
+    /// A head that is refused.
+    Refused(Refusal),
+}
+
+/// Answers to a run of preflights are written together, up to about this many bytes.
+const ANSWERS_LEN_MAX: usize = 16 * 1024;
+/// One answer, with room to spare.
+const ANSWER_LEN_USUAL: usize = 1024;
 
 impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
     /// A lane before `proxy`.
-    pub fn new(proxy: Arc<P>, backstage: Arc<B>, connections: Arc<Connections>, listener: usize) -> Self {
-        Lane { proxy, backstage, connections, listener }
+    pub fn new(
+        proxy: Arc<P>,
+        backstage: Arc<B>,
+        connections: Arc<Connections>,
+        listener: usize,
+        answers: Answers,
+    ) -> Self {
+        Lane { proxy, backstage, connections, listener, answers }
     }
 
     async fn serve(&self, mut line: Reclaimed, shutdown: &ShutdownWatch) {
-        let peer = peer_addr(&line.io);
+        let client = Client { address: peer_addr(&line.io), listener: self.listener };
         let mut stop = shutdown.clone();
-        let mut turn = Turn::First;
-        for served in 1_u64.. {
+        let mut wait = Wait::new(Turn::First);
+        let mut answers = Vec::new();
+        let mut served = 0_u64;
+        loop {
             let limits = self.backstage.limits();
-            let head = head::read(&mut line.io, &mut line.ahead, turn, &limits.head, &mut stop).await;
-            let head = match head {
-                Ok(head) => head,
-                Err(end) => return self.end(line.io, end, peer, &limits).await,
+            let last = served + 1 >= limits.requests || *stop.borrow() || self.backstage.is_draining();
+            let taken = self.take(&mut line.ahead, &mut wait, client, last, &limits, &mut answers);
+            let goes_on = matches!(taken, Taken::Preflight(Persistence::KeepAlive)) && answers.len() < ANSWERS_LEN_MAX;
+            // What is answered goes out before anything is waited for, and before any other answer.
+            if !goes_on && !self.write(&mut line.io, &mut answers, &limits).await {
+                return;
+            }
+            let next = match taken {
+                Taken::Part => match wait.more(&mut line.io, &mut line.ahead, &limits.head, &mut stop).await {
+                    Ok(()) => continue,
+                    Err(end) => return self.end(line.io, end, client.address, &limits).await,
+                },
+                Taken::Refused(refusal) => {
+                    return self.end(line.io, NoHead::Refused(refusal), client.address, &limits).await;
+                }
+                Taken::Preflight(Persistence::Close) => return close(line, &limits).await,
+                Taken::Preflight(Persistence::KeepAlive) => Some(line),
+                Taken::Request(head) => self.exchange(line, head, client, last, &limits, shutdown).await,
             };
-            let last = served >= limits.requests || *stop.borrow() || self.backstage.is_draining();
-            let watch = Arc::new(Watch::new(limits.exchange, peer, self.listener));
-            let reclaimed = self.exchange(line, head, &watch, last, &limits, shutdown).await;
-            if !watch.was_seen() {
-                self.backstage.refused_unseen();
-            }
-            match reclaimed {
-                Some(next) => line = next,
-                None => return,
-            }
-            turn = Turn::Next;
+            let Some(next) = next else { return };
+            line = next;
+            wait = Wait::new(Turn::Next);
+            served += 1;
         }
+    }
+
+    /// Takes the next head, if it is whole, and answers it, if it is a preflight. Nothing is waited for.
+    fn take(
+        &self,
+        ahead: &mut BytesMut,
+        wait: &mut Wait,
+        client: Client,
+        last: bool,
+        limits: &LaneLimits,
+        answers: &mut Vec<u8>,
+    ) -> Taken {
+        if !wait.is_over(ahead, &limits.head) {
+            return Taken::Part;
+        }
+        let mut answer = |head: &Head, request: &httparse::Request<'_, '_>| {
+            let bytes = ahead.get(..head.len).filter(|_| self.answers == Answers::Preflights)?;
+            let mut preflight = Preflight::of(bytes, head.framing, request)?;
+            if last {
+                preflight.persistence = Persistence::Close;
+            }
+            let answered = self.backstage.answer(&preflight, client, answers);
+            (answered == Answered::Here).then_some(preflight.persistence)
+        };
+        match head::parse_then(ahead, &limits.head, |head, request| (answer(&head, request), head)) {
+            Err(refusal) => Taken::Refused(refusal),
+            Ok((None, head)) => Taken::Request(head),
+            Ok((Some(persistence), head)) => {
+                ahead.advance(head.len);
+                Taken::Preflight(persistence)
+            }
+        }
+    }
+
+    /// Writes answers out and forgets them; whether that went well.
+    async fn write(&self, io: &mut Stream, answers: &mut Vec<u8>, limits: &LaneLimits) -> bool {
+        if answers.is_empty() {
+            return true;
+        }
+        let written = async {
+            io.write_all(answers).await?;
+            io.flush().await
+        };
+        let early = match timeout(limits.exchange.write_stall, written).await {
+            Ok(Ok(())) => None,
+            Ok(Err(_)) => Some(EarlyClose::ClientGone),
+            Err(_) => Some(EarlyClose::WriteStall),
+        };
+        if let Some(reason) = early {
+            self.backstage.closed_early(reason);
+        }
+        answers.clear();
+        // An idle connection is not to hold the memory of its longest run.
+        answers.shrink_to(ANSWER_LEN_USUAL);
+        early.is_none()
     }
 
     /// One request, from its head to the end of its answer; the connection, if it may carry more.
@@ -102,20 +214,25 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         &self,
         mut line: Reclaimed,
         head: Head,
-        watch: &Arc<Watch>,
+        client: Client,
         last: bool,
         limits: &LaneLimits,
         shutdown: &ShutdownWatch,
     ) -> Option<Reclaimed> {
+        let watch = Arc::new(Watch::new(limits.exchange, client.address, client.listener));
         let bytes = line.ahead.split_to(head.len);
-        let conn = Conn::new(line, head.framing, Arc::clone(watch), limits.head.bytes);
+        let conn = Conn::new(line, head.framing, Arc::clone(&watch), limits.head.bytes);
         let mut session = ServerSession::new_http1(Box::new(conn));
         session.set_read_timeout(None);
         session.set_total_drain_timeout(Some(limits.exchange.drain_time));
         // Pingora sets its keep-alive from the request itself; the count is what ends it.
         session.set_keepalive_reuses_remaining(Some(u32::from(!last)));
         session.set_pipelined_prefix(bytes);
-        let reused = self.proxy.process_new_http(session, shutdown).await?;
+        let reused = self.proxy.process_new_http(session, shutdown).await;
+        if !watch.was_seen() {
+            self.backstage.refused_unseen();
+        }
+        let reused = reused?;
         let (stream, _) = reused.consume();
         let conn = stream.into_any().downcast::<Conn>().ok()?;
         conn.reclaim()
@@ -147,6 +264,13 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> ServerApp for Lane<
 
     async fn cleanup(&self) {
         self.proxy.http_cleanup().await;
+    }
+}
+
+/// Closes a connection whose last answer is written.
+async fn close(line: Reclaimed, limits: &LaneLimits) {
+    if !line.ahead.is_empty() && !line.eof {
+        linger(line.io, limits.exchange.drain_bytes, limits.exchange.drain_time).await;
     }
 }
 

@@ -1,22 +1,23 @@
 //! One finished request as a line of the access log.
 
 use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
 
 use crossgate_policy::{Kind, Scheme};
 use http::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, COOKIE, HOST, ORIGIN,
 };
 use http::{HeaderName, StatusCode};
-use pingora::proxy::Session;
 
 use crate::access_log::{AccessLog, Escaped, Filter, Level, Record};
 use crate::config::LogLevel;
 use crate::config::model;
-use crate::context::{Context, Judging};
 use crate::fields::Fields;
+use crate::forwarded::Peer;
 use crate::hop_by_hop::connection_is_harmless;
-use crate::judge::{Judged, Judgement, SEC_FETCH_SITE};
-use crate::metrics::{NO_TENANT, VerdictLabel};
+use crate::judge::{HeadView, Judged, Judgement, SEC_FETCH_SITE};
+use crate::metrics::{NO_TENANT, UpstreamError, VerdictLabel};
+use crate::snapshot::Snapshot;
 use crate::{forwarded, proxy};
 
 /// What the log says where a denial looks like single sign-on.
@@ -26,28 +27,63 @@ pub const NAVIGATION_NOTE: &str = "a cross-site navigation was refused; where si
 /// What the log says where nobody was left to answer.
 const ABANDONED_NOTE: &str = "the client went away before the answer";
 
+/// A request that is over.
+pub struct Finished<'a> {
+    /// What was asked.
+    pub head: HeadView<'a>,
+    /// By whom.
+    pub peer: Peer,
+    /// Its id.
+    pub request_id: &'a str,
+    /// What it was judged by.
+    pub snapshot: &'a Snapshot,
+    /// What was found.
+    pub judgement: &'a Judgement,
+    /// When its head was complete.
+    pub time: SystemTime,
+    /// Since then.
+    pub took: Duration,
+    /// The answer's; none if there was no answer.
+    pub status: Option<StatusCode>,
+    /// Whether there is no answer because the client went away.
+    pub is_abandoned: bool,
+    /// What the upstream did, if it was asked.
+    pub upstream: Option<Asked>,
+}
+
+/// What an upstream did.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Until its response head, if one came.
+    pub duration: Option<Duration>,
+    /// Why the last attempt failed, if it did.
+    pub error: Option<UpstreamError>,
+}
+
+/// Whether the log wants to hear of a request that was judged so. Saves making up what nobody reads.
+pub fn is_wanted(snapshot: &Snapshot, judgement: &Judgement) -> bool {
+    filter(snapshot.settings.access_log).concerns(verdict(judgement))
+}
+
 /// Logs a request that is over.
-pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Judging) {
-    let header = session.req_header();
-    let fields = Fields::from(&header.headers);
+pub fn write(log: &AccessLog, request: &Finished<'_>) {
+    let fields = request.head.headers;
     let value = |name: HeaderName| fields.first(&name);
-    let told = Told::of(&request.judgement);
+    let told = Told::of(request.judgement);
     let judged = told.judged;
     let asked = judged.and_then(|judged| judged.asked.as_ref());
     let is_preflight = told.kind == Kind::Preflight;
     let requested_headers = is_preflight.then(|| lines(fields, ACCESS_CONTROL_REQUEST_HEADERS)).flatten();
     let connection = || lines(fields, CONNECTION);
     let connection = (!connection_is_harmless(fields)).then(connection).flatten();
-    let status = session.response_written().map(|written| written.status).filter(is_answer);
-    let is_abandoned = status.is_none() && request.watch.expired().is_none();
     let record = Record {
-        time: context.time,
-        request_id: &request.request_id,
+        time: request.time,
+        request_id: request.request_id,
         tenant: told.tenant,
         route: judged.and_then(|judged| Some(&*judged.route.as_ref()?.prefix)),
         policy: judged.and_then(|judged| Some(&*judged.route.as_ref()?.policy_name)),
         kind: told.kind,
-        verdict: judged.map_or(VerdictLabel::Deny, Judged::label),
+        verdict: verdict(request.judgement),
         reason: told.reason,
         entry: judged.and_then(|judged| Some(judged.policy()?.entry_text(judged.verdict.entry?))),
         rule_source: asked.map(|asked| asked.source.as_str()),
@@ -56,23 +92,23 @@ pub fn write(log: &AccessLog, session: &Session, context: &Context, request: &Ju
         origin: value(ORIGIN).map(Escaped),
         origin_fields: count(fields, ORIGIN),
         host: Escaped(value(HOST).unwrap_or_default()),
-        method: Escaped(header.method.as_str().as_bytes()),
-        target: header.raw_path(),
+        method: Escaped(request.head.method),
+        target: request.head.target,
         requested_method: is_preflight.then(|| value(ACCESS_CONTROL_REQUEST_METHOD)).flatten().map(Escaped),
         requested_method_fields: if is_preflight { count(fields, ACCESS_CONTROL_REQUEST_METHOD) } else { 0 },
         requested_headers: requested_headers.as_deref().map(Escaped),
         sec_fetch_site: value(SEC_FETCH_SITE).map(Escaped),
         sec_fetch_site_fields: count(fields, SEC_FETCH_SITE),
         connection: connection.as_deref().map(Escaped),
-        scheme: forwarded::scheme(fields, request.peer).map(Scheme::as_str),
+        scheme: request.head.scheme.map(Scheme::as_str),
         has_credentials: value(COOKIE).or(value(AUTHORIZATION)).is_some(),
-        status: status.map_or(0, |status| status.as_u16()),
-        duration: context.began.elapsed(),
-        upstream: upstream_name(context, judged),
-        upstream_duration: context.upstream_duration,
+        status: request.status.map_or(0, |status| status.as_u16()),
+        duration: request.took,
+        upstream: request.upstream.and_then(|_| Some(&*judged?.route.as_ref()?.upstream.name)),
+        upstream_duration: request.upstream.and_then(|asked| asked.duration),
         client: forwarded::client(fields, request.peer),
         generation: request.snapshot.generation,
-        note: if is_abandoned { Some(ABANDONED_NOTE) } else { note(context, request, header) },
+        note: if request.is_abandoned { Some(ABANDONED_NOTE) } else { note(request) },
     };
     log.write(filter(request.snapshot.settings.access_log), &record);
 }
@@ -86,9 +122,11 @@ fn filter(configured: model::AccessLog) -> Filter {
     Filter { level, sample: configured.sample }
 }
 
-/// Whether a status ends the wait for the answer, as the other informational ones do not.
-fn is_answer(status: &StatusCode) -> bool {
-    !status.is_informational() || *status == StatusCode::SWITCHING_PROTOCOLS
+fn verdict(judgement: &Judgement) -> VerdictLabel {
+    match judgement {
+        Judgement::Judged(judged) => judged.label(),
+        Judgement::Refused(_) => VerdictLabel::Deny,
+    }
 }
 
 /// What a judgement is in the log.
@@ -130,17 +168,10 @@ fn lines(fields: Fields<'_>, name: HeaderName) -> Option<Cow<'_, [u8]>> {
     Some(lines.fold(Cow::Borrowed(first), join))
 }
 
-fn upstream_name<'a>(context: &Context, judged: Option<&'a Judged>) -> Option<&'a str> {
-    let route = judged?.route.as_ref()?;
-    (context.attempts > 0).then_some(&*route.upstream.name)
-}
-
-fn note(context: &Context, request: &Judging, header: &pingora::http::RequestHeader) -> Option<&'static str> {
-    match &request.judgement {
+fn note(request: &Finished<'_>) -> Option<&'static str> {
+    match request.judgement {
         Judgement::Refused(refusal) => Some(refusal.detail),
-        Judgement::Judged(judged) if proxy::is_denied_navigation(judged, (&header.headers).into()) => {
-            Some(NAVIGATION_NOTE)
-        }
-        Judgement::Judged(_) => context.upstream_error.map(crate::metrics::UpstreamError::as_str),
+        Judgement::Judged(judged) if proxy::is_denied_navigation(judged, request.head.headers) => Some(NAVIGATION_NOTE),
+        Judgement::Judged(_) => request.upstream?.error.map(UpstreamError::as_str),
     }
 }

@@ -19,7 +19,7 @@ use crate::admin::{self, Access, AccessError, AdminState, MetricsAccess};
 use crate::config::Settings;
 use crate::config::diagnostics::Diagnostics;
 use crate::config::model::Admin;
-use crate::lane::Lane;
+use crate::lane::{Answers, Lane};
 use crate::metrics::{Connections, Metrics};
 use crate::proxy::Gateway;
 use crate::reload::{BrokenTenants, Reloader};
@@ -41,6 +41,8 @@ pub struct Options {
     pub config: PathBuf,
     /// What to do about tenants files with mistakes.
     pub broken_tenants: BrokenTenants,
+    /// Whether preflights are answered before the proxy.
+    pub answers: Answers,
 }
 
 /// Why a gateway did not start. Nothing is bound then.
@@ -116,7 +118,8 @@ impl Process {
             settings.listeners.clone(),
             control.draining(),
         );
-        let running = serve(sockets.data, gateway, &metrics.connections, settings.runtime.threads.count());
+        let threads = settings.runtime.threads.count();
+        let running = serve(sockets.data, gateway, &metrics.connections, threads, options.answers);
         Ok(Process { control, running, log, side })
     }
 
@@ -172,16 +175,25 @@ fn access(admin: &Admin) -> Result<Access, AccessError> {
 }
 
 /// One proxy for all listeners: they share its connections to the upstreams.
-fn serve(data: Vec<Bound>, gateway: Gateway, connections: &Arc<Connections>, threads: usize) -> Running {
+fn serve(
+    data: Vec<Bound>,
+    gateway: Gateway,
+    connections: &Arc<Connections>,
+    threads: usize,
+    answers: Answers,
+) -> Running {
     let backstage = Arc::new(gateway.clone());
     let conf = ServerConf { threads, ..ServerConf::default() };
     let mut proxy = HttpProxy::new(gateway, Arc::new(conf));
     proxy.handle_init_modules();
     let proxy = Arc::new(proxy);
-    let lane = |listener| Lane::new(Arc::clone(&proxy), Arc::clone(&backstage), Arc::clone(connections), listener);
+    let lane =
+        |listener| Lane::new(Arc::clone(&proxy), Arc::clone(&backstage), Arc::clone(connections), listener, answers);
     let services = data.into_iter().enumerate().map(|(listener, bound)| (bound, lane(listener)));
     Running::start(services.collect(), Arc::clone(connections), threads)
 }
 
+#[cfg(test)]
+mod differential;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@
 //!
 //! The verdict is made in `request_filter` alone; everything after reads it. Caching, compression and subrequests are unused.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
@@ -38,11 +39,12 @@ use crate::hop_by_hop::Reframed;
 use crate::judge::{self, Action, HeadView, Judged, Judgement};
 use crate::lane::conn::Conn;
 use crate::lane::watch::{Expired, Phase, Watch};
+use crate::log_request::{self, Asked, Finished};
 use crate::metrics::{EarlyClose, Metrics};
 use crate::respond;
 use crate::snapshot::Snapshot;
 use crate::verdicts::RuleSeat;
-use crate::{hop_by_hop, log_request, upstream};
+use crate::{hop_by_hop, upstream};
 
 mod backstage;
 mod edge;
@@ -79,7 +81,7 @@ impl Gateway {
         let watch = watch_of(session)?;
         watch.mark_seen();
         let header = session.req_header();
-        let peer = self.peer(&watch);
+        let peer = self.peer(watch.peer(), watch.listener());
         let snapshot = self.snapshots.load_full();
         let head = head_view(header, peer);
         let judgement = self.metrics.decisions.time(|| judge::judge(&snapshot, &head, RuleSeat::ask));
@@ -87,13 +89,33 @@ impl Gateway {
         Some(Judging { snapshot, judgement, peer, request_id, watch })
     }
 
+    fn log(&self, session: &Session, context: &Context, request: &Judging) {
+        let is_answer = |status: &StatusCode| !status.is_informational() || *status == StatusCode::SWITCHING_PROTOCOLS;
+        let status = session.response_written().map(|written| written.status).filter(is_answer);
+        let (duration, error) = (context.upstream_duration, context.upstream_error);
+        let finished = Finished {
+            head: head_view(session.req_header(), request.peer),
+            peer: request.peer,
+            request_id: &request.request_id,
+            snapshot: &request.snapshot,
+            judgement: &request.judgement,
+            time: context.time,
+            took: context.began.elapsed(),
+            status,
+            is_abandoned: status.is_none() && request.watch.expired().is_none(),
+            upstream: (context.attempts > 0).then_some(Asked { duration, error }),
+        };
+        log_request::write(&self.log, &finished);
+    }
+
     fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
     }
 
-    fn peer(&self, watch: &Watch) -> Peer {
-        let address = watch.peer().map(|peer| peer.ip());
-        let listener = self.listeners.get(watch.listener());
+    /// Who speaks on a connection that this listener accepted.
+    fn peer(&self, address: Option<SocketAddr>, listener: usize) -> Peer {
+        let address = address.map(|peer| peer.ip());
+        let listener = self.listeners.get(listener);
         let is_trusted = address.zip(listener).is_some_and(|(address, listener)| listener.trusts(address));
         Peer { address, is_trusted }
     }
@@ -323,7 +345,7 @@ impl ProxyHttp for Gateway {
             if let Some(reason) = ended {
                 self.metrics.connections.count_early_close(reason);
             }
-            log_request::write(&self.log, session, context, request);
+            self.log(session, context, request);
         }
     }
 

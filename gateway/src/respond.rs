@@ -1,7 +1,7 @@
 //! The one writer of responses: what the gateway answers by itself, and the CORS fields of every answer.
 //!
-//! [`write_cors`] is the only place where `Access-Control-*` enters or leaves a response head: it removes whatever the upstream
-//! sent by prefix, then writes what the policy engine renders for the verdict. Answers made here say why in
+//! [`write_cors`] and, for the lane's bytes, [`write_preflight`] are the only places where `Access-Control-*` enters a response head:
+//! whatever the upstream sent is removed by prefix, then comes what the policy engine renders for the verdict. Answers made here say why in
 //! `application/problem+json` (RFC 9457), are never stored, and echo nothing of the request but its id.
 
 use bytes::Bytes;
@@ -9,10 +9,12 @@ use crossgate_policy::{Edit, Kind, OwnOrigin, Reason, Request, Value, is_cors_re
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
+use pingora::protocols::http::date::get_cached_date;
 use serde::Serialize;
 
 use crate::judge::{Action, HeadView, Judged, Judgement, with_request};
 use crate::lane::head as lane_head;
+use crate::lane::preflight::Persistence;
 
 /// The field that carries the request's id.
 pub const X_REQUEST_ID: &str = "x-request-id";
@@ -246,19 +248,60 @@ fn finish(mut answer: Answer, head: &HeadView<'_>) -> Answer {
     answer
 }
 
+/// Appends the whole bytes of an allowed preflight's answer, the one that [`answer`] gives for it.
+pub fn write_preflight(judged: &Judged, head: &HeadView<'_>, persistence: Persistence, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n");
+    let Some(policy) = judged.policy() else { return };
+    let own = OwnOrigin { host: "", port: None, scheme: None };
+    with_request(head, own, |request: &Request<'_>| {
+        for Edit { name, value } in policy.edits(&judged.verdict, request) {
+            write_field(name, value.as_bytes(), out);
+        }
+    });
+    if let Some(vary) = policy.vary_value(judged.verdict.kind) {
+        write_field("vary", vary.as_bytes(), out);
+    }
+    end_head(persistence, out);
+}
+
+/// Appends the whole bytes of an answer made here.
+pub fn write_answer(answer: &Answer, persistence: Persistence, out: &mut Vec<u8>) {
+    let status = answer.header.status;
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for (name, value) in &answer.header.headers {
+        write_field(name.as_str(), value.as_bytes(), out);
+    }
+    end_head(persistence, out);
+    out.extend_from_slice(&answer.body);
+}
+
+/// The fields that every answer on a connection has, and the empty line: `Date` as RFC 9110, section 6.6.1 wants it.
+fn end_head(persistence: Persistence, out: &mut Vec<u8>) {
+    write_field("date", get_cached_date().as_bytes(), out);
+    let connection: &[u8] = match persistence {
+        Persistence::KeepAlive => b"keep-alive",
+        Persistence::Close => b"close",
+    };
+    write_field("connection", connection, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// The whole bytes of the lane's answer to a head that it refuses. The connection closes after it.
 pub fn refusal_bytes(refusal: &lane_head::Refusal, request_id: &str) -> Vec<u8> {
-    let answer = problem(refusal.status, refusal.detail, refusal.reason, request_id);
-    let mut bytes = format!("HTTP/1.1 {}\r\n", refusal.status).into_bytes();
-    for (name, value) in &answer.header.headers {
-        bytes.extend_from_slice(name.as_str().as_bytes());
-        bytes.extend_from_slice(b": ");
-        bytes.extend_from_slice(value.as_bytes());
-        bytes.extend_from_slice(b"\r\n");
-    }
-    let date = httpdate::fmt_http_date(std::time::SystemTime::now());
-    let rest = format!("date: {date}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", answer.body.len());
-    bytes.extend_from_slice(rest.as_bytes());
-    bytes.extend_from_slice(&answer.body);
+    let mut answer = problem(refusal.status, refusal.detail, refusal.reason, request_id);
+    let _inserted = answer.header.insert_header(CONTENT_LENGTH, answer.body.len());
+    let mut bytes = Vec::new();
+    write_answer(&answer, Persistence::Close, &mut bytes);
     bytes
 }

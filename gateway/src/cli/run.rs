@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::logging::{self, LogFormat};
 use super::{GOOD, USAGE, WRONG};
+use crate::lane::Answers;
 use crate::process::{Options, Process, StartError, Stop};
 use crate::reload::BrokenTenants;
 
@@ -48,7 +49,8 @@ fn serve(args: RunArgs) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Caught before anything else, so that none that comes early ends the process unasked.
     let mut signals = runtime.block_on(async { Signals::catch() })?;
-    let process = Process::start(&Options { config: args.config, broken_tenants }, io::stdout())?;
+    let process =
+        Process::start(&Options { config: args.config, broken_tenants, answers: Answers::default() }, io::stdout())?;
     announce(&process);
     runtime.block_on(async {
         let how = signals.until_stop(&process).await;

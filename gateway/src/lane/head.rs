@@ -7,6 +7,7 @@
 //! in two ways: such a head is refused here, before anything routes or forwards it (RFC 9112,
 //! section 6.3 and 11.2).
 
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -99,6 +100,53 @@ pub enum Turn {
     Next,
 }
 
+/// The wait for one head.
+#[derive(Debug)]
+pub struct Wait {
+    turn: Turn,
+    deadline: Option<Instant>,
+    searched: usize,
+}
+
+impl Wait {
+    /// Of a head of which nothing has been looked at.
+    pub fn new(turn: Turn) -> Self {
+        Wait { turn, deadline: None, searched: 0 }
+    }
+
+    /// Whether `ahead` begins with a whole head, or with something that cannot become one; it is to be parsed then. Empty lines
+    /// before it are dropped.
+    pub fn is_over(&mut self, ahead: &mut BytesMut, limits: &HeadLimits) -> bool {
+        self.searched = self.searched.saturating_sub(skip_empty_lines(ahead));
+        is_whole(ahead, &mut self.searched, limits)
+    }
+
+    /// Waits for more of it.
+    ///
+    /// # Errors
+    /// [`NoHead`] where no more comes, or not in time.
+    pub async fn more(
+        &mut self,
+        io: &mut Stream,
+        ahead: &mut BytesMut,
+        limits: &HeadLimits,
+        shutdown: &mut ShutdownWatch,
+    ) -> Result<(), NoHead> {
+        if self.deadline.is_none() && (self.turn == Turn::First || !ahead.is_empty()) {
+            self.deadline = Some(Instant::now() + limits.time);
+        }
+        let until = self.deadline.unwrap_or_else(|| Instant::now() + limits.idle);
+        match read_some(io, ahead, until, shutdown).await {
+            Some(0) => Err(NoHead::Closed),
+            Some(_) => Ok(()),
+            None if !ahead.is_empty() => Err(NoHead::Refused(TIMEOUT)),
+            None if *shutdown.borrow() => Err(NoHead::Shutdown),
+            None if self.deadline.is_some() => Err(NoHead::Closed),
+            None => Err(NoHead::Idle),
+        }
+    }
+}
+
 /// Reads until `ahead` begins with a whole head.
 ///
 /// # Errors
@@ -110,25 +158,11 @@ pub async fn read(
     limits: &HeadLimits,
     shutdown: &mut ShutdownWatch,
 ) -> Result<Head, NoHead> {
-    let mut searched = 0;
-    let mut deadline = (turn == Turn::First || !ahead.is_empty()).then(|| Instant::now() + limits.time);
-    loop {
-        searched -= skip_empty_lines(ahead).min(searched);
-        if let Some(head) = complete(ahead, &mut searched, limits) {
-            return head.map_err(NoHead::Refused);
-        }
-        let until = deadline.unwrap_or_else(|| Instant::now() + limits.idle);
-        let read = read_some(io, ahead, until, shutdown).await;
-        match read {
-            Some(0) => return Err(NoHead::Closed),
-            Some(_) => {}
-            None if !ahead.is_empty() => return Err(NoHead::Refused(TIMEOUT)),
-            None if *shutdown.borrow() => return Err(NoHead::Shutdown),
-            None if deadline.is_some() => return Err(NoHead::Closed),
-            None => return Err(NoHead::Idle),
-        }
-        deadline.get_or_insert_with(|| Instant::now() + limits.time);
+    let mut wait = Wait::new(turn);
+    while !wait.is_over(ahead, limits) {
+        wait.more(io, ahead, limits, shutdown).await?;
     }
+    parse(ahead, limits).map_err(NoHead::Refused)
 }
 
 /// Some bytes, 0 at the end of the stream or on an error; `None` when the time is over, or when
@@ -165,21 +199,14 @@ fn skip_empty_lines(ahead: &mut BytesMut) -> usize {
     skip
 }
 
-/// The head at the beginning of `ahead`, once it is whole, too large or clearly not HTTP. Only bytes
-/// after `searched` are looked at, so that a head that comes byte by byte is not read again and
-/// again.
-fn complete(ahead: &[u8], searched: &mut usize, limits: &HeadLimits) -> Option<Result<Head, Refusal>> {
+/// Whether the head at the beginning of `ahead` is whole, too large or clearly not HTTP. Only bytes after `searched` are looked at,
+/// so that a head that comes byte by byte is not read again and again.
+fn is_whole(ahead: &[u8], searched: &mut usize, limits: &HeadLimits) -> bool {
     let from = searched.saturating_sub(2);
     *searched = ahead.len();
-    if ends_head(ahead.get(from..).unwrap_or_default()) {
-        return Some(parse(ahead, limits));
-    }
-    if ahead.len() > limits.bytes {
-        return Some(Err(TOO_LARGE));
-    }
     // A TLS handshake or other binary on a plaintext port need not wait for its deadline.
-    let odd = ahead.first().is_some_and(|byte| !byte.is_ascii_graphic());
-    odd.then_some(Err(MALFORMED))
+    let is_odd = ahead.first().is_some_and(|byte| !byte.is_ascii_graphic());
+    is_odd || ahead.len() > limits.bytes || ends_head(ahead.get(from..).unwrap_or_default())
 }
 
 /// Whether an empty line is in these bytes, ended by CRLF or, as the parser has it, by LF alone.
@@ -192,11 +219,24 @@ fn ends_head(bytes: &[u8]) -> bool {
 /// # Errors
 /// The refusal, if it is not served.
 pub fn parse(ahead: &[u8], limits: &HeadLimits) -> Result<Head, Refusal> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    parse_then(ahead, limits, |head, _| head)
+}
+
+/// Checks a head that is whole, and shows it to `then` as it was parsed.
+///
+/// # Errors
+/// The refusal, if it is not served.
+pub fn parse_then<R>(
+    ahead: &[u8],
+    limits: &HeadLimits,
+    then: impl FnOnce(Head, &httparse::Request<'_, '_>) -> R,
+) -> Result<R, Refusal> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let slots = fields.get_mut(..limits.fields.min(FIELDS_MAX)).unwrap_or_default();
-    let mut request = httparse::Request::new(slots);
-    let len = match request.parse(ahead) {
+    let mut request = httparse::Request::new(&mut []);
+    let len = match request.parse_with_uninit_headers(ahead, slots) {
         Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) if ahead.len() > limits.bytes => return Err(TOO_LARGE),
         Ok(httparse::Status::Partial) => return Err(MALFORMED),
         Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
         Err(_) => return Err(MALFORMED),
@@ -208,7 +248,7 @@ pub fn parse(ahead: &[u8], limits: &HeadLimits) -> Result<Head, Refusal> {
     check_method(request.method.unwrap_or_default())?;
     check_host(&request)?;
     let framing = framing(&request)?;
-    Ok(Head { len, framing })
+    Ok(then(Head { len, framing }, &request))
 }
 
 fn check_method(method: &str) -> Result<(), Refusal> {
@@ -295,9 +335,8 @@ mod tests {
     };
 
     fn check(head: &str, expected: Result<Framing, StatusCode>) {
-        let mut searched = 0;
-        let found = complete(head.as_bytes(), &mut searched, &LIMITS).expect("a whole head");
-        let found = found.map(|head| head.framing).map_err(|refusal| refusal.status);
+        assert!(is_whole(head.as_bytes(), &mut 0, &LIMITS), "{head:?}");
+        let found = parse(head.as_bytes(), &LIMITS).map(|head| head.framing).map_err(|refusal| refusal.status);
         assert_eq!(found, expected, "{head:?}");
     }
 
@@ -361,11 +400,9 @@ mod tests {
         let whole = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
         for cut in 1..whole.len() - 4 {
             let mut searched = 0;
-            let first = complete(&whole[..cut], &mut searched, &LIMITS);
-            if cut < whole.len() - 4 {
-                assert_eq!(first, None, "cut at {cut}");
-            }
-            let head = complete(whole, &mut searched, &LIMITS).expect("whole").expect("valid");
+            assert!(!is_whole(&whole[..cut], &mut searched, &LIMITS), "cut at {cut}");
+            assert!(is_whole(whole, &mut searched, &LIMITS), "cut at {cut}");
+            let head = parse(whole, &LIMITS).expect("valid");
             assert_eq!(head.len, whole.len() - 4, "cut at {cut}");
         }
     }

@@ -12,8 +12,9 @@ use pingora::proxy::{HttpProxy, ProxyHttp, Session};
 use pingora::server::configuration::ServerConf;
 
 use super::head::{HeadLimits, Refusal};
+use super::preflight::{Client, Preflight};
 use super::watch::{ExchangeLimits, Phase};
-use super::{Backstage, Lane, LaneLimits, conn::Conn};
+use super::{Answered, Answers, Backstage, Lane, LaneLimits, conn::Conn};
 use crate::metrics::{EarlyClose, Metrics};
 use crate::runner::{Bound, Running};
 
@@ -58,6 +59,9 @@ struct Limits(LaneLimits);
 impl Backstage for Limits {
     fn limits(&self) -> LaneLimits {
         self.0
+    }
+    fn answer(&self, _: &Preflight<'_>, _: Client, _: &mut Vec<u8>) -> Answered {
+        Answered::Not
     }
     fn refuse(&self, refusal: &Refusal, _: Option<SocketAddr>) -> Vec<u8> {
         format!("HTTP/1.1 {} -\r\nconnection: close\r\n\r\n", refusal.status.as_u16()).into_bytes()
@@ -141,7 +145,8 @@ impl Served {
         let mut proxy = HttpProxy::new(Plain(upstream()), conf);
         proxy.handle_init_modules();
         let connections = Arc::clone(&Metrics::new().connections);
-        let lane = Lane::new(Arc::new(proxy), Arc::new(Limits(limits)), Arc::clone(&connections), 0);
+        let lane =
+            Lane::new(Arc::new(proxy), Arc::new(Limits(limits)), Arc::clone(&connections), 0, Answers::Preflights);
         let bound = Bound::new("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = bound.address();
         let running = Running::start(vec![(bound, lane)], connections, 2);

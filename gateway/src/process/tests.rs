@@ -22,7 +22,7 @@ fn start(config: &str) -> (Result<Process, StartError>, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("gateway.yaml");
     std::fs::write(&path, config).unwrap();
-    let options = Options { config: path, broken_tenants: BrokenTenants::Refuse };
+    let options = Options { config: path, broken_tenants: BrokenTenants::Refuse, answers: Answers::default() };
     (Process::start(&options, std::io::sink()), dir)
 }
 

@@ -1,16 +1,28 @@
-//! What the lane asks of the gateway: the limits in force, the answer to a head that it refuses, and counting.
+//! What the lane asks of the gateway: the limits in force, the answers that it writes itself, and counting.
+
+use std::time::{Instant, SystemTime};
 
 use http::StatusCode;
 
 use super::Gateway;
-use crate::config::Limits;
+use crate::config::{Limits, Mode};
+use crate::fields::Fields;
+use crate::judge::{self, Action, HeadView, Judgement};
 use crate::lane::head::{HeadLimits, Refusal};
+use crate::lane::preflight::{Client, Preflight};
 use crate::lane::watch::ExchangeLimits;
-use crate::lane::{Backstage, LaneLimits};
+use crate::lane::{Answered, Backstage, LaneLimits};
+use crate::log_request::{self, Finished};
 use crate::metrics::EarlyClose;
-use crate::{forwarded, respond};
+use crate::tenant::Route;
+use crate::verdicts::RuleSeat;
+use crate::{context, forwarded, respond};
 
 impl Backstage for Gateway {
+    fn answer(&self, preflight: &Preflight<'_>, client: Client, out: &mut Vec<u8>) -> Answered {
+        answer_preflight(self, preflight, client, out).map_or(Answered::Not, |()| Answered::Here)
+    }
+
     fn is_draining(&self) -> bool {
         self.is_draining()
     }
@@ -43,6 +55,59 @@ impl Backstage for Gateway {
     fn refused_unseen(&self) {
         self.metrics.connections.count_refusal(StatusCode::BAD_REQUEST.as_u16());
     }
+}
+
+/// Judges a preflight, writes its answer, counts and logs it; all as for one that comes through the hooks. `None` where the
+/// proxy is to have it.
+fn answer_preflight(gateway: &Gateway, preflight: &Preflight<'_>, client: Client, out: &mut Vec<u8>) -> Option<()> {
+    let began = Instant::now();
+    let peer = gateway.peer(client.address, client.listener);
+    let fields = Fields::Lines(preflight.fields);
+    let scheme = forwarded::scheme(fields, peer);
+    let head = HeadView { method: b"OPTIONS", target: preflight.target, headers: fields, scheme };
+    let snapshot = gateway.snapshots.load();
+    let enforced = |route: &Route| match route.mode {
+        Mode::Enforce => Ok(()),
+        Mode::Report => Err(()),
+    };
+    let judge = || judge::judge_unless(&snapshot, &head, enforced, RuleSeat::ask);
+    let judgement = gateway.metrics.decisions.time(judge).ok()?;
+    let is_logged = log_request::is_wanted(&snapshot, &judgement);
+    let allowed = match &judgement {
+        Judgement::Judged(judged) if judged.action == Action::AnswerPreflight => Some(judged),
+        Judgement::Judged(_) | Judgement::Refused(_) => None,
+    };
+    // An allowed preflight's answer does not carry it.
+    let needs_id = is_logged || allowed.is_none();
+    let request_id = if needs_id { forwarded::request_id(fields, peer) } else { String::new() };
+    let status = match allowed {
+        Some(judged) => {
+            respond::write_preflight(judged, &head, preflight.persistence, out);
+            StatusCode::NO_CONTENT
+        }
+        None => {
+            let answer = respond::answer(&judgement, &head, &request_id)?;
+            respond::write_answer(&answer, preflight.persistence, out);
+            answer.header.status
+        }
+    };
+    context::count(&gateway.metrics, &judgement);
+    if is_logged {
+        let finished = Finished {
+            head,
+            peer,
+            request_id: &request_id,
+            snapshot: &snapshot,
+            judgement: &judgement,
+            time: SystemTime::now(),
+            took: began.elapsed(),
+            status: Some(status),
+            is_abandoned: false,
+            upstream: None,
+        };
+        log_request::write(&gateway.log, &finished);
+    }
+    Some(())
 }
 
 /// The bounds on a request head that the configuration sets.

@@ -1,0 +1,132 @@
+//! Preflights that the lane answers by itself: those written as browsers write them.
+//!
+//! Anything out of the ordinary goes to Pingora, which has answered such requests all along: another version or target form, a
+//! body or the announcement of one, an expectation, an upgrade, a `Connection` that says more than whether to stay, a line end
+//! or a byte that is not plain. So what is decided here is strictly narrower than what Pingora's parser takes, and whatever is
+//! passed over costs only time. Whether the preflight is allowed is judged as ever, behind [`Backstage::answer`].
+//!
+//! [`Backstage::answer`]: super::Backstage::answer
+
+use std::net::SocketAddr;
+
+use super::conn::Framing;
+
+/// A preflight as the lane's parser left it.
+#[derive(Clone, Copy, Debug)]
+pub struct Preflight<'a> {
+    /// In origin form.
+    pub target: &'a [u8],
+    /// All fields, in order.
+    pub fields: &'a [httparse::Header<'a>],
+    /// What the client wants of the connection.
+    pub persistence: Persistence,
+}
+
+/// Whether the client wants to send more requests on its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// RFC 9112, section 9.3: it does unless it says otherwise.
+    KeepAlive,
+    /// It says otherwise.
+    Close,
+}
+
+/// Who sent it, and through which door.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// The connection's other end.
+    pub address: Option<SocketAddr>,
+    /// The index of the listener that accepted it.
+    pub listener: usize,
+}
+
+impl<'a> Preflight<'a> {
+    /// The request as one, if it is written to the letter. `head` is what it was parsed from.
+    pub(super) fn of(head: &[u8], framing: Framing, request: &'a httparse::Request<'_, '_>) -> Option<Self> {
+        let target = request.path?.as_bytes();
+        let is_plain = request.method == Some("OPTIONS")
+            && request.version == Some(1)
+            && framing == Framing::Length(0)
+            && target.first() == Some(&b'/')
+            && is_plain_text(head, request.headers.len());
+        if !is_plain {
+            return None;
+        }
+        let (mut has_origin, mut asks_for_method, mut is_odd) = (false, false, false);
+        let mut persistence = None;
+        for field in request.headers.iter() {
+            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+            has_origin |= is("origin");
+            asks_for_method |= is("access-control-request-method");
+            is_odd |= is("content-length") || is("expect") || is("upgrade");
+            if is("connection") {
+                is_odd |= persistence.is_some();
+                persistence = Some(persistence_of(field.value)?);
+            }
+        }
+        let persistence = persistence.unwrap_or(Persistence::KeepAlive);
+        (has_origin && asks_for_method && !is_odd).then_some(Preflight { target, fields: request.headers, persistence })
+    }
+}
+
+fn persistence_of(connection: &[u8]) -> Option<Persistence> {
+    match connection {
+        token if token.eq_ignore_ascii_case(b"keep-alive") => Some(Persistence::KeepAlive),
+        token if token.eq_ignore_ascii_case(b"close") => Some(Persistence::Close),
+        _ => None,
+    }
+}
+
+/// Whether every line ends in CRLF and is visible ASCII, spaces and tabs. The parser takes a CR only before an LF, so counting both is
+/// enough; loops without a branch, which the compiler makes wide.
+fn is_plain_text(head: &[u8], fields: usize) -> bool {
+    let count = |wanted: u8| head.iter().map(|byte| usize::from(*byte == wanted)).sum::<usize>();
+    let odd = head.iter().fold(false, |odd, byte| odd | !matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n'));
+    let lines = fields + 2;
+    !odd && count(b'\n') == lines && count(b'\r') == lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_preflight(head: &str) -> bool {
+        let mut fields = [httparse::EMPTY_HEADER; 16];
+        let mut request = httparse::Request::new(&mut fields);
+        assert!(request.parse(head.as_bytes()).expect("valid").is_complete(), "{head:?}");
+        Preflight::of(head.as_bytes(), Framing::Length(0), &request).is_some()
+    }
+
+    #[test]
+    fn what_browsers_send_is_taken_and_its_near_misses_are_not() {
+        let whole = "OPTIONS /a HTTP/1.1\r\nHost: a\r\nOrigin: https://b\r\nAccess-Control-Request-Method: PUT\r\n\r\n";
+        assert!(is_preflight(whole));
+        let with = |field: &str| whole.replace("\r\n\r\n", &format!("\r\n{field}\r\n\r\n"));
+        for field in ["Connection: keep-alive", "connection: Close", "X-A:\t b c", "TE: trailers", "Origin: two"] {
+            assert!(is_preflight(&with(field)), "{field}");
+        }
+        for field in [
+            "Connection: keep-alive, x",
+            "Connection: upgrade",
+            "Connection:",
+            "Connection: close\r\nConnection: close",
+            "Content-Length: 0",
+            "Expect: 100-continue",
+            "Upgrade: websocket",
+            "X-A: \u{e9}",
+        ] {
+            assert!(!is_preflight(&with(field)), "{field}");
+        }
+        for (part, other) in [
+            ("OPTIONS", "GET"),
+            ("HTTP/1.1", "HTTP/1.0"),
+            (" /a ", " * "),
+            (" /a ", " http://a/a "),
+            ("Origin", "X-Origin"),
+            ("-Method", "-Methods"),
+            ("Host: a\r\n", "Host: a\n"),
+        ] {
+            assert!(!is_preflight(&whole.replace(part, other)), "{other}");
+        }
+    }
+}

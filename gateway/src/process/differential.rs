@@ -1,0 +1,246 @@
+//! The lane against the proxy: two gateways of one configuration, one of which answers preflights in the lane. Whatever bytes a client
+//! sends, alone or in a run, both give the same answers, and count the same.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+const CONFIG: &str = r#"version: 1
+listeners: [{ address: "127.0.0.1:0" }]
+admin: { address: "127.0.0.1:0" }
+limits: { head: 1s, minBodyRateAfter: 1s, drainTime: 1s, keepAliveRequests: 4 }
+scriptsDir: scripts
+upstreams: { a: { servers: ["127.0.0.1:9"] } }
+policies:
+  spa:
+    allowOrigins: ["https://app.test", "https://*.app.test"]
+    allowMethods: [PUT, DELETE]
+    allowHeaders: [authorization, x-a]
+    allowCredentials: true
+    disclosure: Minimal
+  whole: { allowOrigins: ["https://app.test"], allowMethods: [PUT], allowHeaders: ["x-a"], maxAge: 5, exposeHeaders: [x-b] }
+  any: { allowOrigins: ["*"], allowMethods: ["*"], allowHeaders: ["*"] }
+  ruled: { rule: { script: header.rhai, headers: [x-plan] }, allowMethods: [PUT] }
+  report: { allowOrigins: ["https://app.test"], mode: Report }
+tenants:
+  - { id: spa, hosts: [spa.test], upstream: a, policy: spa, routes: [{ pathPrefix: /whole, policy: whole }, { pathPrefix: /report, policy: report }] }
+  - { id: any, hosts: ["*.any.test"], upstream: a, policy: any }
+  - { id: ruled, hosts: [ruled.test], upstream: a, policy: ruled }
+  - { id: routed, hosts: [routed.test], upstream: a, routes: [{ pathPrefix: /a, methods: [PUT], policy: whole }] }
+"#;
+
+const RULE: &str = r#"fn decide(req) {
+    if req.header("x-plan") == "gold" && req.host == "app.test" { allow(#{ maxAge: 1 }) } else { deny("not gold") }
+}
+"#;
+
+struct Gateway {
+    process: Process,
+    _dir: TempDir,
+}
+
+impl Gateway {
+    fn start(answers: Answers) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("crossgate.yaml");
+        std::fs::write(&config, CONFIG).unwrap();
+        std::fs::create_dir(dir.path().join("scripts")).unwrap();
+        std::fs::write(dir.path().join("scripts/header.rhai"), RULE).unwrap();
+        let options = Options { config, broken_tenants: BrokenTenants::Refuse, answers };
+        let process = Process::start(&options, std::io::sink()).unwrap_or_else(|error| panic!("{error}"));
+        Gateway { process, _dir: dir }
+    }
+
+    /// Everything that comes back for these bytes, until the gateway closes.
+    fn send(&self, bytes: &[u8]) -> Vec<Response> {
+        let mut socket = TcpStream::connect(self.process.listening().data[0]).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        // A reset after the answers is as good as a close.
+        let _closed = socket.read_to_end(&mut answer);
+        responses(&answer)
+    }
+
+    /// What was counted of requests.
+    fn counts(&self) -> Vec<String> {
+        let mut socket = TcpStream::connect(self.process.listening().admin.unwrap()).unwrap();
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).unwrap();
+        let counted =
+            ["crossgate_requests_", "crossgate_origin_requests_", "crossgate_rule_runs", "crossgate_verdict_"];
+        text.lines().filter(|line| counted.iter().any(|name| line.starts_with(name))).map(str::to_owned).collect()
+    }
+}
+
+/// One answer: its status, its fields in order of their names, its body. What differs by time or chance is left out.
+type Response = (u16, BTreeMap<String, Vec<String>>, String);
+
+fn responses(mut bytes: &[u8]) -> Vec<Response> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let mut fields = [httparse::EMPTY_HEADER; 32];
+        let mut head = httparse::Response::new(&mut fields);
+        let Ok(httparse::Status::Complete(len)) = head.parse(bytes) else {
+            panic!("no answer: {:?}", String::from_utf8_lossy(bytes));
+        };
+        let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for field in head.headers.iter() {
+            let value = String::from_utf8_lossy(field.value).into_owned();
+            named.entry(field.name.to_ascii_lowercase()).or_default().push(value);
+        }
+        let id = named.get_mut("x-request-id").map(|id| std::mem::take(&mut id[0]));
+        assert!(named.get_mut("date").is_none_or(|date| std::mem::take(&mut date[0]).ends_with("GMT")));
+        let length = named.get("content-length").map_or(0, |length| length[0].parse().unwrap());
+        let body = String::from_utf8_lossy(&bytes[len..len + length]).into_owned();
+        let body = id.map_or(body.clone(), |id| body.replace(&id, "ID"));
+        found.push((head.code.unwrap(), named, body));
+        bytes = &bytes[len + length..];
+    }
+    found
+}
+
+/// Heads that browsers send, heads that nobody sends, and everything between.
+fn request() -> impl Strategy<Value = Vec<u8>> {
+    let method = prop_oneof![12 => Just("OPTIONS"), 1 => Just("GET"), 1 => Just("options"), 1 => Just("TRACE")];
+    let target = prop::sample::select(vec![
+        "/",
+        "/",
+        "/",
+        "/whole/x?y=1",
+        "/whole/../z",
+        "/%77hole",
+        "/report",
+        "/a",
+        "/ab",
+        "//a",
+        "*",
+        "http://spa.test/",
+        "/a%2f../b",
+        "/a#b",
+        "a",
+    ]);
+    let version = prop_oneof![12 => Just("HTTP/1.1"), 1 => Just("HTTP/1.0"), 1 => Just("HTTP/1.2")];
+    let host = prop::sample::select(vec![
+        "spa.test",
+        "spa.test",
+        "SPA.test:80",
+        "x.any.test",
+        "ruled.test",
+        "routed.test",
+        "z",
+    ]);
+    let origin = prop::sample::select(vec![
+        "https://app.test",
+        "https://app.test",
+        "https://x.app.test",
+        "https://evil.test",
+        "null",
+        "",
+        "https://app.test:443",
+        "http://spa.test",
+        "a, b",
+    ]);
+    let asked = prop::sample::select(vec!["PUT", "PUT", "GET", "DELETE", "PATCH", "put", "", "A B"]);
+    let field = prop::sample::select(vec![
+        ("Access-Control-Request-Headers", "x-a"),
+        ("Access-Control-Request-Headers", "X-A,,authorization"),
+        ("Access-Control-Request-Headers", "x-b"),
+        ("access-control-request-headers", "x-a\tx"),
+        ("Connection", "keep-alive"),
+        ("Connection", "close"),
+        ("connection", "Close"),
+        ("Connection", "keep-alive, x"),
+        ("Connection", "origin"),
+        ("Connection", ""),
+        ("Content-Length", "0"),
+        ("Content-Length", "3"),
+        ("Transfer-Encoding", "chunked"),
+        ("Expect", "100-continue"),
+        ("Upgrade", "websocket"),
+        ("Sec-Fetch-Site", "same-origin"),
+        ("Cookie", "a=b"),
+        ("Authorization", "x"),
+        ("X-Plan", "gold"),
+        ("x-plan", "lead"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Request-Id", "mine"),
+        ("X-A", "b\u{e9}"),
+        ("X-A", " \t b"),
+        ("Origin", "https://app.test"),
+        ("Host", "spa.test"),
+        ("Access-Control-Request-Method", "PUT"),
+        ("X A", "b"),
+        ("X-A", "b\u{0}"),
+    ]);
+    let fields = prop::collection::vec(field, 0..4);
+    let skip = prop_oneof![12 => Just(None), 1 => (0_usize..3).prop_map(Some)];
+    let ending = prop_oneof![20 => Just("\r\n"), 1 => Just("\n")];
+    (method, target, version, host, origin, asked, fields, skip, ending).prop_map(
+        |(method, target, version, host, origin, asked, fields, skip, ending)| {
+            let mut all = vec![("Host", host), ("Origin", origin), ("Access-Control-Request-Method", asked)];
+            if let Some(skip) = skip {
+                all.remove(skip);
+            }
+            all.extend(fields);
+            let lines: String = all.iter().map(|(name, value)| format!("{name}: {value}{ending}")).collect();
+            format!("{method} {target} {version}{ending}{lines}{ending}").into_bytes()
+        },
+    )
+}
+
+/// A run of heads, now and then with some byte of it changed, left out or put in.
+fn run() -> impl Strategy<Value = Vec<u8>> {
+    let change = prop_oneof![3 => Just(None), 1 => (any::<prop::sample::Index>(), 0..3_u8, any::<u8>()).prop_map(Some)];
+    (prop::collection::vec(request(), 1..6), change).prop_map(|(requests, change)| {
+        let mut bytes = requests.concat();
+        if let Some((at, how, byte)) = change {
+            let at = at.index(bytes.len());
+            match how {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                _ => drop(bytes.remove(at)),
+            }
+        }
+        // Ends the connection, unless something before it has.
+        bytes.extend_from_slice(b"GET / HTTP/1.1\r\nHost: nobody.test\r\nConnection: close\r\n\r\n");
+        bytes
+    })
+}
+
+#[test]
+fn lane_and_proxy_answer_and_count_alike() {
+    let (lane, proxy) = (Gateway::start(Answers::Preflights), Gateway::start(Answers::None));
+    let mut runner =
+        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 2048, ..ProptestConfig::default() });
+    let outcome = runner.run(&run(), |bytes| {
+        let (fast, slow) = (lane.send(&bytes), proxy.send(&bytes));
+        prop_assert_eq!(fast, slow, "{:?}", String::from_utf8_lossy(&bytes));
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(lane.counts(), proxy.counts());
+}
+
+#[test]
+fn a_run_of_preflights_is_answered_in_order_and_ends_at_the_limit() {
+    let preflight = |asked: &str| {
+        format!(
+            "OPTIONS / HTTP/1.1\r\nHost: spa.test\r\nOrigin: https://app.test\r\nAccess-Control-Request-Method: {asked}\r\n\r\n"
+        )
+    };
+    let run = ["PUT", "PATCH", "DELETE", "PUT", "PUT"].map(preflight).concat();
+    for answers in [Answers::Preflights, Answers::None] {
+        let found = Gateway::start(answers).send(run.as_bytes());
+        let told: Vec<_> =
+            found.iter().map(|(status, fields, _)| (*status, fields["connection"][0].as_str())).collect();
+        let keep = "keep-alive";
+        assert_eq!(told, [(204, keep), (403, keep), (204, keep), (204, "close")], "{answers:?}");
+    }
+}
