@@ -47,7 +47,7 @@ impl<'a> Preflight<'a> {
         let is_plain = request.method == Some("OPTIONS")
             && request.version == Some(1)
             && framing == Framing::Length(0)
-            && target.first() == Some(&b'/')
+            && is_plain_target(target)
             && is_plain_text(head, request.headers.len());
         if !is_plain {
             return None;
@@ -67,6 +67,12 @@ impl<'a> Preflight<'a> {
         let persistence = persistence.unwrap_or(Persistence::KeepAlive);
         (has_origin && asks_for_method && !is_odd).then_some(Preflight { target, fields: request.headers, persistence })
     }
+}
+
+/// Whether a target is in origin form, and of the characters of RFC 3986 alone: Pingora refuses others that the parser lets pass.
+fn is_plain_target(target: &[u8]) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/?".contains(byte);
+    target.first() == Some(&b'/') && target.iter().all(is_plain)
 }
 
 fn persistence_of(connection: &[u8]) -> Option<Persistence> {
@@ -121,6 +127,7 @@ mod tests {
             ("OPTIONS", "GET"),
             ("HTTP/1.1", "HTTP/1.0"),
             (" /a ", " * "),
+            (" /a ", " /<a "),
             (" /a ", " http://a/a "),
             ("Origin", "X-Origin"),
             ("-Method", "-Methods"),

@@ -125,6 +125,15 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
         "/a%2f../b",
         "/a#b",
         "a",
+        "/<",
+        "/`",
+        "/{",
+        "/^",
+        "/\"",
+        "/|",
+        "/[",
+        "/\\",
+        "/?<",
     ]);
     let version = prop_oneof![12 => Just("HTTP/1.1"), 1 => Just("HTTP/1.0"), 1 => Just("HTTP/1.2")];
     let host = prop::sample::select(vec![
