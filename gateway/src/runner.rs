@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pingora::apps::ServerApp;
+use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::server::{Fds, ListenFds};
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
@@ -60,6 +61,9 @@ pub struct Running {
     connections: Arc<Connections>,
 }
 
+/// Small writes are collected up to this; a whole answer without a body fits. Reads are not buffered, since whoever reads brings a
+/// buffer of its own.
+const WRITE_BUFFER_LEN: usize = 1460;
 /// How often a drain looks whether the last connection has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// What a stop waits for tasks that are past their last connection.
@@ -77,7 +81,7 @@ impl Running {
         for (bound, app) in services {
             let name = bound.address.to_string();
             let mut service = Service::new(name.clone(), app);
-            service.add_tcp(&name);
+            service.add_listener(ListenerConfig::tcp(&name).l4_buffer(L4BufferSettings::new(0, WRITE_BUFFER_LEN)));
             let fds = listen_fds(name, bound.listener);
             let stopped = stopped.clone();
             runtime.get_handle().spawn(async move {

@@ -1,0 +1,34 @@
+-- One request of a kind, with an origin and a host drawn anew each time, so that no cache of results helps.
+-- Arguments: KIND ("preflight", "denied", "get", "64k" or "post"), "exact" or "wildcard", origins, tenants.
+local kind, pattern, origins, tenants
+local count, body = 0, string.rep("x", 1024)
+
+function init(args)
+  kind, pattern, origins, tenants = args[1], args[2], tonumber(args[3]), tonumber(args[4])
+  math.randomseed(1)
+end
+
+local function origin()
+  count = count + 1
+  local name = "o" .. math.random(0, origins - 1) .. ".example"
+  if kind == "denied" then return "https://x" .. count .. ".stranger.example" end
+  if pattern == "wildcard" then return "https://r" .. count .. "." .. name end
+  return "https://" .. name
+end
+
+-- Written out, since wrk's own formatting costs more than what is measured.
+function request()
+  local from = "Host: api" .. math.random(0, tenants - 1) .. ".test\r\nOrigin: " .. origin() ..
+    "\r\nAccept: */*\r\nAccept-Language: en\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n"
+  if kind == "get" then return "GET /orders HTTP/1.1\r\n" .. from .. "\r\n" end
+  if kind == "64k" then return "GET /64k HTTP/1.1\r\n" .. from .. "\r\n" end
+  if kind == "post" then return "POST /orders HTTP/1.1\r\n" .. from .. "Content-Length: 1024\r\n\r\n" .. body end
+  return "OPTIONS /orders HTTP/1.1\r\n" .. from ..
+    "Access-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: authorization,content-type\r\n\r\n"
+end
+
+function done(summary)
+  local errors = summary.errors
+  io.write(string.format("RESULT %d %d %d %d\n", summary.requests, summary.duration,
+    errors.connect + errors.read + errors.write + errors.timeout, errors.status))
+end
