@@ -17,8 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::explain::probe::Probe;
-use crate::lane::head::{self, HeadLimits, NoHead, Turn};
+use crate::lane::head::{self, HeadLimits, NoHead};
 use crate::lane::linger;
+use crate::lane::waiting::Stop;
 use crate::metrics::Metrics;
 
 mod access;
@@ -136,11 +137,12 @@ async fn exchange(
     _slot: OwnedSemaphorePermit,
     mut place: Place,
     state: Arc<AdminState>,
-    mut stop: ShutdownWatch,
+    stop: ShutdownWatch,
 ) {
     let mut ahead = BytesMut::new();
+    let mut stop = Stop::new(&stop);
     let head = tokio::select! {
-        head = head::read(&mut io, &mut ahead, Turn::First, &HEAD_LIMITS, &mut stop) => head,
+        head = head::read(&mut io, &mut ahead, &HEAD_LIMITS, &mut stop) => head,
         () = place.shed() => return,
     };
     drop(place);

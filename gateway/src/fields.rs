@@ -29,7 +29,7 @@ impl<'a> Fields<'a> {
     pub fn lines(self, name: &HeaderName) -> Lines<'a, '_> {
         match self {
             Fields::Map(map) => Lines::Map(map.get_all(name).into_iter()),
-            Fields::Lines(lines) => Lines::Lines { rest: lines.iter(), name },
+            Fields::Lines(lines) => Lines::Lines { rest: lines.iter(), name: name.as_str() },
         }
     }
 
@@ -64,7 +64,7 @@ pub enum Lines<'a, 'n> {
         /// Those still to be looked at.
         rest: std::slice::Iter<'a, httparse::Header<'a>>,
         /// What they must be called.
-        name: &'n HeaderName,
+        name: &'n str,
     },
 }
 
@@ -75,7 +75,7 @@ impl<'a> Iterator for Lines<'a, '_> {
         match self {
             Lines::Map(values) => values.next().map(HeaderValue::as_bytes),
             Lines::Lines { rest, name } => {
-                rest.find(|line| line.name.eq_ignore_ascii_case(name.as_str())).map(|line| line.value)
+                rest.find(|line| line.name.eq_ignore_ascii_case(name)).map(|line| line.value)
             }
         }
     }

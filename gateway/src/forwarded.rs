@@ -69,7 +69,8 @@ pub fn request_id(headers: Fields<'_>, peer: Peer) -> String {
 
 /// A random id, for a request that brings none that counts.
 pub fn new_request_id() -> String {
-    format!("{:032x}", fastrand::u128(..))
+    let random = fastrand::u128(..);
+    (0..32).filter_map(|digit| char::from_digit((random >> (4 * digit)) as u32 & 0xf, 16)).collect()
 }
 
 fn is_plain_id(id: &[u8]) -> bool {
@@ -77,7 +78,8 @@ fn is_plain_id(id: &[u8]) -> bool {
     (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) && id.iter().all(is_plain)
 }
 
-/// Rewrites the forwarding fields of a request on its way to an upstream.
+/// Rewrites the forwarding fields of a request on its way to an upstream. Their names are texts, since Pingora copies those that
+/// are not.
 ///
 /// # Errors
 /// Where a value cannot be a field value; the texts are a parsed head's or the configuration's, so it does not happen.
@@ -86,7 +88,7 @@ pub fn write(request: &mut RequestHeader, peer: Peer, request_id: &str, tenant: 
     let proto = scheme((&request.headers).into(), peer).unwrap_or(Scheme::Http);
     append_for(request, peer)?;
     append_forwarded(request, peer)?;
-    request.insert_header(X_FORWARDED_PROTO, proto.as_str())?;
+    request.insert_header("x-forwarded-proto", HeaderValue::from_static(proto.as_str()))?;
     if let Some(host) = request.headers.get(header::HOST).cloned() {
         request.insert_header("x-forwarded-host", host)?;
     }
@@ -115,7 +117,7 @@ fn append_for(request: &mut RequestHeader, peer: Peer) -> pingora::Result<()> {
         chain.extend_from_slice(b", ");
     }
     chain.extend_from_slice(address.to_canonical().to_string().as_bytes());
-    request.insert_header(X_FORWARDED_FOR, chain)
+    request.insert_header("x-forwarded-for", chain)
 }
 
 /// RFC 7239: a trusted proxy's `Forwarded` goes on with the hop that it made to us.
@@ -127,7 +129,7 @@ fn append_forwarded(request: &mut RequestHeader, peer: Peer) -> pingora::Result<
         IpAddr::V4(address) => format!("for={address}"),
         IpAddr::V6(address) => format!("for=\"[{address}]\""),
     };
-    request.append_header(header::FORWARDED, hop).map(drop)
+    request.append_header("forwarded", hop).map(drop)
 }
 
 #[cfg(test)]

@@ -9,12 +9,16 @@ pub mod chunked;
 pub mod conn;
 pub mod head;
 pub mod preflight;
+pub mod waiting;
 pub mod watch;
 
 #[cfg(test)]
 mod tests;
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,11 +28,12 @@ use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use self::conn::{Conn, Reclaimed, peer_addr};
 use self::head::{Head, HeadLimits, NoHead, Refusal, Turn, Wait};
 use self::preflight::{Client, Persistence, Preflight};
+use self::waiting::{Alarm, Stop};
 use self::watch::{ExchangeLimits, Watch};
 use crate::metrics::{ActiveConnection, Connections, EarlyClose};
 
@@ -122,24 +127,27 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
 
     async fn serve(&self, mut line: Reclaimed, shutdown: &ShutdownWatch) {
         let client = Client { address: peer_addr(&line.io), listener: self.listener };
-        let mut stop = shutdown.clone();
+        let mut stop = Stop::new(shutdown);
         let mut wait = Wait::new(Turn::First);
         let mut answers = Vec::new();
         let mut served = 0_u64;
         loop {
             let limits = self.backstage.limits();
-            let last = served + 1 >= limits.requests || *stop.borrow() || self.backstage.is_draining();
+            let last = served + 1 >= limits.requests || stop.is_told() || self.backstage.is_draining();
             let taken = self.take(&mut line.ahead, &mut wait, client, last, &limits, &mut answers);
             let goes_on = matches!(taken, Taken::Preflight(Persistence::KeepAlive)) && answers.len() < ANSWERS_LEN_MAX;
             // What is answered goes out before anything is waited for, and before any other answer.
-            if !goes_on && !self.write(&mut line.io, &mut answers, &limits).await {
+            if !goes_on && !self.write(&mut line, &mut answers, &limits).await {
                 return;
             }
             let next = match taken {
-                Taken::Part => match wait.more(&mut line.io, &mut line.ahead, &limits.head, &mut stop).await {
-                    Ok(()) => continue,
-                    Err(end) => return self.end(line.io, end, client.address, &limits).await,
-                },
+                Taken::Part => {
+                    let Reclaimed { io, ahead, alarm, .. } = &mut line;
+                    match wait.more(io, ahead, &limits.head, alarm, &mut stop).await {
+                        Ok(()) => continue,
+                        Err(end) => return self.end(line.io, end, client.address, &limits).await,
+                    }
+                }
                 Taken::Refused(refusal) => {
                     return self.end(line.io, NoHead::Refused(refusal), client.address, &limits).await;
                 }
@@ -187,19 +195,25 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
     }
 
     /// Writes answers out and forgets them; whether that went well.
-    async fn write(&self, io: &mut Stream, answers: &mut Vec<u8>, limits: &LaneLimits) -> bool {
+    async fn write(&self, line: &mut Reclaimed, answers: &mut Vec<u8>, limits: &LaneLimits) -> bool {
         if answers.is_empty() {
             return true;
         }
-        let written = async {
+        let Reclaimed { io, alarm, .. } = line;
+        let mut deadline = None;
+        let mut written = pin!(async {
             io.write_all(answers).await?;
             io.flush().await
-        };
-        let early = match timeout(limits.exchange.write_stall, written).await {
-            Ok(Ok(())) => None,
-            Ok(Err(_)) => Some(EarlyClose::ClientGone),
-            Err(_) => Some(EarlyClose::WriteStall),
-        };
+        });
+        let early = poll_fn(|cx| match written.as_mut().poll(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(None),
+            Poll::Ready(Err(_)) => Poll::Ready(Some(EarlyClose::ClientGone)),
+            Poll::Pending => {
+                let until = *deadline.get_or_insert_with(|| Instant::now() + limits.exchange.write_stall);
+                alarm.poll_until(cx, until).map(|()| Some(EarlyClose::WriteStall))
+            }
+        });
+        let early = early.await;
         if let Some(reason) = early {
             self.backstage.closed_early(reason);
         }
@@ -257,7 +271,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
 impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> ServerApp for Lane<P, B> {
     async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let guard = Arc::new(self.connections.open());
-        let line = Reclaimed { io, ahead: BytesMut::new(), eof: false, guard };
+        let line = Reclaimed { io, ahead: BytesMut::new(), eof: false, alarm: Alarm::default(), guard };
         self.serve(line, shutdown).await;
         None
     }

@@ -60,6 +60,14 @@ pub struct Asked {
     pub error: Option<UpstreamError>,
 }
 
+/// Whether any request is logged.
+pub fn is_on(snapshot: &Snapshot) -> bool {
+    match snapshot.settings.access_log.level {
+        LogLevel::All | LogLevel::Denied => true,
+        LogLevel::Off => false,
+    }
+}
+
 /// Whether the log wants to hear of a request that was judged so. Saves making up what nobody reads.
 pub fn is_wanted(snapshot: &Snapshot, judgement: &Judgement) -> bool {
     filter(snapshot.settings.access_log).concerns(verdict(judgement))

@@ -345,7 +345,9 @@ impl ProxyHttp for Gateway {
             if let Some(reason) = ended {
                 self.metrics.connections.count_early_close(reason);
             }
-            self.log(session, context, request);
+            if log_request::is_wanted(&request.snapshot, &request.judgement) {
+                self.log(session, context, request);
+            }
         }
     }
 

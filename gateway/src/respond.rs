@@ -6,13 +6,17 @@
 
 use bytes::Bytes;
 use crossgate_policy::{Edit, Kind, OwnOrigin, Reason, Request, Value, is_cors_response_field, missing_vary};
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN,
+    VARY, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::date::get_cached_date;
 use serde::Serialize;
 
-use crate::judge::{Action, HeadView, Judged, Judgement, with_request};
+use crate::fields::Named;
+use crate::judge::{Action, HeadView, Judged, Judgement};
 use crate::lane::head as lane_head;
 use crate::lane::preflight::Persistence;
 
@@ -158,8 +162,7 @@ pub fn write_cors(header: &mut ResponseHeader, judged: &Judged, head: &HeadView<
         return;
     }
     let Some(policy) = judged.policy() else { return };
-    let own = OwnOrigin { host: "", port: None, scheme: None };
-    with_request(head, own, |request: &Request<'_>| {
+    with_quoted(judged, head, |request| {
         for Edit { name, value } in policy.edits(&judged.verdict, request) {
             // A value that is no field value cannot come out of a valid policy or a parsed request.
             if let Some(value) = field_value(&value) {
@@ -168,6 +171,19 @@ pub fn write_cors(header: &mut ResponseHeader, judged: &Judged, head: &HeadView<
         }
     });
     write_vary(header, judged);
+}
+
+/// Calls `then` with the part of a request that its answer may quote.
+fn with_quoted<R>(judged: &Judged, head: &HeadView<'_>, then: impl FnOnce(&Request<'_>) -> R) -> R {
+    let own = OwnOrigin { host: "", port: None, scheme: None };
+    let lines = Named { fields: head.headers, name: ACCESS_CONTROL_REQUEST_HEADERS };
+    let origin = head.headers.field(&ORIGIN);
+    let quoted = Request { origin, requested_headers: &lines, ..Request::new(head.method, own) };
+    if judged.verdict.kind != Kind::Preflight {
+        return then(&quoted);
+    }
+    let requested_method = head.headers.field(&ACCESS_CONTROL_REQUEST_METHOD);
+    then(&Request { requested_method, ..quoted })
 }
 
 fn field_value(value: &Value<'_>) -> Option<HeaderValue> {
@@ -208,7 +224,7 @@ fn write_vary(header: &mut ResponseHeader, judged: &Judged) {
     let lines: Vec<&[u8]> = header.headers.get_all(VARY).iter().map(HeaderValue::as_bytes).collect();
     if lines.is_empty() {
         if let Some(value) = policy.vary_value(judged.verdict.kind) {
-            let _inserted = header.insert_header(VARY, value.clone());
+            let _inserted = header.insert_header("vary", value.clone());
         }
         return;
     }
@@ -216,7 +232,7 @@ fn write_vary(header: &mut ResponseHeader, judged: &Judged) {
     if let Ok(value) = HeaderValue::from_str(&missing.join(", "))
         && !missing.is_empty()
     {
-        let _appended = header.append_header(VARY, value);
+        let _appended = header.append_header("vary", value);
     }
 }
 
@@ -252,8 +268,7 @@ fn finish(mut answer: Answer, head: &HeadView<'_>) -> Answer {
 pub fn write_preflight(judged: &Judged, head: &HeadView<'_>, persistence: Persistence, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n");
     let Some(policy) = judged.policy() else { return };
-    let own = OwnOrigin { host: "", port: None, scheme: None };
-    with_request(head, own, |request: &Request<'_>| {
+    with_quoted(judged, head, |request| {
         for Edit { name, value } in policy.edits(&judged.verdict, request) {
             write_field(name, value.as_bytes(), out);
         }

@@ -1,4 +1,4 @@
-//! Pingora as it is: `upstream_peer` alone, no modules, one thread, the gateway's buffers. What proxying costs without Crossgate.
+//! Pingora as it is: `upstream_peer` alone, no modules, one thread, the gateway's buffers and allocator. What proxying costs without Crossgate.
 //!
 //! `bare-pingora LISTEN UPSTREAM`, both as address and port.
 
@@ -9,11 +9,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use crossgate::metrics::Connections;
 use crossgate::runner::{Bound, Running};
+use mimalloc::MiMalloc;
 use pingora::Result;
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{HttpProxy, ProxyHttp, Session};
 use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
+
+/// The gateway's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 struct Bare(SocketAddr);
 

@@ -11,7 +11,6 @@
 //! chunked one is followed to its end by [`Chunked`]. Absent on purpose: any other parsing.
 
 use std::fmt;
-use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -23,11 +22,12 @@ use bytes::{Buf, BytesMut};
 use pingora::protocols::Stream;
 use pingora::protocols::l4::socket::SocketAddr;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::OpenConnection;
 use super::chunked::{Chunked, Malformed};
 use super::linger;
+use super::waiting::Alarm;
 use super::watch::{Expired, Phase, Watch};
 
 mod plumbing;
@@ -57,7 +57,7 @@ pub struct Conn {
     wrote: bool,
     unflushed: bool,
     watch: Arc<Watch>,
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
     last_read: Instant,
     last_write: Instant,
     write_blocked: Option<Instant>,
@@ -85,6 +85,8 @@ pub struct Reclaimed {
     pub ahead: BytesMut,
     /// Whether the client has finished sending.
     pub eof: bool,
+    /// The connection's timer.
+    pub alarm: Alarm,
     /// Counts the connection as open.
     pub guard: OpenConnection,
 }
@@ -102,7 +104,7 @@ impl Conn {
             wrote: false,
             unflushed: false,
             watch,
-            timer: None,
+            alarm: from.alarm,
             last_read: now,
             last_write: now,
             write_blocked: None,
@@ -129,6 +131,7 @@ impl Conn {
             io: self.io.take()?,
             ahead: std::mem::take(&mut self.ahead),
             eof: self.eof,
+            alarm: std::mem::take(&mut self.alarm),
             guard: self.guard.clone(),
         })
     }
@@ -285,20 +288,9 @@ impl Conn {
         }
     }
 
-    /// The timer is kept from wait to wait and only moved when it fires early, since a wait seldom
-    /// lasts.
     fn poll_until<T>(&mut self, cx: &mut Context<'_>, deadline: Instant, expired: Expired) -> Poll<io::Result<T>> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                return Poll::Ready(Err(self.watch.fail(expired, io::ErrorKind::TimedOut)));
-            }
-            timer.as_mut().reset(deadline);
-        }
-        Poll::Pending
+        let rung = self.alarm.poll_until(cx, deadline);
+        rung.map(|()| Err(self.watch.fail(expired, io::ErrorKind::TimedOut)))
     }
 
     /// Bounds a write that the client does not take.

@@ -7,18 +7,21 @@
 //! in two ways: such a head is refused here, before anything routes or forwards it (RFC 9112,
 //! section 6.3 and 11.2).
 
+use std::future::poll_fn;
 use std::mem::MaybeUninit;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
 use pingora::protocols::Stream;
-use pingora::server::ShutdownWatch;
 use tokio::io::AsyncReadExt;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::chunked::Chunked;
 use super::conn::Framing;
+use super::waiting::{Alarm, Stop};
 
 /// Bounds on a head. DESIGN, section Limits.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +41,6 @@ pub struct HeadLimits {
 /// The most field lines any configuration can allow: Pingora's own parser stops at 256.
 pub const FIELDS_MAX: usize = 256;
 const READ_CHUNK: usize = 4096;
-/// How long an idle connection is kept after a stop: a network's round trip.
-const LAST_CHANCE: Duration = Duration::from_millis(100);
 
 /// A whole head, still in the buffer it was read into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,66 +131,51 @@ impl Wait {
         io: &mut Stream,
         ahead: &mut BytesMut,
         limits: &HeadLimits,
-        shutdown: &mut ShutdownWatch,
+        alarm: &mut Alarm,
+        stop: &mut Stop,
     ) -> Result<(), NoHead> {
-        if self.deadline.is_none() && (self.turn == Turn::First || !ahead.is_empty()) {
+        let is_idle = ahead.is_empty();
+        if self.deadline.is_none() && (self.turn == Turn::First || !is_idle) {
             self.deadline = Some(Instant::now() + limits.time);
         }
         let until = self.deadline.unwrap_or_else(|| Instant::now() + limits.idle);
-        match read_some(io, ahead, until, shutdown).await {
-            Some(0) => Err(NoHead::Closed),
-            Some(_) => Ok(()),
-            None if !ahead.is_empty() => Err(NoHead::Refused(TIMEOUT)),
-            None if *shutdown.borrow() => Err(NoHead::Shutdown),
-            None if self.deadline.is_some() => Err(NoHead::Closed),
-            None => Err(NoHead::Idle),
+        ahead.reserve(READ_CHUNK);
+        let mut read = pin!(io.read_buf(ahead));
+        let read = poll_fn(|cx| {
+            if let Poll::Ready(read) = read.as_mut().poll(cx) {
+                return Poll::Ready(Ok(read.unwrap_or(0)));
+            }
+            if is_idle && stop.poll_last_chance(cx).is_ready() {
+                return Poll::Ready(Err(NoHead::Shutdown));
+            }
+            alarm.poll_until(cx, until).map(|()| Err(if is_idle { self.silence() } else { NoHead::Refused(TIMEOUT) }))
+        });
+        match read.await? {
+            0 => Err(NoHead::Closed),
+            _ => Ok(()),
+        }
+    }
+
+    /// What it is called when nothing comes.
+    fn silence(&self) -> NoHead {
+        match self.turn {
+            Turn::First => NoHead::Closed,
+            Turn::Next => NoHead::Idle,
         }
     }
 }
 
-/// Reads until `ahead` begins with a whole head.
+/// Reads until `ahead` begins with the first head of its connection, whole.
 ///
 /// # Errors
 /// [`NoHead`] where there is none to be had.
-pub async fn read(
-    io: &mut Stream,
-    ahead: &mut BytesMut,
-    turn: Turn,
-    limits: &HeadLimits,
-    shutdown: &mut ShutdownWatch,
-) -> Result<Head, NoHead> {
-    let mut wait = Wait::new(turn);
+pub async fn read(io: &mut Stream, ahead: &mut BytesMut, limits: &HeadLimits, stop: &mut Stop) -> Result<Head, NoHead> {
+    let mut wait = Wait::new(Turn::First);
+    let mut alarm = Alarm::default();
     while !wait.is_over(ahead, limits) {
-        wait.more(io, ahead, limits, shutdown).await?;
+        wait.more(io, ahead, limits, &mut alarm, stop).await?;
     }
     parse(ahead, limits).map_err(NoHead::Refused)
-}
-
-/// Some bytes, 0 at the end of the stream or on an error; `None` when the time is over, or when
-/// nothing has come and the gateway is to stop.
-async fn read_some(
-    io: &mut Stream,
-    ahead: &mut BytesMut,
-    until: Instant,
-    shutdown: &mut ShutdownWatch,
-) -> Option<usize> {
-    let empty = ahead.is_empty();
-    ahead.reserve(READ_CHUNK);
-    let read = timeout_at(until, io.read_buf(ahead));
-    if !empty {
-        return Some(read.await.ok()?.unwrap_or(0));
-    }
-    tokio::select! {
-        biased;
-        read = read => Some(read.ok()?.unwrap_or(0)),
-        () = stop_after_last_chance(shutdown) => None,
-    }
-}
-
-/// What a client sent just before it could know of the stop is still read, and answered with `Connection: close`.
-async fn stop_after_last_chance(shutdown: &mut ShutdownWatch) {
-    drop(shutdown.wait_for(|stop| *stop).await);
-    tokio::time::sleep(LAST_CHANCE).await;
 }
 
 /// RFC 9112, section 2.2: empty lines before a request line are ignored.
@@ -211,7 +197,10 @@ fn is_whole(ahead: &[u8], searched: &mut usize, limits: &HeadLimits) -> bool {
 
 /// Whether an empty line is in these bytes, ended by CRLF or, as the parser has it, by LF alone.
 fn ends_head(bytes: &[u8]) -> bool {
-    bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
+    memchr::memchr_iter(b'\n', bytes).any(|at| {
+        let rest = bytes.get(at + 1..).unwrap_or_default();
+        rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
+    })
 }
 
 /// Checks a head that is whole.

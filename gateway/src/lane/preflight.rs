@@ -48,7 +48,7 @@ impl<'a> Preflight<'a> {
             && request.version == Some(1)
             && framing == Framing::Length(0)
             && is_plain_target(target)
-            && is_plain_text(head, request.headers.len());
+            && is_plain_text(head);
         if !is_plain {
             return None;
         }
@@ -83,13 +83,10 @@ fn persistence_of(connection: &[u8]) -> Option<Persistence> {
     }
 }
 
-/// Whether every line ends in CRLF and is visible ASCII, spaces and tabs. The parser takes a CR only before an LF, so counting both is
-/// enough; loops without a branch, which the compiler makes wide.
-fn is_plain_text(head: &[u8], fields: usize) -> bool {
-    let count = |wanted: u8| head.iter().map(|byte| usize::from(*byte == wanted)).sum::<usize>();
-    let odd = head.iter().fold(false, |odd, byte| odd | !matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n'));
-    let lines = fields + 2;
-    !odd && count(b'\n') == lines && count(b'\r') == lines
+/// Whether every line ends in CRLF and is ASCII. The parser has refused control bytes but for tabs.
+fn is_plain_text(head: &[u8]) -> bool {
+    let ends_in_crlf = |at: usize| at.checked_sub(1).and_then(|before| head.get(before)) == Some(&b'\r');
+    head.is_ascii() && memchr::memchr_iter(b'\n', head).all(ends_in_crlf)
 }
 
 #[cfg(test)]
