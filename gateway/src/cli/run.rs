@@ -5,6 +5,8 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::disable_transparent_huge_pages;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -45,6 +47,8 @@ pub fn run(args: RunArgs, err: &mut dyn Write) -> u8 {
 }
 
 fn serve(args: RunArgs) -> Result<(), StartError> {
+    raise_descriptor_limit();
+    keep_pages_small();
     let broken_tenants = if args.skip_broken_tenants { BrokenTenants::Skip } else { BrokenTenants::Refuse };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Caught before anything else, so that none that comes early ends the process unasked.
@@ -62,6 +66,24 @@ fn serve(args: RunArgs) -> Result<(), StartError> {
         }
     });
     Ok(())
+}
+
+/// A client costs a descriptor, and one more while its request is at the upstream. The usual soft limit, 1,024, is low for the sake of
+/// programs that call select(2), which nothing here does; so all that the hard limit allows is taken, before any socket is opened.
+fn raise_descriptor_limit() {
+    let Rlimit { current: before, maximum } = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => tracing::info!(before, now = maximum, "limit of open files"),
+        Err(error) => tracing::warn!(before, %error, "the limit of open files stays as it is"),
+    }
+}
+
+/// The allocator asks for huge pages where the system grants them; then all of a buffer is resident once a byte of it is. A request body
+/// is read into 64 KiB, of which a client that trickles uses a few bytes, and there may be thousands of those.
+fn keep_pages_small() {
+    if let Err(error) = disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages stay as they are");
+    }
 }
 
 /// Tests and people read these lines: with port 0, nothing else tells the real one.

@@ -56,7 +56,7 @@ pub struct Head {
 pub enum NoHead {
     /// The client closed the connection, or it failed.
     Closed,
-    /// Nothing came on a connection that was waiting for its next request.
+    /// Nothing came, on a connection that was waiting for its first request or for its next one.
     Idle,
     /// The gateway is shutting down, and nothing had come.
     Shutdown,
@@ -106,13 +106,15 @@ pub enum Turn {
 pub struct Wait {
     turn: Turn,
     deadline: Option<Instant>,
+    /// Kept from the first wait on, so that empty lines do not buy time.
+    idle_until: Option<Instant>,
     searched: usize,
 }
 
 impl Wait {
     /// Of a head of which nothing has been looked at.
     pub fn new(turn: Turn) -> Self {
-        Wait { turn, deadline: None, searched: 0 }
+        Wait { turn, deadline: None, idle_until: None, searched: 0 }
     }
 
     /// Whether `ahead` begins with a whole head, or with something that cannot become one; it is to be parsed then. Empty lines
@@ -138,7 +140,8 @@ impl Wait {
         if self.deadline.is_none() && (self.turn == Turn::First || !is_idle) {
             self.deadline = Some(Instant::now() + limits.time);
         }
-        let until = self.deadline.unwrap_or_else(|| Instant::now() + limits.idle);
+        let until =
+            self.deadline.unwrap_or_else(|| *self.idle_until.get_or_insert_with(|| Instant::now() + limits.idle));
         ahead.reserve(READ_CHUNK);
         let mut read = pin!(io.read_buf(ahead));
         let read = poll_fn(|cx| {
@@ -148,19 +151,11 @@ impl Wait {
             if is_idle && stop.poll_last_chance(cx).is_ready() {
                 return Poll::Ready(Err(NoHead::Shutdown));
             }
-            alarm.poll_until(cx, until).map(|()| Err(if is_idle { self.silence() } else { NoHead::Refused(TIMEOUT) }))
+            alarm.poll_until(cx, until).map(|()| Err(if is_idle { NoHead::Idle } else { NoHead::Refused(TIMEOUT) }))
         });
         match read.await? {
             0 => Err(NoHead::Closed),
             _ => Ok(()),
-        }
-    }
-
-    /// What it is called when nothing comes.
-    fn silence(&self) -> NoHead {
-        match self.turn {
-            Turn::First => NoHead::Closed,
-            Turn::Next => NoHead::Idle,
         }
     }
 }
@@ -192,7 +187,11 @@ fn is_whole(ahead: &[u8], searched: &mut usize, limits: &HeadLimits) -> bool {
     *searched = ahead.len();
     // A TLS handshake or other binary on a plaintext port need not wait for its deadline.
     let is_odd = ahead.first().is_some_and(|byte| !byte.is_ascii_graphic());
-    is_odd || ahead.len() > limits.bytes || ends_head(ahead.get(from..).unwrap_or_default())
+    // Nearly every read brings one head and nothing else.
+    is_odd
+        || ahead.len() > limits.bytes
+        || ahead.ends_with(b"\r\n\r\n")
+        || ends_head(ahead.get(from..).unwrap_or_default())
 }
 
 /// Whether an empty line is in these bytes, ended by CRLF or, as the parser has it, by LF alone.

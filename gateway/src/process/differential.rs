@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -56,11 +57,20 @@ impl Gateway {
         Gateway { process, _dir: dir }
     }
 
-    /// Everything that comes back for these bytes, until the gateway closes.
-    fn send(&self, bytes: &[u8]) -> Vec<Response> {
+    /// Everything that comes back for what is sent, until the gateway closes.
+    fn send(&self, sent: &Sent) -> Vec<Response> {
         let mut socket = TcpStream::connect(self.process.listening().data[0]).unwrap();
+        socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        socket.write_all(bytes).unwrap();
+        for (nth, piece) in sent.pieces().enumerate() {
+            if nth > 0 {
+                std::thread::sleep(sent.pause);
+            }
+            // A gateway that has answered its last need not take the rest.
+            if socket.write_all(piece).is_err() {
+                break;
+            }
+        }
         let mut answer = Vec::new();
         // A reset after the answers is as good as a close.
         let _closed = socket.read_to_end(&mut answer);
@@ -76,6 +86,28 @@ impl Gateway {
         let counted =
             ["crossgate_requests_", "crossgate_origin_requests_", "crossgate_rule_runs", "crossgate_verdict_"];
         text.lines().filter(|line| counted.iter().any(|name| line.starts_with(name))).map(str::to_owned).collect()
+    }
+}
+
+/// What one client sends.
+#[derive(Clone, Debug)]
+struct Sent {
+    bytes: Vec<u8>,
+    /// Where one write ends and the next begins, in order.
+    cuts: Vec<usize>,
+    /// Between two writes: long enough for most of them to be read apart. Nothing depends on it.
+    pause: Duration,
+}
+
+impl Sent {
+    fn at_once(bytes: Vec<u8>) -> Self {
+        Sent { bytes, cuts: Vec::new(), pause: Duration::ZERO }
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let begins = std::iter::once(0).chain(self.cuts.iter().copied());
+        let ends = self.cuts.iter().copied().chain(std::iter::once(self.bytes.len()));
+        begins.zip(ends).map(|(begin, end)| &self.bytes[begin..end])
     }
 }
 
@@ -105,6 +137,11 @@ fn responses(mut bytes: &[u8]) -> Vec<Response> {
     }
     found
 }
+
+/// More than a field may have.
+static LONG: LazyLock<String> = LazyLock::new(|| "x-a,".repeat(2_050));
+/// More bytes and names than a preflight may ask for, in a field that is not too long.
+static MANY_NAMES: LazyLock<String> = LazyLock::new(|| "x-a,".repeat(1_030));
 
 /// Heads that browsers send, heads that nobody sends, and everything between.
 fn request() -> impl Strategy<Value = Vec<u8>> {
@@ -187,29 +224,48 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
         ("Access-Control-Request-Method", "PUT"),
         ("X A", "b"),
         ("X-A", "b\u{0}"),
+        ("X-A", LONG.as_str()),
+        ("Access-Control-Request-Headers", MANY_NAMES.as_str()),
     ]);
     let fields = prop::collection::vec(field, 0..4);
     let skip = prop_oneof![12 => Just(None), 1 => (0_usize..3).prop_map(Some)];
+    // Up to what may be, and beyond.
+    let filler = prop_oneof![30 => Just(0), 1 => 90..104_usize];
     let ending = prop_oneof![20 => Just("\r\n"), 1 => Just("\n")];
-    (method, target, version, host, origin, asked, fields, skip, ending).prop_map(
-        |(method, target, version, host, origin, asked, fields, skip, ending)| {
+    (method, target, version, host, origin, asked, fields, skip, (filler, ending)).prop_map(
+        |(method, target, version, host, origin, asked, fields, skip, (filler, ending))| {
             let mut all = vec![("Host", host), ("Origin", origin), ("Access-Control-Request-Method", asked)];
             if let Some(skip) = skip {
                 all.remove(skip);
             }
             all.extend(fields);
+            all.extend(std::iter::repeat_n(("X-Filler", ""), filler));
             let lines: String = all.iter().map(|(name, value)| format!("{name}: {value}{ending}")).collect();
             format!("{method} {target} {version}{ending}{lines}{ending}").into_bytes()
         },
     )
 }
 
-/// A run of heads, now and then with some byte of it changed, left out or put in.
+/// What stands where a request should: mostly one, after an empty line perhaps; or any bytes at all.
+fn item() -> impl Strategy<Value = Vec<u8>> {
+    let blank = prop::sample::select(vec!["\r\n", "\n", "\r\n\r\n", "\r", " "]);
+    prop_oneof![
+        20 => request(),
+        2 => (blank, request()).prop_map(|(blank, request)| [blank.as_bytes(), &request].concat()),
+        1 => prop::collection::vec(any::<u8>(), 0..64),
+    ]
+}
+
+/// A run of heads, now and then with some bytes of it changed, left out or put in.
 fn run() -> impl Strategy<Value = Vec<u8>> {
-    let change = prop_oneof![3 => Just(None), 1 => (any::<prop::sample::Index>(), 0..3_u8, any::<u8>()).prop_map(Some)];
-    (prop::collection::vec(request(), 1..6), change).prop_map(|(requests, change)| {
-        let mut bytes = requests.concat();
-        if let Some((at, how, byte)) = change {
+    let byte = prop_oneof![any::<u8>(), prop::sample::select(b"\r\n \t:,;/?#%@\0".to_vec())];
+    let change = (any::<prop::sample::Index>(), 0..3_u8, byte);
+    let changes = prop_oneof![3 => Just(Vec::new()), 2 => prop::collection::vec(change, 1..4)];
+    (prop::collection::vec(item(), 1..6), changes).prop_map(|(items, changes)| {
+        let mut bytes = items.concat();
+        for (at, how, byte) in changes {
+            // So that there is a byte.
+            bytes.push(b'\n');
             let at = at.index(bytes.len());
             match how {
                 0 => bytes[at] = byte,
@@ -223,14 +279,28 @@ fn run() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// Such a run in one write, or cut anywhere, or byte by byte.
+fn sent() -> impl Strategy<Value = Sent> {
+    let somewhere = prop::collection::vec(any::<prop::sample::Index>(), 1..4).prop_map(Some);
+    let cuts = prop_oneof![4 => Just(Some(Vec::new())), 4 => somewhere, 1 => Just(None)];
+    (run(), cuts).prop_map(|(bytes, cuts)| match cuts {
+        Some(cuts) => {
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
+            cuts.sort_unstable();
+            Sent { bytes, cuts, pause: Duration::from_micros(200) }
+        }
+        None => Sent { cuts: (1..bytes.len()).collect(), bytes, pause: Duration::ZERO },
+    })
+}
+
 #[test]
 fn lane_and_proxy_answer_and_count_alike() {
     let (lane, proxy) = (Gateway::start(Answers::Preflights), Gateway::start(Answers::None));
     let mut runner =
-        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 2048, ..ProptestConfig::default() });
-    let outcome = runner.run(&run(), |bytes| {
-        let (fast, slow) = (lane.send(&bytes), proxy.send(&bytes));
-        prop_assert_eq!(fast, slow, "{:?}", String::from_utf8_lossy(&bytes));
+        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 4096, ..ProptestConfig::default() });
+    let outcome = runner.run(&sent(), |sent| {
+        let (fast, slow) = (lane.send(&sent), proxy.send(&sent));
+        prop_assert_eq!(fast, slow, "{:?}", String::from_utf8_lossy(&sent.bytes));
         Ok(())
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
@@ -246,7 +316,7 @@ fn a_run_of_preflights_is_answered_in_order_and_ends_at_the_limit() {
     };
     let run = ["PUT", "PATCH", "DELETE", "PUT", "PUT"].map(preflight).concat();
     for answers in [Answers::Preflights, Answers::None] {
-        let found = Gateway::start(answers).send(run.as_bytes());
+        let found = Gateway::start(answers).send(&Sent::at_once(run.clone().into_bytes()));
         let told: Vec<_> =
             found.iter().map(|(status, fields, _)| (*status, fields["connection"][0].as_str())).collect();
         let keep = "keep-alive";

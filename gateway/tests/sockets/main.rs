@@ -22,6 +22,7 @@ mod reload;
 mod requests;
 mod routes;
 mod rules;
+mod slow;
 mod streaming;
 mod support;
 mod wire;

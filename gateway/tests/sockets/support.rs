@@ -6,18 +6,22 @@
 
 mod address;
 mod browser;
+mod crowd;
 mod demo;
 mod gateway;
 mod process;
+mod sink;
 mod site;
 mod upstream;
 mod wire;
 
 pub(crate) use address::{RefusedAddress, UnansweredAddress};
 pub(crate) use browser::Browser;
+pub(crate) use crowd::{End, Reads, SlowClient, allow_open_files, crowd};
 pub(crate) use demo::DemoUpstream;
 pub(crate) use gateway::{Gateway, config};
 pub(crate) use process::{PATIENCE, Process};
+pub(crate) use sink::{LARGE_LEN, Sink};
 pub(crate) use site::{
     HOST, ORIGIN, Site, assert_allowed, assert_denied, assert_edge_error, assert_never_readable, tenant_config,
 };

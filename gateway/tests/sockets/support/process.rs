@@ -83,9 +83,14 @@ impl Process {
         }
     }
 
+    /// What `/proc/PID` has under that name.
+    pub(crate) fn proc_file(&self, name: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap()
+    }
+
     /// A figure of `/proc/PID/status` in bytes: `VmRSS` now, `VmHWM` at most so far.
     pub(crate) fn memory(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status = self.proc_file("status");
         let line = status.lines().find(|line| line.starts_with(field)).expect("a line of that name");
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
