@@ -4,20 +4,22 @@
 //! those when it is dropped itself.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
+
+use crossgate_policy::Scheme;
+use self_cell::self_cell;
 
 use crate::forwarded::Peer;
 use crate::judge::Judgement;
 use crate::lane::watch::Watch;
 use crate::metrics::{Metrics, UpstreamError};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Pinned, Snapshot};
 
 /// One request's state.
+#[derive(Default)]
 pub struct Context {
-    /// When its head was complete.
-    pub began: Instant,
-    /// The same by the calendar.
-    pub time: SystemTime,
+    /// When its head was complete, if anybody will want to know.
+    pub began: Option<Instant>,
     /// Set once the head is judged; a request without it was never seen by a hook.
     pub request: Option<Judging>,
     /// Attempts at the upstream so far.
@@ -32,62 +34,65 @@ pub struct Context {
     pub upstream_duration: Option<Duration>,
     /// Why the last attempt failed.
     pub upstream_error: Option<UpstreamError>,
-    metrics: Arc<Metrics>,
     counted: bool,
+}
+
+self_cell! {
+    /// A judgement, and the snapshot that it points into.
+    pub struct PinnedJudgement {
+        owner: Arc<Pinned>,
+        #[covariant]
+        dependent: Judgement,
+    }
 }
 
 /// What judging a request found, and under what it was judged.
 pub struct Judging {
-    /// The configuration, the same from first byte to last.
-    pub snapshot: Arc<Snapshot>,
-    /// What to do.
-    pub judgement: Judgement,
+    /// What to do, and the configuration that says so: the same from first byte to last.
+    pub pinned: PinnedJudgement,
     /// Who sent it.
     pub peer: Peer,
+    /// By which scheme, where that is known.
+    pub scheme: Option<Scheme>,
     /// Its id.
     pub request_id: String,
     /// What the connection knows.
     pub watch: Arc<Watch>,
 }
 
-impl Context {
-    /// Of a request whose head has just been read.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Context {
-            began: Instant::now(),
-            time: SystemTime::now(),
-            request: None,
-            attempts: 0,
-            turn: None,
-            body_len: 0,
-            upstream_began: None,
-            upstream_duration: None,
-            upstream_error: None,
-            metrics,
-            counted: false,
-        }
+impl Judging {
+    /// The configuration.
+    pub fn snapshot(&self) -> &Snapshot {
+        self.pinned.borrow_owner()
     }
 
+    /// What to do.
+    pub fn judgement(&self) -> &Judgement<'_> {
+        self.pinned.borrow_dependent()
+    }
+}
+
+impl Context {
     /// Counts the request. Later calls do nothing.
     pub fn count(&mut self) {
         if std::mem::replace(&mut self.counted, true) {
             return;
         }
         if let Some(request) = &self.request {
-            count(&self.metrics, &request.judgement);
+            count(request.pinned.borrow_owner().metrics(), request.judgement());
         }
     }
 }
 
 /// Counts one request that was judged.
-pub fn count(metrics: &Metrics, judgement: &Judgement) {
+pub fn count(metrics: &Metrics, judgement: &Judgement<'_>) {
     match judgement {
         Judgement::Refused(refusal) => count_refusal(metrics, refusal),
         Judgement::Judged(judged) => {
             let label = judged.label();
             let counters = &judged.tenant.counters;
             counters.count_request(judged.verdict.kind, label, judged.reason());
-            if let Some(route) = &judged.route
+            if let Some(route) = judged.route
                 && judges_origin(judged.verdict.kind)
             {
                 counters.count_origin(&route.handles, &route.policy, judged.verdict.entry, label);
@@ -96,7 +101,7 @@ pub fn count(metrics: &Metrics, judgement: &Judgement) {
     }
 }
 
-fn count_refusal(metrics: &Metrics, refusal: &crate::judge::Refusal) {
+fn count_refusal(metrics: &Metrics, refusal: &crate::judge::Refusal<'_>) {
     use crate::metrics::VerdictLabel::Deny;
     use crossgate_policy::Reason;
     match refusal.status.as_u16() {

@@ -5,9 +5,8 @@
 //! matched or those that nearly did, what exactly is wrong, and what to consider. Absent on purpose: the upstream, which is
 //! never asked; of an answer that it would give, only what the gateway adds is told.
 
-use crossgate_policy::{EntryId, NearMiss, OwnOrigin, Reason};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use pingora::http::ResponseHeader;
+use crossgate_policy::{EntryId, Field, NearMiss, OwnOrigin, Reason};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Serialize, Serializer};
 
 use crate::access_log::Escaped;
@@ -17,6 +16,7 @@ use crate::host::parse_authority;
 use crate::judge::{Action, HeadView, Judged, Judgement, judge, with_request};
 use crate::lane::head;
 use crate::metrics::VerdictLabel;
+use crate::respond::Answer;
 use crate::snapshot::Snapshot;
 use crate::{proxy, respond};
 
@@ -114,13 +114,8 @@ pub fn explain(snapshot: &Snapshot, probe: &Probe) -> Explanation {
     }
     let headers = header_map(probe);
     let peer = Peer { address: None, is_trusted: probe.sender == Sender::TrustedProxy };
-    let request_id = request_id(&headers, peer);
-    let head = HeadView {
-        method: &probe.method,
-        target: &probe.target,
-        headers: (&headers).into(),
-        scheme: forwarded::scheme((&headers).into(), peer),
-    };
+    let head = HeadView::new(&probe.method, &probe.target, (&headers).into(), peer);
+    let request_id = request_id(&head, peer);
     let mut examined = None;
     let judgement = judge(snapshot, &head, |seat, input| {
         let (told, asked) = rule::examine(seat, input);
@@ -128,7 +123,7 @@ pub fn explain(snapshot: &Snapshot, probe: &Probe) -> Explanation {
         asked
     });
     let answer = proxy::answer_at_edge(snapshot, &judgement, &head, &request_id);
-    let explanation = match (&judgement, answer.map(|answer| Response::by_gateway(&answer.header))) {
+    let explanation = match (&judgement, answer.as_ref().map(Response::by_gateway)) {
         (Judgement::Judged(judged), answer) => {
             let response = answer.unwrap_or_else(|| Response::by_upstream(judged, &head, &request_id));
             Explanation { rule: examined, ..Explanation::of_judged(snapshot, judged, &head, response) }
@@ -136,22 +131,17 @@ pub fn explain(snapshot: &Snapshot, probe: &Probe) -> Explanation {
         (Judgement::Refused(refusal), answer) => {
             let response = answer.unwrap_or_else(|| Response::bare(refusal.status.as_u16()));
             let told = Explanation::of_refusal(snapshot, refusal.reason, refusal.detail, response);
-            Explanation {
-                tenant: refusal.tenant.as_deref().map(str::to_owned),
-                kind: Some(refusal.kind.as_str()),
-                ..told
-            }
+            Explanation { tenant: refusal.tenant.map(str::to_owned), kind: Some(refusal.kind.as_str()), ..told }
         }
     };
     explanation.noting(probe)
 }
 
 /// A trusted proxy's id is kept; any other is as long as this one.
-fn request_id(headers: &HeaderMap, peer: Peer) -> String {
-    if peer.is_trusted && headers.contains_key(respond::X_REQUEST_ID) {
-        forwarded::request_id(headers.into(), peer)
-    } else {
-        REQUEST_ID.to_owned()
+fn request_id(head: &HeadView<'_>, peer: Peer) -> String {
+    match head.noted.request_id {
+        Field::One(_) if peer.is_trusted => forwarded::request_id(&head.noted, peer),
+        Field::One(_) | Field::Absent | Field::Many => REQUEST_ID.to_owned(),
     }
 }
 
@@ -176,8 +166,8 @@ impl Explanation {
         }
     }
 
-    fn of_judged(snapshot: &Snapshot, judged: &Judged, head: &HeadView<'_>, response: Response) -> Self {
-        let route = judged.route.as_deref();
+    fn of_judged(snapshot: &Snapshot, judged: &Judged<'_>, head: &HeadView<'_>, response: Response) -> Self {
+        let route = judged.route;
         let (cause, near_misses) = looked_around(judged, head);
         Explanation {
             generation: snapshot.generation,
@@ -207,7 +197,7 @@ impl Explanation {
 
 impl Allowed {
     /// What the policy has instead of the origin that no entry covers.
-    fn beside(judged: &Judged) -> Self {
+    fn beside(judged: &Judged<'_>) -> Self {
         let Some(policy) = judged.policy().filter(|_| judged.verdict.reason == Reason::NoMatch) else {
             return Allowed::default();
         };
@@ -227,7 +217,7 @@ fn mode(mode: Mode) -> &'static str {
 }
 
 /// What the policy says beyond its verdict.
-fn looked_around(judged: &Judged, head: &HeadView<'_>) -> (Option<String>, Vec<NearMiss>) {
+fn looked_around(judged: &Judged<'_>, head: &HeadView<'_>) -> (Option<String>, Vec<NearMiss>) {
     let host = head.headers.first(&http::header::HOST).unwrap_or_default();
     let (Some(policy), Ok(authority)) = (judged.policy(), parse_authority(host)) else {
         return (None, Vec::new());
@@ -238,21 +228,20 @@ fn looked_around(judged: &Judged, head: &HeadView<'_>) -> (Option<String>, Vec<N
 }
 
 impl Response {
-    fn by_gateway(header: &ResponseHeader) -> Self {
-        let headers = listed(&header.headers);
-        Response { by: Author::Gateway, status: Some(header.status.as_u16()), headers, removes: None }
+    fn by_gateway(answer: &Answer) -> Self {
+        let headers = listed(&answer.fields);
+        Response { by: Author::Gateway, status: Some(answer.status.as_u16()), headers, removes: None }
     }
 
     /// What the gateway would do to an answer of the upstream that has no fields of its own.
-    fn by_upstream(judged: &Judged, head: &HeadView<'_>, request_id: &str) -> Self {
+    fn by_upstream(judged: &Judged<'_>, head: &HeadView<'_>, request_id: &str) -> Self {
         let mut response = Response { by: Author::Upstream, status: None, headers: Vec::new(), removes: None };
         if judged.action == Action::Report {
             return response;
         }
-        if let Ok(mut header) = ResponseHeader::build(StatusCode::OK, None)
-            && respond::complete(&mut header, judged, head, request_id).is_ok()
-        {
-            response.headers = listed(&header.headers);
+        let mut fields = HeaderMap::new();
+        if respond::complete(&mut fields, judged, head, request_id).is_ok() {
+            response.headers = listed(&fields);
         }
         Response { removes: Some("access-control-"), ..response }
     }

@@ -43,14 +43,75 @@ impl<'a> Fields<'a> {
         self.first(name).is_some()
     }
 
-    /// How often a field is there, and its value.
-    pub fn field(self, name: &HeaderName) -> Field<'a> {
-        Field::from_lines(self.lines(name))
-    }
-
     /// The elements of a field that is a list, over all its lines, without surrounding whitespace. Empty ones are there too.
     pub fn elements(self, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
         self.lines(name).flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+    }
+}
+
+/// The fields that every request is asked about, found in one look at all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Noted<'a> {
+    /// `Host`
+    pub host: Field<'a>,
+    /// `Origin`
+    pub origin: Field<'a>,
+    /// `Access-Control-Request-Method`
+    pub requested_method: Field<'a>,
+    /// `Sec-Fetch-Site`
+    pub sec_fetch_site: Field<'a>,
+    /// `X-Forwarded-Proto`
+    pub forwarded_proto: Field<'a>,
+    /// `X-Request-Id`
+    pub request_id: Field<'a>,
+    /// Whether there is a `Connection` field.
+    pub has_connection: bool,
+    /// Whether there is an `Upgrade` field.
+    pub has_upgrade: bool,
+    /// Whether there is a `Cookie` or an `Authorization` field.
+    pub has_credentials: bool,
+}
+
+impl<'a> Noted<'a> {
+    /// Of these fields.
+    pub fn of(fields: Fields<'a>) -> Self {
+        let mut noted = Noted {
+            host: Field::Absent,
+            origin: Field::Absent,
+            requested_method: Field::Absent,
+            sec_fetch_site: Field::Absent,
+            forwarded_proto: Field::Absent,
+            request_id: Field::Absent,
+            has_connection: false,
+            has_upgrade: false,
+            has_credentials: false,
+        };
+        match fields {
+            Fields::Map(map) => map.iter().for_each(|(name, value)| noted.note(name.as_str(), value.as_bytes())),
+            Fields::Lines(lines) => lines.iter().for_each(|line| noted.note(line.name, line.value)),
+        }
+        noted
+    }
+
+    fn note(&mut self, name: &str, line: &'a [u8]) {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        let field = match name.len() {
+            4 if is("host") => &mut self.host,
+            6 if is("origin") => &mut self.origin,
+            12 if is("x-request-id") => &mut self.request_id,
+            14 if is("sec-fetch-site") => &mut self.sec_fetch_site,
+            17 if is("x-forwarded-proto") => &mut self.forwarded_proto,
+            29 if is("access-control-request-method") => &mut self.requested_method,
+            6 if is("cookie") => return self.has_credentials = true,
+            7 if is("upgrade") => return self.has_upgrade = true,
+            10 if is("connection") => return self.has_connection = true,
+            13 if is("authorization") => return self.has_credentials = true,
+            _ => return,
+        };
+        *field = match field {
+            Field::Absent => Field::One(line),
+            Field::One(_) | Field::Many => Field::Many,
+        };
     }
 }
 

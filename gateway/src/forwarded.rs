@@ -5,21 +5,26 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use crossgate_policy::{Field, Scheme};
-use http::{HeaderName, HeaderValue, header};
-use pingora::http::RequestHeader;
+use http::header::InvalidHeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Noted};
 use crate::respond::X_REQUEST_ID;
 
 /// The field that names the tenant to the upstream.
-pub const X_CROSSGATE_TENANT: &str = "x-crossgate-tenant";
+pub const X_CROSSGATE_TENANT: HeaderName = HeaderName::from_static("x-crossgate-tenant");
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// A request id of a trusted proxy is kept up to this length: a UUID has 36 bytes, a trace context 55.
 const REQUEST_ID_LEN_MAX: usize = 128;
+
+/// Room for an IPv4 address.
+const ADDRESS_LEN_USUAL: usize = 15;
 
 /// Who speaks: the peer of the connection, and whether its word about the client counts.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +36,8 @@ pub struct Peer {
 }
 
 /// The scheme the client used, by a trusted proxy's word.
-pub fn scheme(headers: Fields<'_>, peer: Peer) -> Option<Scheme> {
-    match headers.field(&X_FORWARDED_PROTO) {
+pub fn scheme(noted: &Noted<'_>, peer: Peer) -> Option<Scheme> {
+    match noted.forwarded_proto {
         Field::One(named) if peer.is_trusted => scheme_named(named),
         Field::One(_) | Field::Many | Field::Absent => None,
     }
@@ -60,8 +65,8 @@ pub fn client(headers: Fields<'_>, peer: Peer) -> Option<IpAddr> {
 }
 
 /// The id of a request: a trusted proxy's, else a random one.
-pub fn request_id(headers: Fields<'_>, peer: Peer) -> String {
-    match headers.field(&HeaderName::from_static(X_REQUEST_ID)) {
+pub fn request_id(noted: &Noted<'_>, peer: Peer) -> String {
+    match noted.request_id {
         Field::One(id) if peer.is_trusted && is_plain_id(id) => String::from_utf8_lossy(id).into_owned(),
         Field::One(_) | Field::Many | Field::Absent => new_request_id(),
     }
@@ -70,7 +75,12 @@ pub fn request_id(headers: Fields<'_>, peer: Peer) -> String {
 /// A random id, for a request that brings none that counts.
 pub fn new_request_id() -> String {
     let random = fastrand::u128(..);
-    (0..32).filter_map(|digit| char::from_digit((random >> (4 * digit)) as u32 & 0xf, 16)).collect()
+    let mut digits = [0; 32];
+    for (digit, at) in digits.iter_mut().zip(0..) {
+        let value = (random >> (4 * at)) as u8 & 0xf;
+        *digit = if value < 10 { b'0' + value } else { b'a' + value - 10 };
+    }
+    std::str::from_utf8(&digits).unwrap_or_default().to_owned()
 }
 
 fn is_plain_id(id: &[u8]) -> bool {
@@ -78,76 +88,91 @@ fn is_plain_id(id: &[u8]) -> bool {
     (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) && id.iter().all(is_plain)
 }
 
-/// Rewrites the forwarding fields of a request on its way to an upstream. Their names are texts, since Pingora copies those that
-/// are not.
+/// Whether a field says what its sender has no right to say.
+pub fn is_claim(name: &str, peer: Peer) -> bool {
+    let about_client = || name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-");
+    name.starts_with("x-crossgate-") || !peer.is_trusted && about_client()
+}
+
+/// Writes the forwarding fields of a request on its way to an upstream, from which claims are removed already.
 ///
 /// # Errors
 /// Where a value cannot be a field value; the texts are a parsed head's or the configuration's, so it does not happen.
-pub fn write(request: &mut RequestHeader, peer: Peer, request_id: &str, tenant: &str) -> pingora::Result<()> {
-    drop_claims(request, peer);
-    let proto = scheme((&request.headers).into(), peer).unwrap_or(Scheme::Http);
-    append_for(request, peer)?;
-    append_forwarded(request, peer)?;
-    request.insert_header("x-forwarded-proto", HeaderValue::from_static(proto.as_str()))?;
-    if let Some(host) = request.headers.get(header::HOST).cloned() {
-        request.insert_header("x-forwarded-host", host)?;
+pub fn write(
+    fields: &mut HeaderMap,
+    peer: Peer,
+    scheme: Option<Scheme>,
+    request_id: &str,
+    tenant: &str,
+) -> Result<(), InvalidHeaderValue> {
+    append_for(fields, peer)?;
+    append_forwarded(fields, peer)?;
+    let proto = scheme.unwrap_or(Scheme::Http);
+    fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto.as_str()));
+    if let Some(host) = fields.get(header::HOST).cloned() {
+        fields.insert(X_FORWARDED_HOST, host);
     }
-    request.insert_header(X_REQUEST_ID, request_id)?;
-    request.insert_header(X_CROSSGATE_TENANT, tenant)
+    fields.insert(X_REQUEST_ID, HeaderValue::from_str(request_id)?);
+    fields.insert(X_CROSSGATE_TENANT, HeaderValue::from_str(tenant)?);
+    Ok(())
 }
 
-/// Removes what the sender has no right to say.
-fn drop_claims(request: &mut RequestHeader, peer: Peer) {
-    let is_claim = |name: &&HeaderName| {
-        let name = name.as_str();
-        let about_client = name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-");
-        name.starts_with("x-crossgate-") || about_client && !peer.is_trusted
-    };
-    let claims: Vec<HeaderName> = request.headers.keys().filter(is_claim).cloned().collect();
-    for name in claims {
-        request.remove_header(&name);
-    }
-}
-
-fn append_for(request: &mut RequestHeader, peer: Peer) -> pingora::Result<()> {
+fn append_for(fields: &mut HeaderMap, peer: Peer) -> Result<(), InvalidHeaderValue> {
     let Some(address) = peer.address else { return Ok(()) };
-    let lines = request.headers.get_all(X_FORWARDED_FOR);
-    let mut chain: Vec<u8> = lines.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]);
-    if !chain.is_empty() {
+    let mut chain = Vec::with_capacity(ADDRESS_LEN_USUAL);
+    for line in fields.get_all(X_FORWARDED_FOR) {
+        chain.extend_from_slice(line.as_bytes());
         chain.extend_from_slice(b", ");
     }
-    chain.extend_from_slice(address.to_canonical().to_string().as_bytes());
-    request.insert_header("x-forwarded-for", chain)
+    push_address(&mut chain, address.to_canonical());
+    fields.insert(X_FORWARDED_FOR, HeaderValue::from_maybe_shared(Bytes::from(chain))?);
+    Ok(())
+}
+
+/// Its `Display`, which is most of what forwarding costs, for the usual kind.
+fn push_address(text: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (at, octet) in address.octets().into_iter().enumerate() {
+                if at > 0 {
+                    text.push(b'.');
+                }
+                text.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        IpAddr::V6(address) => text.extend_from_slice(address.to_string().as_bytes()),
+    }
 }
 
 /// RFC 7239: a trusted proxy's `Forwarded` goes on with the hop that it made to us.
-fn append_forwarded(request: &mut RequestHeader, peer: Peer) -> pingora::Result<()> {
-    let (Some(address), true) = (peer.address, request.headers.contains_key(header::FORWARDED)) else {
+fn append_forwarded(fields: &mut HeaderMap, peer: Peer) -> Result<(), InvalidHeaderValue> {
+    let (Some(address), true) = (peer.address, fields.contains_key(header::FORWARDED)) else {
         return Ok(());
     };
     let hop = match address.to_canonical() {
         IpAddr::V4(address) => format!("for={address}"),
         IpAddr::V6(address) => format!("for=\"[{address}]\""),
     };
-    request.append_header("forwarded", hop).map(drop)
+    fields.append(header::FORWARDED, HeaderValue::try_from(hop)?);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderMap;
-
     use super::*;
 
     fn written(fields: &[(&'static str, &'static str)], is_trusted: bool) -> Vec<(String, String)> {
-        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        let mut request = HeaderMap::new();
         for (name, value) in fields {
-            request.append_header(*name, *value).unwrap();
+            request.append(*name, HeaderValue::from_static(value));
         }
         let peer = Peer { address: Some("192.0.2.7".parse().unwrap()), is_trusted };
-        let id = request_id((&request.headers).into(), peer);
-        write(&mut request, peer, &id, "acme").unwrap();
+        let noted = Noted::of((&request).into());
+        let (id, scheme) = (request_id(&noted, peer), scheme(&noted, peer));
+        crate::rewrite::remove(&mut request, |name| is_claim(name.as_str(), peer));
+        write(&mut request, peer, scheme, &id, "acme").unwrap();
         let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
-        let mut all: Vec<_> = request.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let mut all: Vec<_> = request.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
         all.sort();
         all
     }
@@ -197,7 +222,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(X_REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).unwrap());
             let peer = Peer { address: None, is_trusted: true };
-            assert_eq!(request_id((&headers).into(), peer).len(), 32, "{id}");
+            assert_eq!(request_id(&Noted::of((&headers).into()), peer).len(), 32, "{id}");
         }
     }
 }

@@ -4,9 +4,10 @@
 //! the one that was judged. Names of fields that carry a judgement, an identity or the framing are refused.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::RequestHeader;
 
 use crate::fields::Fields;
+use crate::rewrite;
 
 /// Options in one `Connection` list; clients send one or two.
 const TOKENS_MAX: usize = 8;
@@ -80,25 +81,19 @@ pub fn expects_continue(request: &RequestHeader) -> bool {
 /// Removes from a request on its way to an upstream what is for this hop alone, beyond what Pingora removes: an upgrade that
 /// is not meant, an expectation that is none, and names that a server which takes `_` for `-` reads as one of ours.
 ///
-/// # Errors
-/// None: the values are constants.
-pub fn clean_request(asked: &RequestHeader, sent: &mut RequestHeader) -> pingora::Result<()> {
-    sent.remove_header(&header::UPGRADE);
-    sent.remove_header(&header::CONNECTION);
+/// What `is_unwanted` beside is removed too: fields are looked through once.
+pub fn clean_request(asked: &RequestHeader, sent: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
+    let keeps_expect = expects_continue(asked);
+    rewrite::remove(sent, |name| match name.as_str() {
+        "connection" | "upgrade" => true,
+        "expect" => !keeps_expect,
+        name => is_unwanted(name) || name.bytes().any(|byte| matches!(byte, b'_' | b'.')) && is_kept(name.as_bytes()),
+    });
     if is_upgrade(asked) {
         // Of a list of protocols, the one that is passed on.
-        sent.insert_header(header::CONNECTION, "Upgrade")?;
-        sent.insert_header(header::UPGRADE, "websocket")?;
+        sent.insert(header::CONNECTION, UPGRADE);
+        sent.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
-    if !expects_continue(asked) {
-        sent.remove_header(&header::EXPECT);
-    }
-    let is_disguised = |name: &&HeaderName| name.as_str().contains(['_', '.']) && is_kept(name.as_str().as_bytes());
-    let disguised: Vec<HeaderName> = sent.headers.keys().filter(is_disguised).cloned().collect();
-    for name in disguised {
-        sent.remove_header(&name);
-    }
-    Ok(())
 }
 
 /// How the body of an answer is delimited for the client.
@@ -110,80 +105,70 @@ pub enum Reframed {
     UntilClose,
 }
 
-/// Fields of a response that are for the hop between upstream and gateway, `Connection` aside; trailers are not passed on.
-const RESPONSE_HOP: [HeaderName; 5] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::TE,
-    header::TRAILER,
-];
+/// The value of a `Connection` field that says what its `Upgrade` field means.
+const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
 
-/// Makes an upstream's response head one of this hop: RFC 9110, section 7.6.1, and RFC 9112, sections 2.3 and 6.
+/// Makes an upstream's response head one of this hop: RFC 9110, section 7.6.1, and RFC 9112, sections 2.3 and 6. The version is the
+/// caller's to set.
 ///
 /// # Errors
 /// What is wrong with it, where its framing could be read in two ways.
-pub fn clean_response(header: &mut ResponseHeader, client: Version) -> Result<Reframed, &'static str> {
-    strip_hop(header)?;
-    one_length(header)?;
-    let codings: Vec<&[u8]> =
-        header.headers.get_all(header::TRANSFER_ENCODING).iter().map(HeaderValue::as_bytes).collect();
-    let is_chunked = match codings.as_slice() {
-        [] => false,
-        [coding] if coding.eq_ignore_ascii_case(b"chunked") => true,
-        _ => return Err("a transfer coding other than chunked"),
+pub fn clean_response(status: StatusCode, fields: &mut HeaderMap, client: Version) -> Result<Reframed, &'static str> {
+    strip_hop(status, fields);
+    one_length(fields)?;
+    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    let is_chunked = match (codings.next(), codings.next()) {
+        (None, _) => false,
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => true,
+        (Some(_), _) => return Err("a transfer coding other than chunked"),
     };
-    let status = header.status;
     if status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        header.remove_header(&header::TRANSFER_ENCODING);
+        fields.remove(header::TRANSFER_ENCODING);
     }
     if status.is_informational() || status == StatusCode::NO_CONTENT {
-        header.remove_header(&header::CONTENT_LENGTH);
+        fields.remove(header::CONTENT_LENGTH);
     }
-    header.set_version(Version::HTTP_11);
     if is_chunked && client == Version::HTTP_10 {
-        header.remove_header(&header::TRANSFER_ENCODING);
+        fields.remove(header::TRANSFER_ENCODING);
         return Ok(Reframed::UntilClose);
     }
     Ok(Reframed::AsIs)
 }
 
-fn strip_hop(header: &mut ResponseHeader) -> Result<(), &'static str> {
-    let upgrades = header.status == StatusCode::SWITCHING_PROTOCOLS;
-    let named: Vec<HeaderName> = header
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+/// Removes what is for the hop between upstream and gateway; trailers are not passed on.
+fn strip_hop(status: StatusCode, fields: &mut HeaderMap) {
+    let upgrades = status == StatusCode::SWITCHING_PROTOCOLS;
+    let connection = header::CONNECTION;
+    let named: Vec<HeaderName> = Fields::from(&*fields)
+        .elements(&connection)
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| ![header::TRANSFER_ENCODING, header::CONTENT_LENGTH, header::UPGRADE].contains(name))
         .collect();
-    for name in named.iter().chain(&RESPONSE_HOP).chain([&header::CONNECTION]) {
-        header.remove_header(name);
-    }
+    rewrite::remove(fields, |name| match name.as_str() {
+        "connection" | "keep-alive" | "proxy-connection" | "proxy-authenticate" | "te" | "trailer" => true,
+        "upgrade" => !upgrades,
+        _ => named.contains(name),
+    });
     if upgrades {
-        header.insert_header(header::CONNECTION, "Upgrade").map_err(|_| "an upgrade that cannot be said")?;
-    } else {
-        header.remove_header(&header::UPGRADE);
+        fields.insert(header::CONNECTION, UPGRADE);
     }
-    Ok(())
 }
 
 /// RFC 9110, section 8.6: one length that is said twice is said once; two lengths are an error.
-fn one_length(header: &mut ResponseHeader) -> Result<(), &'static str> {
-    let lines = header.headers.get_all(header::CONTENT_LENGTH).iter();
-    let mut values = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+fn one_length(fields: &mut HeaderMap) -> Result<(), &'static str> {
+    let name = header::CONTENT_LENGTH;
+    let mut values = Fields::from(&*fields).elements(&name);
     let Some(first) = values.next() else { return Ok(()) };
-    let (mut count, first) = (1, first.to_vec());
+    let mut is_repeated = false;
     for value in values {
-        count += 1;
+        is_repeated = true;
         if value != first {
             return Err("two lengths of one body");
         }
     }
-    if count > 1 {
-        let value = HeaderValue::from_bytes(&first).map_err(|_| "a length that is none")?;
-        header.insert_header(header::CONTENT_LENGTH, value).map_err(|_| "a length that is none")?;
+    if is_repeated {
+        let value = HeaderValue::from_bytes(first).map_err(|_| "a length that is none")?;
+        fields.insert(header::CONTENT_LENGTH, value);
     }
     Ok(())
 }

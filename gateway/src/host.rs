@@ -55,8 +55,8 @@ pub fn parse_authority(bytes: &[u8]) -> Result<Authority<'_>, HostError> {
 }
 
 fn parse_named(text: &str) -> Result<Authority<'_>, HostError> {
-    let (name, port) = match text.split_once(':') {
-        Some((name, port)) => (name, Some(parse_port(port)?)),
+    let (name, port) = match text.bytes().position(|b| b == b':') {
+        Some(at) => (text.get(..at).unwrap_or_default(), Some(parse_port(text.get(at + 1..).unwrap_or_default())?)),
         None => (text, None),
     };
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -85,14 +85,23 @@ fn check_name(name: &str) -> Result<(), HostError> {
     if name.len() > HOST_LEN_MAX {
         return Err(HostError::TooLong);
     }
-    name.split('.').try_for_each(check_label)
+    let mut label_len = 0;
+    for byte in name.bytes() {
+        match byte {
+            b'.' => {
+                check_label_len(label_len)?;
+                label_len = 0;
+            }
+            b'a'..=b'z' | b'0'..=b'9' | b'A'..=b'Z' | b'-' | b'_' => label_len += 1,
+            _ => return Err(HostError::Byte),
+        }
+    }
+    check_label_len(label_len)
 }
 
-fn check_label(label: &str) -> Result<(), HostError> {
-    let known = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    match label.len() {
+fn check_label_len(len: usize) -> Result<(), HostError> {
+    match len {
         0 => Err(HostError::Empty),
-        _ if !label.bytes().all(known) => Err(HostError::Byte),
         1..=LABEL_LEN_MAX => Ok(()),
         _ => Err(HostError::TooLong),
     }

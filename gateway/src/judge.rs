@@ -6,17 +6,17 @@
 //! clocks, counters.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use crossgate_policy::{
     Answer, Credentials, Decision, Field, Kind, Outcome, OwnOrigin, Policy, Reason, Request, RuleInput, Scheme,
     Surroundings, Upgrade, Verdict,
 };
+use http::StatusCode;
 use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, HeaderName};
-use http::{StatusCode, header};
 
 use crate::config::{Mode, UnmatchedRequests};
-use crate::fields::{Fields, Named};
+use crate::fields::{Fields, Named, Noted};
+use crate::forwarded::{self, Peer};
 use crate::hop_by_hop;
 use crate::host::{Authority, parse_authority};
 use crate::metrics::VerdictLabel;
@@ -34,21 +34,31 @@ pub struct HeadView<'a> {
     pub target: &'a [u8],
     /// All fields.
     pub headers: Fields<'a>,
+    /// Those that are looked at every time.
+    pub noted: Noted<'a>,
     /// The scheme the client used, where that is known: from TLS, or a trusted proxy's word.
     pub scheme: Option<Scheme>,
 }
 
+impl<'a> HeadView<'a> {
+    /// Of a request that `peer` has sent.
+    pub fn new(method: &'a [u8], target: &'a [u8], headers: Fields<'a>, peer: Peer) -> Self {
+        let noted = Noted::of(headers);
+        HeadView { method, target, headers, noted, scheme: forwarded::scheme(&noted, peer) }
+    }
+}
+
 /// What became of a request's head.
-pub enum Judgement {
+pub enum Judgement<'s> {
     /// Nobody's policy applies.
-    Refused(Refusal),
+    Refused(Refusal<'s>),
     /// Some tenant's does.
-    Judged(Judged),
+    Judged(Judged<'s>),
 }
 
 /// Why no policy applies to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Refusal<'s> {
     /// 400, 421 or 503.
     pub status: StatusCode,
     /// For the answer and the access log: `bad_request`, `unknown_host` or `broken_tenant`.
@@ -58,7 +68,7 @@ pub struct Refusal {
     /// What the request is to CORS all the same.
     pub kind: Kind,
     /// Whose host it is, where the `Host` field says that much.
-    pub tenant: Option<Arc<str>>,
+    pub tenant: Option<&'s str>,
 }
 
 /// The part of a refusal that hangs on nothing but what is wrong.
@@ -69,12 +79,12 @@ struct Ground {
     detail: &'static str,
 }
 
-/// A request for which one tenant's policy speaks.
-pub struct Judged {
+/// A request for which one tenant's policy speaks. It points into the snapshot that it was judged by.
+pub struct Judged<'s> {
     /// Whose host it is.
-    pub tenant: Arc<Tenant>,
+    pub tenant: &'s Tenant,
     /// The route, or the tenant's own policy where no route matches.
-    pub route: Option<Arc<Route>>,
+    pub route: Option<&'s Route>,
     /// What the policy says. Without a route, [`Reason::UnknownRoute`].
     pub verdict: Verdict,
     /// What the policy's rule said, where it was asked.
@@ -100,10 +110,10 @@ pub enum Action {
     Report,
 }
 
-impl Judged {
+impl<'s> Judged<'s> {
     /// The policy that speaks, if any does.
-    pub fn policy(&self) -> Option<&Policy> {
-        self.route.as_ref().map(|route| &*route.policy)
+    pub fn policy(&self) -> Option<&'s Policy> {
+        self.route.map(|route| &*route.policy)
     }
 
     /// What the author of a rule has to say to whoever is denied.
@@ -152,11 +162,11 @@ const BROKEN_TENANT: Ground = Ground {
 
 /// Judges a request under one snapshot. `ask` puts a question to a rule: from its cache or by running it, as on the live path, or
 /// with more to tell and nothing counted, for `explain`.
-pub fn judge(
-    snapshot: &Snapshot,
+pub fn judge<'s>(
+    snapshot: &'s Snapshot,
     head: &HeadView<'_>,
     ask: impl FnOnce(&RuleSeat, &RuleInput<'_>) -> Asked,
-) -> Judgement {
+) -> Judgement<'s> {
     let Ok(judgement) = judge_unless(snapshot, head, |_| Ok::<(), Infallible>(()), ask);
     judgement
 }
@@ -165,12 +175,12 @@ pub fn judge(
 ///
 /// # Errors
 /// The objection.
-pub fn judge_unless<E>(
-    snapshot: &Snapshot,
+pub fn judge_unless<'s, E>(
+    snapshot: &'s Snapshot,
     head: &HeadView<'_>,
     check: impl FnOnce(&Route) -> Result<(), E>,
     ask: impl FnOnce(&RuleSeat, &RuleInput<'_>) -> Asked,
-) -> Result<Judgement, E> {
+) -> Result<Judgement<'s>, E> {
     match locate(snapshot, head) {
         Ok((tenant, authority, target)) => decide(tenant, &authority, &target, head, check, ask).map(Judgement::Judged),
         Err(ground) => Ok(Judgement::Refused(refuse(snapshot, head, ground))),
@@ -178,10 +188,10 @@ pub fn judge_unless<E>(
 }
 
 /// The refusal in the words of metrics and logs. A host that cannot be read is nobody's own origin.
-fn refuse(snapshot: &Snapshot, head: &HeadView<'_>, ground: Ground) -> Refusal {
+fn refuse<'s>(snapshot: &'s Snapshot, head: &HeadView<'_>, ground: Ground) -> Refusal<'s> {
     let authority = authority(head).ok();
     let tenant = match authority.as_ref().and_then(|authority| snapshot.tenant(&authority.host)) {
-        Some(HostMatch::Tenant(tenant)) => Some(Arc::clone(&tenant.id)),
+        Some(HostMatch::Tenant(tenant)) => Some(&*tenant.id),
         Some(HostMatch::Broken) | None => None,
     };
     let nobody = OwnOrigin { host: "", port: None, scheme: head.scheme };
@@ -191,16 +201,16 @@ fn refuse(snapshot: &Snapshot, head: &HeadView<'_>, ground: Ground) -> Refusal {
     Refusal { status, reason, detail, kind, tenant }
 }
 
-type Located<'s, 'a> = (&'s Arc<Tenant>, Authority<'a>, Target<'a>);
+type Located<'s, 'a> = (&'s Tenant, Authority<'a>, Target<'a>);
 
 fn locate<'s, 'a>(snapshot: &'s Snapshot, head: &HeadView<'a>) -> Result<Located<'s, 'a>, Ground> {
     // RFC 9110, section 7.6.1, turned into an attack: naming `Origin` here makes the next hop drop it.
-    if !hop_by_hop::connection_is_harmless(head.headers) {
+    if head.noted.has_connection && !hop_by_hop::connection_is_harmless(head.headers) {
         return Err(CONNECTION);
     }
     let authority = authority(head)?;
     let target = Target::parse(head.target, head.method).map_err(|_| TARGET)?;
-    if target.authority().is_some_and(|named| Field::One(named.as_bytes()) != head.headers.field(&header::HOST)) {
+    if target.authority().is_some_and(|named| Field::One(named.as_bytes()) != head.noted.host) {
         return Err(AUTHORITY);
     }
     match snapshot.tenant(&authority.host) {
@@ -212,7 +222,7 @@ fn locate<'s, 'a>(snapshot: &'s Snapshot, head: &HeadView<'a>) -> Result<Located
 
 fn authority<'a>(head: &HeadView<'a>) -> Result<Authority<'a>, Ground> {
     // RFC 9112, section 3.2: exactly one.
-    let Field::One(host) = head.headers.field(&header::HOST) else { return Err(HOST) };
+    let Field::One(host) = head.noted.host else { return Err(HOST) };
     parse_authority(host).map_err(|_| HOST)
 }
 
@@ -220,14 +230,14 @@ fn own_origin<'a>(authority: &'a Authority<'_>, head: &HeadView<'_>) -> OwnOrigi
     OwnOrigin { host: &authority.host, port: authority.port, scheme: head.scheme }
 }
 
-fn decide<E>(
-    tenant: &Arc<Tenant>,
+fn decide<'s, E>(
+    tenant: &'s Tenant,
     authority: &Authority<'_>,
     target: &Target<'_>,
     head: &HeadView<'_>,
     check: impl FnOnce(&Route) -> Result<(), E>,
     ask: impl FnOnce(&RuleSeat, &RuleInput<'_>) -> Asked,
-) -> Result<Judged, E> {
+) -> Result<Judged<'s>, E> {
     with_request(head, own_origin(authority, head), |request| {
         let kind = request.classify();
         // A preflight asks for another request, and is answered for that one.
@@ -237,16 +247,16 @@ fn decide<E>(
         };
         let matched = tenant.route(target.path_for_matching(), method);
         let found = matched.is_some();
-        let route = matched.or_else(|| tenant.fallback()).map(Arc::clone);
-        route.as_deref().map_or(Ok(()), check)?;
-        let (verdict, asked) = match &route {
+        let route = matched.or_else(|| tenant.fallback());
+        route.map_or(Ok(()), check)?;
+        let (verdict, asked) = match route {
             Some(route) => consult(route, request, |route| around(tenant, route, target, head), ask),
             None => (Verdict::unknown_route(kind), None),
         };
-        let action = act(&verdict, route.as_deref(), found);
+        let action = act(&verdict, route, found);
         let sent = target.upstream();
         let rewritten = (sent.as_bytes() != head.target).then(|| sent.to_owned());
-        Ok(Judged { tenant: Arc::clone(tenant), route, verdict, asked, action, rewritten })
+        Ok(Judged { tenant, route, verdict, asked, action, rewritten })
     })
 }
 
@@ -296,26 +306,19 @@ fn act(verdict: &Verdict, route: Option<&Route>, found: bool) -> Action {
 /// Calls `then` with the CORS view of a head.
 pub fn with_request<R>(head: &HeadView<'_>, own: OwnOrigin<'_>, then: impl FnOnce(&Request<'_>) -> R) -> R {
     let lines = Named { fields: head.headers, name: ACCESS_CONTROL_REQUEST_HEADERS };
-    let upgrade = if hop_by_hop::asks_for_websocket(head.headers) { Upgrade::WebSocket } else { Upgrade::None };
+    let noted = &head.noted;
+    let is_websocket = noted.has_upgrade && hop_by_hop::asks_for_websocket(head.headers);
+    let credentials = if noted.has_credentials { Credentials::Present } else { Credentials::Absent };
     then(&Request {
         method: head.method,
-        origin: head.headers.field(&header::ORIGIN),
-        requested_method: head.headers.field(&header::ACCESS_CONTROL_REQUEST_METHOD),
+        origin: noted.origin,
+        requested_method: noted.requested_method,
         requested_headers: &lines,
-        sec_fetch_site: head.headers.field(&SEC_FETCH_SITE),
+        sec_fetch_site: noted.sec_fetch_site,
         own,
-        upgrade,
-        credentials: credentials(head.headers),
+        upgrade: if is_websocket { Upgrade::WebSocket } else { Upgrade::None },
+        credentials,
     })
-}
-
-/// Whether a request carries what a page cannot see.
-pub fn credentials(headers: Fields<'_>) -> Credentials {
-    if headers.has(&header::COOKIE) || headers.has(&header::AUTHORIZATION) {
-        Credentials::Present
-    } else {
-        Credentials::Absent
-    }
 }
 
 pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -323,5 +326,5 @@ const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// Whether a browser says that somebody follows a link or submits a form, rather than a script asking.
 pub fn is_navigation(headers: Fields<'_>) -> bool {
-    headers.field(&SEC_FETCH_MODE) == Field::One(b"navigate")
+    Field::from_lines(headers.lines(&SEC_FETCH_MODE)) == Field::One(b"navigate")
 }

@@ -131,8 +131,8 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         let mut wait = Wait::new(Turn::First);
         let mut answers = Vec::new();
         let mut served = 0_u64;
+        let mut limits = self.backstage.limits();
         loop {
-            let limits = self.backstage.limits();
             let last = served + 1 >= limits.requests || stop.is_told() || self.backstage.is_draining();
             let taken = self.take(&mut line.ahead, &mut wait, client, last, &limits, &mut answers);
             let goes_on = matches!(taken, Taken::Preflight(Persistence::KeepAlive)) && answers.len() < ANSWERS_LEN_MAX;
@@ -144,7 +144,11 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
                 Taken::Part => {
                     let Reclaimed { io, ahead, alarm, .. } = &mut line;
                     match wait.more(io, ahead, &limits.head, alarm, &mut stop).await {
-                        Ok(()) => continue,
+                        Ok(()) => {
+                            // What came may have been waited for a long time.
+                            limits = self.backstage.limits();
+                            continue;
+                        }
                         Err(end) => return self.end(line.io, end, client.address, &limits).await,
                     }
                 }

@@ -38,10 +38,8 @@ pub struct Finished<'a> {
     /// What it was judged by.
     pub snapshot: &'a Snapshot,
     /// What was found.
-    pub judgement: &'a Judgement,
-    /// When its head was complete.
-    pub time: SystemTime,
-    /// Since then.
+    pub judgement: &'a Judgement<'a>,
+    /// Since its head was complete.
     pub took: Duration,
     /// The answer's; none if there was no answer.
     pub status: Option<StatusCode>,
@@ -69,7 +67,7 @@ pub fn is_on(snapshot: &Snapshot) -> bool {
 }
 
 /// Whether the log wants to hear of a request that was judged so. Saves making up what nobody reads.
-pub fn is_wanted(snapshot: &Snapshot, judgement: &Judgement) -> bool {
+pub fn is_wanted(snapshot: &Snapshot, judgement: &Judgement<'_>) -> bool {
     filter(snapshot.settings.access_log).concerns(verdict(judgement))
 }
 
@@ -83,13 +81,14 @@ pub fn write(log: &AccessLog, request: &Finished<'_>) {
     let is_preflight = told.kind == Kind::Preflight;
     let requested_headers = is_preflight.then(|| lines(fields, ACCESS_CONTROL_REQUEST_HEADERS)).flatten();
     let connection = || lines(fields, CONNECTION);
+    let now = SystemTime::now();
     let connection = (!connection_is_harmless(fields)).then(connection).flatten();
     let record = Record {
-        time: request.time,
+        time: now.checked_sub(request.took).unwrap_or(now),
         request_id: request.request_id,
         tenant: told.tenant,
-        route: judged.and_then(|judged| Some(&*judged.route.as_ref()?.prefix)),
-        policy: judged.and_then(|judged| Some(&*judged.route.as_ref()?.policy_name)),
+        route: judged.and_then(|judged| Some(&*judged.route?.prefix)),
+        policy: judged.and_then(|judged| Some(&*judged.route?.policy_name)),
         kind: told.kind,
         verdict: verdict(request.judgement),
         reason: told.reason,
@@ -112,7 +111,7 @@ pub fn write(log: &AccessLog, request: &Finished<'_>) {
         has_credentials: value(COOKIE).or(value(AUTHORIZATION)).is_some(),
         status: request.status.map_or(0, |status| status.as_u16()),
         duration: request.took,
-        upstream: request.upstream.and_then(|_| Some(&*judged?.route.as_ref()?.upstream.name)),
+        upstream: request.upstream.and_then(|_| Some(&*judged?.route?.upstream.name)),
         upstream_duration: request.upstream.and_then(|asked| asked.duration),
         client: forwarded::client(fields, request.peer),
         generation: request.snapshot.generation,
@@ -130,7 +129,7 @@ fn filter(configured: model::AccessLog) -> Filter {
     Filter { level, sample: configured.sample }
 }
 
-fn verdict(judgement: &Judgement) -> VerdictLabel {
+fn verdict(judgement: &Judgement<'_>) -> VerdictLabel {
     match judgement {
         Judgement::Judged(judged) => judged.label(),
         Judgement::Refused(_) => VerdictLabel::Deny,
@@ -139,14 +138,14 @@ fn verdict(judgement: &Judgement) -> VerdictLabel {
 
 /// What a judgement is in the log.
 struct Told<'a> {
-    judged: Option<&'a Judged>,
+    judged: Option<&'a Judged<'a>>,
     tenant: &'a str,
     kind: Kind,
     reason: &'static str,
 }
 
 impl<'a> Told<'a> {
-    fn of(judgement: &'a Judgement) -> Self {
+    fn of(judgement: &'a Judgement<'a>) -> Self {
         match judgement {
             Judgement::Judged(judged) => Told {
                 judged: Some(judged),
@@ -156,7 +155,7 @@ impl<'a> Told<'a> {
             },
             Judgement::Refused(refusal) => Told {
                 judged: None,
-                tenant: refusal.tenant.as_deref().unwrap_or(NO_TENANT),
+                tenant: refusal.tenant.unwrap_or(NO_TENANT),
                 kind: refusal.kind,
                 reason: refusal.reason,
             },

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use crate::verdicts::Verdicts;
 
+mod cells;
 mod connections;
 mod exposition;
 mod histogram;
@@ -23,6 +24,7 @@ mod rules;
 mod tenant;
 mod upstream;
 
+pub(crate) use self::cells::Cells;
 pub use self::connections::{ActiveConnection, Connections};
 pub use self::histogram::{Histogram, SampledTimer};
 pub use self::labels::{Change, EarlyClose, ReloadResult, UpstreamError, VerdictLabel};

@@ -100,7 +100,7 @@ impl Process {
         let metrics = Metrics::new();
         let reloader =
             Reloader::start(&options.config, options.broken_tenants, &metrics).map_err(StartError::Config)?;
-        let settings = Arc::clone(&reloader.snapshots().load().settings);
+        let settings = Arc::clone(&reloader.current().latest().settings);
         let sockets = Sockets::bind(&settings)?;
         let log = Arc::new(AccessLog::start(log_out, Arc::clone(&metrics.access_log_dropped))?);
         let side = SideThread::start()?;
@@ -110,9 +110,9 @@ impl Process {
             let state = AdminState { access, metrics: Arc::clone(&metrics), control: Arc::clone(&control) as Arc<_> };
             side.spawn(admin::serve(bound.into_listener(), Arc::new(state), side.stopped()));
         }
-        let snapshots = Arc::clone(control.reloader().snapshots());
+        let current = Arc::clone(control.reloader().current());
         let gateway = Gateway::new(
-            snapshots,
+            current,
             Arc::clone(&metrics),
             Arc::clone(&log),
             settings.listeners.clone(),
@@ -135,7 +135,7 @@ impl Process {
 
     /// Stops. Returns how many connections were cut off.
     pub fn stop(self, how: Stop) -> u64 {
-        let shutdown = self.reloader().snapshots().load().settings.shutdown;
+        let shutdown = self.reloader().current().latest().settings.shutdown;
         self.control.drain();
         let grace = match how {
             Stop::Gracefully => {

@@ -15,13 +15,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use crossgate_policy::Kind;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HOST, InvalidHeaderValue};
 use http::{HeaderMap, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -32,7 +31,7 @@ use pingora::{Error, ErrorType, Result};
 use crate::access_log::AccessLog;
 use crate::config::Mode;
 use crate::config::model::{BodyMax, Listener};
-use crate::context::{Context, Judging};
+use crate::context::{Context, Judging, PinnedJudgement};
 use crate::fields::Fields;
 use crate::forwarded::{self, Peer};
 use crate::hop_by_hop::Reframed;
@@ -42,9 +41,9 @@ use crate::lane::watch::{Expired, Phase, Watch};
 use crate::log_request::{self, Asked, Finished};
 use crate::metrics::{EarlyClose, Metrics};
 use crate::respond;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{CurrentSnapshot, Pinned};
 use crate::verdicts::RuleSeat;
-use crate::{hop_by_hop, upstream};
+use crate::{hop_by_hop, rewrite, upstream};
 
 mod backstage;
 mod edge;
@@ -57,7 +56,7 @@ use edge::{body_may_be_drained, write_answer};
 /// What all requests share.
 #[derive(Clone)]
 pub struct Gateway {
-    snapshots: Arc<ArcSwap<Snapshot>>,
+    snapshot: Arc<CurrentSnapshot>,
     metrics: Arc<Metrics>,
     log: Arc<AccessLog>,
     listeners: Vec<Listener>,
@@ -68,25 +67,21 @@ impl Gateway {
     /// A gateway that serves whatever snapshot is current when a request begins, on these listeners, and ends connections
     /// with their present answer once `draining` is set.
     pub fn new(
-        snapshots: Arc<ArcSwap<Snapshot>>,
+        snapshot: Arc<CurrentSnapshot>,
         metrics: Arc<Metrics>,
         log: Arc<AccessLog>,
         listeners: Vec<Listener>,
         draining: Arc<AtomicBool>,
     ) -> Self {
-        Gateway { snapshots, metrics, log, listeners, draining }
+        Gateway { snapshot, metrics, log, listeners, draining }
     }
 
-    fn judge(&self, session: &Session) -> Option<Judging> {
-        let watch = watch_of(session)?;
+    fn judge(&self, snapshot: Arc<Pinned>, watch: Arc<Watch>, head: &HeadView<'_>, peer: Peer) -> Judging {
         watch.mark_seen();
-        let header = session.req_header();
-        let peer = self.peer(watch.peer(), watch.listener());
-        let snapshot = self.snapshots.load_full();
-        let head = head_view(header, peer);
-        let judgement = self.metrics.decisions.time(|| judge::judge(&snapshot, &head, RuleSeat::ask));
-        let request_id = forwarded::request_id((&header.headers).into(), peer);
-        Some(Judging { snapshot, judgement, peer, request_id, watch })
+        let timer = &self.metrics.decisions;
+        let pinned =
+            PinnedJudgement::new(snapshot, |snapshot| timer.time(|| judge::judge(snapshot, head, RuleSeat::ask)));
+        Judging { pinned, peer, scheme: head.scheme, request_id: forwarded::request_id(&head.noted, peer), watch }
     }
 
     fn log(&self, session: &Session, context: &Context, request: &Judging) {
@@ -97,10 +92,9 @@ impl Gateway {
             head: head_view(session.req_header(), request.peer),
             peer: request.peer,
             request_id: &request.request_id,
-            snapshot: &request.snapshot,
-            judgement: &request.judgement,
-            time: context.time,
-            took: context.began.elapsed(),
+            snapshot: request.snapshot(),
+            judgement: request.judgement(),
+            took: context.began.map_or(Duration::ZERO, |began| began.elapsed()),
             status,
             is_abandoned: status.is_none() && request.watch.expired().is_none(),
             upstream: (context.attempts > 0).then_some(Asked { duration, error }),
@@ -128,20 +122,23 @@ fn watch_of(session: &Session) -> Option<Arc<Watch>> {
 }
 
 fn head_view(header: &RequestHeader, peer: Peer) -> HeadView<'_> {
-    HeadView {
-        method: header.method.as_str().as_bytes(),
-        target: header.raw_path(),
-        headers: (&header.headers).into(),
-        scheme: forwarded::scheme((&header.headers).into(), peer),
-    }
+    HeadView::new(header.method.as_str().as_bytes(), header.raw_path(), (&header.headers).into(), peer)
 }
 
 /// The policy's side of a request, once it is judged.
-fn judged(context: &Context) -> Option<(&Judging, &Judged)> {
+fn judged(context: &Context) -> Option<(&Judging, &Judged<'_>)> {
     let request = context.request.as_ref()?;
-    match &request.judgement {
+    match request.judgement() {
         Judgement::Judged(judged) => Some((request, judged)),
         Judgement::Refused(_) => None,
+    }
+}
+
+/// Lets go of how the client spelled its fields, before Pingora copies it for the upstream: see [`rewrite`].
+fn forget_spelling(header: &mut RequestHeader) {
+    // In any other form the target is a part of what is forgotten, and the log tells of it.
+    if matches!(header.raw_path().first(), Some(b'/' | b'*')) {
+        rewrite::request(header, |_| ());
     }
 }
 
@@ -154,7 +151,7 @@ impl ProxyHttp for Gateway {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        Context::new(Arc::clone(&self.metrics))
+        Context::default()
     }
 
     /// None: Pingora's default module allocates for every request.
@@ -167,14 +164,21 @@ impl ProxyHttp for Gateway {
         // RFC 9110, section 15.2: not to a client of HTTP/1.0.
         let is_old = session.req_header().version == Version::HTTP_10;
         session.set_ignore_info_resp(is_old);
-        let request = context.request.insert(self.judge(session).ok_or_else(|| internal("no lane"))?);
+        let watch = watch_of(session).ok_or_else(|| internal("no lane"))?;
+        let peer = self.peer(watch.peer(), watch.listener());
+        let head = head_view(session.req_header(), peer);
+        let snapshot = self.snapshot.pin();
+        context.began = log_request::is_on(&snapshot).then(Instant::now);
+        let request = context.request.insert(self.judge(snapshot, watch, &head, peer));
         if hop_by_hop::expects_continue(session.req_header()) {
             request.watch.expect_continue();
         }
-        let head = head_view(session.req_header(), request.peer);
-        let answer = answer_at_edge(&request.snapshot, &request.judgement, &head, &request.request_id);
-        let Some(answer) = answer else { return Ok(false) };
-        let limits = request.snapshot.settings.limits;
+        let answer = answer_at_edge(request.snapshot(), request.judgement(), &head, &request.request_id);
+        let Some(answer) = answer else {
+            forget_spelling(session.req_header_mut());
+            return Ok(false);
+        };
+        let limits = request.snapshot().settings.limits;
         if !body_may_be_drained(head.headers, &limits) || self.is_draining() {
             session.set_keepalive(None);
         }
@@ -184,7 +188,7 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(&self, _: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
-        let route = judged.route.as_ref().ok_or_else(|| internal("no route"))?;
+        let route = judged.route.ok_or_else(|| internal("no route"))?;
         let turn = context.turn.unwrap_or_else(|| route.upstream.draw_turn());
         let peer = upstream::peer(&route.upstream, turn, context.attempts).ok_or_else(|| internal("no server"))?;
         request.watch.begin_attempt(route.upstream.timeouts.head, route.upstream.timeouts.idle);
@@ -203,15 +207,21 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
     ) -> Result<()> {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
-        if let Some(target) = &judged.rewritten {
-            sent.set_raw_path(target.as_bytes())?;
+        let Judging { peer, scheme, request_id, .. } = request;
+        rewrite::request(sent, |fields| {
+            hop_by_hop::clean_request(session.req_header(), fields, |name| forwarded::is_claim(name, *peer));
+            forwarded::write(fields, *peer, *scheme, request_id, &judged.tenant.id)?;
+            if let Some(host) = judged.route.and_then(|route| route.upstream.host.clone()) {
+                fields.insert(HOST, host);
+            }
+            Ok::<(), InvalidHeaderValue>(())
+        })
+        .map_err(|_| internal("a field that cannot be said"))?;
+        // Last: rewriting keeps targets in origin form alone.
+        match &judged.rewritten {
+            Some(target) => sent.set_raw_path(target.as_bytes()),
+            None => Ok(()),
         }
-        hop_by_hop::clean_request(session.req_header(), sent)?;
-        forwarded::write(sent, request.peer, &request.request_id, &judged.tenant.id)?;
-        if let Some(host) = judged.route.as_ref().and_then(|route| route.upstream.host.clone()) {
-            sent.insert_header(http::header::HOST, host)?;
-        }
-        Ok(())
     }
 
     async fn request_body_filter(
@@ -222,7 +232,7 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
     ) -> Result<()> {
         context.body_len += body.as_ref().map_or(0, |piece| piece.len() as u64);
-        let max = context.request.as_ref().map(|request| request.snapshot.settings.limits.max_request_body);
+        let max = context.request.as_ref().map(|request| request.snapshot().settings.limits.max_request_body);
         match max {
             Some(BodyMax::Bytes(max)) if context.body_len > max => {
                 Err(Error::explain(ErrorType::HTTPStatus(413), "request body too large").into_down())
@@ -244,24 +254,34 @@ impl ProxyHttp for Gateway {
             // RFC 9110, section 7.8: nobody asked. Passed on, it would make a tunnel out of a request.
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade").into_up());
         }
-        let reframed = hop_by_hop::clean_response(header, session.req_header().version)
-            .map_err(|what| Error::explain(ErrorType::InvalidHTTPHeader, what).into_up())?;
-        if header.status.is_informational() && !is_upgrade {
+        let (status, client) = (header.status, session.req_header().version);
+        let is_final = !status.is_informational() || is_upgrade;
+        let reframed = rewrite::response(header, |fields| {
+            if is_final && judged.action == Action::Report {
+                report::compare(judged, fields, &head.noted);
+            }
+            let reframed = hop_by_hop::clean_response(status, fields, client)?;
+            if !is_final {
+                respond::strip_cors(fields, judged);
+                return Ok(reframed);
+            }
+            let completed = respond::complete(fields, judged, &head, &request.request_id);
+            completed.map_err(|_| "a field that cannot be said")?;
+            Ok(reframed)
+        });
+        let reframed = reframed.map_err(|what: &str| Error::explain(ErrorType::InvalidHTTPHeader, what).into_up())?;
+        header.set_version(Version::HTTP_11);
+        if !is_final {
             // Whoever was asked for its body is to send it.
-            if header.status == StatusCode::CONTINUE {
+            if status == StatusCode::CONTINUE {
                 request.watch.continued();
             }
-            respond::strip_cors(header, judged);
             return Ok(());
         }
-        if judged.action == Action::Report {
-            report::compare(judged, header, head.headers);
-        }
-        respond::complete(header, judged, &head, &request.request_id)?;
         enter_response(&request.watch, judged, header);
         if let Some(began) = context.upstream_began {
             let took = began.elapsed();
-            if let Some(route) = &judged.route {
+            if let Some(route) = judged.route {
                 route.upstream.counters.duration.observe(took);
             }
             context.upstream_duration = Some(took);
@@ -345,7 +365,7 @@ impl ProxyHttp for Gateway {
             if let Some(reason) = ended {
                 self.metrics.connections.count_early_close(reason);
             }
-            if log_request::is_wanted(&request.snapshot, &request.judgement) {
+            if log_request::is_wanted(request.snapshot(), request.judgement()) {
                 self.log(session, context, request);
             }
         }
@@ -362,14 +382,14 @@ impl ProxyHttp for Gateway {
 }
 
 /// From here on silence is judged as a pause in a body, not as a missing head.
-fn enter_response(watch: &Watch, judged: &Judged, header: &ResponseHeader) {
+fn enter_response(watch: &Watch, judged: &Judged<'_>, header: &ResponseHeader) {
     let upgraded = header.status == StatusCode::SWITCHING_PROTOCOLS;
     let is_stream = |value: &http::HeaderValue| {
         let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
         essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
     };
     let long = upgraded || header.headers.get(CONTENT_TYPE).is_some_and(is_stream);
-    if let (true, Some(route)) = (long, &judged.route) {
+    if let (true, Some(route)) = (long, judged.route) {
         watch.set_idle(route.upstream.timeouts.upgraded_idle);
     }
     watch.enter(if upgraded { Phase::Upgraded } else { Phase::Streaming });
@@ -389,20 +409,20 @@ fn early_close(expired: Expired) -> Option<EarlyClose> {
 fn note_error(context: &mut Context, error: &Error) {
     let Some((request, judged)) = judged(context) else { return };
     let Some(kind) = upstream::error_kind(error, &request.watch) else { return };
-    if let Some(route) = &judged.route {
+    if let Some(route) = judged.route {
         route.upstream.counters.count_error(kind);
     }
     context.upstream_error = Some(kind);
 }
 
 fn may_retry(context: &Context) -> bool {
-    let attempts = judged(context).and_then(|(_, judged)| judged.route.as_ref().map(|route| route.upstream.attempts));
+    let attempts = judged(context).and_then(|(_, judged)| judged.route.map(|route| route.upstream.attempts));
     attempts.is_some_and(|attempts| context.attempts < attempts)
 }
 
 /// Whether a denial is of a request that somebody makes by following a link or submitting a form, which `Forward` is for.
-pub fn is_denied_navigation(judged: &Judged, headers: Fields<'_>) -> bool {
+pub fn is_denied_navigation(judged: &Judged<'_>, headers: Fields<'_>) -> bool {
     let navigates = judged.verdict.kind == Kind::Actual && judge::is_navigation(headers);
-    let enforces = judged.route.as_ref().is_some_and(|route| route.mode == Mode::Enforce);
+    let enforces = judged.route.is_some_and(|route| route.mode == Mode::Enforce);
     navigates && enforces && judged.action == Action::Deny
 }

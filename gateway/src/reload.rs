@@ -11,12 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwap;
-
 use crate::config::diagnostics::{Diagnostic, Diagnostics};
 use crate::config::model::At;
 use crate::metrics::{Metrics, ReloadResult};
-use crate::snapshot::Snapshot;
+use crate::snapshot::CurrentSnapshot;
 
 mod load;
 mod prune;
@@ -44,7 +42,7 @@ const QUIET_MAX: Duration = Duration::from_millis(200);
 
 /// Keeps the snapshot up to date while it lives.
 pub struct Reloader {
-    snapshots: Arc<ArcSwap<Snapshot>>,
+    current: Arc<CurrentSnapshot>,
     status: Arc<Mutex<Status>>,
     commands: Sender<Command>,
 }
@@ -69,13 +67,13 @@ impl Reloader {
         let mut loader = Loader::new(main, broken_tenants, Arc::clone(metrics));
         let loaded = loader.load()?;
         let status = Arc::new(Mutex::new(Status::default()));
-        let snapshots = Arc::new(ArcSwap::new(Arc::clone(&loaded.snapshot)));
+        let workers = loaded.snapshot.settings.runtime.threads.count();
+        let current = Arc::new(CurrentSnapshot::new(&loaded.snapshot, metrics, workers));
         let (commands, inbox) = mpsc::channel();
         let metrics = Arc::clone(metrics);
-        let mut keeper = Keeper { loader, snapshots, status, metrics, refused: None };
+        let mut keeper = Keeper { loader, current, status, metrics, refused: None };
         keeper.note_good(&loaded);
-        let reloader =
-            Reloader { snapshots: Arc::clone(&keeper.snapshots), status: Arc::clone(&keeper.status), commands };
+        let reloader = Reloader { current: Arc::clone(&keeper.current), status: Arc::clone(&keeper.status), commands };
         let watch = Watch::new(reloader.commands.clone());
         // Without the thread the gateway still serves; it only never learns of changes.
         let spawned = thread::Builder::new().name("reload".to_owned()).spawn(move || keeper.run(&inbox, watch));
@@ -86,8 +84,8 @@ impl Reloader {
     }
 
     /// The snapshot in force, for those who look at it again with every request.
-    pub fn snapshots(&self) -> &Arc<ArcSwap<Snapshot>> {
-        &self.snapshots
+    pub fn current(&self) -> &Arc<CurrentSnapshot> {
+        &self.current
     }
 
     /// Loads the configuration now; returns when it serves. Blocks.
@@ -128,7 +126,7 @@ fn ended() -> Diagnostics {
 /// The thread's side.
 struct Keeper {
     loader: Loader,
-    snapshots: Arc<ArcSwap<Snapshot>>,
+    current: Arc<CurrentSnapshot>,
     status: Arc<Mutex<Status>>,
     metrics: Arc<Metrics>,
     /// The mistakes of the last load, if it failed: they are told once.
@@ -214,7 +212,7 @@ impl Keeper {
         let generation = loaded.snapshot.generation;
         // Whoever sees the snapshot sees its status too.
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        self.snapshots.store(Arc::clone(&loaded.snapshot));
+        self.current.store(&loaded.snapshot);
         status.note_good(loaded, result, now);
         self.metrics.reloads.note(result, generation, loaded.broken.len(), now);
         prune::prune_origins(loaded.snapshot.tenants());

@@ -5,13 +5,12 @@
 //! `application/problem+json` (RFC 9457), are never stored, and echo nothing of the request but its id.
 
 use bytes::Bytes;
-use crossgate_policy::{Edit, Kind, OwnOrigin, Reason, Request, Value, is_cors_response_field, missing_vary};
+use crossgate_policy::{Edit, Kind, OwnOrigin, Reason, Request, is_cors_response_field, missing_vary};
 use http::header::{
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN,
-    VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, InvalidHeaderValue, ORIGIN, VARY,
+    X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderName, HeaderValue, StatusCode};
-use pingora::http::ResponseHeader;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pingora::protocols::http::date::get_cached_date;
 use serde::Serialize;
 
@@ -19,17 +18,23 @@ use crate::fields::Named;
 use crate::judge::{Action, HeadView, Judged, Judgement};
 use crate::lane::head as lane_head;
 use crate::lane::preflight::Persistence;
+use crate::rewrite;
 
 /// The field that carries the request's id.
-pub const X_REQUEST_ID: &str = "x-request-id";
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// An answer made by the gateway.
 pub struct Answer {
-    /// Status and fields, but for what the connection adds (`Date`, `Connection`).
-    pub header: ResponseHeader,
+    /// Its status.
+    pub status: StatusCode,
+    /// All fields but those that the connection adds (`Date`, `Connection`).
+    pub fields: HeaderMap,
     /// Empty for 204 and for answers to HEAD.
     pub body: Bytes,
 }
+
+/// Room for the fields of an answer.
+const FIELDS_USUAL: usize = 8;
 
 /// The body of an answer that is an error or a denial.
 #[derive(Serialize)]
@@ -43,7 +48,7 @@ struct Problem<'a> {
 }
 
 /// The answer to a judged head, where the gateway answers by itself.
-pub fn answer(judgement: &Judgement, head: &HeadView<'_>, request_id: &str) -> Option<Answer> {
+pub fn answer(judgement: &Judgement<'_>, head: &HeadView<'_>, request_id: &str) -> Option<Answer> {
     let judged = match judgement {
         Judgement::Refused(refusal) => {
             let problem = problem(refusal.status, refusal.detail, refusal.reason, request_id);
@@ -54,9 +59,9 @@ pub fn answer(judgement: &Judgement, head: &HeadView<'_>, request_id: &str) -> O
     match judged.action {
         Action::Forward | Action::Report => None,
         Action::AnswerPreflight => {
-            let mut header = head_of(StatusCode::NO_CONTENT);
-            write_cors(&mut header, judged, head);
-            Some(Answer { header, body: Bytes::new() })
+            let mut fields = HeaderMap::with_capacity(FIELDS_USUAL);
+            write_cors(&mut fields, judged, head);
+            Some(Answer { status: StatusCode::NO_CONTENT, fields, body: Bytes::new() })
         }
         Action::Deny => Some(error(StatusCode::FORBIDDEN, judged, head, request_id)),
         Action::NotFound => Some(error(StatusCode::NOT_FOUND, judged, head, request_id)),
@@ -64,21 +69,21 @@ pub fn answer(judgement: &Judgement, head: &HeadView<'_>, request_id: &str) -> O
 }
 
 /// An error answer to a request whose policy is known: a page that may read answers may read this one.
-pub fn error(status: StatusCode, judged: &Judged, head: &HeadView<'_>, request_id: &str) -> Answer {
+pub fn error(status: StatusCode, judged: &Judged<'_>, head: &HeadView<'_>, request_id: &str) -> Answer {
     let told = told_by_rule(judged, head).filter(|_| status == StatusCode::FORBIDDEN);
     let mut answer =
         problem(status, told.unwrap_or_else(|| detail(status, judged)), reason(status, judged), request_id);
     if is_readable(status) && judged.verdict.kind != Kind::Preflight {
-        write_cors(&mut answer.header, judged, head);
+        write_cors(&mut answer.fields, judged, head);
     } else {
-        write_vary(&mut answer.header, judged);
+        write_vary(&mut answer.fields, judged);
     }
     finish(answer, head)
 }
 
 /// What a denying rule says to the caller. A message made of the origin stays here, since no denial echoes one: it is in the log and
 /// in `explain`.
-fn told_by_rule<'j>(judged: &'j Judged, head: &HeadView<'_>) -> Option<&'j str> {
+fn told_by_rule<'j>(judged: &'j Judged<'_>, head: &HeadView<'_>) -> Option<&'j str> {
     let message = judged.rule_message().filter(|_| judged.verdict.reason == Reason::RuleDeny)?;
     let origin = std::str::from_utf8(head.headers.first(&ORIGIN)?).ok()?;
     (!message.contains(origin)).then_some(message)
@@ -89,7 +94,7 @@ fn is_readable(status: StatusCode) -> bool {
     !matches!(status.as_u16(), 400 | 403 | 405 | 408 | 421 | 431)
 }
 
-fn detail(status: StatusCode, judged: &Judged) -> &'static str {
+fn detail(status: StatusCode, judged: &Judged<'_>) -> &'static str {
     match status.as_u16() {
         400 => "the request body is not what its head announced",
         403 => denial_detail(judged),
@@ -104,7 +109,7 @@ fn detail(status: StatusCode, judged: &Judged) -> &'static str {
 }
 
 /// The verdict's reason where the verdict is why; else what failed.
-fn reason(status: StatusCode, judged: &Judged) -> &'static str {
+fn reason(status: StatusCode, judged: &Judged<'_>) -> &'static str {
     match status.as_u16() {
         400 => "bad_request",
         403 | 404 => judged.reason().as_str(),
@@ -117,7 +122,7 @@ fn reason(status: StatusCode, judged: &Judged) -> &'static str {
     }
 }
 
-fn denial_detail(judged: &Judged) -> &'static str {
+fn denial_detail(judged: &Judged<'_>) -> &'static str {
     use crossgate_policy::Reason as R;
     let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
     match judged.verdict.reason {
@@ -136,128 +141,110 @@ fn denial_detail(judged: &Judged) -> &'static str {
     }
 }
 
-/// Makes an upstream's final response head the gateway's: the CORS fields and the request's id. A policy that only reports changes
+/// Makes the fields of an upstream's final response the gateway's: CORS and the request's id. A policy that only reports changes
 /// nothing.
 ///
 /// # Errors
 /// Where the id cannot be a field value; it is made or checked by [`crate::forwarded::request_id`], so it always can.
 pub fn complete(
-    header: &mut ResponseHeader,
-    judged: &Judged,
+    fields: &mut HeaderMap,
+    judged: &Judged<'_>,
     head: &HeadView<'_>,
     request_id: &str,
-) -> pingora::Result<()> {
+) -> Result<(), InvalidHeaderValue> {
     if judged.action == Action::Report {
         return Ok(());
     }
-    write_cors(header, judged, head);
-    header.insert_header(X_REQUEST_ID, request_id)
+    write_cors(fields, judged, head);
+    fields.insert(X_REQUEST_ID, HeaderValue::from_str(request_id)?);
+    Ok(())
 }
 
-/// Writes the CORS fields of a response head: removes every `Access-Control-*` of the upstream, adds the verdict's own, and
+/// Writes the CORS fields of a response: removes every `Access-Control-*` of the upstream, adds the verdict's own, and
 /// merges `Vary`. A policy that only reports changes nothing.
-pub fn write_cors(header: &mut ResponseHeader, judged: &Judged, head: &HeadView<'_>) {
-    strip_cors(header, judged);
+pub fn write_cors(fields: &mut HeaderMap, judged: &Judged<'_>, head: &HeadView<'_>) {
+    strip_cors(fields, judged);
     if judged.action == Action::Report {
         return;
     }
     let Some(policy) = judged.policy() else { return };
     with_quoted(judged, head, |request| {
         for Edit { name, value } in policy.edits(&judged.verdict, request) {
-            // A value that is no field value cannot come out of a valid policy or a parsed request.
-            if let Some(value) = field_value(&value) {
-                let _appended = header.append_header(name, value);
+            // A value that is no field value cannot come out of a valid policy or a parsed request. It is copied: a clone would count
+            // itself in memory that all threads share.
+            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                fields.append(name, value);
             }
         }
     });
-    write_vary(header, judged);
+    write_vary(fields, judged);
 }
 
 /// Calls `then` with the part of a request that its answer may quote.
-fn with_quoted<R>(judged: &Judged, head: &HeadView<'_>, then: impl FnOnce(&Request<'_>) -> R) -> R {
+fn with_quoted<R>(judged: &Judged<'_>, head: &HeadView<'_>, then: impl FnOnce(&Request<'_>) -> R) -> R {
     let own = OwnOrigin { host: "", port: None, scheme: None };
     let lines = Named { fields: head.headers, name: ACCESS_CONTROL_REQUEST_HEADERS };
-    let origin = head.headers.field(&ORIGIN);
+    let origin = head.noted.origin;
     let quoted = Request { origin, requested_headers: &lines, ..Request::new(head.method, own) };
     if judged.verdict.kind != Kind::Preflight {
         return then(&quoted);
     }
-    let requested_method = head.headers.field(&ACCESS_CONTROL_REQUEST_METHOD);
+    let requested_method = head.noted.requested_method;
     then(&Request { requested_method, ..quoted })
 }
 
-fn field_value(value: &Value<'_>) -> Option<HeaderValue> {
-    match value {
-        Value::Rendered(value) => Some((*value).clone()),
-        Value::Narrowed(value) => Some(value.clone()),
-        Value::Request(bytes) => HeaderValue::from_bytes(bytes).ok(),
-    }
-}
-
-/// Removes every `Access-Control-*` of the upstream from a response head: all there is to do for a 1xx, which no page reads.
-pub fn strip_cors(header: &mut ResponseHeader, judged: &Judged) {
-    if judged.action == Action::Report {
-        return;
-    }
-    let is_cors = |name: &&HeaderName| is_cors_response_field(name.as_str().as_bytes());
-    let names: Vec<HeaderName> = header.headers.keys().filter(is_cors).cloned().collect();
-    for name in names {
-        header.remove_header(&name);
+/// Removes every `Access-Control-*` of the upstream from a response: all there is to do for a 1xx, which no page reads.
+pub fn strip_cors(fields: &mut HeaderMap, judged: &Judged<'_>) {
+    if judged.action != Action::Report {
+        strip_cors_trailers(fields);
     }
 }
 
 /// Removes the CORS fields from trailers, where nobody may look for them but somebody might.
-pub fn strip_cors_trailers(trailers: &mut http::HeaderMap) {
-    let is_cors = |name: &&HeaderName| is_cors_response_field(name.as_str().as_bytes());
-    let names: Vec<HeaderName> = trailers.keys().filter(is_cors).cloned().collect();
-    for name in names {
-        trailers.remove(name);
-    }
+pub fn strip_cors_trailers(trailers: &mut HeaderMap) {
+    rewrite::remove(trailers, |name| is_cors_response_field(name.as_str().as_bytes()));
 }
 
-fn write_vary(header: &mut ResponseHeader, judged: &Judged) {
+fn write_vary(fields: &mut HeaderMap, judged: &Judged<'_>) {
     let Some(policy) = judged.policy() else { return };
     if judged.action == Action::Report {
         return;
     }
-    let vary = policy.vary(judged.verdict.kind);
-    let lines: Vec<&[u8]> = header.headers.get_all(VARY).iter().map(HeaderValue::as_bytes).collect();
-    if lines.is_empty() {
-        if let Some(value) = policy.vary_value(judged.verdict.kind) {
-            let _inserted = header.insert_header("vary", value.clone());
+    if !fields.contains_key(VARY) {
+        if let Some(value) = policy.vary_value(judged.verdict.kind)
+            && let Ok(value) = HeaderValue::from_bytes(value.as_bytes())
+        {
+            fields.insert(VARY, value);
         }
         return;
     }
-    let missing: Vec<&str> = missing_vary(lines.into_iter(), vary).collect();
+    let lines: Vec<&[u8]> = fields.get_all(VARY).iter().map(HeaderValue::as_bytes).collect();
+    let missing: Vec<&str> = missing_vary(lines.iter().copied(), policy.vary(judged.verdict.kind)).collect();
     if let Ok(value) = HeaderValue::from_str(&missing.join(", "))
         && !missing.is_empty()
     {
-        let _appended = header.append_header("vary", value);
+        fields.append(VARY, value);
     }
-}
-
-fn head_of(status: StatusCode) -> ResponseHeader {
-    #[expect(clippy::expect_used, reason = "a StatusCode is a valid status; building fails for nothing else")]
-    ResponseHeader::build(status, Some(8)).expect("a valid status")
 }
 
 fn problem(status: StatusCode, detail: &str, reason: &str, request_id: &str) -> Answer {
     let title = status.canonical_reason().unwrap_or("Error");
     let problem = Problem { title, status: status.as_u16(), detail, reason, request_id };
     let body = Bytes::from(serde_json::to_vec(&problem).unwrap_or_default());
-    let mut header = head_of(status);
-    let fields =
-        [(CONTENT_TYPE, "application/problem+json"), (CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
-    for (name, value) in fields {
-        let _inserted = header.insert_header(name, HeaderValue::from_static(value));
+    let mut fields = HeaderMap::with_capacity(FIELDS_USUAL);
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Made or checked here, so it is a field value.
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        fields.insert(X_REQUEST_ID, id);
     }
-    let _inserted = header.insert_header(X_REQUEST_ID, request_id);
-    Answer { header, body }
+    Answer { status, fields, body }
 }
 
 /// Sets the length, and drops the body where there must be none.
 fn finish(mut answer: Answer, head: &HeadView<'_>) -> Answer {
-    let _inserted = answer.header.insert_header(CONTENT_LENGTH, answer.body.len());
+    answer.fields.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
     if head.method == b"HEAD" {
         answer.body = Bytes::new();
     }
@@ -265,13 +252,16 @@ fn finish(mut answer: Answer, head: &HeadView<'_>) -> Answer {
 }
 
 /// Appends the whole bytes of an allowed preflight's answer, the one that [`answer`] gives for it.
-pub fn write_preflight(judged: &Judged, head: &HeadView<'_>, persistence: Persistence, out: &mut Vec<u8>) {
+pub fn write_preflight(judged: &Judged<'_>, head: &HeadView<'_>, persistence: Persistence, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n");
     let Some(policy) = judged.policy() else { return };
     with_quoted(judged, head, |request| {
-        for Edit { name, value } in policy.edits(&judged.verdict, request) {
-            write_field(name, value.as_bytes(), out);
+        let lines = policy.preflight_lines(&judged.verdict);
+        let unwritten = if lines.is_some() { 1 } else { usize::MAX };
+        for Edit { name, value } in policy.edits(&judged.verdict, request).take(unwritten) {
+            write_field(name.as_str(), value.as_bytes(), out);
         }
+        out.extend_from_slice(lines.unwrap_or_default());
     });
     if let Some(vary) = policy.vary_value(judged.verdict.kind) {
         write_field("vary", vary.as_bytes(), out);
@@ -281,17 +271,17 @@ pub fn write_preflight(judged: &Judged, head: &HeadView<'_>, persistence: Persis
 
 /// Appends the whole bytes of an answer made here.
 pub fn write_answer(answer: &Answer, persistence: Persistence, out: &mut Vec<u8>) {
-    let status = answer.header.status;
+    let Answer { status, fields, body } = answer;
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\n");
-    for (name, value) in &answer.header.headers {
+    for (name, value) in fields {
         write_field(name.as_str(), value.as_bytes(), out);
     }
     end_head(persistence, out);
-    out.extend_from_slice(&answer.body);
+    out.extend_from_slice(body);
 }
 
 /// The fields that every answer on a connection has, and the empty line: `Date` as RFC 9110, section 6.6.1 wants it.
@@ -315,7 +305,7 @@ fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
 /// The whole bytes of the lane's answer to a head that it refuses. The connection closes after it.
 pub fn refusal_bytes(refusal: &lane_head::Refusal, request_id: &str) -> Vec<u8> {
     let mut answer = problem(refusal.status, refusal.detail, refusal.reason, request_id);
-    let _inserted = answer.header.insert_header(CONTENT_LENGTH, answer.body.len());
+    answer.fields.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
     let mut bytes = Vec::new();
     write_answer(&answer, Persistence::Close, &mut bytes);
     bytes

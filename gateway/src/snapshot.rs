@@ -11,6 +11,7 @@ use crate::config::Settings;
 use crate::tenant::Tenant;
 
 mod build;
+mod current;
 mod hosts;
 mod rules;
 mod shared;
@@ -20,6 +21,7 @@ mod tenants;
 mod tests;
 
 pub(crate) use build::{Builder, Parts};
+pub use current::{CurrentSnapshot, Pinned};
 pub(crate) use rules::Rejected;
 pub(crate) use shared::Shared;
 pub use shared::SharedPolicy;

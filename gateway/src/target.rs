@@ -44,7 +44,11 @@ impl<'a> Target<'a> {
             return Err(TargetError::Byte);
         }
         let (authority, origin_form) = split_authority(text)?;
-        let (path, query) = origin_form.split_at(origin_form.find('?').unwrap_or(origin_form.len()));
+        let path_len = origin_form.bytes().position(|b| b == b'?').unwrap_or(origin_form.len());
+        let (path, query) = origin_form.split_at(path_len);
+        if is_plain(path) {
+            return Ok(Target { upstream: Cow::Borrowed(origin_form), path_len, collapsed: None, authority });
+        }
         Self::assemble(authority, origin_form, canonical_path(path)?, query)
     }
 
@@ -105,6 +109,17 @@ fn split_authority(text: &str) -> Result<(Option<&str>, &str), TargetError> {
     }
     let (authority, origin_form) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     Ok((Some(authority), origin_form))
+}
+
+/// Whether a path is canonical at a glance, as nearly all are: nothing in it is escaped, and no segment is empty or begins with a dot.
+fn is_plain(path: &str) -> bool {
+    let mut before = b' ';
+    let plain = path.bytes().all(|b| {
+        let odd = matches!(b, b'%' | b'\\') || before == b'/' && matches!(b, b'.' | b'/');
+        before = b;
+        !odd
+    });
+    plain && path.starts_with('/')
 }
 
 fn canonical_path(path: &str) -> Result<Cow<'_, str>, TargetError> {

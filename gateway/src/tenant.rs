@@ -7,13 +7,12 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossgate_policy::Policy;
 use http::HeaderValue;
 
 use crate::config::model::{Mode, TenantSpec, Timeouts, UnmatchedRequests, UpstreamSpec};
-use crate::metrics::{EntryHandles, TenantCounters, UpstreamCounters};
+use crate::metrics::{Cells, EntryHandles, TenantCounters, UpstreamCounters};
 use crate::snapshot::SharedPolicy;
 use crate::verdicts::RuleSeat;
 
@@ -34,14 +33,14 @@ pub struct Tenant {
 impl Tenant {
     /// The route for a path as [`Target::path_for_matching`](crate::target::Target::path_for_matching) gives it. A preflight is
     /// routed by the method it asks for.
-    pub fn route(&self, path: &str, method: &[u8]) -> Option<&Arc<Route>> {
-        self.routes.iter().find(|route| route.covers(path) && route.takes(method))
+    pub fn route(&self, path: &str, method: &[u8]) -> Option<&Route> {
+        self.routes.iter().map(|route| &**route).find(|route| route.covers(path) && route.takes(method))
     }
 
     /// Whose policy speaks in the answer to a path of no route: the tenant's own, if it has one. Such a request is never
     /// forwarded.
-    pub fn fallback(&self) -> Option<&Arc<Route>> {
-        self.fallback.as_ref()
+    pub fn fallback(&self) -> Option<&Route> {
+        self.fallback.as_deref()
     }
 
     /// Every route, in the order in which they are tried.
@@ -108,7 +107,7 @@ pub struct Upstream {
     /// What is counted of its answers.
     pub counters: Arc<UpstreamCounters>,
     pub(crate) spec: UpstreamSpec,
-    turn: AtomicUsize,
+    turn: Cells,
 }
 
 impl Upstream {
@@ -121,13 +120,13 @@ impl Upstream {
             host: spec.host.clone(),
             counters,
             spec: spec.clone(),
-            turn: AtomicUsize::new(0),
+            turn: Cells::new(1),
         }
     }
 
     /// A request's turn, drawn once: its later attempts go on from there, to other servers.
     pub fn draw_turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed)
+        usize::try_from(self.turn.count(0)).unwrap_or_default()
     }
 
     /// The server for an attempt of the request that drew `turn`. There is always one: the configuration refuses an upstream

@@ -25,8 +25,6 @@ pub fn peer(upstream: &Upstream, turn: usize, attempt: u32) -> Option<Box<HttpPe
     peer.options.total_connection_timeout = Some(upstream.timeouts.connect);
     // A server that takes none of a request body is as silent as one that does not answer.
     peer.options.write_timeout = Some(upstream.timeouts.head);
-    // The backstop behind the connection's own, shorter waits.
-    peer.options.read_timeout = Some(upstream.timeouts.upgraded_idle.max(upstream.timeouts.idle));
     peer.options.idle_timeout = Some(POOL_IDLE);
     Some(Box::new(peer))
 }

@@ -8,9 +8,9 @@
 //!
 //! What fails, or takes too long, denies: see [`breaker`](crate::breaker) and [`times`]. Absent on purpose: which answer means what.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,10 @@ use crossgate_policy::{Answer, Reads, Rule, RuleError, RuleErrorKind, RuleInput,
 
 use crate::breaker::{Admission, Breaker};
 use crate::metrics::{Histogram, Live, RuleCounters};
+use crate::thread_number;
 
 mod cache;
+mod hot;
 mod times;
 
 #[cfg(test)]
@@ -46,7 +48,6 @@ const RUN_BOUNDS_NS: [u64; 10] =
 pub struct Verdicts {
     cache: Arc<Cache>,
     tenants: Live<TenantRules>,
-    numbers: AtomicU64,
     run_ns_max: AtomicU64,
     per_second_ns: AtomicU64,
     /// How long runs took.
@@ -61,7 +62,6 @@ impl Default for Verdicts {
         Verdicts {
             cache: Cache::new(CacheLimits::default()),
             tenants: Live::new(),
-            numbers: AtomicU64::new(1),
             run_ns_max: AtomicU64::new(nanos(times.run)),
             per_second_ns: AtomicU64::new(nanos(times.per_second)),
             durations: Histogram::new(&RUN_BOUNDS_NS),
@@ -80,7 +80,8 @@ impl Verdicts {
 
     /// A number that no other rule or tenant of this process has.
     pub fn draw_number(&self) -> u64 {
-        self.numbers.fetch_add(1, Relaxed)
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(1, Relaxed)
     }
 
     /// What is kept for a tenant: the living one of that id, or a new one. Its answers go with the last of these.
@@ -235,18 +236,7 @@ pub struct Examined {
 }
 
 thread_local! {
-    static SLOT: Cell<Option<usize>> = const { Cell::new(None) };
     static KEY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// This thread's number, by which it has a copy of every rule to itself, as long as there are no more threads than copies.
-fn slot() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    SLOT.get().unwrap_or_else(|| {
-        let drawn = NEXT.fetch_add(1, Relaxed);
-        SLOT.set(Some(drawn));
-        drawn
-    })
 }
 
 impl RuleSeat {
@@ -292,7 +282,7 @@ impl RuleSeat {
         let cached = self.kept(input, |key| self.verdicts.cache.has(key).then_some(())).is_some();
         times::begin_run(self.verdicts.times().run);
         // No number is drawn for whoever asks this: it would take a copy from a worker.
-        Examined { cached, run: self.live.rule.run(input, SLOT.get().unwrap_or(0), times::is_run_over) }
+        Examined { cached, run: self.live.rule.run(input, thread_number::of_guest(), times::is_run_over) }
     }
 
     /// Whether the rule has been given up for now.
@@ -326,7 +316,7 @@ impl RuleSeat {
     fn run(&self, input: &RuleInput<'_>, began: Instant) -> Asked {
         let limits = self.verdicts.times();
         times::begin_run(limits.run);
-        let run = self.live.rule.run(input, slot(), times::is_run_over);
+        let run = self.live.rule.run(input, thread_number::of_worker(), times::is_run_over);
         let now = Instant::now();
         let took = now.saturating_duration_since(began);
         self.tenant.budget.pay(now, took, limits);

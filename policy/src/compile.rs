@@ -70,8 +70,10 @@ impl Template {
             max_age_seconds: spec.max_age_seconds,
             max_age: HeaderValue::from(spec.max_age_seconds),
             exposed,
+            preflight_lines: None,
             vary_with_rule: rule.as_ref().and_then(|rule| vary_with_rule(rule.headers())),
-        };
+        }
+        .with_preflight_lines(spec.allow_credentials);
         let rule_text = rule.as_ref().map(|rule| format!("rule:{}", rule.script().name()).into());
         if let Some(rule) = &rule {
             rules::check(rule, set.any().is_some(), &guard, &mut findings);

@@ -6,6 +6,10 @@
 
 use std::ops::ControlFlow;
 
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+};
 use http::{HeaderName, HeaderValue};
 
 use crate::policy::Policy;
@@ -13,14 +17,6 @@ use crate::request::{Field, FieldLines, Request};
 use crate::request_headers::has_name;
 use crate::rule::Terms;
 use crate::verdict::{Kind, Verdict};
-
-/// `Access-Control-Allow-Origin`
-pub(crate) const ALLOW_ORIGIN: &str = "access-control-allow-origin";
-const ALLOW_CREDENTIALS: &str = "access-control-allow-credentials";
-const ALLOW_METHODS: &str = "access-control-allow-methods";
-const ALLOW_HEADERS: &str = "access-control-allow-headers";
-const MAX_AGE: &str = "access-control-max-age";
-const EXPOSE_HEADERS: &str = "access-control-expose-headers";
 
 static STAR: HeaderValue = HeaderValue::from_static("*");
 static TRUE: HeaderValue = HeaderValue::from_static("true");
@@ -34,8 +30,8 @@ static VARY_ANY_PREFLIGHT: HeaderValue =
 /// One field to add to the response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit<'a> {
-    /// The field's name in lower case.
-    pub name: &'static str,
+    /// The field's name.
+    pub name: HeaderName,
     /// Its value.
     pub value: Value<'a>,
 }
@@ -70,6 +66,8 @@ pub(crate) struct Rendered {
     pub(crate) max_age_seconds: u32,
     pub(crate) max_age: HeaderValue,
     pub(crate) exposed: Option<HeaderValue>,
+    /// What the answers to all preflights have alike, as lines of a head; none where it depends on what was asked.
+    pub(crate) preflight_lines: Option<Box<[u8]>>,
     /// Where a rule may read header fields: `Vary` as one value, for preflights and for everything else.
     pub(crate) vary_with_rule: Option<[HeaderValue; 2]>,
 }
@@ -99,7 +97,7 @@ impl Policy {
     /// request.origin = Field::One(b"https://app.example.test");
     /// let verdict = policy.decide(&request).without_asking();
     /// let edits: Vec<_> = policy.edits(&verdict, &request).map(|edit| (edit.name, edit.value.as_bytes().to_vec())).collect();
-    /// assert_eq!(edits, [("access-control-allow-origin", b"https://app.example.test".to_vec())]);
+    /// assert_eq!(edits, [(http::header::ACCESS_CONTROL_ALLOW_ORIGIN, b"https://app.example.test".to_vec())]);
     /// ```
     pub fn edits<'a>(
         &'a self,
@@ -118,16 +116,25 @@ impl Policy {
         let on_all = origin.is_some();
         let on_preflight = on_all && is_preflight;
         let fields = [
-            origin.map(|value| Edit { name: ALLOW_ORIGIN, value }),
+            origin.map(|value| Edit { name: ACCESS_CONTROL_ALLOW_ORIGIN, value }),
             (on_all && self.has_credentials() && !verdict.terms.without_credentials)
-                .then_some(Edit { name: ALLOW_CREDENTIALS, value: Value::Rendered(&TRUE) }),
+                .then_some(Edit { name: ACCESS_CONTROL_ALLOW_CREDENTIALS, value: Value::Rendered(&TRUE) }),
             on_preflight.then(|| methods(rendered, request)).flatten(),
-            whole(&rendered.headers).filter(|_| on_preflight).map(|value| Edit { name: ALLOW_HEADERS, value }),
-            on_preflight.then(|| Edit { name: MAX_AGE, value: max_age(rendered, verdict.terms) }),
+            whole(&rendered.headers)
+                .filter(|_| on_preflight)
+                .map(|value| Edit { name: ACCESS_CONTROL_ALLOW_HEADERS, value }),
+            on_preflight.then(|| Edit { name: ACCESS_CONTROL_MAX_AGE, value: max_age(rendered, verdict.terms) }),
             exposed(rendered).filter(|_| on_all && !is_preflight),
         ];
         let echoes = matches!(rendered.headers, Disclosed::Echo) && on_preflight;
         fields.into_iter().flatten().chain(Echo { lines: echoes.then_some(request.requested_headers), next: 0 })
+    }
+
+    /// All fields but the first of an allowed preflight's [`edits`](Self::edits), as lines of an HTTP/1.1 head. `None` where they depend on
+    /// the request, or on what a rule said.
+    pub fn preflight_lines(&self, verdict: &Verdict) -> Option<&[u8]> {
+        let is_usual = verdict.is_allowed() && verdict.kind == Kind::Preflight && verdict.terms == Terms::NONE;
+        self.rendered().preflight_lines.as_deref().filter(|_| is_usual)
     }
 
     /// What a response to a request of this kind depends on, as tokens of `Vary`, whatever the verdict.
@@ -166,6 +173,37 @@ impl Policy {
     }
 }
 
+impl Disclosed {
+    /// The value that all answers have; `None` where each has its own.
+    fn usual(&self) -> Option<Option<&HeaderValue>> {
+        match self {
+            Self::Whole(list) => Some(Some(list)),
+            Self::Nothing => Some(None),
+            Self::Echo => None,
+        }
+    }
+}
+
+impl Rendered {
+    /// Renders what the answers to all preflights have alike.
+    pub(crate) fn with_preflight_lines(self, has_credentials: bool) -> Self {
+        let lines = || {
+            let fields = [
+                (ACCESS_CONTROL_ALLOW_CREDENTIALS, has_credentials.then_some(&TRUE)),
+                (ACCESS_CONTROL_ALLOW_METHODS, self.methods.usual()?),
+                (ACCESS_CONTROL_ALLOW_HEADERS, self.headers.usual()?),
+                (ACCESS_CONTROL_MAX_AGE, Some(&self.max_age)),
+            ];
+            let line = |(name, value): (HeaderName, Option<&HeaderValue>)| {
+                let value = value.map(HeaderValue::as_bytes)?;
+                Some([name.as_str().as_bytes(), b": ", value, b"\r\n"].concat())
+            };
+            Some(fields.into_iter().filter_map(line).flatten().collect())
+        };
+        Self { preflight_lines: lines(), ..self }
+    }
+}
+
 /// The shorter one of the policy's and the rule's.
 fn max_age<'a>(rendered: &'a Rendered, terms: Terms) -> Value<'a> {
     match terms.max_age_seconds {
@@ -189,7 +227,7 @@ fn methods<'a>(rendered: &'a Rendered, request: &Request<'a>) -> Option<Edit<'a>
         (Disclosed::Echo, Field::One(method)) => Some(Value::Request(method)),
         (disclosed, _) => whole(disclosed),
     };
-    value.map(|value| Edit { name: ALLOW_METHODS, value })
+    value.map(|value| Edit { name: ACCESS_CONTROL_ALLOW_METHODS, value })
 }
 
 fn whole(disclosed: &Disclosed) -> Option<Value<'_>> {
@@ -201,7 +239,7 @@ fn whole(disclosed: &Disclosed) -> Option<Value<'_>> {
 
 fn exposed(rendered: &Rendered) -> Option<Edit<'_>> {
     let value = rendered.exposed.as_ref()?;
-    Some(Edit { name: EXPOSE_HEADERS, value: Value::Rendered(value) })
+    Some(Edit { name: ACCESS_CONTROL_EXPOSE_HEADERS, value: Value::Rendered(value) })
 }
 
 /// Gives the request's lines of header names back, each as a field of its own.
@@ -225,7 +263,7 @@ impl<'a> Iterator for Echo<'a> {
             ControlFlow::Break(())
         });
         self.next = at;
-        found.map(|line| Edit { name: ALLOW_HEADERS, value: Value::Request(line) })
+        found.map(|line| Edit { name: ACCESS_CONTROL_ALLOW_HEADERS, value: Value::Request(line) })
     }
 }
 

@@ -97,7 +97,7 @@ fn answer(policy: &Policy, unmatched: UnmatchedRequests, case: &Case, headers: &
     let reaches = reaches_upstream(&verdict, unmatched);
     let mut out = if reaches { case.upstream.kept_headers(|name| !is_cors_response_field(name)) } else { Vec::new() };
     for edit in policy.edits(&verdict, &request) {
-        out.push((edit.name.to_owned(), edit.value.as_bytes().to_vec()));
+        out.push((edit.name.to_string(), edit.value.as_bytes().to_vec()));
     }
     let existing: Vec<Vec<u8>> =
         out.iter().filter(|(name, _)| name == "vary").map(|(_, value)| value.clone()).collect();

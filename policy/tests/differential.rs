@@ -20,6 +20,7 @@ use browser::{Fields, Wish};
 use crossgate_policy::{
     Credentials, Disclosure, Field, OwnOrigin, Policy, PolicySpec, Reason, Request, Template, Upgrade,
 };
+use http::HeaderName;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -266,7 +267,7 @@ fn answer(policy: &Policy, request: &Request<'_>) -> (u16, Fields) {
     let verdict = policy.decide(request).without_asking();
     let line = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let edits = policy.edits(&verdict, request);
-    let fields = edits.map(|edit| (edit.name.to_owned(), line(edit.value.as_bytes()))).collect();
+    let fields = edits.map(|edit| (edit.name.to_string(), line(edit.value.as_bytes()))).collect();
     (if verdict.is_allowed() { 204 } else { 403 }, fields)
 }
 
@@ -323,7 +324,12 @@ fn check_total(policy: &Policy, request: &Request<'_>) -> Result<(), TestCaseErr
     let verdict = policy.decide(request).without_asking();
     prop_assert_eq!(verdict, policy.decide(request).without_asking());
     prop_assert_eq!(verdict.kind, request.classify());
-    let edits = policy.edits(&verdict, request).map(|edit| (edit.name, edit.value.as_bytes().to_vec()));
+    let edits: Vec<_> =
+        policy.edits(&verdict, request).map(|edit| (edit.name, edit.value.as_bytes().to_vec())).collect();
+    if let Some(lines) = policy.preflight_lines(&verdict) {
+        let line = |(name, value): &(HeaderName, Vec<u8>)| [name.as_str().as_bytes(), b": ", value, b"\r\n"].concat();
+        prop_assert_eq!(lines, edits.iter().skip(1).flat_map(line).collect::<Vec<_>>());
+    }
     for (name, value) in edits {
         prop_assert!(verdict.is_allowed(), "{}", name);
         // What is echoed is what has been judged: never a byte that would end the field.

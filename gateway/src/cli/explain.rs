@@ -64,7 +64,7 @@ pub fn run(args: ExplainArgs, input: &mut dyn BufRead, out: &mut dyn Write, err:
             return WRONG;
         }
     };
-    let explanation = explain(&reloader.snapshots().load(), &probe);
+    let explanation = explain(&reloader.current().latest(), &probe);
     let written = if json {
         serde_json::to_writer_pretty(&mut *out, &explanation).map_err(Into::into).and_then(|()| writeln!(out))
     } else {

@@ -1,6 +1,6 @@
 //! What somebody who asks about a request should consider, beyond its verdict.
 
-use crossgate_policy::{Credentials, Kind, Outcome, Reason};
+use crossgate_policy::{Kind, Outcome, Reason};
 
 use crate::access_log::Escaped;
 use crate::config::{Mode, UnmatchedRequests};
@@ -60,7 +60,7 @@ fn changed(logged: &Logged, told: &Explanation) -> Option<String> {
 }
 
 /// What there is to consider.
-pub(super) fn of(judged: &Judged, head: &HeadView<'_>) -> Vec<String> {
+pub(super) fn of(judged: &Judged<'_>, head: &HeadView<'_>) -> Vec<String> {
     let considered = [
         (judged.action == Action::NotFound, NO_ROUTE),
         (is_report(judged), REPORT_ONLY),
@@ -73,27 +73,27 @@ pub(super) fn of(judged: &Judged, head: &HeadView<'_>) -> Vec<String> {
     considered.into_iter().filter(|(applies, _)| *applies).map(|(_, note)| note.to_owned()).collect()
 }
 
-fn is_report(judged: &Judged) -> bool {
+fn is_report(judged: &Judged<'_>) -> bool {
     judged.route.as_ref().is_some_and(|route| route.mode == Mode::Report)
 }
 
-fn is_maybe_form_post(judged: &Judged, head: &HeadView<'_>) -> bool {
+fn is_maybe_form_post(judged: &Judged<'_>, head: &HeadView<'_>) -> bool {
     let is_denied = judged.action == Action::Deny && judged.verdict.kind == Kind::Actual;
     is_denied && head.method == b"POST" && !is_navigation(head.headers)
 }
 
-fn is_forwarded_bare(judged: &Judged) -> bool {
+fn is_forwarded_bare(judged: &Judged<'_>) -> bool {
     let forwards = judged.route.as_ref().is_some_and(|route| route.unmatched_requests == UnmatchedRequests::Forward);
     forwards && judged.action == Action::Forward && judged.verdict.outcome == Outcome::Deny
 }
 
-fn is_refused_for_credentials(judged: &Judged, head: &HeadView<'_>) -> bool {
+fn is_refused_for_credentials(judged: &Judged<'_>, head: &HeadView<'_>) -> bool {
     let is_any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
     let is_refused = judged.verdict.kind == Kind::WebSocket && judged.verdict.reason == Reason::NoMatch;
-    is_any && is_refused && crate::judge::credentials(head.headers) == Credentials::Present
+    is_any && is_refused && head.noted.has_credentials
 }
 
 /// <https://fetch.spec.whatwg.org/#cors-safelisted-method>
-fn needs_preflight(judged: &Judged, head: &HeadView<'_>) -> bool {
+fn needs_preflight(judged: &Judged<'_>, head: &HeadView<'_>) -> bool {
     judged.verdict.kind == Kind::Actual && !matches!(head.method, b"GET" | b"HEAD" | b"POST")
 }

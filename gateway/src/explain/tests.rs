@@ -32,7 +32,7 @@ fn snapshot() -> Arc<Snapshot> {
     let path = dir.path().join("gateway.yaml");
     std::fs::write(&path, CONFIG).unwrap();
     let reloader = Reloader::start(&path, BrokenTenants::Refuse, &Metrics::new());
-    reloader.unwrap_or_else(|found| panic!("{found}")).snapshots().load_full()
+    reloader.unwrap_or_else(|found| panic!("{found}")).current().latest()
 }
 
 fn told(query: &str) -> Explanation {

@@ -58,8 +58,8 @@ pub struct Conn {
     unflushed: bool,
     watch: Arc<Watch>,
     alarm: Alarm,
-    last_read: Instant,
-    last_write: Instant,
+    /// When it was first seen that nothing moves any more. The clock is read when somebody waits, not with every piece.
+    quiet_since: Option<Instant>,
     write_blocked: Option<Instant>,
     waiting: Option<Waiting>,
     /// Time the client has kept a reader of its body waiting, and the bytes it sent meanwhile.
@@ -94,7 +94,6 @@ pub struct Reclaimed {
 impl Conn {
     /// Wraps a socket whose next request has been split from `ahead` already.
     pub fn new(from: Reclaimed, framing: Framing, watch: Arc<Watch>, ahead_len_max: usize) -> Self {
-        let now = Instant::now();
         Conn {
             io: Some(from.io),
             ahead: from.ahead,
@@ -105,8 +104,7 @@ impl Conn {
             unflushed: false,
             watch,
             alarm: from.alarm,
-            last_read: now,
-            last_write: now,
+            quiet_since: None,
             write_blocked: None,
             waiting: None,
             body_awaited: None,
@@ -204,9 +202,9 @@ impl Conn {
         let len = self.consume(read)?;
         self.ahead.extend_from_slice(read.get(len..).unwrap_or_default());
         buf.set_filled(before + len);
-        self.last_read = Instant::now();
+        self.quiet_since = None;
         if let Some(since) = self.body_awaited.take() {
-            self.body_wait = self.body_wait.saturating_add(self.last_read - since);
+            self.body_wait = self.body_wait.saturating_add(since.elapsed());
         }
         let limits = self.watch.limits();
         let owed = limits.body_rate_min as f64 * self.body_wait.as_secs_f64();
@@ -229,7 +227,10 @@ impl Conn {
         match phase {
             Phase::Request => self.poll_until(cx, since + grace, Expired::Body),
             // An upload that stopped after the answer began must not hold the upstream, unless the answer still flows.
-            Phase::Streaming => self.poll_until(cx, since.max(self.last_write) + grace, Expired::Body),
+            Phase::Streaming => {
+                let quiet_since = self.quiet_since();
+                self.poll_until(cx, quiet_since + grace, Expired::Body)
+            }
             Phase::Upgraded => self.poll_idle(cx),
         }
     }
@@ -272,8 +273,12 @@ impl Conn {
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let active = self.last_read.max(self.last_write);
-        self.poll_until(cx, active + self.watch.idle(), Expired::Idle)
+        let quiet_since = self.quiet_since();
+        self.poll_until(cx, quiet_since + self.watch.idle(), Expired::Idle)
+    }
+
+    fn quiet_since(&mut self) -> Instant {
+        *self.quiet_since.get_or_insert_with(Instant::now)
     }
 
     fn waiting_since(&mut self) -> Instant {
@@ -299,7 +304,7 @@ impl Conn {
             self.wrote = true;
             self.unflushed = true;
             self.write_blocked = None;
-            self.last_write = Instant::now();
+            self.quiet_since = None;
             return Poll::Ready(written);
         }
         let since = *self.write_blocked.get_or_insert_with(Instant::now);

@@ -85,8 +85,10 @@ fn persistence_of(connection: &[u8]) -> Option<Persistence> {
 
 /// Whether every line ends in CRLF and is ASCII. The parser has refused control bytes but for tabs.
 fn is_plain_text(head: &[u8]) -> bool {
-    let ends_in_crlf = |at: usize| at.checked_sub(1).and_then(|before| head.get(before)) == Some(&b'\r');
-    head.is_ascii() && memchr::memchr_iter(b'\n', head).all(ends_in_crlf)
+    let pairs = head.iter().zip(head.iter().skip(1));
+    // Without a way out before the end, so that many bytes are looked at at once.
+    let is_odd = pairs.fold(false, |odd, (before, byte)| odd | (*byte == b'\n') & (*before != b'\r'));
+    head.is_ascii() && !is_odd
 }
 
 #[cfg(test)]

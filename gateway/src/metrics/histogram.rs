@@ -4,16 +4,16 @@
 //! time, which reads as a counter reset. Quantiles are left to whoever scrapes.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+use super::cells::Cells;
 
 /// Durations counted by upper bound.
 #[derive(Debug)]
 pub struct Histogram {
     bounds_ns: &'static [u64],
-    /// One more than the bounds: the last is what exceeds them all.
-    counts: Box<[AtomicU64]>,
-    sum_ns: AtomicU64,
+    /// A count for each bound, one of what exceeds them all, and the sum in nanoseconds.
+    cells: Cells,
 }
 
 /// What a histogram held at one moment.
@@ -26,29 +26,29 @@ pub(super) struct Reading {
 
 impl Histogram {
     pub(crate) fn new(bounds_ns: &'static [u64]) -> Self {
-        let counts = (0..=bounds_ns.len()).map(|_| AtomicU64::new(0)).collect();
-        Histogram { bounds_ns, counts, sum_ns: AtomicU64::new(0) }
+        Histogram { bounds_ns, cells: Cells::new(bounds_ns.len() + 2) }
     }
 
     /// Counts one duration.
     pub fn observe(&self, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = self.bounds_ns.partition_point(|bound| *bound < ns);
-        if let Some(count) = self.counts.get(bucket) {
-            count.fetch_add(1, Relaxed);
-            self.sum_ns.fetch_add(ns, Relaxed);
-        }
+        self.cells.count(self.bounds_ns.partition_point(|bound| *bound < ns));
+        self.cells.add(self.sum_cell(), ns);
     }
 
     pub(super) fn read(&self) -> Reading {
         let mut count = 0;
-        let mut cumulative = self.counts.iter().map(|bucket| {
-            count += bucket.load(Relaxed);
+        let mut cumulative = (0..self.sum_cell()).map(|bucket| {
+            count += self.cells.read(bucket);
             count
         });
         let buckets = self.bounds_ns.iter().zip(&mut cumulative).map(|(bound, n)| (seconds(*bound), n)).collect();
         cumulative.for_each(drop);
-        Reading { buckets, count, sum_seconds: seconds(self.sum_ns.load(Relaxed)) }
+        Reading { buckets, count, sum_seconds: seconds(self.cells.read(self.sum_cell())) }
+    }
+
+    fn sum_cell(&self) -> usize {
+        self.bounds_ns.len() + 1
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::VerdictLabel;
+use super::cells::Cells;
 
 /// How many origin series one tenant may have: enough for every entry somebody reads, and a scrape stays small.
 pub const SERIES_MAX_TENANT: usize = 2_000;
@@ -34,7 +35,7 @@ type Table<T> = Box<[OnceLock<T>]>;
 
 #[derive(Clone, Debug)]
 pub(super) enum Handle {
-    Own(Arc<AtomicU64>),
+    Own(Arc<Cells>),
     /// The bound was reached when this entry first came up.
     Overflow,
 }
@@ -80,7 +81,8 @@ impl SeriesBudget {
     }
 }
 
-type Series = BTreeMap<(Box<str>, VerdictLabel), Arc<AtomicU64>>;
+/// Each a row of one count.
+type Series = BTreeMap<(Box<str>, VerdictLabel), Arc<Cells>>;
 
 /// The origin series of one tenant.
 #[derive(Debug)]
@@ -104,7 +106,7 @@ impl OriginSeries {
         if by_entry.len() >= SERIES_MAX_TENANT || !self.budget.take() {
             return Handle::Overflow;
         }
-        Handle::Own(Arc::clone(by_entry.entry(key).or_default()))
+        Handle::Own(Arc::clone(by_entry.entry(key).or_insert_with(|| Arc::new(Cells::new(1)))))
     }
 
     /// Drops the series of the entries that are not to be kept.
@@ -123,7 +125,7 @@ impl OriginSeries {
     pub(super) fn each(&self, mut visit: impl FnMut(&str, VerdictLabel, u64)) {
         let by_entry = self.by_entry.lock().unwrap_or_else(PoisonError::into_inner);
         for ((entry, verdict), count) in by_entry.iter() {
-            visit(entry, *verdict, count.load(Relaxed));
+            visit(entry, *verdict, count.read(0));
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crossgate_policy::{Answer, RuleError, RuleErrorKind};
 
+use super::cells::Cells;
 use super::exposition::{Exposition, Family};
 use super::tenant::counted;
 use crate::verdicts::Verdicts;
@@ -13,19 +14,31 @@ use crate::verdicts::Verdicts;
 const OUTCOMES: [&str; 4] = ["allow", "deny", "abstain", "error"];
 
 /// The counters of one tenant's rules.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RuleCounters {
     runs: [AtomicU64; OUTCOMES.len()],
     errors: [AtomicU64; RuleErrorKind::ALL.len()],
-    hits: AtomicU64,
+    hits: Cells,
     misses: AtomicU64,
     uncacheable: AtomicU64,
+}
+
+impl Default for RuleCounters {
+    fn default() -> Self {
+        RuleCounters {
+            runs: Default::default(),
+            errors: Default::default(),
+            hits: Cells::new(1),
+            misses: AtomicU64::default(),
+            uncacheable: AtomicU64::default(),
+        }
+    }
 }
 
 impl RuleCounters {
     /// Counts an answer that was kept.
     pub fn count_hit(&self) {
-        self.hits.fetch_add(1, Relaxed);
+        self.hits.count(0);
     }
 
     /// Counts one that was not.
@@ -68,7 +81,7 @@ impl RuleCounters {
 
     /// Kept answers given so far.
     pub fn hits(&self) -> u64 {
-        self.hits.load(Relaxed)
+        self.hits.read(0)
     }
 }
 

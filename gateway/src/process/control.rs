@@ -51,10 +51,10 @@ impl Control for ProcessControl {
     fn status(&self) -> Value {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "generation": self.reloader.snapshots().load().generation,
+            "generation": self.reloader.current().latest().generation,
             "uptimeSeconds": self.metrics.started().elapsed().unwrap_or_default().as_secs(),
             "draining": self.phase() == Phase::Draining,
-            "tenants": self.reloader.snapshots().load().tenants().len(),
+            "tenants": self.reloader.current().latest().tenants().len(),
             "connections": self.metrics.connections.active(),
             "listening": self.listening,
             "reload": self.reloader.status(),
@@ -64,11 +64,11 @@ impl Control for ProcessControl {
     fn reload(&self) -> Result<Value, Value> {
         match self.reloader.reload_now() {
             Ok(report) => Ok(json!(report)),
-            Err(errors) => Err(json!({ "generation": self.reloader.snapshots().load().generation, "errors": errors })),
+            Err(errors) => Err(json!({ "generation": self.reloader.current().latest().generation, "errors": errors })),
         }
     }
 
     fn explain(&self, probe: &Probe) -> Value {
-        json!(explain(&self.reloader.snapshots().load_full(), probe))
+        json!(explain(&self.reloader.current().latest(), probe))
     }
 }

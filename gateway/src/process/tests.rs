@@ -88,7 +88,7 @@ fn a_drain_is_seen_by_the_readiness_probe() {
 #[test]
 fn an_explanation_is_what_happens() {
     let (process, _dir) = good();
-    let snapshot = process.reloader().snapshots().load_full();
+    let snapshot = process.reloader().current().latest();
     for query in [
         "host=api.example&origin=https://app.example&method=PUT&request-headers=",
         "host=api.example&origin=https://app.example&method=PUT&request-headers=x-a",

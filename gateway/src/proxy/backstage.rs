@@ -1,6 +1,6 @@
 //! What the lane asks of the gateway: the limits in force, the answers that it writes itself, and counting.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
@@ -28,7 +28,7 @@ impl Backstage for Gateway {
     }
 
     fn limits(&self) -> LaneLimits {
-        let snapshot = self.snapshots.load();
+        let snapshot = self.snapshot.load();
         let limits = &snapshot.settings.limits;
         LaneLimits {
             head: head_limits(limits),
@@ -62,9 +62,8 @@ impl Backstage for Gateway {
 fn answer_preflight(gateway: &Gateway, preflight: &Preflight<'_>, client: Client, out: &mut Vec<u8>) -> Option<()> {
     let peer = gateway.peer(client.address, client.listener);
     let fields = Fields::Lines(preflight.fields);
-    let scheme = forwarded::scheme(fields, peer);
-    let head = HeadView { method: b"OPTIONS", target: preflight.target, headers: fields, scheme };
-    let snapshot = gateway.snapshots.load();
+    let head = HeadView::new(b"OPTIONS", preflight.target, fields, peer);
+    let snapshot = gateway.snapshot.load();
     // Reading the clock is a tenth of all that is done here.
     let began = log_request::is_on(&snapshot).then(Instant::now);
     let enforced = |route: &Route| match route.mode {
@@ -80,7 +79,7 @@ fn answer_preflight(gateway: &Gateway, preflight: &Preflight<'_>, client: Client
     };
     // An allowed preflight's answer does not carry it.
     let needs_id = is_logged || allowed.is_none();
-    let request_id = if needs_id { forwarded::request_id(fields, peer) } else { String::new() };
+    let request_id = if needs_id { forwarded::request_id(&head.noted, peer) } else { String::new() };
     let status = match allowed {
         Some(judged) => {
             respond::write_preflight(judged, &head, preflight.persistence, out);
@@ -89,7 +88,7 @@ fn answer_preflight(gateway: &Gateway, preflight: &Preflight<'_>, client: Client
         None => {
             let answer = respond::answer(&judgement, &head, &request_id)?;
             respond::write_answer(&answer, preflight.persistence, out);
-            answer.header.status
+            answer.status
         }
     };
     context::count(&gateway.metrics, &judgement);
@@ -100,7 +99,6 @@ fn answer_preflight(gateway: &Gateway, preflight: &Preflight<'_>, client: Client
             request_id: &request_id,
             snapshot: &snapshot,
             judgement: &judgement,
-            time: SystemTime::now(),
             took: began.map_or(Duration::ZERO, |began| began.elapsed()),
             status: Some(status),
             is_abandoned: false,

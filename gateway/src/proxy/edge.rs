@@ -14,9 +14,11 @@ use crate::snapshot::Snapshot;
 
 /// Writes an answer made here.
 pub(super) async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
-    let Answer { header, body } = answer;
+    let Answer { status, fields, body } = answer;
+    let mut head = http::Response::new(()).into_parts().0;
+    (head.status, head.headers) = (status, fields);
     let end = body.is_empty();
-    session.write_response_header(Box::new(header), end).await?;
+    session.write_response_header(Box::new(head.into()), end).await?;
     if !end {
         session.write_response_body(Some(body), true).await?;
     }
@@ -26,7 +28,7 @@ pub(super) async fn write_answer(session: &mut Session, answer: Answer) -> Resul
 /// The answer to a judged head, if the upstream is not to be asked.
 pub(crate) fn answer_at_edge(
     snapshot: &Snapshot,
-    judgement: &Judgement,
+    judgement: &Judgement<'_>,
     head: &HeadView<'_>,
     request_id: &str,
 ) -> Option<Answer> {

@@ -1,16 +1,16 @@
 //! Report mode's comparison: what enforcing a policy would change for the browser, against what the upstream says today.
 
 use crossgate_policy::{Field, Kind, Outcome};
-use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ORIGIN};
-use pingora::http::ResponseHeader;
+use http::HeaderMap;
+use http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 
-use crate::fields::Fields;
+use crate::fields::Noted;
 use crate::judge::Judged;
 use crate::metrics::Change;
 
 /// Compares a policy that only reports with what the upstream says itself, and counts where they differ.
-pub(super) fn compare(judged: &Judged, header: &ResponseHeader, request: Fields<'_>) {
-    let Field::One(origin) = request.field(&ORIGIN) else { return };
+pub(super) fn compare(judged: &Judged<'_>, header: &HeaderMap, request: &Noted<'_>) {
+    let Field::One(origin) = request.origin else { return };
     let Some(allows) = upstream_allows(header, judged.verdict.kind, origin) else { return };
     let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
     let change = match (judged.verdict.outcome, allows) {
@@ -26,11 +26,11 @@ pub(super) fn compare(judged: &Judged, header: &ResponseHeader, request: Fields<
 }
 
 /// Whether the upstream's own `Access-Control-Allow-Origin` would let the request's origin read its answer.
-fn upstream_allows(header: &ResponseHeader, kind: Kind, origin: &[u8]) -> Option<UpstreamAllow> {
+fn upstream_allows(header: &HeaderMap, kind: Kind, origin: &[u8]) -> Option<UpstreamAllow> {
     if matches!(kind, Kind::NonCors | Kind::SameOrigin) {
         return None;
     }
-    let mut values = header.headers.get_all(ACCESS_CONTROL_ALLOW_ORIGIN).iter();
+    let mut values = header.get_all(ACCESS_CONTROL_ALLOW_ORIGIN).iter();
     Some(match (values.next(), values.next()) {
         (Some(value), None) if value.as_bytes() == origin => UpstreamAllow::Origin,
         (Some(value), None) if value.as_bytes() == b"*" => UpstreamAllow::Any,

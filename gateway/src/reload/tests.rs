@@ -65,18 +65,18 @@ fn tenant(id: &str, more: &str) -> String {
 }
 
 fn find(reloader: &Reloader, host: &str) -> Option<Arc<Tenant>> {
-    match reloader.snapshots().load().tenant(host) {
+    match reloader.current().latest().tenant(host) {
         Some(HostMatch::Tenant(tenant)) => Some(Arc::clone(tenant)),
         Some(HostMatch::Broken) | None => None,
     }
 }
 
 fn is_broken(reloader: &Reloader, host: &str) -> bool {
-    matches!(reloader.snapshots().load().tenant(host), Some(HostMatch::Broken))
+    matches!(reloader.current().latest().tenant(host), Some(HostMatch::Broken))
 }
 
 fn generation(reloader: &Reloader) -> u64 {
-    reloader.snapshots().load().generation
+    reloader.current().latest().generation
 }
 
 /// Waits for the reloader to notice by itself.
@@ -332,7 +332,7 @@ fn what_needs_a_restart_is_told_and_the_rest_applies() {
     let report = reloader.reload_now().unwrap();
     assert_eq!(report.restart_needed, ["listeners", "runtime"]);
     assert_eq!(reloader.status().restart_needed, report.restart_needed);
-    let settings = Arc::clone(&reloader.snapshots().load().settings);
+    let settings = Arc::clone(&reloader.current().latest().settings);
     assert_eq!(settings.listeners[0].address.port(), 0);
     assert_eq!(settings.limits.head, Duration::from_secs(3));
     files.write("gateway.yaml", MAIN);
@@ -400,7 +400,7 @@ fn origin_series_of_removed_entries_are_dropped() {
     let reloader =
         Reloader::start(&files.path("gateway.yaml"), BrokenTenants::Refuse, &metrics).unwrap_or_else(|e| panic!("{e}"));
     for round in 1..=4 {
-        count_own_origins(reloader.snapshots().load().tenant_by_id("acme").unwrap());
+        count_own_origins(reloader.current().latest().tenant_by_id("acme").unwrap());
         let text = metrics.render();
         let series: Vec<_> = text.lines().filter(|line| line.contains(r#"origin="https://"#)).collect();
         let last = format!(r#"origin="https://r{}-"#, round - 1);
@@ -420,10 +420,10 @@ fn origin_series_of_entries_that_stay_go_on() {
     add(r#", allowOrigins: ["https://own.example"]"#);
     let reloader =
         Reloader::start(&files.path("gateway.yaml"), BrokenTenants::Refuse, &metrics).unwrap_or_else(|e| panic!("{e}"));
-    count_own_origins(reloader.snapshots().load().tenant_by_id("acme").unwrap());
+    count_own_origins(reloader.current().latest().tenant_by_id("acme").unwrap());
     add(r#", allowOrigins: ["https://new.example", "https://own.example"]"#);
     reloader.reload_now().unwrap();
-    count_own_origins(reloader.snapshots().load().tenant_by_id("acme").unwrap());
+    count_own_origins(reloader.current().latest().tenant_by_id("acme").unwrap());
     let text = metrics.render();
     assert!(text.contains(r#"origin="https://own.example",verdict="allow"} 2"#), "{text}");
 }

@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use ahash::RandomState;
+
 use crate::host::HostPattern;
 
 /// What a host stands for.
@@ -20,8 +22,8 @@ pub(super) enum Slot {
 /// Hosts to tenants.
 #[derive(Debug, Default)]
 pub(super) struct HostTable {
-    exact: HashMap<Box<str>, Slot>,
-    below: HashMap<Box<str>, Slot>,
+    exact: HashMap<Box<str>, Slot, RandomState>,
+    below: HashMap<Box<str>, Slot, RandomState>,
     /// The most labels that the name of any wildcard has.
     below_labels_max: usize,
     any: Option<Slot>,

@@ -1,6 +1,6 @@
 //! The answers kept: one bounded concurrent map, and beside it for every tenant the order in which its answers came.
 //!
-//! A hit takes the read lock of one of the map's shards and nothing else. An insertion takes the tenant's own lock too, after a run that
+//! A hit takes the read lock of one of the map's shards and nothing else, and a hot key's not even that: see [`hot`]. An insertion takes the tenant's own lock too, after a run that
 //! cost far more. A tenant at its bound gives up its own oldest answer; when the whole is full, the inserting tenant gives way if it has
 //! its fair share, else the one with the most. An answer that was used since it was last looked at is passed over once, so a flood of
 //! origins that come once does not drive out those that come often. Keys are compared whole.
@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use ahash::RandomState;
 use crossgate_policy::Answer;
 use dashmap::DashMap;
+
+use super::hot;
 
 /// Bytes of a key: more than any origin and a few fields. An answer that depends on more is not kept.
 pub(super) const KEY_LEN_MAX: usize = 2_048;
@@ -84,6 +86,10 @@ impl Cache {
     }
 
     pub(super) fn find(&self, key: &[u8]) -> Option<Answer> {
+        hot::find(key, || self.find_shared(key))
+    }
+
+    fn find_shared(&self, key: &[u8]) -> Option<Answer> {
         let entry = self.map.get(key)?;
         // Written once, not at every hit.
         if !entry.used.load(Relaxed) {
@@ -291,7 +297,7 @@ mod tests {
         for n in 1_000..10_000 {
             share.insert(&key(1, n), &ALLOW);
             if n % 50 == 0 {
-                assert!(hot.iter().all(|key| cache.find(key).is_some()), "after {n}");
+                assert!(hot.iter().all(|key| cache.find_shared(key).is_some()), "after {n}");
             }
         }
     }
@@ -319,7 +325,7 @@ mod tests {
                     for n in 0..20_000 {
                         let tenant = (thread + n) % 4;
                         shares[tenant as usize].insert(&key(tenant, n % 700), &ALLOW);
-                        cache.find(&key(tenant, n % 300));
+                        cache.find_shared(&key(tenant, n % 300));
                         if n % 5_000 == 0 {
                             assert!(cache.entries.load(Relaxed) <= 500 && cache.map.iter().count() > 0);
                             drop(Share::new(cache));
