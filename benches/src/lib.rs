@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use crossgate_policy::{Policy, PolicySpec, Template};
 
+pub mod tenants;
+
 /// A text with places for numbers, rewritten for each number.
 pub struct Numbered {
     text: Vec<u8>,
@@ -51,11 +53,17 @@ pub struct Random(u64);
 
 impl Default for Random {
     fn default() -> Self {
-        Self(0x9e37_79b9_7f4a_7c15)
+        Self::of(0)
     }
 }
 
 impl Random {
+    /// Those of one thread, which have nothing to do with those of another.
+    pub fn of(thread: u64) -> Self {
+        // Odd numbers, whose product is not 0.
+        Self(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(2 * thread + 1))
+    }
+
     /// A number below `end`, which is not 0.
     pub fn below(&mut self, end: u64) -> u64 {
         // Marsaglia's xorshift.

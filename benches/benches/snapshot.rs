@@ -1,0 +1,151 @@
+//! The time from files to a snapshot that serves, for few and for many tenants: all of them read and compiled as at a start, and
+//! a reload for which one tenant's file has changed.
+//!
+//! Every tenant has ten origins of its own on a policy that all share. Reading the files is measured too, since nothing can be
+//! compiled without.
+
+#![expect(clippy::panic, clippy::expect_used, reason = "a bench that has the wrong input must not go on")]
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use crossgate::metrics::Metrics;
+use crossgate::reload::{BrokenTenants, Reloader};
+use crossgate::snapshot::Snapshot;
+use crossgate_benches::tenants::TenantFiles;
+use tempfile::TempDir;
+
+const TENANTS: [u64; 4] = [100, 1_000, 10_000, 100_000];
+/// Which tenant changes.
+const CHANGED: u64 = 50;
+/// After this long the gateway takes a file's time of change for what it is, and reads the file no more.
+const SETTLED: Duration = Duration::from_millis(60);
+
+/// A configuration on disk, gone when dropped.
+struct Configuration {
+    files: TenantFiles,
+    tenants: u64,
+    _directory: TempDir,
+}
+
+impl Configuration {
+    fn write(tenants: u64) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = TenantFiles::write(directory.path(), tenants).expect("files in it");
+        thread::sleep(SETTLED);
+        Self { files, tenants, _directory: directory }
+    }
+
+    fn start(&self) -> Reloader {
+        Reloader::start(&self.files.main(), BrokenTenants::Refuse, &Metrics::new())
+            .unwrap_or_else(|found| panic!("{found}"))
+    }
+
+    fn time_start(&self) -> Duration {
+        let began = Instant::now();
+        let reloader = self.start();
+        let took = began.elapsed();
+        assert_eq!(reloader.current().latest().tenants().len() as u64, self.tenants);
+        end(reloader);
+        took
+    }
+}
+
+/// Ends reloading, and waits until its thread has let go of everything: the next measurement must not run beside that.
+fn end(reloader: Reloader) {
+    let current = Arc::clone(reloader.current());
+    drop(reloader);
+    while Arc::strong_count(&current) > 1 {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A configuration that serves, and changes.
+struct Live {
+    reloader: Reloader,
+    origin: u64,
+    configuration: Configuration,
+}
+
+impl Live {
+    fn start(tenants: u64) -> Self {
+        let configuration = Configuration::write(tenants);
+        Self { reloader: configuration.start(), origin: 0, configuration }
+    }
+
+    fn time_change(&mut self) -> Duration {
+        // What the last change has left to do for the thread, it does now.
+        thread::sleep(SETTLED);
+        self.reload();
+        let before = self.snapshot();
+        self.origin += 1;
+        self.configuration.files.change(CHANGED, self.origin).expect("a changed file");
+        let began = Instant::now();
+        self.reload();
+        let took = began.elapsed();
+        self.check(&before);
+        took
+    }
+
+    fn reload(&self) {
+        let report = self.reloader.reload_now().unwrap_or_else(|found| panic!("{found}"));
+        assert!(report.broken_files.is_empty(), "{:?}", report.broken_files);
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.reloader.current().latest()
+    }
+
+    /// Whether exactly what changed was compiled.
+    fn check(&self, before: &Snapshot) {
+        let now = self.snapshot();
+        for (number, is_same) in [(CHANGED, false), (CHANGED + 1, true)] {
+            let id = TenantFiles::id(number);
+            let tenants = before.tenant_by_id(&id).zip(now.tenant_by_id(&id)).expect("both have the tenant");
+            assert_eq!(Arc::ptr_eq(tenants.0, tenants.1), is_same, "{id}");
+        }
+    }
+
+    fn end(self) {
+        end(self.reloader);
+    }
+}
+
+fn group<'c>(criterion: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, WallTime> {
+    let mut group = criterion.benchmark_group(name);
+    group.sampling_mode(SamplingMode::Flat).sample_size(10);
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    group
+}
+
+fn compile(criterion: &mut Criterion) {
+    let mut group = group(criterion, "snapshot/compile");
+    for tenants in TENANTS {
+        group.throughput(Throughput::Elements(tenants));
+        let mut written = None;
+        group.bench_function(BenchmarkId::from_parameter(tenants), |bencher| {
+            let configuration = written.get_or_insert_with(|| Configuration::write(tenants));
+            bencher.iter_custom(|count| (0..count).map(|_| configuration.time_start()).sum());
+        });
+    }
+}
+
+fn reload(criterion: &mut Criterion) {
+    let mut group = group(criterion, "snapshot/reload of one tenant among");
+    for tenants in TENANTS {
+        let mut started = None;
+        group.bench_function(BenchmarkId::from_parameter(tenants), |bencher| {
+            let live = started.get_or_insert_with(|| Live::start(tenants));
+            bencher.iter_custom(|count| (0..count).map(|_| live.time_change()).sum());
+        });
+        if let Some(live) = started {
+            live.end();
+        }
+    }
+}
+
+criterion_group!(benches, compile, reload);
+criterion_main!(benches);
