@@ -146,6 +146,31 @@ mod tests {
         }
     }
 
+    /// How many slots a lookup of a text that is not there looks at, on average.
+    fn probes_of_misses(seed: &Seed, shape: fn(u64) -> String) -> f64 {
+        const LEN: u64 = 1_000;
+        let table = table(seed, &(0..LEN).map(shape).collect::<Vec<_>>());
+        let looked_at = |text: String| {
+            let slots = probes(seed.whole(text.as_bytes()), table.slots.len());
+            slots.take_while(|slot| table.slots[*slot].place.is_some()).count() + 1
+        };
+        (LEN..2 * LEN).map(shape).map(looked_at).sum::<usize>() as f64 / LEN as f64
+    }
+
+    #[test]
+    fn numbered_texts_do_not_crowd_under_any_seed() {
+        let shapes: [fn(u64) -> String; 3] = [
+            |number| format!("http://localhost:{}", 30_000 + number),
+            |number| format!("https://app-{number:07}.example.com"),
+            |number| format!("https://a{number}.test"),
+        ];
+        for shape in shapes {
+            let worst = (0..200).map(|_| probes_of_misses(&Seed::random(), shape)).fold(0.0, f64::max);
+            // Of random hashes 5, and seldom more than 8.
+            assert!(worst < 12.0, "{worst} for {}", shape(0));
+        }
+    }
+
     #[test]
     fn texts_of_one_hash_are_told_apart() {
         let texts: [&[u8]; 3] = [b"one", b"two", b"three"];
