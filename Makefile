@@ -1,6 +1,6 @@
 # `make run` and `make test` need Debian, rustup's stable toolchain and make; what else they need they install.
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-peers bench-scale fmt format-check lint unit doc samples licences build-tools test-tools peer-tools
+.PHONY: help run test bench bench-peers bench-scale fmt format-check lint unit doc samples licences build-tools test-tools peer-tools instructions instructions-budget count-instructions
 
 # One profile for everything that is tested, so that the dependencies are built once.
 CROSSGATE := $(or $(CARGO_TARGET_DIR),target)/debug/crossgate
@@ -10,6 +10,9 @@ SAMPLES := $(wildcard ops/config/*.yaml)
 # What is measured is built as it is shipped. What it is compared with comes from Debian and, in an environment of its own, from PyPI.
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 PEERS := target/peers
+# The library's version in Cargo.toml: the two talk to each other.
+GUNGRAUN := $(abspath $(or $(CARGO_TARGET_DIR),target)/tools/gungraun-0.20.0)
+COUNTS := $(or $(CARGO_TARGET_DIR),target)/instructions.json
 # More for the measuring scripts, such as `BENCH_ARGS=--quick`.
 BENCH_ARGS :=
 
@@ -20,7 +23,7 @@ run: build-tools ## Builds (unoptimised: the shorter wait) and starts the demo; 
 	cargo build --locked --package crossgate
 	@ops/demo.sh $(CROSSGATE)
 
-test: format-check lint unit doc samples licences ## Everything that CI runs
+test: format-check lint unit doc samples licences instructions ## Everything that CI runs
 	@echo "all good"
 
 bench: build-tools ## Prints the time of a decision
@@ -34,6 +37,21 @@ bench-scale: build-tools ## Measures start, memory and reloads with many tenants
 	@ops/install-missing.sh python3=python3
 	cargo build --release --locked --package crossgate
 	python3 benches/scale/run.py --crossgate $(RELEASE)/crossgate $(BENCH_ARGS)
+
+instructions: count-instructions ## Counts the instructions of decisions and holds them to their budgets
+	python3 benches/instructions/check.py $(COUNTS)
+
+instructions-budget: count-instructions ## Makes what decisions take now the budgets of the rustc in use
+	python3 benches/instructions/check.py --write $(COUNTS)
+
+count-instructions: export GUNGRAUN_RUNNER := $(GUNGRAUN)/bin/gungraun-runner
+count-instructions: build-tools $(GUNGRAUN)/bin/gungraun-runner
+	@ops/install-missing.sh valgrind=valgrind python3=python3
+	cargo bench --locked --profile instructions --package crossgate-instructions -- --output-format=json --parallel=auto >$(COUNTS)
+
+# Unoptimised: it starts valgrind and reads what that wrote, and builds in half the time.
+$(GUNGRAUN)/bin/gungraun-runner: | build-tools
+	cargo install --locked --debug --version =$(patsubst gungraun-%,%,$(notdir $(GUNGRAUN))) --root $(GUNGRAUN) gungraun-runner
 
 fmt: ## Formats the code
 	cargo fmt --all

@@ -14,7 +14,7 @@ BEGIN {
 # "A AND (B OR C)": every part needs one allowed alternative. Brackets are ignored, which can only refuse too much.
 function permitted(expression,    parts, choices, i, j, ok) {
     if (expression == "") return 0
-    gsub(/[()]/, "", expression); gsub(/\//, " OR ", expression)
+    gsub(/[()]/, "", expression); gsub(/\/| or /, " OR ", expression)
     for (i = split(expression, parts, / AND /); i > 0; i--) {
         ok = 0
         for (j = split(parts[i], choices, / OR /); j > 0; j--) {

@@ -108,6 +108,10 @@ impl AccessLog {
 
     /// Whether the next candidate is the one at which the sum of shares passes a whole number.
     fn is_sampled(&self, share: f64) -> bool {
+        // The usual case, in which nothing need be counted.
+        if share >= 1.0 {
+            return true;
+        }
         let before = self.candidates.fetch_add(1, Relaxed) as f64 * share;
         (before + share).floor() > before.floor()
     }

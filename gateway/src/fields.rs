@@ -64,10 +64,16 @@ pub struct Noted<'a> {
     pub forwarded_proto: Field<'a>,
     /// `X-Request-Id`
     pub request_id: Field<'a>,
-    /// Whether there is a `Connection` field.
-    pub has_connection: bool,
-    /// Whether there is an `Upgrade` field.
-    pub has_upgrade: bool,
+    /// `Connection`
+    pub connection: Field<'a>,
+    /// `Upgrade`
+    pub upgrade: Field<'a>,
+    /// `Content-Length`
+    pub content_length: Field<'a>,
+    /// `Transfer-Encoding`
+    pub transfer_encoding: Field<'a>,
+    /// Whether there is an `Expect` field.
+    pub has_expect: bool,
     /// Whether there is a `Cookie` or an `Authorization` field.
     pub has_credentials: bool,
 }
@@ -82,8 +88,11 @@ impl<'a> Noted<'a> {
             sec_fetch_site: Field::Absent,
             forwarded_proto: Field::Absent,
             request_id: Field::Absent,
-            has_connection: false,
-            has_upgrade: false,
+            connection: Field::Absent,
+            upgrade: Field::Absent,
+            content_length: Field::Absent,
+            transfer_encoding: Field::Absent,
+            has_expect: false,
             has_credentials: false,
         };
         match fields {
@@ -98,13 +107,16 @@ impl<'a> Noted<'a> {
         let field = match name.len() {
             4 if is("host") => &mut self.host,
             6 if is("origin") => &mut self.origin,
+            7 if is("upgrade") => &mut self.upgrade,
+            10 if is("connection") => &mut self.connection,
             12 if is("x-request-id") => &mut self.request_id,
             14 if is("sec-fetch-site") => &mut self.sec_fetch_site,
+            14 if is("content-length") => &mut self.content_length,
+            17 if is("transfer-encoding") => &mut self.transfer_encoding,
             17 if is("x-forwarded-proto") => &mut self.forwarded_proto,
             29 if is("access-control-request-method") => &mut self.requested_method,
             6 if is("cookie") => return self.has_credentials = true,
-            7 if is("upgrade") => return self.has_upgrade = true,
-            10 if is("connection") => return self.has_connection = true,
+            6 if is("expect") => return self.has_expect = true,
             13 if is("authorization") => return self.has_credentials = true,
             _ => return,
         };

@@ -43,7 +43,11 @@ pub struct HeadView<'a> {
 impl<'a> HeadView<'a> {
     /// Of a request that `peer` has sent.
     pub fn new(method: &'a [u8], target: &'a [u8], headers: Fields<'a>, peer: Peer) -> Self {
-        let noted = Noted::of(headers);
+        HeadView::noted(method, target, headers, Noted::of(headers), peer)
+    }
+
+    /// Of one whose fields have been looked at.
+    pub fn noted(method: &'a [u8], target: &'a [u8], headers: Fields<'a>, noted: Noted<'a>, peer: Peer) -> Self {
         HeadView { method, target, headers, noted, scheme: forwarded::scheme(&noted, peer) }
     }
 }
@@ -205,7 +209,7 @@ type Located<'s, 'a> = (&'s Tenant, Authority<'a>, Target<'a>);
 
 fn locate<'s, 'a>(snapshot: &'s Snapshot, head: &HeadView<'a>) -> Result<Located<'s, 'a>, Ground> {
     // RFC 9110, section 7.6.1, turned into an attack: naming `Origin` here makes the next hop drop it.
-    if head.noted.has_connection && !hop_by_hop::connection_is_harmless(head.headers) {
+    if head.noted.connection != Field::Absent && !hop_by_hop::connection_is_harmless(head.headers) {
         return Err(CONNECTION);
     }
     let authority = authority(head)?;
@@ -307,7 +311,7 @@ fn act(verdict: &Verdict, route: Option<&Route>, found: bool) -> Action {
 pub fn with_request<R>(head: &HeadView<'_>, own: OwnOrigin<'_>, then: impl FnOnce(&Request<'_>) -> R) -> R {
     let lines = Named { fields: head.headers, name: ACCESS_CONTROL_REQUEST_HEADERS };
     let noted = &head.noted;
-    let is_websocket = noted.has_upgrade && hop_by_hop::asks_for_websocket(head.headers);
+    let is_websocket = noted.upgrade != Field::Absent && hop_by_hop::asks_for_websocket(head.headers);
     let credentials = if noted.has_credentials { Credentials::Present } else { Credentials::Absent };
     then(&Request {
         method: head.method,

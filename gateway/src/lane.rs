@@ -35,6 +35,7 @@ use self::head::{Head, HeadLimits, NoHead, Refusal, Turn, Wait};
 use self::preflight::{Client, Persistence, Preflight};
 use self::waiting::{Alarm, Stop};
 use self::watch::{ExchangeLimits, Watch};
+use crate::fields::Noted;
 use crate::metrics::{ActiveConnection, Connections, EarlyClose};
 
 /// Counts a connection as open until the last holder is gone: the lane, the exchange, a lingering close.
@@ -179,16 +180,16 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         if !wait.is_over(ahead, &limits.head) {
             return Taken::Part;
         }
-        let mut answer = |head: &Head, request: &httparse::Request<'_, '_>| {
+        let mut answer = |head: &Head, request: &httparse::Request<'_, '_>, noted: &Noted<'_>| {
             let bytes = ahead.get(..head.len).filter(|_| self.answers == Answers::Preflights)?;
-            let mut preflight = Preflight::of(bytes, head.framing, request)?;
+            let mut preflight = Preflight::of(bytes, head.framing, request, noted)?;
             if last {
                 preflight.persistence = Persistence::Close;
             }
             let answered = self.backstage.answer(&preflight, client, answers);
             (answered == Answered::Here).then_some(preflight.persistence)
         };
-        match head::parse_then(ahead, &limits.head, |head, request| (answer(&head, request), head)) {
+        match head::parse_then(ahead, &limits.head, |head, request, noted| (answer(&head, request, noted), head)) {
             Err(refusal) => Taken::Refused(refusal),
             Ok((None, head)) => Taken::Request(head),
             Ok((Some(persistence), head)) => {

@@ -5,7 +5,7 @@
 //! `application/problem+json` (RFC 9457), are never stored, and echo nothing of the request but its id.
 
 use bytes::Bytes;
-use crossgate_policy::{Edit, Kind, OwnOrigin, Reason, Request, is_cors_response_field, missing_vary};
+use crossgate_policy::{Edit, Kind, OwnOrigin, Reason, Request, Value, is_cors_response_field, missing_vary};
 use http::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, InvalidHeaderValue, ORIGIN, VARY,
     X_CONTENT_TYPE_OPTIONS,
@@ -170,9 +170,7 @@ pub fn write_cors(fields: &mut HeaderMap, judged: &Judged<'_>, head: &HeadView<'
     let Some(policy) = judged.policy() else { return };
     with_quoted(judged, head, |request| {
         for Edit { name, value } in policy.edits(&judged.verdict, request) {
-            // A value that is no field value cannot come out of a valid policy or a parsed request. It is copied: a clone would count
-            // itself in memory that all threads share.
-            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+            if let Some(value) = field_value(value) {
                 fields.append(name, value);
             }
         }
@@ -193,6 +191,16 @@ fn with_quoted<R>(judged: &Judged<'_>, head: &HeadView<'_>, then: impl FnOnce(&R
     then(&Request { requested_method, ..quoted })
 }
 
+/// What is rendered is copied: a clone would count itself in memory that all threads share. Out of a valid policy or a parsed request
+/// comes nothing that is no field value.
+fn field_value(value: Value<'_>) -> Option<HeaderValue> {
+    match value {
+        Value::Fixed(value) => Some(value.clone()),
+        Value::Narrowed(value) => Some(value),
+        Value::Rendered(_) | Value::Request(_) => HeaderValue::from_bytes(value.as_bytes()).ok(),
+    }
+}
+
 /// Removes every `Access-Control-*` of the upstream from a response: all there is to do for a 1xx, which no page reads.
 pub fn strip_cors(fields: &mut HeaderMap, judged: &Judged<'_>) {
     if judged.action != Action::Report {
@@ -211,10 +219,8 @@ fn write_vary(fields: &mut HeaderMap, judged: &Judged<'_>) {
         return;
     }
     if !fields.contains_key(VARY) {
-        if let Some(value) = policy.vary_value(judged.verdict.kind)
-            && let Ok(value) = HeaderValue::from_bytes(value.as_bytes())
-        {
-            fields.insert(VARY, value);
+        if let Some(value) = policy.vary_value(judged.verdict.kind).and_then(field_value) {
+            fields.append(VARY, value);
         }
         return;
     }

@@ -4,8 +4,9 @@
 //! together file by file, reusing from the one before whatever says the same. A snapshot never changes; a reload makes a new
 //! one. Absent on purpose: files, clocks, and any lookup whose cost grows with the number of tenants or origins.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use ahash::AHashMap;
 
 use crate::config::Settings;
 use crate::tenant::Tenant;
@@ -37,7 +38,7 @@ pub struct Snapshot {
     pub settings: Arc<Settings>,
     hosts: HostTable,
     tenants: Vec<Arc<Tenant>>,
-    by_id: HashMap<Arc<str>, usize>,
+    by_id: AHashMap<Arc<str>, usize>,
     shared: Shared,
 }
 

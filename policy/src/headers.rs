@@ -39,7 +39,9 @@ pub struct Edit<'a> {
 /// The value of a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// Rendered when the policy was compiled.
+    /// The same for every policy. To clone it counts nowhere.
+    Fixed(&'static HeaderValue),
+    /// Rendered when the policy was compiled. A clone counts itself where every holder of the policy does.
     Rendered(&'a HeaderValue),
     /// Made for this answer, since a rule narrows what the policy says.
     Narrowed(HeaderValue),
@@ -51,6 +53,7 @@ impl Value<'_> {
     /// The value's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
+            Self::Fixed(value) => value.as_bytes(),
             Self::Rendered(value) => value.as_bytes(),
             Self::Narrowed(value) => value.as_bytes(),
             Self::Request(value) => value,
@@ -110,7 +113,7 @@ impl Policy {
             (true, Kind::Preflight) => (self.allowed_origin(request), true),
             (true, Kind::Actual | Kind::WebSocket) => (self.allowed_origin(request), false),
             // Under `*` a cache may keep one answer for everybody, so everybody's answer has it.
-            (true, Kind::NonCors | Kind::SameOrigin) => (self.is_any().then_some(Value::Rendered(&STAR)), false),
+            (true, Kind::NonCors | Kind::SameOrigin) => (self.is_any().then_some(Value::Fixed(&STAR)), false),
         };
         // https://fetch.spec.whatwg.org/#http-responses: what belongs to which answer.
         let on_all = origin.is_some();
@@ -118,7 +121,7 @@ impl Policy {
         let fields = [
             origin.map(|value| Edit { name: ACCESS_CONTROL_ALLOW_ORIGIN, value }),
             (on_all && self.has_credentials() && !verdict.terms.without_credentials)
-                .then_some(Edit { name: ACCESS_CONTROL_ALLOW_CREDENTIALS, value: Value::Rendered(&TRUE) }),
+                .then_some(Edit { name: ACCESS_CONTROL_ALLOW_CREDENTIALS, value: Value::Fixed(&TRUE) }),
             on_preflight.then(|| methods(rendered, request)).flatten(),
             whole(&rendered.headers)
                 .filter(|_| on_preflight)
@@ -151,22 +154,23 @@ impl Policy {
     }
 
     /// The same tokens as one value, for a response that has no `Vary` yet.
-    pub fn vary_value(&self, kind: Kind) -> Option<&HeaderValue> {
+    pub fn vary_value(&self, kind: Kind) -> Option<Value<'_>> {
         if let Some([preflight, other]) = &self.rendered().vary_with_rule {
-            return Some(if kind == Kind::Preflight { preflight } else { other });
+            return Some(Value::Rendered(if kind == Kind::Preflight { preflight } else { other }));
         }
-        match (self.depends_on_origin(), kind) {
+        let fixed = match (self.depends_on_origin(), kind) {
             (true, Kind::Preflight) => Some(&VARY_PREFLIGHT),
             (false, Kind::Preflight) => Some(&VARY_ANY_PREFLIGHT),
             (true, Kind::NonCors | Kind::SameOrigin | Kind::WebSocket | Kind::Actual) => Some(&VARY_ORIGIN),
             (false, Kind::NonCors | Kind::SameOrigin | Kind::WebSocket | Kind::Actual) => None,
-        }
+        };
+        fixed.map(Value::Fixed)
     }
 
     // https://fetch.spec.whatwg.org/#cors-check compares bytes, so the request's own are given back.
     fn allowed_origin<'a>(&self, request: &Request<'a>) -> Option<Value<'a>> {
         match request.origin {
-            _ if self.is_any() => Some(Value::Rendered(&STAR)),
+            _ if self.is_any() => Some(Value::Fixed(&STAR)),
             Field::One(origin) => Some(Value::Request(origin)),
             Field::Absent | Field::Many => None,
         }

@@ -14,6 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use crossgate_policy::Field;
 use http::StatusCode;
 use pingora::protocols::Stream;
 use tokio::io::AsyncReadExt;
@@ -22,6 +23,8 @@ use tokio::time::Instant;
 use super::chunked::Chunked;
 use super::conn::Framing;
 use super::waiting::{Alarm, Stop};
+use crate::fields::{Fields, Noted};
+use crate::hop_by_hop;
 
 /// Bounds on a head. DESIGN, section Limits.
 #[derive(Clone, Copy, Debug)]
@@ -207,7 +210,7 @@ fn ends_head(bytes: &[u8]) -> bool {
 /// # Errors
 /// The refusal, if it is not served.
 pub fn parse(ahead: &[u8], limits: &HeadLimits) -> Result<Head, Refusal> {
-    parse_then(ahead, limits, |head, _| head)
+    parse_then(ahead, limits, |head, _, _| head)
 }
 
 /// Checks a head that is whole, and shows it to `then` as it was parsed.
@@ -217,7 +220,7 @@ pub fn parse(ahead: &[u8], limits: &HeadLimits) -> Result<Head, Refusal> {
 pub fn parse_then<R>(
     ahead: &[u8],
     limits: &HeadLimits,
-    then: impl FnOnce(Head, &httparse::Request<'_, '_>) -> R,
+    then: impl FnOnce(Head, &httparse::Request<'_, '_>, &Noted<'_>) -> R,
 ) -> Result<R, Refusal> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let slots = fields.get_mut(..limits.fields.min(FIELDS_MAX)).unwrap_or_default();
@@ -234,9 +237,10 @@ pub fn parse_then<R>(
         return Err(TOO_LARGE);
     }
     check_method(request.method.unwrap_or_default())?;
-    check_host(&request)?;
-    let framing = framing(&request)?;
-    Ok(then(Head { len, framing }, &request))
+    let noted = Noted::of(Fields::Lines(request.headers));
+    check_host(request.path.unwrap_or_default(), &noted)?;
+    let framing = framing(&request, &noted)?;
+    Ok(then(Head { len, framing }, &request, &noted))
 }
 
 fn check_method(method: &str) -> Result<(), Refusal> {
@@ -246,23 +250,14 @@ fn check_method(method: &str) -> Result<(), Refusal> {
     }
 }
 
-fn values<'r>(request: &'r httparse::Request<'_, '_>, name: &'static str) -> impl Iterator<Item = &'r [u8]> {
-    let named = move |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(name);
-    request.headers.iter().filter(named).map(|field| field.value)
-}
-
 /// RFC 9112, sections 3.2 and 3.2.2, stricter: HTTP/1.0 needs a Host too, and an absolute-form
 /// target has to name the same authority, since a tenant is found by it.
-fn check_host(request: &httparse::Request<'_, '_>) -> Result<(), Refusal> {
-    let mut hosts = values(request, "host");
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err(HOST);
-    };
+fn check_host(target: &str, noted: &Noted<'_>) -> Result<(), Refusal> {
+    let Field::One(host) = noted.host else { return Err(HOST) };
     // Userinfo has no place there, RFC 9110, section 4.2.4.
     if host.contains(&b'@') {
         return Err(HOST);
     }
-    let target = request.path.unwrap_or_default();
     // Pingora would drop a fragment without a word.
     if target.contains('#') {
         return Err(MALFORMED);
@@ -276,29 +271,24 @@ fn check_host(request: &httparse::Request<'_, '_>) -> Result<(), Refusal> {
 }
 
 /// RFC 9112, section 6.3, with everything ambiguous refused.
-fn framing(request: &httparse::Request<'_, '_>) -> Result<Framing, Refusal> {
-    let mut codings = values(request, "transfer-encoding");
-    let mut lengths = values(request, "content-length");
-    let fields = (codings.next(), codings.next(), lengths.next(), lengths.next());
-    let framing = match fields {
-        (None, None, None, None) => Framing::Length(0),
-        (None, None, Some(length), None) => Framing::Length(length_of(length)?),
-        (Some(coding), None, None, None) if request.version == Some(1) && coding.eq_ignore_ascii_case(b"chunked") => {
+fn framing(request: &httparse::Request<'_, '_>, noted: &Noted<'_>) -> Result<Framing, Refusal> {
+    let framing = match (noted.transfer_encoding, noted.content_length) {
+        (Field::Absent, Field::Absent) => Framing::Length(0),
+        (Field::Absent, Field::One(length)) => Framing::Length(length_of(length)?),
+        (Field::One(coding), Field::Absent)
+            if request.version == Some(1) && coding.eq_ignore_ascii_case(b"chunked") =>
+        {
             Framing::Chunked(Chunked::new())
         }
         _ => return Err(FRAMING),
     };
+    // The one upgrade that is passed on: what follows its head may be the other protocol.
+    let is_upgrade = noted.upgrade != Field::Absent && hop_by_hop::asks_for_websocket(Fields::Lines(request.headers));
     match framing {
-        _ if !asks_for_websocket(request) => Ok(framing),
+        _ if !is_upgrade => Ok(framing),
         Framing::Length(0) => Ok(Framing::Upgrade),
         Framing::Length(_) | Framing::Chunked(_) | Framing::Upgrade => Err(FRAMING),
     }
-}
-
-/// The one upgrade that is passed on: what follows its head may be the other protocol.
-fn asks_for_websocket(request: &httparse::Request<'_, '_>) -> bool {
-    let mut protocols = values(request, "upgrade").flat_map(|value| value.split(|byte| *byte == b','));
-    protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Digits alone: no sign, no list, no blanks within.

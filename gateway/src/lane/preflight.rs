@@ -9,7 +9,10 @@
 
 use std::net::SocketAddr;
 
+use crossgate_policy::Field;
+
 use super::conn::Framing;
+use crate::fields::Noted;
 
 /// A preflight as the lane's parser left it.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +21,8 @@ pub struct Preflight<'a> {
     pub target: &'a [u8],
     /// All fields, in order.
     pub fields: &'a [httparse::Header<'a>],
+    /// Those that are looked at every time.
+    pub noted: Noted<'a>,
     /// What the client wants of the connection.
     pub persistence: Persistence,
 }
@@ -42,30 +47,29 @@ pub struct Client {
 
 impl<'a> Preflight<'a> {
     /// The request as one, if it is written to the letter. `head` is what it was parsed from.
-    pub(super) fn of(head: &[u8], framing: Framing, request: &'a httparse::Request<'_, '_>) -> Option<Self> {
+    pub(super) fn of(
+        head: &[u8],
+        framing: Framing,
+        request: &'a httparse::Request<'_, '_>,
+        noted: &Noted<'a>,
+    ) -> Option<Self> {
         let target = request.path?.as_bytes();
         let is_plain = request.method == Some("OPTIONS")
             && request.version == Some(1)
             && framing == Framing::Length(0)
             && is_plain_target(target)
             && is_plain_text(head);
-        if !is_plain {
+        let asks = noted.origin != Field::Absent && noted.requested_method != Field::Absent;
+        let is_odd = noted.content_length != Field::Absent || noted.upgrade != Field::Absent || noted.has_expect;
+        if !is_plain || !asks || is_odd {
             return None;
         }
-        let (mut has_origin, mut asks_for_method, mut is_odd) = (false, false, false);
-        let mut persistence = None;
-        for field in request.headers.iter() {
-            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-            has_origin |= is("origin");
-            asks_for_method |= is("access-control-request-method");
-            is_odd |= is("content-length") || is("expect") || is("upgrade");
-            if is("connection") {
-                is_odd |= persistence.is_some();
-                persistence = Some(persistence_of(field.value)?);
-            }
-        }
-        let persistence = persistence.unwrap_or(Persistence::KeepAlive);
-        (has_origin && asks_for_method && !is_odd).then_some(Preflight { target, fields: request.headers, persistence })
+        let persistence = match noted.connection {
+            Field::Absent => Persistence::KeepAlive,
+            Field::One(option) => persistence_of(option)?,
+            Field::Many => return None,
+        };
+        Some(Preflight { target, fields: request.headers, noted: *noted, persistence })
     }
 }
 
@@ -85,21 +89,23 @@ fn persistence_of(connection: &[u8]) -> Option<Persistence> {
 
 /// Whether every line ends in CRLF and is ASCII. The parser has refused control bytes but for tabs.
 fn is_plain_text(head: &[u8]) -> bool {
-    let pairs = head.iter().zip(head.iter().skip(1));
-    // Without a way out before the end, so that many bytes are looked at at once.
-    let is_odd = pairs.fold(false, |odd, (before, byte)| odd | (*byte == b'\n') & (*before != b'\r'));
-    head.is_ascii() && !is_odd
+    let pairs = head.iter().zip(head.get(1..).unwrap_or_default());
+    // Without a way out before the end, so that the compiler looks at many bytes at a time.
+    let odd = pairs.map(|(before, byte)| u8::from(*byte == b'\n') & u8::from(*before != b'\r'));
+    head.is_ascii() && odd.fold(0, |all, one| all | one) == 0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fields::Fields;
 
     fn is_preflight(head: &str) -> bool {
         let mut fields = [httparse::EMPTY_HEADER; 16];
         let mut request = httparse::Request::new(&mut fields);
         assert!(request.parse(head.as_bytes()).expect("valid").is_complete(), "{head:?}");
-        Preflight::of(head.as_bytes(), Framing::Length(0), &request).is_some()
+        let noted = Noted::of(Fields::Lines(request.headers));
+        Preflight::of(head.as_bytes(), Framing::Length(0), &request, &noted).is_some()
     }
 
     #[test]

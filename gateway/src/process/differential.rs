@@ -1,12 +1,13 @@
 //! The lane against the proxy: two gateways of one configuration, one of which answers preflights in the lane. Whatever bytes a client
-//! sends, alone or in a run, both give the same answers, and count the same.
+//! sends, alone or in a run, both give the same answers, and count and log the same.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 
 use proptest::prelude::*;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::*;
@@ -42,7 +43,22 @@ const RULE: &str = r#"fn decide(req) {
 
 struct Gateway {
     process: Process,
+    log: Log,
     _dir: TempDir,
+}
+
+/// What a gateway has logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Gateway {
@@ -53,8 +69,9 @@ impl Gateway {
         std::fs::create_dir(dir.path().join("scripts")).unwrap();
         std::fs::write(dir.path().join("scripts/header.rhai"), RULE).unwrap();
         let options = Options { config, broken_tenants: BrokenTenants::Refuse, answers };
-        let process = Process::start(&options, std::io::sink()).unwrap_or_else(|error| panic!("{error}"));
-        Gateway { process, _dir: dir }
+        let log = Log::default();
+        let process = Process::start(&options, log.clone()).unwrap_or_else(|error| panic!("{error}"));
+        Gateway { process, log, _dir: dir }
     }
 
     /// Everything that comes back for what is sent, until the gateway closes.
@@ -86,6 +103,22 @@ impl Gateway {
         let counted =
             ["crossgate_requests_", "crossgate_origin_requests_", "crossgate_rule_runs", "crossgate_verdict_"];
         text.lines().filter(|line| counted.iter().any(|name| line.starts_with(name))).map(str::to_owned).collect()
+    }
+}
+
+impl Gateway {
+    /// Ends it; what it has logged, in order, but for what differs by time or chance.
+    fn logged(self) -> Vec<Value> {
+        self.process.stop(Stop::Gracefully);
+        let log = self.log.0.lock().unwrap();
+        let record = |line: &[u8]| {
+            let mut record: Value = serde_json::from_slice(line).unwrap();
+            for name in ["time", "request_id", "duration_ms", "upstream_duration_ms"] {
+                record.as_object_mut().unwrap().remove(name);
+            }
+            record
+        };
+        log.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(record).collect()
     }
 }
 
@@ -294,7 +327,7 @@ fn sent() -> impl Strategy<Value = Sent> {
 }
 
 #[test]
-fn lane_and_proxy_answer_and_count_alike() {
+fn lane_and_proxy_answer_count_and_log_alike() {
     let (lane, proxy) = (Gateway::start(Answers::Preflights), Gateway::start(Answers::None));
     let mut runner =
         proptest::test_runner::TestRunner::new(ProptestConfig { cases: 4096, ..ProptestConfig::default() });
@@ -305,6 +338,9 @@ fn lane_and_proxy_answer_and_count_alike() {
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
     assert_eq!(lane.counts(), proxy.counts());
+    let (lane, proxy) = (lane.logged(), proxy.logged());
+    assert!(lane.iter().filter(|record| record["kind"] == "preflight").count() > 1_000);
+    assert_eq!(lane, proxy);
 }
 
 #[test]

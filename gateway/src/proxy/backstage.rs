@@ -62,7 +62,7 @@ impl Backstage for Gateway {
 fn answer_preflight(gateway: &Gateway, preflight: &Preflight<'_>, client: Client, out: &mut Vec<u8>) -> Option<()> {
     let peer = gateway.peer(client.address, client.listener);
     let fields = Fields::Lines(preflight.fields);
-    let head = HeadView::new(b"OPTIONS", preflight.target, fields, peer);
+    let head = HeadView::noted(b"OPTIONS", preflight.target, fields, preflight.noted, peer);
     let snapshot = gateway.snapshot.load();
     // Reading the clock is a tenth of all that is done here.
     let began = log_request::is_on(&snapshot).then(Instant::now);

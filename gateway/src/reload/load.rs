@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use rayon::prelude::*;
+
 use super::stamp::Stamp;
 use crate::admin;
 use crate::config::diagnostics::{Diagnostic, Diagnostics};
@@ -238,23 +240,16 @@ impl Loader {
             found.push(unreadable_dir(&self.main_path, dir, &error));
             Vec::new()
         });
-        files.into_iter().map(|path| self.candidate(path.into())).collect()
+        let looked_at: Vec<_> = files.into_iter().map(|path| self.look_at(path.into())).collect();
+        // A start reads them all, and reading YAML is most of what it does.
+        looked_at.into_par_iter().map(|(path, stamp, before)| Candidate::read(path, stamp, before)).collect()
     }
 
-    fn candidate(&mut self, path: Arc<Path>) -> Candidate {
+    fn look_at(&mut self, path: Arc<Path>) -> (Arc<Path>, Option<Stamp>, Option<Serving>) {
         let stamp = self.note_stamp(&path);
         let before = self.live.as_ref().and_then(|live| live.files.get(&path)).cloned();
-        let good = before.as_ref().and_then(|serving| serving.good.clone());
-        if let Some(good) = good.as_ref().filter(|good| good.is_on_disk(stamp)) {
-            return Candidate::unchanged(path, stamp, &good.file, before);
-        }
-        let Decoded { value, found } = config::read_tenants(&path);
-        match good.filter(|good| found.is_empty() && good.file.tenants == value.tenants) {
-            Some(good) => Candidate::unchanged(path, stamp, &good.file, before),
-            None => Candidate { path, stamp, fresh: Arc::new(value), found, before, choice: Choice::Fresh },
-        }
+        (path, stamp, before)
     }
-
     fn publish(
         &mut self,
         main: Main,
@@ -349,6 +344,19 @@ impl Live {
 }
 
 impl Candidate {
+    /// Reads a file, unless it is the good version's own.
+    fn read(path: Arc<Path>, stamp: Option<Stamp>, before: Option<Serving>) -> Self {
+        let good = before.as_ref().and_then(|serving| serving.good.clone());
+        if let Some(good) = good.as_ref().filter(|good| good.is_on_disk(stamp)) {
+            return Candidate::unchanged(path, stamp, &good.file, before);
+        }
+        let Decoded { value, found } = config::read_tenants(&path);
+        match good.filter(|good| found.is_empty() && good.file.tenants == value.tenants) {
+            Some(good) => Candidate::unchanged(path, stamp, &good.file, before),
+            None => Candidate { path, stamp, fresh: Arc::new(value), found, before, choice: Choice::Fresh },
+        }
+    }
+
     fn unchanged(path: Arc<Path>, stamp: Option<Stamp>, file: &Arc<TenantsFile>, before: Option<Serving>) -> Self {
         let fresh = Arc::clone(file);
         Candidate { path, stamp, fresh, found: Diagnostics::default(), before, choice: Choice::Unchanged }

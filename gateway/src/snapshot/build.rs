@@ -3,9 +3,10 @@
 //! A file goes in whole or not at all: one mistake in it, or one host or id that an earlier file has, and nothing of it is taken.
 //! So the caller decides by the order of the files who loses a clash, and can offer another version of a file instead.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+
+use ahash::AHashMap;
 
 use super::Snapshot;
 use super::hosts::{HostTable, Slot};
@@ -26,21 +27,23 @@ pub(crate) struct Builder<'a> {
     metrics: &'a Metrics,
     hosts: HostTable,
     tenants: Vec<Arc<Tenant>>,
-    by_id: HashMap<Arc<str>, usize>,
+    by_id: AHashMap<Arc<str>, usize>,
     /// Beside every tenant what it was taken from, for the other place of a clash.
     origins: Vec<(Arc<Path>, Arc<TenantSpec>)>,
 }
 
 impl<'a> Builder<'a> {
     pub(crate) fn new(shared: &'a Shared, previous: Option<&'a Snapshot>, metrics: &'a Metrics) -> Self {
+        // With some room, so that one tenant more does not double a table that is full.
+        let like_before = previous.map_or(0, |snapshot| snapshot.tenants.len() + snapshot.tenants.len() / 16);
         Builder {
             shared,
             previous,
             metrics,
-            hosts: HostTable::default(),
-            tenants: Vec::new(),
-            by_id: HashMap::new(),
-            origins: Vec::new(),
+            hosts: HostTable::with_capacity(like_before),
+            tenants: Vec::with_capacity(like_before),
+            by_id: AHashMap::with_capacity(like_before),
+            origins: Vec::with_capacity(like_before),
         }
     }
 
@@ -121,7 +124,7 @@ impl<'a> Builder<'a> {
 pub(crate) struct Parts {
     hosts: HostTable,
     tenants: Vec<Arc<Tenant>>,
-    by_id: HashMap<Arc<str>, usize>,
+    by_id: AHashMap<Arc<str>, usize>,
 }
 
 impl Parts {
@@ -134,8 +137,8 @@ impl Parts {
 /// Ids and hosts seen so far in one file.
 #[derive(Default)]
 struct Within<'s> {
-    ids: HashMap<&'s str, At>,
-    hosts: HashMap<&'s HostPattern, At>,
+    ids: AHashMap<&'s str, At>,
+    hosts: AHashMap<&'s HostPattern, At>,
 }
 
 impl<'s> Within<'s> {

@@ -3,10 +3,9 @@
 //! Names are kept in hash tables with a seed of this process, so nobody outside can make them collide. A wildcard costs one probe
 //! for each label that some wildcard is long enough for, longest first, whatever the number of tenants.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use ahash::RandomState;
+use ahash::AHashMap;
 
 use crate::host::HostPattern;
 
@@ -22,14 +21,19 @@ pub(super) enum Slot {
 /// Hosts to tenants.
 #[derive(Debug, Default)]
 pub(super) struct HostTable {
-    exact: HashMap<Box<str>, Slot, RandomState>,
-    below: HashMap<Box<str>, Slot, RandomState>,
+    exact: AHashMap<Box<str>, Slot>,
+    below: AHashMap<Box<str>, Slot>,
     /// The most labels that the name of any wildcard has.
     below_labels_max: usize,
     any: Option<Slot>,
 }
 
 impl HostTable {
+    /// With room for as many hosts.
+    pub(super) fn with_capacity(hosts: usize) -> Self {
+        HostTable { exact: AHashMap::with_capacity(hosts), ..HostTable::default() }
+    }
+
     /// What a canonical host stands for.
     pub(super) fn find(&self, host: &str) -> Option<Slot> {
         let exact = self.exact.get(host).copied();

@@ -4,10 +4,10 @@
 //! as in the snapshot before is the same object, which is how tenants tell that nothing they depend on has changed. A policy
 //! with mistakes is still there, without its lists, so that the origins of its tenants are judged in the same run.
 
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use ahash::{AHashMap, AHashSet};
 use crossgate_policy as engine;
 use engine::{Policy, Template};
 
@@ -43,8 +43,8 @@ pub struct SharedPolicy {
 /// Upstreams and policies by name.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    pub(super) upstreams: HashMap<Box<str>, Arc<Upstream>>,
-    pub(super) policies: HashMap<Box<str>, Arc<SharedPolicy>>,
+    pub(super) upstreams: AHashMap<Box<str>, Arc<Upstream>>,
+    pub(super) policies: AHashMap<Box<str>, Arc<SharedPolicy>>,
 }
 
 impl Shared {
@@ -77,11 +77,11 @@ impl Shared {
     /// Warns about what nobody uses.
     pub(super) fn warn_unused(main: &Main, file: &Path, tenants: &[Arc<Tenant>], found: &mut Diagnostics) {
         let routes = || tenants.iter().flat_map(|tenant| tenant.routes.iter().chain(&tenant.fallback));
-        let policies: HashSet<&str> = routes().map(|route| &*route.policy_name).collect();
-        let upstreams: HashSet<&str> = routes().map(|route| &*route.upstream.name).collect();
-        let sets: HashSet<&str> =
+        let policies: AHashSet<&str> = routes().map(|route| &*route.policy_name).collect();
+        let upstreams: AHashSet<&str> = routes().map(|route| &*route.upstream.name).collect();
+        let sets: AHashSet<&str> =
             main.policies.iter().flat_map(|policy| &policy.allow_origin_sets).map(|set| &*set.value).collect();
-        let mut warn = |kind: Kind, name: &Text, used: &HashSet<&str>| {
+        let mut warn = |kind: Kind, name: &Text, used: &AHashSet<&str>| {
             if !used.contains(&*name.value) {
                 let message =
                     format!("nothing uses the {} {}; remove it, or name it somewhere", kind.one(), shown(&name.value));
@@ -96,7 +96,7 @@ impl Shared {
 
 /// What a name stands for, or a message that says it stands for nothing, with a guess unless there are many findings already.
 pub(super) fn resolve<'a, T>(
-    known: &'a HashMap<Box<str>, T>,
+    known: &'a AHashMap<Box<str>, T>,
     kind: Kind,
     name: &str,
     found: &Diagnostics,
@@ -113,7 +113,7 @@ pub(super) fn resolve<'a, T>(
 
 struct Compiler<'a> {
     file: &'a Path,
-    sets: HashMap<Box<str>, &'a OriginSetSpec>,
+    sets: AHashMap<Box<str>, &'a OriginSetSpec>,
     rules: Rules<'a>,
     previous: Option<&'a Shared>,
     found: &'a mut Diagnostics,

@@ -152,6 +152,6 @@ fn every_listed_header_is_in_vary() {
     for kind in Kind::ALL {
         let tokens: Vec<&str> = policy.vary(kind).collect();
         assert_eq!(tokens.last(), Some(&"x-a"));
-        assert_eq!(policy.vary_value(kind).unwrap().to_str().unwrap(), tokens.join(", "));
+        assert_eq!(policy.vary_value(kind).unwrap().as_bytes(), tokens.join(", ").as_bytes());
     }
 }

@@ -1,0 +1,122 @@
+//! Instructions of one decision, by kind: `make instructions` counts them and holds them to their budgets.
+//!
+//! Callgrind counts what happens inside of the two bench functions; compiling policies and making requests stay outside.
+
+#![expect(missing_docs, clippy::allow_attributes_without_reason, reason = "gungraun's macros write such items")]
+
+use std::hint::black_box;
+
+use crossgate_instructions::{EXACT, UNDER_WILD, WILD, Workload, actual, entries, preflight, spec};
+use crossgate_policy::{Disclosure, Field, PolicySpec, Reason, Request, Upgrade};
+use gungraun::{Callgrind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
+
+/// What a browser asks for with [`spec`].
+const HEADERS: &[u8] = b"authorization,content-type,x-request-id";
+
+fn allowing(entries: impl IntoIterator<Item = String>) -> PolicySpec {
+    PolicySpec { allow_origins: entries.into_iter().collect(), ..spec() }
+}
+
+fn thousand() -> PolicySpec {
+    allowing(entries(EXACT, 1_000))
+}
+
+fn exact(count: u64) -> &'static Workload {
+    Workload::new(&allowing(entries(EXACT, count)), actual(), EXACT, count, Reason::Exact)
+}
+
+fn wildcard(count: u64) -> &'static Workload {
+    Workload::new(&allowing(entries(WILD, count)), actual(), UNDER_WILD, count, Reason::Wildcard)
+}
+
+fn any() -> &'static Workload {
+    Workload::new(&allowing(["*".to_owned()]), actual(), EXACT, 1_000, Reason::Any)
+}
+
+/// Both tables are asked in vain.
+fn no_match() -> &'static Workload {
+    let spec = allowing(entries(EXACT, 1_000).chain(entries(WILD, 1_000)));
+    Workload::new(&spec, actual(), "https://www.zonex-#.example.net", 1_000, Reason::NoMatch)
+}
+
+fn null() -> &'static Workload {
+    let null = Request { origin: Field::One(b"null"), ..actual() };
+    Workload::same(&thousand(), null, Reason::NullOrigin)
+}
+
+fn malformed(shape: &str) -> &'static Workload {
+    Workload::new(&thousand(), actual(), shape, 1_000, Reason::MalformedOrigin)
+}
+
+fn same_origin() -> &'static Workload {
+    let origin = Field::One(b"https://api.example.test");
+    Workload::same(&thousand(), Request { origin, ..actual() }, Reason::SameOrigin)
+}
+
+fn no_origin() -> &'static Workload {
+    Workload::same(&thousand(), actual(), Reason::NonCors)
+}
+
+fn websocket() -> &'static Workload {
+    let handshake = Request { upgrade: Upgrade::WebSocket, ..actual() };
+    Workload::new(&thousand(), handshake, EXACT, 1_000, Reason::Exact)
+}
+
+fn asking(method: &'static [u8], headers: &[u8], reason: Reason) -> &'static Workload {
+    Workload::new(&thousand(), preflight(method, headers), EXACT, 1_000, reason)
+}
+
+fn disclosing(disclosure: Disclosure) -> &'static Workload {
+    let spec = PolicySpec { disclosure, ..thousand() };
+    Workload::new(&spec, preflight(b"PUT", HEADERS), EXACT, 1_000, Reason::Exact)
+}
+
+#[library_benchmark]
+#[bench::allowed_exact_1(exact(1))]
+#[bench::allowed_exact_1000(exact(1_000))]
+#[bench::allowed_exact_100000(exact(100_000))]
+#[bench::allowed_wildcard_1(wildcard(1))]
+#[bench::allowed_wildcard_1000(wildcard(1_000))]
+#[bench::allowed_wildcard_100000(wildcard(100_000))]
+#[bench::allowed_any(any())]
+#[bench::denied_no_match(no_match())]
+#[bench::denied_null(null())]
+#[bench::denied_malformed_short(malformed("https://app-#.example.com/"))]
+#[bench::denied_malformed_longest(malformed(&format!("https://{}{{#", "a.".repeat(151))))]
+#[bench::denied_malformed_64_kib(malformed(&"a.".repeat(32 << 10)))]
+#[bench::same_origin(same_origin())]
+#[bench::no_origin(no_origin())]
+#[bench::websocket(websocket())]
+#[bench::preflight_denied_method(asking(b"PATCH", HEADERS, Reason::Method))]
+#[bench::preflight_denied_header(asking(b"PUT", b"authorization,content-type,x-secret", Reason::Header))]
+#[bench::preflight_denied_header_65_names(asking(b"PUT", &b"x-request-id,".repeat(65), Reason::Header))]
+#[bench::preflight_denied_header_64_kib(asking(b"PUT", &b"x-request-id,".repeat(5_042), Reason::Header))]
+fn decide(workload: &'static Workload) {
+    for (policy, requests) in workload.parts() {
+        for request in requests {
+            black_box(policy.decide(black_box(request)).without_asking());
+        }
+    }
+}
+
+#[library_benchmark]
+#[bench::actual(exact(1_000))]
+#[bench::preflight_full(disclosing(Disclosure::Full))]
+#[bench::preflight_minimal(disclosing(Disclosure::Minimal))]
+fn answer(workload: &'static Workload) {
+    for (policy, requests) in workload.parts() {
+        for request in requests {
+            let request = black_box(request);
+            let verdict = policy.decide(request).without_asking();
+            policy.edits(&verdict, request).for_each(|edit| drop(black_box(edit)));
+        }
+    }
+}
+
+library_benchmark_group!(name = decisions, benchmarks = [decide, answer]);
+
+// Bus events are atomic instructions: a lock, or a counter that cores share.
+main!(
+    config = LibraryBenchmarkConfig::default().tool(Callgrind::with_args(["--cache-sim=no", "--collect-bus=yes"])),
+    library_benchmark_groups = decisions
+);
