@@ -26,7 +26,7 @@ run: build-tools ## Builds (unoptimised: the shorter wait) and starts the demo; 
 test: format-check lint unit doc samples licences instructions ## Everything that CI runs
 	@echo "all good"
 
-bench: build-tools ## Prints the time of a decision
+bench: build-tools ## Runs the criterion benches: a quarter of an hour, building included
 	cargo bench --locked --package crossgate-benches
 
 bench-peers: build-tools peer-tools $(PEERS)/installed ## Compares the cost of requests with nginx, HAProxy, Envoy and Pingora: 20 minutes
