@@ -30,11 +30,11 @@ pub(crate) struct Cells {
     plain: Box<[AtomicU64]>,
     /// The second of the last collision, counted from 1 at the process's first.
     collided_s: AtomicU32,
-    copies: OnceLock<Box<[Copy]>>,
+    copies: OnceLock<Box<[Own]>>,
 }
 
 /// One worker's part of the counts, on cache lines of its own: processors fetch two at a time.
-type Copy = Box<[Lines]>;
+type Own = Box<[Lines]>;
 
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -108,7 +108,7 @@ impl Drop for Cells {
     }
 }
 
-fn cell(copy: &Copy, index: usize) -> Option<&AtomicU64> {
+fn cell(copy: &Own, index: usize) -> Option<&AtomicU64> {
     copy.get(index / LINES_LEN)?.0.get(index % LINES_LEN)
 }
 
