@@ -77,7 +77,7 @@ impl Compiler<'_> {
             id: Arc::clone(&spec.id.value),
             counters: self.metrics.tenant(&spec.id.value),
             spec: Arc::clone(spec),
-            routes: routes.into(),
+            routes: routes.into_iter().collect(),
             fallback,
         }
     }

@@ -323,3 +323,23 @@ fn what_says_the_same_is_the_same_object() {
     assert_eq!(kept(("unmatchedRequests: Forward", "unmatchedRequests: Reject")), ["three"]);
     assert_eq!(kept(("bare: {}", "bare: { maxAge: 1 }")), ["one", "two", "three"]);
 }
+
+#[test]
+fn a_worker_whose_turn_has_not_come_is_given_the_new_one() {
+    let first = Arc::new(good(""));
+    let second = Arc::new(Snapshot { generation: 2, ..good("") });
+    let current = CurrentSnapshot::new(&first, &Metrics::new(), 2);
+    let workers = |expected: u64| {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert_eq!((current.load().generation, current.pin().generation), (expected, expected)));
+            }
+        });
+        assert_eq!(current.latest().generation, expected);
+    };
+    workers(1);
+    current.announce(&second);
+    workers(2);
+    current.store(&second);
+    workers(2);
+}
