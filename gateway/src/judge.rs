@@ -244,6 +244,7 @@ fn decide<'s, E>(
 ) -> Result<Judged<'s>, E> {
     with_request(head, own_origin(authority, head), |request| {
         let kind = request.classify();
+        tenant.counters.foresee(kind);
         // A preflight asks for another request, and is answered for that one.
         let method = match (kind, request.requested_method) {
             (Kind::Preflight, Field::One(method)) => method,
@@ -252,7 +253,10 @@ fn decide<'s, E>(
         let matched = tenant.route(target.path_for_matching(), method);
         let found = matched.is_some();
         let route = matched.or_else(|| tenant.fallback());
-        route.map_or(Ok(()), check)?;
+        if let Some(route) = route {
+            route.handles.foresee();
+            check(route)?;
+        }
         let (verdict, asked) = match route {
             Some(route) => consult(route, request, |route| around(tenant, route, target, head), ask),
             None => (Verdict::unknown_route(kind), None),

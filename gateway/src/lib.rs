@@ -27,6 +27,7 @@ pub mod rewrite;
 pub mod runner;
 pub mod scripts;
 pub mod snapshot;
+mod socket;
 pub mod target;
 pub mod tenant;
 mod thread_number;

@@ -119,7 +119,7 @@ impl Process {
             control.draining(),
         );
         let threads = settings.runtime.threads.count();
-        let running = serve(sockets.data, gateway, &metrics.connections, threads, options.answers);
+        let running = serve(sockets.data, gateway, &metrics.connections, threads, options.answers)?;
         Ok(Process { control, running, log, side })
     }
 
@@ -181,7 +181,7 @@ fn serve(
     connections: &Arc<Connections>,
     threads: usize,
     answers: Answers,
-) -> Running {
+) -> io::Result<Running> {
     let backstage = Arc::new(gateway.clone());
     let conf = ServerConf { threads, ..ServerConf::default() };
     let mut proxy = HttpProxy::new(gateway, Arc::new(conf));

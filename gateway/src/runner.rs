@@ -3,25 +3,23 @@
 //! That one retries a taken port for 30 s and then panics in a task, sleeps its whole grace period on
 //! SIGTERM however idle it is, and hides its sockets. Here all listeners are bound before anything
 //! starts, so a taken port is an error at once and port 0 can be asked for its number; the stop ends
-//! as soon as the last connection has. The signals themselves belong to the command line: a test
-//! runs the same code in process.
+//! as soon as the last connection has. Connections are accepted here too and served as a [`Socket`]. The
+//! signals themselves belong to the command line: a test runs the same code in process.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use pingora::apps::ServerApp;
-use pingora::listeners::{L4BufferSettings, ListenerConfig};
-use pingora::server::{Fds, ListenFds};
-use pingora::services::Service as _;
-use pingora::services::listening::Service;
+use pingora::server::ShutdownWatch;
 use pingora_runtime::Runtime;
+use rustix::io::Errno;
 use tokio::sync::watch;
 
 use crate::metrics::Connections;
+use crate::socket::Socket;
 
 /// A listener that is bound and not yet served.
 #[derive(Debug)]
@@ -39,6 +37,8 @@ impl Bound {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
         let listener = TcpListener::bind(address).map_err(named)?;
         listener.set_nonblocking(true).map_err(named)?;
+        // The library asks for room for far fewer.
+        rustix::net::listen(&listener, BACKLOG).map_err(|error| named(error.into()))?;
         let address = listener.local_addr().map_err(named)?;
         Ok(Bound { listener, address })
     }
@@ -61,9 +61,10 @@ pub struct Running {
     connections: Arc<Connections>,
 }
 
-/// Small writes are collected up to this; a whole answer without a body fits. Reads are not buffered, since whoever reads brings a
-/// buffer of its own.
-const WRITE_BUFFER_LEN: usize = 1460;
+/// Connections that wait to be accepted, unless the system's own bound is lower: a storm of them comes faster than any loop accepts.
+const BACKLOG: i32 = 65_535;
+/// The wait after the system was out of descriptors or memory: asked at once it would say the same.
+const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 /// How often a drain looks whether the last connection has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// What a stop waits for tasks that are past their last connection.
@@ -71,24 +72,23 @@ const RUNTIME_STOP: Duration = Duration::from_millis(200);
 
 impl Running {
     /// Serves each bound socket with its app, on `threads` workers.
+    ///
+    /// # Errors
+    /// The operating system's, where it cannot tell about new connections.
     pub fn start<A: ServerApp + Send + Sync + 'static>(
         services: Vec<(Bound, A)>,
         connections: Arc<Connections>,
         threads: usize,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let runtime = Runtime::new_steal(threads, "crossgate");
         let (stop, stopped) = watch::channel(false);
-        for (bound, app) in services {
-            let name = bound.address.to_string();
-            let mut service = Service::new(name.clone(), app);
-            service.add_listener(ListenerConfig::tcp(&name).l4_buffer(L4BufferSettings::new(0, WRITE_BUFFER_LEN)));
-            let fds = listen_fds(name, bound.listener);
-            let stopped = stopped.clone();
-            runtime.get_handle().spawn(async move {
-                service.start_service(Some(fds), stopped, 1).await;
-            });
+        let handle = runtime.get_handle().clone();
+        let _entered = handle.enter();
+        for (Bound { listener, address }, app) in services {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            handle.spawn(serve(listener, address, Arc::new(app), stopped.clone()));
         }
-        Running { runtime, stop, connections }
+        Ok(Running { runtime, stop, connections })
     }
 
     /// Stops accepting, lets idle connections go and waits for busy ones, `grace` at most. Returns
@@ -105,10 +105,42 @@ impl Running {
     }
 }
 
-/// Pingora takes the socket over by its number and listens on it anew with its own backlog.
-fn listen_fds(name: String, listener: TcpListener) -> ListenFds {
-    let mut fds = Fds::new();
-    debug_assert!(listener.as_raw_fd() >= 0);
-    fds.add(name, listener.into_raw_fd());
-    Arc::new(Mutex::new(fds))
+/// Accepts connections until the stop, each served by a task of its own.
+async fn serve<A: ServerApp + Send + Sync + 'static>(
+    listener: tokio::net::TcpListener,
+    address: SocketAddr,
+    app: Arc<A>,
+    stopped: ShutdownWatch,
+) {
+    let mut told = stopped.clone();
+    let stop = told.wait_for(|stop| *stop);
+    let mut stop = pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = &mut stop => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted.and_then(|(stream, peer)| Socket::new(stream, peer)) {
+            Ok(socket) => {
+                let (app, stopped) = (Arc::clone(&app), stopped.clone());
+                tokio::spawn(async move { app.process_new(Box::new(socket), &stopped).await });
+            }
+            Err(error) if is_exhausted(&error) => {
+                tracing::error!(%address, %error, "no connection can be accepted");
+                tokio::time::sleep(EXHAUSTED_WAIT).await;
+            }
+            // It was gone before it was accepted.
+            Err(error) => tracing::debug!(%address, %error, "a connection failed at once"),
+        }
+    }
+    // New ones are refused from here on rather than left waiting.
+    drop(listener);
+    app.cleanup().await;
+}
+
+/// Whether the system has nothing left for another connection.
+fn is_exhausted(error: &io::Error) -> bool {
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| exhausted.contains(&errno))
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crossgate_policy::Policy;
 use http::HeaderValue;
+use smallvec::SmallVec;
 
 use crate::config::model::{Mode, TenantSpec, Timeouts, UnmatchedRequests, UpstreamSpec};
 use crate::metrics::{Cells, EntryHandles, TenantCounters, UpstreamCounters};
@@ -25,8 +26,8 @@ pub struct Tenant {
     pub counters: Arc<TenantCounters>,
     /// What it was compiled from.
     pub(crate) spec: Arc<TenantSpec>,
-    /// The longest prefix first, and of two equal ones the one that names methods.
-    pub(crate) routes: Box<[Arc<Route>]>,
+    /// The longest prefix first, and of two equal ones the one that names methods. Most tenants have one.
+    pub(crate) routes: SmallVec<[Arc<Route>; 1]>,
     pub(crate) fallback: Option<Arc<Route>>,
 }
 

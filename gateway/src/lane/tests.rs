@@ -149,7 +149,7 @@ impl Served {
             Lane::new(Arc::new(proxy), Arc::new(Limits(limits)), Arc::clone(&connections), 0, Answers::Preflights);
         let bound = Bound::new("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = bound.address();
-        let running = Running::start(vec![(bound, lane)], connections, 2);
+        let running = Running::start(vec![(bound, lane)], connections, 2).expect("started");
         Served { running: Some(running), address }
     }
 

@@ -10,6 +10,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use crate::thread_number;
 
 /// Copies of a row: no more than there are workers on the largest machines, since each costs its row's size.
@@ -27,7 +29,8 @@ static SPLIT: AtomicUsize = AtomicUsize::new(0);
 /// A row of counts that stand at zero in the beginning.
 #[derive(Debug)]
 pub(crate) struct Cells {
-    plain: Box<[AtomicU64]>,
+    /// A row of one lies in here, one step less to its count.
+    plain: SmallVec<[AtomicU64; 1]>,
     /// The second of the last collision, counted from 1 at the process's first.
     collided_s: AtomicU32,
     copies: OnceLock<Box<[Own]>>,
@@ -71,6 +74,11 @@ impl Cells {
         let copies = self.copies.get().into_iter().flatten().filter_map(|copy| cell(copy, index));
         let all = self.plain.get(index).into_iter().chain(copies);
         all.fold(0, |sum, cell| sum.wrapping_add(cell.load(Relaxed)))
+    }
+
+    /// The first plain cell as it is, for whoever wants nothing but to have looked there.
+    pub(crate) fn first(&self) -> u64 {
+        self.plain.first().map_or(0, |cell| cell.load(Relaxed))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -6,6 +6,7 @@
 //! the bounds share the tenant's `other`, and every count that lands there for that reason is counted as overflow.
 
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -27,7 +28,14 @@ const VERDICTS: usize = VerdictLabel::ALL.len();
 /// A compiled route's handles to the counters of its policy's entries. For the counters of one tenant only.
 #[derive(Debug, Default)]
 pub struct EntryHandles {
-    shelves: OnceLock<Table<Table<Table<Handle>>>>,
+    places: OnceLock<Places>,
+}
+
+#[derive(Debug)]
+enum Places {
+    /// All in one block, as nearly always.
+    Few(Table<Handle>),
+    Many(Table<Table<Table<Handle>>>),
 }
 
 /// Places that are filled when they are first looked for.
@@ -46,12 +54,32 @@ impl EntryHandles {
         EntryHandles::default()
     }
 
+    /// Fetches what counting the first entry will write to, as [`TenantCounters::foresee`](super::TenantCounters::foresee) does.
+    pub(crate) fn foresee(&self) {
+        let first = match self.places.get() {
+            Some(Places::Few(few)) => few.first().and_then(OnceLock::get),
+            Some(Places::Many(_)) | None => None,
+        };
+        black_box(match first {
+            Some(Handle::Own(counter)) => counter.first(),
+            Some(Handle::Overflow) | None => 0,
+        });
+    }
+
     /// The place of one entry's handle; `None` if the entry is not among `entries`.
     pub(super) fn place(&self, entry: usize, entries: usize, verdict: VerdictLabel) -> Option<&OnceLock<Handle>> {
         let len = entries * VERDICTS;
         let index = entry * VERDICTS + verdict as usize;
-        let (blocks, block) = (len.div_ceil(BLOCK_LEN), index / BLOCK_LEN);
-        let shelves = self.shelves.get_or_init(|| empty(blocks.div_ceil(SHELF_LEN)));
+        let blocks = len.div_ceil(BLOCK_LEN);
+        let few_or_many = || match blocks {
+            ..=1 => Places::Few(empty(len)),
+            _ => Places::Many(empty(blocks.div_ceil(SHELF_LEN))),
+        };
+        let shelves = match self.places.get_or_init(few_or_many) {
+            Places::Few(few) => return few.get(index),
+            Places::Many(shelves) => shelves,
+        };
+        let block = index / BLOCK_LEN;
         let shelf = shelves.get(block / SHELF_LEN)?.get_or_init(|| part(blocks, block, SHELF_LEN));
         shelf.get(block % SHELF_LEN)?.get_or_init(|| part(len, index, BLOCK_LEN)).get(index % BLOCK_LEN)
     }
@@ -174,7 +202,12 @@ mod tests {
 
     #[test]
     fn every_entry_and_verdict_has_a_place_of_its_own() {
-        let entries = BLOCK_LEN * SHELF_LEN / VERDICTS + 200;
+        for entries in [1, BLOCK_LEN / VERDICTS, BLOCK_LEN, BLOCK_LEN * SHELF_LEN / VERDICTS + 200] {
+            check_places(entries);
+        }
+    }
+
+    fn check_places(entries: usize) {
         let handles = EntryHandles::new();
         let mut places = Vec::new();
         for entry in 0..entries {
@@ -193,7 +226,7 @@ mod tests {
     fn one_count_among_a_million_entries_allocates_little() {
         let handles = EntryHandles::new();
         handles.place(999_999, 1_000_000, VerdictLabel::Deny).unwrap();
-        let shelves = handles.shelves.get().unwrap();
+        let Some(Places::Many(shelves)) = handles.places.get() else { panic!("few") };
         let shelf = shelves.last().unwrap().get().unwrap();
         let block = shelf.iter().find_map(OnceLock::get).unwrap();
         let bytes = size_of_val(&**shelves) + size_of_val(&**shelf) + size_of_val(&**block);
