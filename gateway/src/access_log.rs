@@ -5,7 +5,7 @@
 //! can choose is escaped to printable ASCII and capped, and query strings are left out. Absent on purpose: files and
 //! rotation, which belong to whoever runs the process.
 
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -130,27 +130,61 @@ impl Filter {
 
 /// The writing thread: ends when the log is dropped.
 fn write_lines(mut queue: mpsc::Receiver<Message>, out: impl Write, lost: &AtomicU64) {
-    let mut out = BufWriter::with_capacity(BUFFER_BYTES, out);
+    let mut batch = Batch { out, bytes: Vec::with_capacity(BUFFER_BYTES), lines: 0, is_failing: false, lost };
     while let Some(message) = queue.blocking_recv() {
-        write_one(message, &mut out, lost);
+        batch.take(message);
         while let Ok(message) = queue.try_recv() {
-            write_one(message, &mut out, lost);
+            batch.take(message);
         }
-        // A failure keeps the bytes, and the next line tries them again.
-        out.flush().ok();
+        batch.write();
     }
 }
 
-fn write_one(message: Message, out: &mut impl Write, lost: &AtomicU64) {
-    match message {
-        Message::Line(line) => {
-            if out.write_all(&line).is_err() {
-                lost.fetch_add(1, Relaxed);
+/// Lines that are written together.
+struct Batch<'a, W> {
+    out: W,
+    bytes: Vec<u8>,
+    lines: u64,
+    is_failing: bool,
+    lost: &'a AtomicU64,
+}
+
+impl<W: Write> Batch<'_, W> {
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Line(line) => {
+                if self.bytes.len() + line.len() > BUFFER_BYTES {
+                    self.write();
+                }
+                self.bytes.extend_from_slice(&line);
+                self.lines += 1;
+            }
+            Message::Flush(written) => {
+                self.write();
+                written.send(()).ok();
             }
         }
-        Message::Flush(written) => {
-            out.flush().ok();
-            written.send(()).ok();
+    }
+
+    /// Writes them, or counts them as lost: kept until a full disk has room, they would fill the memory instead.
+    fn write(&mut self) {
+        if self.lines == 0 {
+            return;
+        }
+        let written = self.out.write_all(&self.bytes).and_then(|()| self.out.flush());
+        self.bytes.clear();
+        let lines = std::mem::take(&mut self.lines);
+        match written {
+            Ok(()) if std::mem::take(&mut self.is_failing) => tracing::info!("the access log is written again"),
+            Ok(()) => {}
+            Err(error) => {
+                self.lost.fetch_add(lines, Relaxed);
+                // The end of a line may be missing there.
+                self.bytes.push(b'\n');
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    tracing::error!(%error, "the access log cannot be written");
+                }
+            }
         }
     }
 }

@@ -159,3 +159,44 @@ async fn a_stuck_output_does_not_hold_up_the_end() {
     log.flush(Duration::from_millis(10)).await;
     assert!(start.elapsed().unwrap() < Duration::from_secs(5));
 }
+
+/// A disk that may be full.
+struct Disk {
+    full: Arc<std::sync::atomic::AtomicBool>,
+    written: Sender<Vec<u8>>,
+}
+
+impl Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.full.load(Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.written.send(bytes.to_vec()).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn lines_for_a_full_disk_are_lost_and_counted_and_later_ones_are_whole() {
+    let (written, output) = channel();
+    let full = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let dropped = Arc::new(AtomicU64::new(0));
+    let log = AccessLog::start(Disk { full: Arc::clone(&full), written }, Arc::clone(&dropped)).unwrap();
+    for (is_full, lost) in [(true, 2), (false, 2), (true, 4), (false, 4)] {
+        full.store(is_full, Relaxed);
+        for _ in 0..2 {
+            log.write(Filter::default(), &record(VerdictLabel::Allow));
+        }
+        log.flush(Duration::from_secs(10)).await;
+        assert_eq!(dropped.load(Relaxed), lost);
+    }
+    drop(log);
+    let text = String::from_utf8(output.iter().flatten().collect()).unwrap();
+    let whole = text.lines().filter(|line| line.starts_with('{') && line.ends_with('}')).count();
+    assert_eq!(whole, 4, "{text}");
+    assert_eq!(text.lines().filter(|line| !line.is_empty()).count(), 4, "{text}");
+}
