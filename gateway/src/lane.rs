@@ -16,6 +16,7 @@ pub mod watch;
 mod tests;
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -31,12 +32,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use self::conn::{Conn, Reclaimed, peer_addr};
-use self::head::{Head, HeadLimits, NoHead, Refusal, Turn, Wait};
+use self::head::{Head, HeadLimits, NO_ROOM, NoHead, Refusal, Turn, Wait};
 use self::preflight::{Client, Persistence, Preflight};
 use self::waiting::{Alarm, Stop};
 use self::watch::{ExchangeLimits, Watch};
 use crate::fields::Noted;
-use crate::metrics::{ActiveConnection, Connections, EarlyClose};
+use crate::metrics::{ActiveConnection, ConnectionLimits, Connections, EarlyClose, Full};
 
 /// Counts a connection as open until the last holder is gone: the lane, the exchange, a lingering close.
 pub type OpenConnection = Arc<ActiveConnection>;
@@ -45,6 +46,8 @@ pub type OpenConnection = Arc<ActiveConnection>;
 pub trait Backstage: Send + Sync + 'static {
     /// The limits in force now.
     fn limits(&self) -> LaneLimits;
+    /// The address of a client that is one by itself: no trusted proxy, behind which there are many.
+    fn lone_client(&self, client: Client) -> Option<IpAddr>;
     /// Whether the gateway is about to stop, so that connections are to end with their present answer.
     fn is_draining(&self) -> bool;
     /// Answers a preflight without the upstream, if the policy lets it: appends the whole answer to `out`, counts and logs it. If it
@@ -67,6 +70,8 @@ pub struct LaneLimits {
     pub exchange: ExchangeLimits,
     /// Requests on one connection.
     pub requests: u64,
+    /// Connections at one time.
+    pub connections: ConnectionLimits,
 }
 
 /// Whether the lane's answer was made.
@@ -111,6 +116,10 @@ enum Taken {
 
 /// Answers to a run of preflights are written together, up to about this many bytes.
 const ANSWERS_LEN_MAX: usize = 16 * 1024;
+/// For a client to send its request and take 503.
+const TELL_FULL_TIME: Duration = Duration::from_millis(500);
+/// Most requests are no longer.
+const READ_WHEN_FULL_LEN: usize = 2048;
 /// One answer, with room to spare.
 const ANSWER_LEN_USUAL: usize = 1024;
 
@@ -126,8 +135,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         Lane { proxy, backstage, connections, listener, answers }
     }
 
-    async fn serve(&self, mut line: Reclaimed, shutdown: &ShutdownWatch) {
-        let client = Client { address: peer_addr(&line.io), listener: self.listener };
+    async fn serve(&self, mut line: Reclaimed, client: Client, shutdown: &ShutdownWatch) {
         let mut stop = Stop::new(shutdown);
         let mut wait = Wait::new(Turn::First);
         let mut answers = Vec::new();
@@ -257,6 +265,22 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         conn.reclaim()
     }
 
+    /// Says 503 on a connection too many, and closes it.
+    async fn turn_away(&self, mut io: Stream, client: Client) {
+        let Some(_told) = self.connections.tell_full() else {
+            return self.backstage.closed_early(EarlyClose::Full);
+        };
+        let answer = self.backstage.refuse(&NO_ROOM, client.address);
+        let told = async {
+            // Closing a socket with unread bytes makes the kernel send a reset, which can destroy the answer.
+            let mut request = [0; READ_WHEN_FULL_LEN];
+            let _whole_or_not = io.read(&mut request).await?;
+            io.write_all(&answer).await?;
+            AsyncWriteExt::shutdown(&mut io).await
+        };
+        let _done_or_gone = timeout(TELL_FULL_TIME, told).await;
+    }
+
     async fn end(&self, mut io: Stream, end: NoHead, peer: Option<std::net::SocketAddr>, limits: &LaneLimits) {
         match end {
             NoHead::Closed | NoHead::Shutdown => {}
@@ -275,9 +299,16 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
 #[async_trait]
 impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> ServerApp for Lane<P, B> {
     async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let guard = Arc::new(self.connections.open());
-        let line = Reclaimed { io, ahead: BytesMut::new(), eof: false, alarm: Alarm::default(), guard };
-        self.serve(line, shutdown).await;
+        let client = Client { address: peer_addr(&io), listener: self.listener };
+        let limits = self.backstage.limits();
+        match self.connections.open(self.backstage.lone_client(client), limits.connections) {
+            Ok(guard) => {
+                let guard = Arc::new(guard);
+                let line = Reclaimed { io, ahead: BytesMut::new(), eof: false, alarm: Alarm::default(), guard };
+                self.serve(line, client, shutdown).await;
+            }
+            Err(Full) => self.turn_away(io, client).await,
+        }
         None
     }
 

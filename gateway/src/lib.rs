@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod context;
 pub mod demo_upstream;
+pub mod descriptors;
 pub mod explain;
 pub mod fields;
 pub mod forwarded;

@@ -1,6 +1,7 @@
 //! One finished request as a line of the access log.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use crossgate_policy::{Kind, Scheme};
@@ -16,6 +17,7 @@ use crate::fields::Fields;
 use crate::forwarded::Peer;
 use crate::hop_by_hop::connection_is_harmless;
 use crate::judge::{HeadView, Judged, Judgement, SEC_FETCH_SITE};
+use crate::lane::head::Refusal;
 use crate::metrics::{NO_TENANT, UpstreamError, VerdictLabel};
 use crate::snapshot::Snapshot;
 use crate::{forwarded, proxy};
@@ -118,6 +120,51 @@ pub fn write(log: &AccessLog, request: &Finished<'_>) {
         note: if request.is_abandoned { Some(ABANDONED_NOTE) } else { note(request) },
     };
     log.write(filter(request.snapshot.settings.access_log), &record);
+}
+
+/// Logs a head that was refused before anybody's policy could apply to it, or a connection too many.
+pub fn write_refused(
+    log: &AccessLog,
+    snapshot: &Snapshot,
+    refusal: &Refusal,
+    request_id: &str,
+    client: Option<IpAddr>,
+) {
+    let record = Record {
+        time: SystemTime::now(),
+        request_id,
+        tenant: NO_TENANT,
+        route: None,
+        policy: None,
+        kind: Kind::NonCors,
+        verdict: VerdictLabel::Deny,
+        reason: refusal.reason,
+        entry: None,
+        rule_source: None,
+        rule_message: None,
+        rule_error: None,
+        origin: None,
+        origin_fields: 0,
+        host: Escaped(b""),
+        method: Escaped(b""),
+        target: b"",
+        requested_method: None,
+        requested_method_fields: 0,
+        requested_headers: None,
+        sec_fetch_site: None,
+        sec_fetch_site_fields: 0,
+        connection: None,
+        scheme: None,
+        has_credentials: false,
+        status: refusal.status.as_u16(),
+        duration: Duration::ZERO,
+        upstream: None,
+        upstream_duration: None,
+        client,
+        generation: snapshot.generation,
+        note: Some(refusal.detail),
+    };
+    log.write(filter(snapshot.settings.access_log), &record);
 }
 
 fn filter(configured: model::AccessLog) -> Filter {

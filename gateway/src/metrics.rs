@@ -25,7 +25,7 @@ mod tenant;
 mod upstream;
 
 pub(crate) use self::cells::Cells;
-pub use self::connections::{ActiveConnection, Connections};
+pub use self::connections::{ActiveConnection, ConnectionLimits, Connections, Full};
 pub use self::histogram::{Histogram, SampledTimer};
 pub use self::labels::{Change, EarlyClose, ReloadResult, UpstreamError, VerdictLabel};
 pub use self::origins::{EntryHandles, SERIES_MAX_TENANT, SERIES_MAX_TOTAL};

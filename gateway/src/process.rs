@@ -19,6 +19,7 @@ use crate::admin::{self, Access, AccessError, AdminState, MetricsAccess};
 use crate::config::Settings;
 use crate::config::diagnostics::Diagnostics;
 use crate::config::model::Admin;
+use crate::descriptors::Shares;
 use crate::lane::{Answers, Lane};
 use crate::metrics::{Connections, Metrics};
 use crate::proxy::Gateway;
@@ -110,6 +111,7 @@ impl Process {
             let state = AdminState { access, metrics: Arc::clone(&metrics), control: Arc::clone(&control) as Arc<_> };
             side.spawn(admin::serve(bound.into_listener(), Arc::new(state), side.stopped()));
         }
+        let descriptors = Shares::now();
         let current = Arc::clone(control.reloader().current());
         let gateway = Gateway::new(
             current,
@@ -117,9 +119,10 @@ impl Process {
             Arc::clone(&log),
             settings.listeners.clone(),
             control.draining(),
+            descriptors,
         );
         let threads = settings.runtime.threads.count();
-        let running = serve(sockets.data, gateway, &metrics.connections, threads, options.answers)?;
+        let running = serve(sockets.data, gateway, &metrics.connections, threads, options.answers, descriptors)?;
         Ok(Process { control, running, log, side })
     }
 
@@ -181,9 +184,10 @@ fn serve(
     connections: &Arc<Connections>,
     threads: usize,
     answers: Answers,
+    descriptors: Shares,
 ) -> io::Result<Running> {
     let backstage = Arc::new(gateway.clone());
-    let conf = ServerConf { threads, ..ServerConf::default() };
+    let conf = ServerConf { threads, upstream_keepalive_pool_size: descriptors.idle_upstream, ..ServerConf::default() };
     let mut proxy = HttpProxy::new(gateway, Arc::new(conf));
     proxy.handle_init_modules();
     let proxy = Arc::new(proxy);

@@ -32,6 +32,7 @@ use crate::access_log::AccessLog;
 use crate::config::Mode;
 use crate::config::model::{BodyMax, Listener};
 use crate::context::{Context, Judging, PinnedJudgement};
+use crate::descriptors::Shares;
 use crate::fields::Fields;
 use crate::forwarded::{self, Peer};
 use crate::hop_by_hop::Reframed;
@@ -61,19 +62,21 @@ pub struct Gateway {
     log: Arc<AccessLog>,
     listeners: Vec<Listener>,
     draining: Arc<AtomicBool>,
+    descriptors: Shares,
 }
 
 impl Gateway {
     /// A gateway that serves whatever snapshot is current when a request begins, on these listeners, and ends connections
-    /// with their present answer once `draining` is set.
+    /// with their present answer once `draining` is set. Clients get no more open files than their share.
     pub fn new(
         snapshot: Arc<CurrentSnapshot>,
         metrics: Arc<Metrics>,
         log: Arc<AccessLog>,
         listeners: Vec<Listener>,
         draining: Arc<AtomicBool>,
+        descriptors: Shares,
     ) -> Self {
-        Gateway { snapshot, metrics, log, listeners, draining }
+        Gateway { snapshot, metrics, log, listeners, draining, descriptors }
     }
 
     fn judge(&self, snapshot: Arc<Pinned>, watch: Arc<Watch>, head: &HeadView<'_>, peer: Peer) -> Judging {

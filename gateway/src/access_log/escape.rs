@@ -12,6 +12,11 @@ use serde::{Serialize, Serializer};
 pub struct Escaped<'a, const LEN_MAX: usize>(pub &'a [u8]);
 
 impl<const LEN_MAX: usize> Escaped<'_, LEN_MAX> {
+    /// Whether there is nothing to show.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether it is longer than what is shown.
     pub(super) fn is_cut(&self) -> bool {
         self.0.len() > LEN_MAX

@@ -49,7 +49,8 @@ pub struct Record<'a> {
     /// `allow` or `deny`; in report mode `would_allow` or `would_deny`.
     pub verdict: VerdictLabel,
     /// Why, from a closed set: the reasons of the metrics, and for requests that no policy judged `unknown_host` (421),
-    /// `broken_tenant` (503) or `bad_request` (400, with what is wrong as the note).
+    /// `broken_tenant` (503) or `bad_request` (400, with what is wrong as the note). Of a head that is refused as such: `head_timeout`,
+    /// `head_too_large`, `head_malformed`, `host`, `framing` or `method`; of a connection too many `connections`.
     pub reason: &'static str,
     /// The configured entry that covers the origin.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,12 +70,14 @@ pub struct Record<'a> {
     /// How often `Origin` is there, if more than once.
     #[serde(skip_serializing_if = "is_once")]
     pub origin_fields: usize,
-    /// The `Host` field.
+    /// The `Host` field. Nothing of a refused head is in its line, as it may be no HTTP at all.
+    #[serde(skip_serializing_if = "Escaped::is_empty")]
     pub host: Escaped<'a, HOST_LEN_MAX>,
     /// The method, capped at 32 bytes.
+    #[serde(skip_serializing_if = "Escaped::is_empty")]
     pub method: Escaped<'a, METHOD_LEN_MAX>,
     /// The request target, of which the path is logged without its query, capped at 256 bytes.
-    #[serde(rename = "path", serialize_with = "path")]
+    #[serde(rename = "path", serialize_with = "path", skip_serializing_if = "<[u8]>::is_empty")]
     pub target: &'a [u8],
     /// The `Access-Control-Request-Method` field of a preflight, capped at 32 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]

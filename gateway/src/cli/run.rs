@@ -5,13 +5,13 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::disable_transparent_huge_pages;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::logging::{self, LogFormat};
 use super::{GOOD, USAGE, WRONG};
+use crate::descriptors;
 use crate::lane::Answers;
 use crate::process::{Options, Process, StartError, Stop};
 use crate::reload::BrokenTenants;
@@ -47,7 +47,7 @@ pub fn run(args: RunArgs, err: &mut dyn Write) -> u8 {
 }
 
 fn serve(args: RunArgs) -> Result<(), StartError> {
-    raise_descriptor_limit();
+    descriptors::raise_limit();
     keep_pages_small();
     let broken_tenants = if args.skip_broken_tenants { BrokenTenants::Skip } else { BrokenTenants::Refuse };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -66,16 +66,6 @@ fn serve(args: RunArgs) -> Result<(), StartError> {
         }
     });
     Ok(())
-}
-
-/// A client costs a descriptor, and one more while its request is at the upstream. The usual soft limit, 1,024, is low for the sake of
-/// programs that call select(2), which nothing here does; so all that the hard limit allows is taken, before any socket is opened.
-fn raise_descriptor_limit() {
-    let Rlimit { current: before, maximum } = getrlimit(Resource::Nofile);
-    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        Ok(()) => tracing::info!(before, now = maximum, "limit of open files"),
-        Err(error) => tracing::warn!(before, %error, "the limit of open files stays as it is"),
-    }
 }
 
 /// The allocator asks for huge pages where the system grants them; then all of a buffer is resident once a byte of it is. A request body

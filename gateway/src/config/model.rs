@@ -132,6 +132,10 @@ impl Threads {
 /// Bounds on what clients may send and how long they may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    /// Clients' connections at one time; where nothing is said, or more than that, what the limit of open files has room for.
+    pub max_connections: Option<u32>,
+    /// Of one client address, or IPv6 network of 64 bits; trusted proxies aside, which carry many clients.
+    pub max_connections_per_client: Option<u32>,
     /// A whole request head, from its first byte.
     pub head: Duration,
     /// Fields in a head.
@@ -174,6 +178,8 @@ pub struct RuleBounds {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
+            max_connections: None,
+            max_connections_per_client: None,
             head: Duration::from_secs(10),
             head_fields: 100,
             head_field_bytes: 8 << 10,

@@ -163,6 +163,10 @@ described! {
     /// Bounds on what clients may send and how long they may take.
     #[schemars(rename_all = "camelCase", deny_unknown_fields)]
     struct Limits {
+        /// Clients' connections at one time. Default as many as the limit of open files has room for.
+        max_connections: Option<u32>,
+        /// Connections of one client address, or IPv6 network of 64 bits. Trusted proxies have no such limit. Default none.
+        max_connections_per_client: Option<u32>,
         /// For a whole request head. Default 10s.
         head: Option<Duration>,
         /// Fields in a head. Default 100.

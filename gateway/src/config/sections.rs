@@ -69,8 +69,8 @@ sections! {
     ADMIN = "Admin", "the admin listener", ["address", "tokenFile", "openMetrics", "hosts"];
     RUNTIME = "Runtime", "the runtime", ["threads"];
     LIMITS = "Limits", "the limits", [
-        "head", "headFields", "headFieldBytes", "headBytes", "keepAliveIdle", "keepAliveRequests", "maxRequestBody", "minBodyRate",
-        "minBodyRateAfter", "writeStall", "drainBytes", "drainTime", "rules",
+        "maxConnections", "maxConnectionsPerClient", "head", "headFields", "headFieldBytes", "headBytes", "keepAliveIdle",
+        "keepAliveRequests", "maxRequestBody", "minBodyRate", "minBodyRateAfter", "writeStall", "drainBytes", "drainTime", "rules",
     ];
     RULE_LIMITS = "RuleLimits", "the limits of rules", [
         "operations", "stringBytes", "arrayLength", "mapLength", "callDepth", "sourceBytes", "time", "timePerSecond",

@@ -27,6 +27,7 @@ const ADMIN_HOSTS_MAX: usize = 64;
 const HEAD_FIELDS_MAX: u32 = 256;
 /// Worker threads.
 const THREADS_MAX: u32 = 1_024;
+const CONNECTIONS_MAX: u32 = 100_000_000;
 
 /// From so many milliseconds to so many seconds.
 pub(super) const fn span(low_ms: u64, high_s: u64) -> RangeInclusive<Duration> {
@@ -149,7 +150,11 @@ impl Decoder<'_> {
     fn limits(&mut self, node: &Node) -> Option<Limits> {
         let fields = self.fields(node, &sections::LIMITS)?;
         let old = Limits::default();
+        let mut most = |key| fields.find(key).and_then(|node| self.count(node, 1..=CONNECTIONS_MAX));
+        let (max_connections, max_connections_per_client) = (most("maxConnections"), most("maxConnectionsPerClient"));
         let limits = Limits {
+            max_connections,
+            max_connections_per_client,
             head: self.duration_or(&fields, "head", span(100, 300), old.head),
             head_fields: self.count_or(&fields, "headFields", 1..=HEAD_FIELDS_MAX, old.head_fields),
             head_field_bytes: self.size_or(&fields, "headFieldBytes", 256..=256 << 10, old.head_field_bytes),

@@ -75,6 +75,9 @@ pub enum ProbeError {
     /// A text that is no line of the access log.
     #[error("not a line of the access log: {0}; one JSON object with host, method and path is accepted")]
     LogLine(String),
+    /// A line of a head that was refused before anybody's policy could apply to it.
+    #[error("the head was refused as such, so nothing of the request was logged and no policy was asked: {0}")]
+    RefusedHead(String),
 }
 
 /// A request as somebody describes it; what is left out is as a browser would have it.
@@ -213,6 +216,14 @@ struct LogLine {
     cut: bool,
 }
 
+/// A line that tells of a refusal, and of no request.
+#[derive(Deserialize)]
+struct RefusedLine {
+    #[serde(rename = "request_id")]
+    _request_id: String,
+    note: String,
+}
+
 impl LogLine {
     /// The fields that were there, as often as it matters: once, or more than once.
     fn fields(&self) -> Vec<(String, Vec<u8>)> {
@@ -242,7 +253,9 @@ impl Probe {
     /// # Errors
     /// If the text is no such line.
     pub fn from_log_line(line: &str) -> Result<Self, ProbeError> {
-        let line: LogLine = serde_json::from_str(line).map_err(|error| ProbeError::LogLine(error.to_string()))?;
+        let refused = || serde_json::from_str(line).ok().map(|RefusedLine { note, .. }| ProbeError::RefusedHead(note));
+        let line: LogLine = serde_json::from_str(line)
+            .map_err(|error| refused().unwrap_or_else(|| ProbeError::LogLine(error.to_string())))?;
         let fields = line.fields();
         // Nobody else's word about the scheme is logged.
         let sender = if line.scheme.is_some() { Sender::TrustedProxy } else { Sender::Stranger };
@@ -384,5 +397,7 @@ mod tests {
         let logged = Some(Logged { verdict: None, reason: None, is_cut: false });
         assert_eq!(Probe::from_log_line(line), Ok(Probe { logged, ..probe("GET", "/", &fields) }));
         assert!(matches!(Probe::from_log_line("GET / HTTP/1.1"), Err(ProbeError::LogLine(_))));
+        let refused = r#"{"request_id":"1","tenant":"none","reason":"framing","status":400,"note":"ambiguous"}"#;
+        assert_eq!(Probe::from_log_line(refused), Err(ProbeError::RefusedHead("ambiguous".into())));
     }
 }

@@ -70,7 +70,7 @@ pub enum NoHead {
 /// A head that is answered by the lane itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// 400, 405, 408 or 431.
+    /// 400, 405, 408, 431 or 503.
     pub status: StatusCode,
     /// A closed set: the metrics label.
     pub reason: &'static str,
@@ -93,6 +93,12 @@ const MALFORMED: Refusal = refusal(StatusCode::BAD_REQUEST, "head_malformed", "t
 const HOST: Refusal =
     refusal(StatusCode::BAD_REQUEST, "host", "a request needs exactly one Host field, which agrees with its target");
 const FRAMING: Refusal = refusal(StatusCode::BAD_REQUEST, "framing", "the length of the request body is ambiguous");
+/// For a connection too many.
+pub(super) const NO_ROOM: Refusal = refusal(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "connections",
+    "there are as many connections as there may be; try again later",
+);
 const METHOD: Refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method", "TRACE and CONNECT are not served");
 
 /// Which head of its connection is awaited.

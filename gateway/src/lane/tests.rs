@@ -1,7 +1,7 @@
 //! The lane and the runner with real sockets and a plain Pingora proxy behind them.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use super::head::{HeadLimits, Refusal};
 use super::preflight::{Client, Preflight};
 use super::watch::{ExchangeLimits, Phase};
 use super::{Answered, Answers, Backstage, Lane, LaneLimits, conn::Conn};
-use crate::metrics::{EarlyClose, Metrics};
+use crate::metrics::{ConnectionLimits, EarlyClose, Metrics};
 use crate::runner::{Bound, Running};
 
 /// Answers `/denied` with 403 and passes everything else on.
@@ -66,6 +66,9 @@ impl Backstage for Limits {
     fn refuse(&self, refusal: &Refusal, _: Option<SocketAddr>) -> Vec<u8> {
         format!("HTTP/1.1 {} -\r\nconnection: close\r\n\r\n", refusal.status.as_u16()).into_bytes()
     }
+    fn lone_client(&self, client: Client) -> Option<IpAddr> {
+        client.address.map(|address| address.ip())
+    }
     fn is_draining(&self) -> bool {
         false
     }
@@ -89,6 +92,7 @@ const LIMITS: LaneLimits = LaneLimits {
         drain_time: Duration::from_secs(5),
     },
     requests: 1000,
+    connections: ConnectionLimits { all: 1000, of_client: None },
 };
 
 /// An upstream that answers each request with its own request line, after reading its body; `/wait`
@@ -262,6 +266,21 @@ fn the_request_limit_closes_the_connection() {
     let text = read_all(stream);
     assert_eq!(status_lines(&text), ["200", "200"], "{text}");
     assert!(text.to_ascii_lowercase().contains("connection: close"), "{text}");
+}
+
+#[test]
+fn a_connection_too_many_is_told_so_and_leaves_the_others_alone() {
+    let served = Served::with(LaneLimits { connections: ConnectionLimits { all: 1, of_client: None }, ..LIMITS });
+    let mut first = served.connect();
+    first.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+    read_until(&mut first, "GET /1");
+    for _ in 0..3 {
+        let mut second = served.connect();
+        second.write_all(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+        assert_eq!(status_lines(&read_all(second)), ["503"]);
+    }
+    first.write_all(b"GET /3 HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+    read_until(&mut first, "GET /3");
 }
 
 #[test]

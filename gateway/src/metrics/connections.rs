@@ -4,21 +4,31 @@
 //! good.
 
 use std::array;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use dashmap::DashMap;
+use dashmap::Entry;
 
 use super::EarlyClose;
 use super::tenant::counted;
 
 /// The statuses of the gateway's own answers to requests it cannot charge a tenant with, ascending. 421 is not among
 /// them: those requests are counted under tenant `none`.
-const REFUSALS: [u16; 4] = [400, 405, 408, 431];
+const REFUSALS: [u16; 5] = [400, 405, 408, 431, 503];
+
+/// How many clients may be told at one time that there is no room for them.
+const TOLD_MAX: u64 = 32;
 
 /// Counters of the data listeners' connections.
 #[derive(Debug)]
 pub struct Connections {
     opened: AtomicU64,
     active: AtomicU64,
+    told: AtomicU64,
+    /// Open connections of each client, where these are limited.
+    by_client: DashMap<IpAddr, u32>,
     closed_early: [AtomicU64; EarlyClose::ALL.len()],
     refusals: [AtomicU64; REFUSALS.len()],
 }
@@ -28,6 +38,8 @@ impl Default for Connections {
         Connections {
             opened: AtomicU64::new(0),
             active: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+            by_client: DashMap::new(),
             closed_early: array::from_fn(|_| AtomicU64::new(0)),
             refusals: array::from_fn(|_| AtomicU64::new(0)),
         }
@@ -36,14 +48,55 @@ impl Default for Connections {
 
 /// One open connection: it counts as active until this is dropped, however the connection ends.
 #[derive(Debug)]
-pub struct ActiveConnection(Arc<Connections>);
+pub struct ActiveConnection {
+    connections: Arc<Connections>,
+    client: Option<IpAddr>,
+}
+
+/// How many connections there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// In all.
+    pub all: u64,
+    /// Of one client; `None` for as many as it likes.
+    pub of_client: Option<u32>,
+}
+
+/// There are as many connections as there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// Somebody is being told that there is no room, until this is dropped.
+#[derive(Debug)]
+pub struct Told<'a>(&'a AtomicU64);
 
 impl Connections {
-    /// Counts a connection that was accepted.
-    pub fn open(self: &Arc<Self>) -> ActiveConnection {
-        self.active.fetch_add(1, Relaxed);
+    /// Counts a connection that was accepted from `client`, if there may be one more. Whoever is no client of its own has no address.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn open(self: &Arc<Self>, client: Option<IpAddr>, limits: ConnectionLimits) -> Result<ActiveConnection, Full> {
         self.opened.fetch_add(1, Relaxed);
-        ActiveConnection(Arc::clone(self))
+        let client = client.map(network).filter(|_| limits.of_client.is_some());
+        if self.active.fetch_add(1, Relaxed) >= limits.all || !self.has_room(client, limits) {
+            self.active.fetch_sub(1, Relaxed);
+            return Err(Full);
+        }
+        Ok(ActiveConnection { connections: Arc::clone(self), client })
+    }
+
+    fn has_room(&self, client: Option<IpAddr>, limits: ConnectionLimits) -> bool {
+        let (Some(client), Some(max)) = (client, limits.of_client) else { return true };
+        let mut open = self.by_client.entry(client).or_insert(0);
+        let has_room = *open < max;
+        *open += u32::from(has_room);
+        has_room
+    }
+
+    /// Leave to tell one more client that there is no room. Not everybody can be told: who is told has a connection too.
+    pub fn tell_full(&self) -> Option<Told<'_>> {
+        let one_more = |told| (told < TOLD_MAX).then_some(told + 1);
+        self.told.fetch_update(Relaxed, Relaxed, one_more).is_ok().then(|| Told(&self.told))
     }
 
     /// How many were accepted so far.
@@ -63,7 +116,7 @@ impl Connections {
         }
     }
 
-    /// Counts a request refused with this status before its tenant was known. Only 400, 405, 408 and 431 are such.
+    /// Counts a request refused with this status before its tenant was known. Only 400, 405, 408, 431 and 503 are such.
     pub fn count_refusal(&self, status: u16) {
         let cell = REFUSALS.binary_search(&status).ok().and_then(|index| self.refusals.get(index));
         if let Some(cell) = cell {
@@ -82,7 +135,29 @@ impl Connections {
 
 impl Drop for ActiveConnection {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Relaxed);
+        self.connections.active.fetch_sub(1, Relaxed);
+        if let Some(client) = self.client
+            && let Entry::Occupied(mut open) = self.connections.by_client.entry(client)
+        {
+            match open.get().checked_sub(1) {
+                Some(left @ 1..) => drop(open.insert(left)),
+                Some(0) | None => drop(open.remove()),
+            }
+        }
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What one client has: its IPv4 address, or the IPv6 network of 64 bits in which it may choose among addresses.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
     }
 }
 
@@ -90,15 +165,58 @@ impl Drop for ActiveConnection {
 mod tests {
     use super::*;
 
+    const LIMITS: ConnectionLimits = ConnectionLimits { all: 3, of_client: Some(2) };
+
+    fn client(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
     #[test]
     fn a_connection_is_active_until_dropped() {
         let connections = Arc::new(Connections::default());
-        let first = connections.open();
-        let second = connections.open();
+        let first = connections.open(None, LIMITS).unwrap();
+        let second = connections.open(client("192.0.2.1"), LIMITS).unwrap();
         drop(first);
         assert_eq!((connections.active(), connections.opened()), (1, 2));
         drop(second);
         assert_eq!((connections.active(), connections.opened()), (0, 2));
+        assert!(connections.by_client.is_empty());
+    }
+
+    #[test]
+    fn beyond_the_limits_there_is_no_room_until_one_ends() {
+        let connections = Arc::new(Connections::default());
+        let open = |text| connections.open(client(text), LIMITS);
+        let one = open("192.0.2.1").unwrap();
+        let _two = open("::ffff:192.0.2.1").unwrap();
+        assert_eq!(open("192.0.2.1").err(), Some(Full), "of one client");
+        let _three = open("192.0.2.2").unwrap();
+        assert_eq!(open("192.0.2.3").err(), Some(Full), "in all");
+        assert_eq!(connections.active(), 3);
+        drop(one);
+        let _four = open("192.0.2.1").unwrap();
+        assert_eq!(open("192.0.2.9").err(), Some(Full));
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_network() {
+        let connections = Arc::new(Connections::default());
+        let limits = ConnectionLimits { all: 100, of_client: Some(1) };
+        let _one = connections.open(client("2001:db8::1"), limits).unwrap();
+        assert!(connections.open(client("2001:db8::ffff:1"), limits).is_err());
+        assert!(connections.open(client("2001:db8:0:1::1"), limits).is_ok());
+        let _unlimited = connections.open(None, limits).unwrap();
+        assert!(connections.open(None, limits).is_ok(), "nobody's");
+    }
+
+    #[test]
+    fn so_many_are_told_at_one_time() {
+        let connections = Connections::default();
+        let told: Vec<_> = (0..TOLD_MAX).map_while(|_| connections.tell_full()).collect();
+        assert_eq!(told.len() as u64, TOLD_MAX);
+        assert!(connections.tell_full().is_none());
+        drop(told);
+        assert!(connections.tell_full().is_some());
     }
 
     #[test]

@@ -106,6 +106,8 @@ label_set! {
 label_set! {
     /// Why the gateway closed a client's connection without a whole answer.
     EarlyClose {
+        /// There were more connections than even 503 could be said to.
+        Full => "full",
         /// No further request within the keep-alive time.
         Idle => "idle",
         /// The request body came too slowly.

@@ -1,5 +1,6 @@
 //! What the lane asks of the gateway: the limits in force, the answers that it writes itself, and counting.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -7,13 +8,14 @@ use http::StatusCode;
 use super::Gateway;
 use crate::config::{Limits, Mode};
 use crate::fields::Fields;
+use crate::forwarded::Peer;
 use crate::judge::{self, Action, HeadView, Judgement};
 use crate::lane::head::{HeadLimits, Refusal};
 use crate::lane::preflight::{Client, Preflight};
 use crate::lane::watch::ExchangeLimits;
 use crate::lane::{Answered, Backstage, LaneLimits};
 use crate::log_request::{self, Finished};
-use crate::metrics::EarlyClose;
+use crate::metrics::{ConnectionLimits, EarlyClose};
 use crate::tenant::Route;
 use crate::verdicts::RuleSeat;
 use crate::{context, forwarded, respond};
@@ -21,6 +23,11 @@ use crate::{context, forwarded, respond};
 impl Backstage for Gateway {
     fn answer(&self, preflight: &Preflight<'_>, client: Client, out: &mut Vec<u8>) -> Answered {
         answer_preflight(self, preflight, client, out).map_or(Answered::Not, |()| Answered::Here)
+    }
+
+    fn lone_client(&self, client: Client) -> Option<IpAddr> {
+        let Peer { address, is_trusted } = self.peer(client.address, client.listener);
+        address.filter(|_| !is_trusted)
     }
 
     fn is_draining(&self) -> bool {
@@ -40,12 +47,19 @@ impl Backstage for Gateway {
                 drain_time: limits.drain_time,
             },
             requests: u64::from(limits.keep_alive_requests),
+            connections: ConnectionLimits {
+                all: limits.max_connections.map_or(u64::MAX, u64::from).min(self.descriptors.clients),
+                of_client: limits.max_connections_per_client,
+            },
         }
     }
 
-    fn refuse(&self, refusal: &Refusal, _: Option<std::net::SocketAddr>) -> Vec<u8> {
+    fn refuse(&self, refusal: &Refusal, peer: Option<SocketAddr>) -> Vec<u8> {
         self.metrics.connections.count_refusal(refusal.status.as_u16());
-        respond::refusal_bytes(refusal, &forwarded::new_request_id())
+        let request_id = forwarded::new_request_id();
+        let client = peer.map(|peer| peer.ip());
+        log_request::write_refused(&self.log, &self.snapshot.load(), refusal, &request_id, client);
+        respond::refusal_bytes(refusal, &request_id)
     }
 
     fn closed_early(&self, reason: EarlyClose) {

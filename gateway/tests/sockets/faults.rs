@@ -92,6 +92,8 @@ fn nonsense_is_a_502() {
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: nul\0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+        b"just a body, as HTTP/0.9 had it",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     ]
@@ -159,6 +161,29 @@ fn bytes_after_an_answer_reach_nobody() {
     for _ in 0..20 {
         assert_eq!(site.ask("GET", "/", &[]).text(), "ok");
     }
+}
+
+#[test]
+fn bytes_that_come_after_an_answer_was_passed_on_reach_nobody() {
+    let site = scripted(|exchange| {
+        exchange.read_body();
+        let answer: &[u8] = match &*exchange.seen.target {
+            "/empty" => b"HTTP/1.1 204 No Content\r\n\r\n",
+            _ => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        };
+        exchange.write(answer);
+        // The answer is with the client by then, and the connection with those that wait for another request.
+        std::thread::sleep(Duration::from_millis(50));
+        exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
+        Then::KeepAlive
+    });
+    for round in 0..10 {
+        let target = if round % 2 == 0 { "/empty" } else { "/" };
+        let answer = site.ask("GET", target, &[]);
+        assert!(["", "ok"].contains(&&*answer.text()), "{round}: {answer:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(site.upstream.connections(), 10, "such a connection is used no more");
 }
 
 #[test]

@@ -161,3 +161,23 @@ fn a_refused_request_is_logged_under_its_own_name() {
     site.gateway.wait_metric("crossgate_requests_refused_total", &[("status", "400")], 1.0);
     assert_eq!(site.gateway.metric("crossgate_requests_total", &[]), 0.0);
 }
+
+#[test]
+fn a_refused_head_has_a_line_that_says_why_and_nothing_of_the_request() {
+    let site = Site::start();
+    let heads: [(&[u8], u16, &str); 4] = [
+        (b"GET /secret HTTP/1.1\r\nHost: api.a.test\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "framing"),
+        (b"GET /secret HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "host"),
+        (b"TRACE /secret HTTP/1.1\r\nHost: api.a.test\r\n\r\n", 405, "method"),
+        (b"/secret\r\n\r\n", 400, "head_malformed"),
+    ];
+    for (head, status, reason) in heads {
+        assert_eq!(site.raw(head).unwrap().status, status, "{reason}");
+        let named = format!(r#""reason":"{reason}""#);
+        let line = site.gateway.process.stdout_line(|line| line.contains(&named).then(|| line.to_owned()));
+        let logged: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(logged["status"], status);
+        assert_eq!((&logged["tenant"], &logged["client"]), (&"none".into(), &"127.0.0.1".into()));
+        assert!(logged["note"].is_string() && !line.contains("secret"), "{line}");
+    }
+}

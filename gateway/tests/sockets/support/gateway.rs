@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use tempfile::TempDir;
@@ -46,7 +47,19 @@ impl Gateway {
     /// Starts the gateway with a file that is in `directory` already.
     pub(crate) fn start_in(directory: TempDir, config: &Path, arguments: &[&str]) -> Self {
         let config = config.to_str().unwrap();
-        let process = Process::crossgate(&[&["run", "--config", config], arguments].concat());
+        Self::of(Process::crossgate(&[&["run", "--config", config], arguments].concat()), directory)
+    }
+
+    /// The same by a command of the test's making, which is given the arguments to run with `text`.
+    pub(crate) fn start_by(mut command: Command, text: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("crossgate.yaml");
+        fs::write(&path, text).unwrap();
+        command.args(["run", "--config", path.to_str().unwrap()]);
+        Self::of(Process::spawn(command), directory)
+    }
+
+    fn of(process: Process, directory: TempDir) -> Self {
         let data = process.stderr_line(|line| listening(line, "data"));
         let admin = process.stderr_line(|line| listening(line, "admin"));
         let gateway = Self { process, data, admin, directory };
