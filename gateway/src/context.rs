@@ -13,6 +13,7 @@ use crate::forwarded::Peer;
 use crate::judge::Judgement;
 use crate::lane::watch::Watch;
 use crate::metrics::{Metrics, UpstreamError};
+use crate::servers::Picked;
 use crate::snapshot::{Pinned, Snapshot};
 
 /// One request's state.
@@ -26,6 +27,8 @@ pub struct Context {
     pub attempts: u32,
     /// Which server the first attempt goes to.
     pub turn: Option<usize>,
+    /// The server that the present attempt goes to.
+    pub server: Option<Picked>,
     /// Body bytes received so far.
     pub body_len: u64,
     /// When the first attempt at the upstream began.

@@ -27,6 +27,7 @@ pub mod respond;
 pub mod rewrite;
 pub mod runner;
 pub mod scripts;
+pub mod servers;
 pub mod snapshot;
 mod socket;
 pub mod target;

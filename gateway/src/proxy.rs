@@ -40,9 +40,10 @@ use crate::judge::{self, Action, HeadView, Judged, Judgement};
 use crate::lane::conn::Conn;
 use crate::lane::watch::{Expired, Phase, Watch};
 use crate::log_request::{self, Asked, Finished};
-use crate::metrics::{EarlyClose, Metrics};
+use crate::metrics::{EarlyClose, Metrics, UpstreamError};
 use crate::respond;
 use crate::snapshot::{CurrentSnapshot, Pinned};
+use crate::tenant::Upstream;
 use crate::verdicts::RuleSeat;
 use crate::{hop_by_hop, rewrite, upstream};
 
@@ -193,9 +194,10 @@ impl ProxyHttp for Gateway {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
         let route = judged.route.ok_or_else(|| internal("no route"))?;
         let turn = context.turn.unwrap_or_else(|| route.upstream.draw_turn());
-        let peer = upstream::peer(&route.upstream, turn, context.attempts).ok_or_else(|| internal("no server"))?;
+        let server = route.upstream.server(turn, context.attempts).ok_or_else(|| internal("no server"))?;
+        let peer = upstream::peer(&route.upstream, server.address);
         request.watch.begin_attempt(route.upstream.timeouts.head, route.upstream.timeouts.idle);
-        context.turn = Some(turn);
+        (context.turn, context.server) = (Some(turn), Some(server));
         context.attempts += 1;
         // What an earlier attempt has sent is sent again.
         context.body_len = 0;
@@ -282,6 +284,12 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         enter_response(&request.watch, judged, header);
+        if let (Some(server), Some(route)) = (context.server, judged.route) {
+            match upstream::is_failure(header.status) {
+                true => route.upstream.servers.failed(server),
+                false => route.upstream.servers.succeeded(server),
+            }
+        }
         if let Some(began) = context.upstream_began {
             let took = began.elapsed();
             if let Some(route) = judged.route {
@@ -316,9 +324,9 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        note_error(context, &error);
+        note_error(context, &error, false);
         // Nothing was sent, so any request may be tried again.
-        error.set_retry(may_retry(context));
+        error.set_retry(has_attempts(context) && has_budget(context));
         error
     }
 
@@ -328,15 +336,17 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         mut error: Box<Error>,
         context: &mut Context,
-        _client_reused: bool,
+        is_reused: bool,
     ) -> Box<Error> {
-        note_error(context, &error);
+        note_error(context, &error, is_reused);
         let unanswered = session.response_written().is_none_or(|written| written.status.is_informational());
         let repeatable = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
         // An answer that came and is no HTTP would come again.
         let failed_there =
             *error.esource() == pingora::ErrorSource::Upstream && *error.etype() != ErrorType::InvalidHTTPHeader;
-        error.set_retry(unanswered && repeatable && failed_there && may_retry(context));
+        let may_retry = unanswered && repeatable && failed_there && has_attempts(context);
+        // A kept connection that has ended meanwhile says nothing about the server.
+        error.set_retry(may_retry && (is_reused || has_budget(context)));
         error
     }
 
@@ -409,18 +419,29 @@ fn early_close(expired: Expired) -> Option<EarlyClose> {
     }
 }
 
-fn note_error(context: &mut Context, error: &Error) {
+/// A failed attempt. That a kept connection has ended meanwhile is no failure of its server.
+fn note_error(context: &mut Context, error: &Error, is_reused: bool) {
     let Some((request, judged)) = judged(context) else { return };
     let Some(kind) = upstream::error_kind(error, &request.watch) else { return };
     if let Some(route) = judged.route {
         route.upstream.counters.count_error(kind);
+        if let Some(server) = context.server.filter(|_| !is_reused || kind != UpstreamError::Reset) {
+            route.upstream.servers.failed(server);
+        }
     }
     context.upstream_error = Some(kind);
 }
 
-fn may_retry(context: &Context) -> bool {
-    let attempts = judged(context).and_then(|(_, judged)| judged.route.map(|route| route.upstream.attempts));
-    attempts.is_some_and(|attempts| context.attempts < attempts)
+fn has_attempts(context: &Context) -> bool {
+    upstream_of(context).is_some_and(|upstream| context.attempts < upstream.attempts)
+}
+
+fn has_budget(context: &Context) -> bool {
+    upstream_of(context).is_some_and(Upstream::may_retry)
+}
+
+fn upstream_of(context: &Context) -> Option<&Upstream> {
+    judged(context).and_then(|(_, judged)| judged.route.map(|route| &*route.upstream))
 }
 
 /// Whether a denial is of a request that somebody makes by following a link or submitting a form, which `Forward` is for.

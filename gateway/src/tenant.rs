@@ -5,7 +5,6 @@
 //! many, and hashed. Absent on purpose: names still to be resolved, and anything a request could change but for counters.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crossgate_policy::Policy;
@@ -14,6 +13,7 @@ use smallvec::SmallVec;
 
 use crate::config::model::{Mode, TenantSpec, Timeouts, UnmatchedRequests, UpstreamSpec};
 use crate::metrics::{Cells, EntryHandles, TenantCounters, UpstreamCounters};
+use crate::servers::{Picked, Retries, Servers};
 use crate::snapshot::SharedPolicy;
 use crate::verdicts::RuleSeat;
 
@@ -97,8 +97,8 @@ impl Route {
 pub struct Upstream {
     /// What it is called.
     pub name: Arc<str>,
-    /// Its addresses.
-    pub servers: Box<[SocketAddr]>,
+    /// Where it is.
+    pub servers: Servers,
     /// How long to wait for it.
     pub timeouts: Timeouts,
     /// How often a request is tried, the first time included.
@@ -109,19 +109,21 @@ pub struct Upstream {
     pub counters: Arc<UpstreamCounters>,
     pub(crate) spec: UpstreamSpec,
     turn: Cells,
+    retries: Retries,
 }
 
 impl Upstream {
     pub(crate) fn new(spec: &UpstreamSpec, counters: Arc<UpstreamCounters>) -> Self {
         Upstream {
             name: Arc::from(&*spec.name.value),
-            servers: spec.servers.clone().into(),
+            servers: Servers::new(&spec.servers, Arc::clone(&counters)),
             timeouts: spec.timeouts,
             attempts: spec.attempts,
             host: spec.host.clone(),
             counters,
             spec: spec.clone(),
             turn: Cells::new(1),
+            retries: Retries::default(),
         }
     }
 
@@ -132,9 +134,13 @@ impl Upstream {
 
     /// The server for an attempt of the request that drew `turn`. There is always one: the configuration refuses an upstream
     /// without.
-    pub fn server(&self, turn: usize, attempt: usize) -> Option<SocketAddr> {
-        let index = turn.wrapping_add(attempt).checked_rem(self.servers.len())?;
-        self.servers.get(index).copied()
+    pub fn server(&self, turn: usize, attempt: u32) -> Option<Picked> {
+        self.servers.pick(turn.wrapping_add(attempt as usize))
+    }
+
+    /// Whether one more request may be tried again.
+    pub fn may_retry(&self) -> bool {
+        self.retries.take(self.turn.read(0))
     }
 }
 

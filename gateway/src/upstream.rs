@@ -4,6 +4,7 @@
 //! client that went away by the same error. The waits after the connection are bounded by the client's connection, see
 //! [`crate::lane::conn`], which every byte of the exchange passes; what it found is read here.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -17,16 +18,15 @@ use crate::tenant::Upstream;
 /// Idle connections to an upstream are kept this long: below the 60 s or more after which common servers close theirs.
 const POOL_IDLE: Duration = Duration::from_secs(55);
 
-/// The server to ask in an attempt of the request that drew `turn`.
-pub fn peer(upstream: &Upstream, turn: usize, attempt: u32) -> Option<Box<HttpPeer>> {
-    let address = upstream.server(turn, attempt as usize)?;
+/// How a server of an upstream is asked.
+pub fn peer(upstream: &Upstream, address: SocketAddr) -> Box<HttpPeer> {
     let mut peer = HttpPeer::new(address, false, String::new());
     peer.options.connection_timeout = Some(upstream.timeouts.connect);
     peer.options.total_connection_timeout = Some(upstream.timeouts.connect);
     // A server that takes none of a request body is as silent as one that does not answer.
     peer.options.write_timeout = Some(upstream.timeouts.head);
     peer.options.idle_timeout = Some(POOL_IDLE);
-    Some(Box::new(peer))
+    Box::new(peer)
 }
 
 /// What went wrong on the way to an upstream; `None` where it was not the upstream's doing.
@@ -54,6 +54,11 @@ pub fn error_kind(error: &Error, watch: &Watch) -> Option<UpstreamError> {
         ErrorType::InvalidHTTPHeader => UpstreamError::Invalid,
         _ => UpstreamError::Other,
     })
+}
+
+/// Whether an answer says that the server, or the one behind it, cannot.
+pub fn is_failure(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 /// Whether an exchange failed because the client's connection did.

@@ -166,7 +166,15 @@ fn push_upstreams(exposition: &mut Exposition, upstreams: &[Arc<UpstreamCounters
         "crossgate_upstream_errors_total",
         "Attempts that got no usable answer from an upstream, by upstream and kind.",
     );
+    let mut ejected =
+        Family::gauge("crossgate_upstream_servers_ejected", "Servers left out now because they failed, by upstream.");
+    let mut ejections = Family::counter(
+        "crossgate_upstream_ejections_total",
+        "Times a server was left out because it failed, by upstream.",
+    );
     for upstream in upstreams {
+        ejected.level(&[("upstream", upstream.name())], upstream.ejected.load(Relaxed) as f64);
+        ejections.count(&[("upstream", upstream.name())], upstream.ejections());
         durations.distribution(&[("upstream", upstream.name())], &upstream.duration.read());
         for (kind, count) in upstream.errors() {
             errors.count(&[("upstream", upstream.name()), ("kind", kind.as_str())], count);
@@ -174,4 +182,6 @@ fn push_upstreams(exposition: &mut Exposition, upstreams: &[Arc<UpstreamCounters
     }
     exposition.push(durations);
     exposition.push(errors);
+    exposition.push(ejected);
+    exposition.push(ejections);
 }

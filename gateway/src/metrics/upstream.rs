@@ -32,13 +32,17 @@ pub struct UpstreamCounters {
     name: Arc<str>,
     /// From the choice of a server to the end of the response head, attempts included.
     pub duration: Histogram,
+    /// How many of its servers are left out now.
+    pub(crate) ejected: AtomicU64,
+    ejections: AtomicU64,
     errors: [AtomicU64; UpstreamError::ALL.len()],
 }
 
 impl UpstreamCounters {
     pub(super) fn new(name: Arc<str>) -> Self {
         let errors = array::from_fn(|_| AtomicU64::new(0));
-        UpstreamCounters { name, duration: Histogram::new(&BOUNDS_NS), errors }
+        let (ejected, ejections) = (AtomicU64::new(0), AtomicU64::new(0));
+        UpstreamCounters { name, duration: Histogram::new(&BOUNDS_NS), ejected, ejections, errors }
     }
 
     /// The upstream's name, as its series carry it.
@@ -51,6 +55,15 @@ impl UpstreamCounters {
         if let Some(cell) = self.errors.get(kind as usize) {
             cell.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Counts one server that is left out from now on.
+    pub(crate) fn count_ejection(&self) {
+        self.ejections.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn ejections(&self) -> u64 {
+        self.ejections.load(Relaxed)
     }
 
     pub(super) fn errors(&self) -> impl Iterator<Item = (UpstreamError, u64)> + '_ {

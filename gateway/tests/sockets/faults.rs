@@ -1,6 +1,8 @@
 //! An upstream that is down, slow or talks nonsense: 502 or 504, with headers that let an allowed page read it, and
 //! no answer that ends cleanly when it should not.
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::support::{
@@ -247,4 +249,49 @@ fn an_upstream_that_comes_back_is_used_at_once() {
     drop(down);
     let _back = RecordingUpstream::start_at(address, |exchange| exchange.answer(200, &[], b"back"));
     assert_eq!(gateway.ask("GET", "/", HOST, &[]).status, 200);
+}
+
+#[test]
+fn a_server_that_fails_is_left_out_and_asked_again_later() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let is_broken = Arc::clone(&broken);
+    let one = RecordingUpstream::start(move |exchange| match is_broken.load(SeqCst) {
+        true => exchange.answer(503, &[], b"not me"),
+        false => exchange.answer(200, &[], b"me again"),
+    });
+    let two = RecordingUpstream::answering("two");
+    let servers = format!("{}, {}", one.address, two.address);
+    let text = tenant_config(&one, SHORT).replace(&one.address.to_string(), &servers);
+    let gateway = Gateway::start(&config(&text), &[]);
+    let ask = || gateway.ask("GET", "/", HOST, &[]).status;
+    let failed = (0..100).filter(|_| ask() == 503).count();
+    // A slow machine may be past the first second before it has asked a hundred times.
+    assert!((5..=8).contains(&failed), "{failed} of 100");
+    assert!(gateway.metric("crossgate_upstream_ejections_total", &[("upstream", "api")]) >= 1.0);
+    broken.store(false, SeqCst);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let before = one.total();
+    while one.total() == before {
+        assert!(Instant::now() < deadline, "never asked again");
+        assert_eq!(ask(), 200);
+    }
+    for _ in 0..20 {
+        assert_eq!(ask(), 200);
+    }
+    assert!(one.total() >= before + 10, "it takes its turns again");
+    assert_eq!(gateway.metric("crossgate_upstream_servers_ejected", &[]), 0.0);
+}
+
+#[test]
+fn requests_to_an_upstream_that_is_down_are_hardly_tried_twice() {
+    let (one, two) = (RefusedAddress::new(), RefusedAddress::new());
+    let nobody = RecordingUpstream::answering("");
+    let servers = format!("{}, {}", one.address, two.address);
+    let text = tenant_config(&nobody, SHORT).replace(&nobody.address.to_string(), &servers);
+    let gateway = Gateway::start(&config(&text), &[]);
+    for _ in 0..400 {
+        assert_eq!(gateway.ask("GET", "/", HOST, &[]).status, 502);
+    }
+    let attempts = gateway.metric("crossgate_upstream_errors_total", &[("upstream", "api")]);
+    assert!((400.0..=480.0).contains(&attempts), "{attempts} attempts for 400 requests");
 }
