@@ -1,4 +1,5 @@
-//! The engine's answers against a browser in a function, which must conclude what the policy means.
+//! The engine's answers against a browser in a function, which must conclude what the policy means; and broken engines,
+//! each of which must be found out by that same property.
 
 #![expect(
     clippy::panic,
@@ -8,6 +9,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "browsers/broken.rs"]
+mod broken;
 #[path = "oracle/browser.rs"]
 mod browser;
 #[path = "oracle/matcher.rs"]
@@ -15,11 +18,16 @@ mod matcher;
 
 use std::sync::Arc;
 
-use browser::{Fields, Wish};
-use crossgate_policy::{Disclosure, Field, OwnOrigin, Policy, PolicySpec, Request, Template};
+use browser::{Asked, Fields, Wish};
+use crossgate_policy::{Dangerously, Disclosure, Field, OwnOrigin, Policy, PolicySpec, Request, Template};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::test_runner::{TestError, TestRunner};
+
+/// Policies that are generated, each with that many wishes.
+const CASES: u32 = 256;
+const WISHES: usize = 40;
 
 const OWN: OwnOrigin<'_> = OwnOrigin { host: "own.invalid", port: None, scheme: None };
 
@@ -38,12 +46,15 @@ const HEADERS: [&str; 6] = ["*", "authorization", "Authorization", "x-a", "X-B",
 const EXPOSED: [&str; 3] = ["*", "x-a", "X-B"];
 
 fn meaning() -> impl Strategy<Value = Meaning> {
-    let origins = vec(select(&["*", "https://a.test", "https://*.b.test"][..]), 1..3);
+    let origins = vec(select(&["*", "null", "https://a.test", "https://a.test", "https://*.b.test"][..]), 1..4);
     let names = (vec(select(&METHODS[..]), 0..4), vec(select(&HEADERS[..]), 0..4), vec(select(&EXPOSED[..]), 0..3));
     let rest = (any::<bool>(), select(&[Disclosure::Full, Disclosure::Minimal][..]));
     (origins, names, rest).prop_map(|(mut origins, (methods, headers, mut exposed), (credentials, disclosure))| {
         if credentials {
-            origins.iter_mut().filter(|origin| **origin == "*").for_each(|origin| *origin = "https://a.test");
+            origins
+                .iter_mut()
+                .filter(|origin| ["*", "null"].contains(*origin))
+                .for_each(|origin| *origin = "https://a.test");
             exposed.retain(|name| *name != "*");
         }
         Meaning { origins, methods, headers, exposed, credentials, disclosure }
@@ -51,7 +62,18 @@ fn meaning() -> impl Strategy<Value = Meaning> {
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
-    let origin = select(&["https://a.test", "https://x.b.test", "https://b.test", "https://evil.test", "null"][..]);
+    let origins = [
+        "https://a.test",
+        "https://a.test",
+        "https://x.b.test",
+        "https://x.b.test",
+        "https://b.test",
+        "https://evilb.test",
+        "https://a.test.evil.test",
+        "http://a.test",
+        "null",
+    ];
+    let origin = select(origins.to_vec());
     let method = select(&["PUT", "put", "DELETE", "PATCH", "patch", "PURGE", "GET", "POST", "X"][..]);
     let headers = vec(select(&["authorization", "X-A", "x-b", "Content-Type", "x-c"][..]), 0..4);
     (origin, method, headers, any::<bool>()).prop_map(|(origin, method, headers, with_credentials)| Wish {
@@ -72,6 +94,7 @@ impl Meaning {
             expose_headers: owned(&self.exposed),
             allow_credentials: self.credentials,
             disclosure: self.disclosure,
+            dangerously: Dangerously { allow_null: true, ..Dangerously::default() },
             ..PolicySpec::default()
         };
         let template = Template::compile(&spec).unwrap_or_else(|problems| panic!("{problems:?}"));
@@ -80,8 +103,12 @@ impl Meaning {
 
     fn lets_in(&self, wish: &Wish) -> bool {
         let is_origin = matcher::is_origin(wish.origin.as_bytes());
-        let is_listed =
-            self.origins.iter().any(|entry| *entry == "*" || (is_origin && matcher::covers(entry, &wish.origin)));
+        let covers = |entry: &str| match entry {
+            "*" => true,
+            "null" => wish.origin == "null",
+            entry => is_origin && matcher::covers(entry, &wish.origin),
+        };
+        let is_listed = self.origins.iter().any(|entry| covers(entry));
         is_listed && (self.credentials || !wish.with_credentials)
     }
 
@@ -102,30 +129,93 @@ impl Meaning {
     }
 }
 
-/// The status and the CORS fields of the engine's answer.
-fn answer(policy: &Policy, request: &Request<'_>) -> (u16, Fields) {
-    let verdict = policy.decide(request).without_asking();
-    let line = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    let edits = policy.edits(&verdict, request);
-    let fields = edits.map(|edit| (edit.name.to_string(), line(edit.value.as_bytes()))).collect();
-    (if verdict.is_allowed() { 204 } else { 403 }, fields)
+/// The status and what of the fields is about CORS.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    fields: Fields,
 }
 
-fn check_wish(meaning: &Meaning, policy: &Policy, wish: &Wish) -> Result<(), TestCaseError> {
-    let names = wish.requested_headers();
-    let lines: Vec<&[u8]> = names.iter().map(|names| names.as_bytes()).collect();
-    let actual = Request { origin: Field::One(wish.origin.as_bytes()), ..Request::new(wish.method.as_bytes(), OWN) };
-    let requested_method = Field::One(wish.method.as_bytes());
-    let preflight = Request { method: b"OPTIONS", requested_method, requested_headers: &lines, ..actual };
-    let (status, fields) = answer(policy, &preflight);
+/// What the engine answers, when it works.
+fn answer(policy: &Policy, asked: &Asked) -> Answer {
+    fn field(value: &Option<String>) -> Field<'_> {
+        value.as_ref().map_or(Field::Absent, |value| Field::One(value.as_bytes()))
+    }
+    let lines: Vec<&[u8]> = asked.requested_headers.iter().map(String::as_bytes).collect();
+    let request = Request {
+        origin: field(&asked.origin),
+        requested_method: field(&asked.requested_method),
+        requested_headers: &lines,
+        ..Request::new(asked.method.as_bytes(), OWN)
+    };
+    let verdict = policy.decide(&request).without_asking();
+    let line = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let edits = policy.edits(&verdict, &request);
+    let edits = edits.map(|edit| (edit.name.to_string(), line(edit.value.as_bytes())));
+    let vary = policy.vary(verdict.kind).map(|token| ("vary".to_owned(), token.to_owned()));
+    Answer { status: if verdict.is_allowed() { 204 } else { 403 }, fields: edits.chain(vary).collect() }
+}
+
+/// The property: whatever pages wish, a browser concludes from the engine's answers what the policy means.
+fn check(engine: impl Fn(&Policy, &Asked) -> Answer, meaning: &Meaning, wishes: &[Wish]) -> Result<(), TestCaseError> {
+    let policy = meaning.policy();
+    let ask = |asked: &Asked| engine(&policy, asked);
+    wishes.iter().try_for_each(|wish| check_wish(meaning, ask, wish))?;
+    wishes.windows(2).try_for_each(|pair| {
+        check_reuse(meaning, ask, &pair[0], &pair[1])?;
+        check_preflight_cache(meaning, ask, &pair[0], &pair[1])
+    })
+}
+
+fn check_wish(meaning: &Meaning, ask: impl Fn(&Asked) -> Answer, wish: &Wish) -> Result<(), TestCaseError> {
+    let Answer { status, fields } = ask(&wish.preflight());
     check_shape(status, &fields)?;
-    prop_assert_eq!(browser::goes_on(wish, status, &fields), meaning.allows(wish), "{:?}", fields);
-    let (status, fields) = answer(policy, &actual);
+    prop_assert_eq!(browser::goes_on(wish, status, &fields), meaning.allows(wish), "{:?} {:?}", wish, fields);
+    let Answer { status, fields } = ask(&wish.actual());
     check_shape(status, &fields)?;
-    prop_assert_eq!(browser::passes_check(wish, &fields), meaning.lets_in(wish), "{:?}", fields);
+    prop_assert_eq!(browser::passes_check(wish, &fields), meaning.lets_in(wish), "{:?} {:?}", wish, fields);
     for name in ["x-a", "x-b", "x-c"] {
         let is_exposed = meaning.exposed.iter().any(|one| *one == "*" || one.eq_ignore_ascii_case(name));
         prop_assert_eq!(browser::can_read(wish, name, &fields), meaning.lets_in(wish) && is_exposed, "{:?}", fields);
+    }
+    Ok(())
+}
+
+/// What a cache gives to a page that it has kept for another, or for nobody's, is as good as the page's own answer.
+fn check_reuse(
+    meaning: &Meaning,
+    ask: impl Fn(&Asked) -> Answer,
+    first: &Wish,
+    other: &Wish,
+) -> Result<(), TestCaseError> {
+    let get = |wish: &Wish| Asked { method: "GET".to_owned(), ..wish.actual() };
+    for kept in [get(first), Asked::plain("GET")] {
+        let Answer { fields, .. } = ask(&kept);
+        if browser::may_be_reused(&fields, &kept, &get(other)) {
+            let reads = browser::passes_check(other, &fields);
+            prop_assert_eq!(reads, meaning.lets_in(other), "{:?} {:?} {:?}", kept, other, fields);
+        }
+    }
+    let Answer { status, fields } = ask(&first.preflight());
+    if browser::may_be_reused(&fields, &first.preflight(), &other.preflight()) {
+        let goes_on = browser::goes_on(other, status, &fields);
+        prop_assert_eq!(goes_on, meaning.allows(other), "{:?} {:?} {:?}", first, other, fields);
+    }
+    Ok(())
+}
+
+/// <https://fetch.spec.whatwg.org/#concept-cache>: what a preflight told lets the same page send no more than what is meant.
+fn check_preflight_cache(
+    meaning: &Meaning,
+    ask: impl Fn(&Asked) -> Answer,
+    first: &Wish,
+    other: &Wish,
+) -> Result<(), TestCaseError> {
+    let Answer { status, fields } = ask(&first.preflight());
+    let later = Wish { origin: first.origin.clone(), with_credentials: first.with_credentials, ..other.clone() };
+    if browser::goes_on(first, status, &fields) {
+        let goes_on = browser::goes_on(&later, status, &fields);
+        prop_assert!(!goes_on || meaning.allows(&later), "{:?} {:?} {:?}", first, later, fields);
     }
     Ok(())
 }
@@ -137,20 +227,31 @@ fn check_shape(status: u16, fields: &Fields) -> Result<(), TestCaseError> {
     let origins = values("access-control-allow-origin");
     let credentials = values("access-control-allow-credentials");
     prop_assert_eq!(origins.len(), usize::from(status == 204), "{:?}", fields);
-    prop_assert!(status == 204 || fields.is_empty(), "{:?}", fields);
+    let is_told = |(name, _): &(String, String)| name != "vary";
+    prop_assert!(status == 204 || !fields.iter().any(is_told), "{:?}", fields);
     prop_assert!(credentials.is_empty() || credentials == ["true"], "{:?}", fields);
     prop_assert!(credentials.is_empty() || fields.iter().all(|(_, value)| value != "*"), "{:?}", fields);
     Ok(())
 }
 
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
-    fn browsers_conclude_what_the_policy_means((meaning, wishes) in (meaning(), vec(wish(), 40))) {
-        let policy = meaning.policy();
-        for wish in wishes {
-            check_wish(&meaning, &policy, &wish)?;
-        }
+    fn browsers_conclude_what_the_policy_means((meaning, wishes) in (meaning(), vec(wish(), WISHES))) {
+        check(answer, &meaning, &wishes)?;
+    }
+}
+
+#[test]
+fn every_broken_engine_is_found_out() {
+    for (mistake, engine) in broken::BROKEN {
+        let mut runner = TestRunner::new(ProptestConfig { max_shrink_iters: 0, ..config() });
+        let found = runner.run(&(meaning(), vec(wish(), WISHES)), |(meaning, wishes)| check(engine, &meaning, &wishes));
+        assert!(matches!(found, Err(TestError::Fail(..))), "an engine that {mistake} passes");
     }
 }
