@@ -1,8 +1,14 @@
 //! The corpus run on the engine: every case is classified, decided, and answered as a gateway would answer it, and the whole
-//! set of CORS fields is compared. The same files run over a socket elsewhere.
+//! set of CORS fields is compared. The oracles are asked the same: whether the origin is covered, and what a browser
+//! concludes from the fields that a case tells. The same files run over a socket elsewhere.
 
-#![expect(clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::panic, clippy::indexing_slicing, clippy::string_slice, reason = "a test fails by panicking")]
 
+#[path = "oracle/browser.rs"]
+#[allow(dead_code, reason = "the corpus asks for less than the generated policies do")]
+mod browser;
+#[path = "oracle/matcher.rs"]
+mod matcher;
 #[path = "corpus/model.rs"]
 mod model;
 
@@ -13,7 +19,7 @@ use crossgate_policy::{
     Compiled, Credentials, Field, Kind, OwnOrigin, Place, Policy, Problem, Request, Template, Upgrade, Verdict,
     is_cors_response_field, missing_vary,
 };
-use model::{Case, Headers, Lines, PatternCase, Policies, UnmatchedRequests};
+use model::{Case, Headers, Lines, PatternCase, Policies, PolicyText, UnmatchedRequests};
 
 const FILES: [&str; 9] = [
     "a_classify",
@@ -57,6 +63,61 @@ fn every_configured_text_is_judged_as_told() {
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 
+#[test]
+fn the_oracles_judge_every_case_as_told() {
+    let policies: Policies = model::load("policies");
+    let cases: Vec<Case> = FILES.iter().flat_map(|file| model::load::<Vec<Case>>(file)).collect();
+    let failures: Vec<String> = cases.iter().filter_map(|case| check_by_oracles(&policies, case)).collect();
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+fn check_by_oracles(policies: &Policies, case: &Case) -> Option<String> {
+    let (template, own) = of(policies, &case.policy);
+    let spec = template.spec();
+    let told = expected(case);
+    let headers = case.request.wire_headers();
+    // A browser sends one origin, and asks no leave for a WebSocket.
+    let origins = headers.all("origin");
+    let ([origin], "preflight" | "actual") = (origins.as_slice(), told.kind) else { return None };
+    let is_let_in = matches!(told.reason, "exact" | "wildcard" | "regex" | "any" | "method" | "header");
+    let entries = spec.allow_origins.iter().chain(spec.origin_sets.iter().flat_map(|set| &set.origins)).chain(own);
+    if spec.allow_origin_regexes.is_empty() && covered(entries, origin) != is_let_in {
+        return Some(format!("{}: the matcher says {}", case.id, !is_let_in));
+    }
+    let fields = told.headers.iter().flat_map(|(name, lines)| lines.iter().map(|line| (name.clone(), line.clone())));
+    let fields: browser::Fields = fields.collect();
+    let is_wrong = |with_credentials: &bool| {
+        let wish = wish(case, &headers, origin, *with_credentials);
+        let goes = browser::passes_check(&wish, &fields)
+            && (told.kind == "actual" || browser::goes_on(&wish, told.status, &fields));
+        goes != (told.verdict == "allow" && (spec.allow_credentials || !with_credentials))
+    };
+    let wrong = [false, true].into_iter().find(is_wrong)?;
+    Some(format!("{}: a browser concludes otherwise, with credentials: {wrong}", case.id))
+}
+
+fn covered<'a>(mut entries: impl Iterator<Item = &'a String>, origin: &[u8]) -> bool {
+    entries.any(|entry| match (entry.as_str(), std::str::from_utf8(origin)) {
+        ("*", _) => true,
+        ("null", _) => origin == b"null",
+        (entry, Ok(text)) => matcher::is_origin(origin) && matcher::covers(entry, text),
+        (_, Err(_)) => false,
+    })
+}
+
+/// What a page must have wished for that request to be sent.
+fn wish(case: &Case, headers: &Headers, origin: &[u8], with_credentials: bool) -> browser::Wish {
+    let requested = headers.all("access-control-request-method").first().map(|method| model::latin1(method));
+    let names = headers.all("access-control-request-headers").join(&b',');
+    let names = model::latin1(&names);
+    browser::Wish {
+        origin: model::latin1(origin),
+        method: requested.unwrap_or_else(|| case.request.method.clone()),
+        headers: names.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect(),
+        with_credentials,
+    }
+}
+
 fn check(policies: &Policies, case: &Case) -> Option<String> {
     let (policy, unmatched) = compile(policies, &case.policy);
     let request = case.request.wire_headers();
@@ -65,11 +126,16 @@ fn check(policies: &Policies, case: &Case) -> Option<String> {
     (seen != told).then(|| format!("{}\n  told {told:?}\n  seen {seen:?}", case.id))
 }
 
-fn compile(policies: &Policies, name: &str) -> (Policy, UnmatchedRequests) {
-    let (template, own) = match policies.tenants.get(name) {
+/// The template of that name and what a tenant adds to it.
+fn of<'a>(policies: &'a Policies, name: &str) -> (&'a PolicyText, &'a [String]) {
+    match policies.tenants.get(name) {
         Some(tenant) => (&policies.templates[&tenant.policy], tenant.allow_origins.as_slice()),
         None => (&policies.templates[name], &[][..]),
-    };
+    }
+}
+
+fn compile(policies: &Policies, name: &str) -> (Policy, UnmatchedRequests) {
+    let (template, own) = of(policies, name);
     let compiled = Template::compile(&template.spec()).unwrap_or_else(|problems| panic!("{name}: {problems:?}"));
     let policy =
         Policy::extend(Arc::new(compiled.value), own).unwrap_or_else(|problems| panic!("{name}: {problems:?}"));
