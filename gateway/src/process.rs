@@ -200,4 +200,6 @@ fn serve(
 #[cfg(test)]
 mod differential;
 #[cfg(test)]
+mod harness;
+#[cfg(test)]
 mod tests;

@@ -1,15 +1,11 @@
 //! The lane against the proxy: two gateways of one configuration, one of which answers preflights in the lane. Whatever bytes a client
 //! sends, alone or in a run, both give the same answers, and count and log the same.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::sync::{LazyLock, Mutex};
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use serde_json::Value;
-use tempfile::TempDir;
 
+use super::harness::{Gateway, Sent};
 use super::*;
 
 const CONFIG: &str = r#"version: 1
@@ -41,134 +37,8 @@ const RULE: &str = r#"fn decide(req) {
 }
 "#;
 
-struct Gateway {
-    process: Process,
-    log: Log,
-    _dir: TempDir,
-}
-
-/// What a gateway has logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Gateway {
-    fn start(answers: Answers) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("crossgate.yaml");
-        std::fs::write(&config, CONFIG).unwrap();
-        std::fs::create_dir(dir.path().join("scripts")).unwrap();
-        std::fs::write(dir.path().join("scripts/header.rhai"), RULE).unwrap();
-        let options = Options { config, broken_tenants: BrokenTenants::Refuse, answers };
-        let log = Log::default();
-        let process = Process::start(&options, log.clone()).unwrap_or_else(|error| panic!("{error}"));
-        Gateway { process, log, _dir: dir }
-    }
-
-    /// Everything that comes back for what is sent, until the gateway closes.
-    fn send(&self, sent: &Sent) -> Vec<Response> {
-        let mut socket = TcpStream::connect(self.process.listening().data[0]).unwrap();
-        socket.set_nodelay(true).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        for (nth, piece) in sent.pieces().enumerate() {
-            if nth > 0 {
-                std::thread::sleep(sent.pause);
-            }
-            // A gateway that has answered its last need not take the rest.
-            if socket.write_all(piece).is_err() {
-                break;
-            }
-        }
-        let mut answer = Vec::new();
-        // A reset after the answers is as good as a close.
-        let _closed = socket.read_to_end(&mut answer);
-        responses(&answer)
-    }
-
-    /// What was counted of requests.
-    fn counts(&self) -> Vec<String> {
-        let mut socket = TcpStream::connect(self.process.listening().admin.unwrap()).unwrap();
-        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        socket.read_to_string(&mut text).unwrap();
-        let counted =
-            ["crossgate_requests_", "crossgate_origin_requests_", "crossgate_rule_runs", "crossgate_verdict_"];
-        text.lines().filter(|line| counted.iter().any(|name| line.starts_with(name))).map(str::to_owned).collect()
-    }
-}
-
-impl Gateway {
-    /// Ends it; what it has logged, in order, but for what differs by time or chance.
-    fn logged(self) -> Vec<Value> {
-        self.process.stop(Stop::Gracefully);
-        let log = self.log.0.lock().unwrap();
-        let record = |line: &[u8]| {
-            let mut record: Value = serde_json::from_slice(line).unwrap();
-            for name in ["time", "request_id", "duration_ms", "upstream_duration_ms"] {
-                record.as_object_mut().unwrap().remove(name);
-            }
-            record
-        };
-        log.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(record).collect()
-    }
-}
-
-/// What one client sends.
-#[derive(Clone, Debug)]
-struct Sent {
-    bytes: Vec<u8>,
-    /// Where one write ends and the next begins, in order.
-    cuts: Vec<usize>,
-    /// Between two writes: long enough for most of them to be read apart. Nothing depends on it.
-    pause: Duration,
-}
-
-impl Sent {
-    fn at_once(bytes: Vec<u8>) -> Self {
-        Sent { bytes, cuts: Vec::new(), pause: Duration::ZERO }
-    }
-
-    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        let begins = std::iter::once(0).chain(self.cuts.iter().copied());
-        let ends = self.cuts.iter().copied().chain(std::iter::once(self.bytes.len()));
-        begins.zip(ends).map(|(begin, end)| &self.bytes[begin..end])
-    }
-}
-
-/// One answer: its status, its fields in order of their names, its body. What differs by time or chance is left out.
-type Response = (u16, BTreeMap<String, Vec<String>>, String);
-
-fn responses(mut bytes: &[u8]) -> Vec<Response> {
-    let mut found = Vec::new();
-    while !bytes.is_empty() {
-        let mut fields = [httparse::EMPTY_HEADER; 32];
-        let mut head = httparse::Response::new(&mut fields);
-        let Ok(httparse::Status::Complete(len)) = head.parse(bytes) else {
-            panic!("no answer: {:?}", String::from_utf8_lossy(bytes));
-        };
-        let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for field in head.headers.iter() {
-            let value = String::from_utf8_lossy(field.value).into_owned();
-            named.entry(field.name.to_ascii_lowercase()).or_default().push(value);
-        }
-        let id = named.get_mut("x-request-id").map(|id| std::mem::take(&mut id[0]));
-        assert!(named.get_mut("date").is_none_or(|date| std::mem::take(&mut date[0]).ends_with("GMT")));
-        let length = named.get("content-length").map_or(0, |length| length[0].parse().unwrap());
-        let body = String::from_utf8_lossy(&bytes[len..len + length]).into_owned();
-        let body = id.map_or(body.clone(), |id| body.replace(&id, "ID"));
-        found.push((head.code.unwrap(), named, body));
-        bytes = &bytes[len + length..];
-    }
-    found
+fn start(answers: Answers) -> Gateway {
+    Gateway::start(CONFIG, &[("header.rhai", RULE)], answers)
 }
 
 /// More than a field may have.
@@ -328,7 +198,7 @@ fn sent() -> impl Strategy<Value = Sent> {
 
 #[test]
 fn lane_and_proxy_answer_count_and_log_alike() {
-    let (lane, proxy) = (Gateway::start(Answers::Preflights), Gateway::start(Answers::None));
+    let (lane, proxy) = (start(Answers::Preflights), start(Answers::None));
     let mut runner =
         proptest::test_runner::TestRunner::new(ProptestConfig { cases: 4096, ..ProptestConfig::default() });
     let outcome = runner.run(&sent(), |sent| {
@@ -352,7 +222,7 @@ fn a_run_of_preflights_is_answered_in_order_and_ends_at_the_limit() {
     };
     let run = ["PUT", "PATCH", "DELETE", "PUT", "PUT"].map(preflight).concat();
     for answers in [Answers::Preflights, Answers::None] {
-        let found = Gateway::start(answers).send(&Sent::at_once(run.clone().into_bytes()));
+        let found = start(answers).send(&Sent::at_once(run.clone().into_bytes()));
         let told: Vec<_> =
             found.iter().map(|(status, fields, _)| (*status, fields["connection"][0].as_str())).collect();
         let keep = "keep-alive";
