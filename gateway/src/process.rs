@@ -198,6 +198,8 @@ fn serve(
 }
 
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
 mod differential;
 #[cfg(test)]
 mod harness;

@@ -4,113 +4,18 @@
 //! gateway of its own, so that `Host`, and with it the request's own origin, is what the case says. The whole set of
 //! `Access-Control-*` and `Vary` fields is compared, the number of requests that reached the upstream, and the shape
 //! of every denial.
+mod model;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use crate::support::{
     Connection, Exchange, Gateway, RecordingUpstream, Response, Then, WireError, assert_edge_error,
-    assert_never_readable, config, request,
+    assert_never_readable, config,
 };
-use serde::Deserialize;
+use model::{Case, Lines, OneOrMany, Policies, UpstreamAnswer, corpus, read};
 
-const DEFAULT_HOST: &str = "api.example.test";
 /// Tells the upstream which case it answers.
 const CASE: &str = "x-corpus-case";
-
-type Lines = Vec<(String, String)>;
-
-/// Templates, and tenants that extend one.
-#[derive(Debug, Deserialize)]
-struct Policies {
-    templates: BTreeMap<String, serde_json::Value>,
-    tenants: BTreeMap<String, TenantPolicy>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct TenantPolicy {
-    policy: String,
-    allow_origins: Vec<String>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Case {
-    id: String,
-    policy: String,
-    request: CaseRequest,
-    upstream: Option<UpstreamAnswer>,
-    expect: Expect,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct CaseRequest {
-    method: String,
-    #[serde(default)]
-    headers: Vec<(String, Text)>,
-}
-
-/// A text, or one that is too long to be written out.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-enum Text {
-    Plain(String),
-    Repeated { repeat: String, times: usize },
-}
-
-impl Text {
-    fn text(&self) -> String {
-        match self {
-            Self::Plain(text) => text.clone(),
-            Self::Repeated { repeat, times } => repeat.repeat(*times),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct UpstreamAnswer {
-    #[serde(default = "ok")]
-    status: u16,
-    #[serde(default)]
-    headers: Lines,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Expect {
-    #[serde(default)]
-    status: u16,
-    #[serde(default)]
-    headers: BTreeMap<String, OneOrMany>,
-    #[serde(default)]
-    upstream: usize,
-    /// Bytes that no field value may hold: the wire refuses them before any policy is asked.
-    #[serde(default)]
-    http400: bool,
-    /// More bytes than a head may have.
-    #[serde(default)]
-    http431: bool,
-}
-
-/// A field that is there once, or on several lines.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-fn ok() -> u16 {
-    200
-}
-
-fn corpus() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../policy/tests/corpus"))
-}
-
-fn read<T: for<'de> Deserialize<'de>>(name: &str) -> T {
-    let path = corpus().join(name);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
 
 /// A policy's gateway and the upstream behind it.
 struct Stage {
@@ -123,10 +28,8 @@ impl Stage {
         let answers: BTreeMap<String, UpstreamAnswer> =
             cases.iter().filter_map(|case| Some((case.id.clone(), case.upstream.clone()?))).collect();
         let upstream = RecordingUpstream::start(move |exchange| answer(exchange, &answers));
-        let none = TenantPolicy { policy: policy.to_owned(), allow_origins: Vec::new() };
-        let TenantPolicy { policy, allow_origins } = policies.tenants.get(policy).unwrap_or(&none);
         // JSON is YAML too.
-        let template = &policies.templates[policy];
+        let (template, allow_origins) = policies.of(policy);
         let text = format!(
             "upstreams:\n  api: {{ servers: [{}] }}\npolicies:\n  it: {template}\n\
              tenants:\n  - {{ id: it, hosts: [\"*\"], upstream: api, policy: it, allowOrigins: {allow_origins:?} }}\n",
@@ -153,15 +56,6 @@ fn answer(exchange: &mut Exchange, answers: &BTreeMap<String, UpstreamAnswer>) -
     }
 }
 
-fn bytes(case: &Case) -> Vec<u8> {
-    let lines: Lines = case.request.headers.iter().map(|(name, value)| (name.clone(), value.text())).collect();
-    let is_host = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("host");
-    let host = lines.iter().find(is_host).map_or(DEFAULT_HOST, |(_, value)| value);
-    let mut fields = vec![(CASE, case.id.as_str())];
-    fields.extend(lines.iter().filter(|line| !is_host(line)).map(|(name, value)| (name.as_str(), value.as_str())));
-    request(&case.request.method, "/", host, &fields, b"")
-}
-
 /// The whole set that the case wants, in the form of [`crate::support::Headers::cors`].
 fn wanted(case: &Case) -> BTreeMap<String, Vec<String>> {
     let lines = case.expect.headers.iter().map(|(name, value)| {
@@ -175,22 +69,58 @@ fn wanted(case: &Case) -> BTreeMap<String, Vec<String>> {
 }
 
 fn check(stage: &Stage, case: &Case) -> Result<(), String> {
-    let answer = Connection::ask(stage.gateway.data, &bytes(case));
-    let reached = stage.reached(&case.id);
-    let outcome = std::panic::catch_unwind(|| match answer {
-        answer if ends_a_line(case) => check_ended_line(&answer),
-        answer if case.expect.http400 => check_refused(&answer, 400),
-        answer if case.expect.http431 => check_refused(&answer, 431),
-        Ok(answer) => {
-            assert_eq!(reached, case.expect.upstream, "requests at the upstream");
-            check_answer(case, &answer);
+    let outcome = std::panic::catch_unwind(|| {
+        let plain = case.bytes("/", &[(CASE, &case.id)]);
+        if ends_a_line(case) {
+            return check_ended_line(&Connection::ask(stage.gateway.data, &plain));
         }
-        Err(error) => panic!("{error:?}"),
+        if let Some(status) = refused(case) {
+            return check_refused(&Connection::ask(stage.gateway.data, &plain), status);
+        }
+        // The lane answers no head with such a byte in it, so the proxy does.
+        let through_proxy = case.bytes("/", &[(CASE, &case.id), ("x-filler", "\u{e9}")]);
+        let asked = [&plain, &plain, &through_proxy];
+        let answers = ask_all(stage, &asked);
+        assert_eq!(stage.reached(&case.id), asked.len() * case.expect.upstream, "requests at the upstream");
+        for answer in &answers {
+            check_answer(case, answer);
+            assert_eq!(steady(answer), steady(&answers[0]), "it is not always answered so");
+        }
     });
     outcome.map_err(|panic| {
         let said = panic.downcast_ref::<String>().cloned();
         format!("{}: {}", case.id, said.unwrap_or_else(|| "failed".to_owned()))
     })
+}
+
+/// The answers to requests on one connection, or on as few as the gateway lets them have.
+fn ask_all(stage: &Stage, all: &[&Vec<u8>]) -> Vec<Response> {
+    let mut connection = Connection::open(stage.gateway.data);
+    let mut ask = |bytes: &&Vec<u8>| {
+        let answer = connection.exchange(bytes).unwrap_or_else(|error| panic!("{error:?}"));
+        if answer.headers.all("connection") == ["close"] {
+            connection = Connection::open(stage.gateway.data);
+        }
+        answer
+    };
+    all.iter().map(&mut ask).collect()
+}
+
+/// An answer without what differs each time.
+fn steady(answer: &Response) -> (u16, Lines, String) {
+    let ids = answer.headers.all("x-request-id");
+    let id = ids.first().copied().unwrap_or("none");
+    let is_steady =
+        |(name, _): &&(String, String)| !["date", "x-request-id"].contains(&name.to_ascii_lowercase().as_str());
+    let mut lines: Lines = answer.headers.0.iter().filter(is_steady).cloned().collect();
+    lines.iter_mut().for_each(|(name, _)| name.make_ascii_lowercase());
+    lines.sort();
+    (answer.status, lines, answer.text().replace(id, "ID"))
+}
+
+/// The status by which HTTP itself refuses a case.
+fn refused(case: &Case) -> Option<u16> {
+    case.expect.http400.then_some(400).or(case.expect.http431.then_some(431))
 }
 
 /// A value that ends its own line says something else on the wire: the field is shorter and other bytes follow it.

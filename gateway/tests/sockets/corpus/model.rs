@@ -1,0 +1,130 @@
+//! The files of the corpus, as their README.md tells it, for whoever runs them against a gateway.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+const DEFAULT_HOST: &str = "api.example.test";
+pub(crate) type Lines = Vec<(String, String)>;
+
+/// Templates, and tenants that extend one.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Policies {
+    pub(crate) templates: BTreeMap<String, serde_json::Value>,
+    pub(crate) tenants: BTreeMap<String, TenantPolicy>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TenantPolicy {
+    pub(crate) policy: String,
+    pub(crate) allow_origins: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Case {
+    pub(crate) id: String,
+    pub(crate) policy: String,
+    pub(crate) request: CaseRequest,
+    pub(crate) upstream: Option<UpstreamAnswer>,
+    pub(crate) expect: Expect,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct CaseRequest {
+    pub(crate) method: String,
+    #[serde(default)]
+    pub(crate) headers: Vec<(String, Text)>,
+}
+
+/// A text, or one that is too long to be written out.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Text {
+    Plain(String),
+    Repeated { repeat: String, times: usize },
+}
+
+impl Text {
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Plain(text) => text.clone(),
+            Self::Repeated { repeat, times } => repeat.repeat(*times),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct UpstreamAnswer {
+    #[serde(default = "ok")]
+    pub(crate) status: u16,
+    #[serde(default)]
+    pub(crate) headers: Lines,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Expect {
+    #[serde(default)]
+    pub(crate) status: u16,
+    #[serde(default)]
+    pub(crate) headers: BTreeMap<String, OneOrMany>,
+    #[serde(default)]
+    pub(crate) upstream: usize,
+    /// Bytes that no field value may hold: the wire refuses them before any policy is asked.
+    #[serde(default)]
+    pub(crate) http400: bool,
+    /// More bytes than a head may have.
+    #[serde(default)]
+    pub(crate) http431: bool,
+}
+
+/// A field that is there once, or on several lines.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn ok() -> u16 {
+    200
+}
+
+pub(crate) fn corpus() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../policy/tests/corpus"))
+}
+
+pub(crate) fn read<T: for<'de> Deserialize<'de>>(name: &str) -> T {
+    let path = corpus().join(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+impl Policies {
+    /// A policy as YAML, and the origins that a tenant adds to it.
+    pub(crate) fn of(&self, name: &str) -> (&serde_json::Value, &[String]) {
+        match self.tenants.get(name) {
+            Some(tenant) => (&self.templates[&tenant.policy], &tenant.allow_origins),
+            None => (&self.templates[name], &[]),
+        }
+    }
+}
+
+impl Case {
+    /// The request in bytes, with `more` fields behind its host.
+    pub(crate) fn bytes(&self, target: &str, more: &[(&str, &str)]) -> Vec<u8> {
+        let lines: Lines = self.request.headers.iter().map(|(name, value)| (name.clone(), value.text())).collect();
+        let is_host = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("host");
+        let host = lines.iter().find(is_host).map_or(DEFAULT_HOST, |(_, value)| value);
+        let more = more.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        let lines = lines.iter().filter(|line| !is_host(line)).map(|(name, value)| format!("{name}: {value}\r\n"));
+        let fields: String = more.chain(lines).collect();
+        latin1(&format!("{} {target} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n", self.request.method))
+    }
+}
+
+/// Each character, U+0000 to U+00FF, is a byte.
+fn latin1(text: &str) -> Vec<u8> {
+    text.chars().map(|char| u8::try_from(u32::from(char)).unwrap()).collect()
+}
