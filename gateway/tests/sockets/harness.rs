@@ -1,7 +1,9 @@
 //! The harness looked at itself: a judge that lets everything pass would make every other suite worthless.
 use std::time::{Duration, Instant};
 
-use crate::support::{Connection, RecordingUpstream, RefusedAddress, Then, UnansweredAddress, WireError, request};
+use crate::support::{
+    Connection, RecordingUpstream, RefusedAddress, Then, UnansweredAddress, WireError, accept, request,
+};
 
 /// What the client makes of an upstream that answers with these bytes and then closes.
 fn judged(bytes: &'static [u8]) -> Result<Vec<u8>, WireError> {
@@ -88,4 +90,9 @@ fn dead_addresses_are_dead_in_their_own_ways() {
     assert!(begin.elapsed() < limit);
     let error = std::net::TcpStream::connect_timeout(&unanswered.address, limit).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+}
+
+#[test]
+fn a_websocket_key_is_accepted_as_rfc_6455_shows() {
+    assert_eq!(accept("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 }

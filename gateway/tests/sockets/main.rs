@@ -19,6 +19,7 @@ mod hops;
 mod lifecycle;
 mod metrics;
 mod overload;
+mod pages;
 mod reload;
 mod requests;
 mod routes;

@@ -13,6 +13,7 @@ mod process;
 mod sink;
 mod site;
 mod upstream;
+mod websocket;
 mod wire;
 
 pub(crate) use address::{RefusedAddress, UnansweredAddress};
@@ -26,4 +27,5 @@ pub(crate) use site::{
     HOST, ORIGIN, Site, assert_allowed, assert_denied, assert_edge_error, assert_never_readable, tenant_config,
 };
 pub(crate) use upstream::{Exchange, RecordingUpstream, Then};
+pub(crate) use websocket::accept;
 pub(crate) use wire::{Connection, Headers, Response, WireError, request};
