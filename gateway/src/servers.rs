@@ -123,33 +123,37 @@ impl Servers {
     }
 }
 
-/// How many requests to an upstream may be tried again: one in eight, and a few besides, in ten seconds. When all of its servers fail, a
-/// second attempt of everybody would only double what they fail under.
+/// How many requests to an upstream may be tried again: one in eight of the last ten to twenty seconds, and ten a second besides, for those
+/// that are under way when a server dies. When all servers fail, a second attempt of everybody would only double what they fail under.
 #[derive(Debug, Default)]
 pub struct Retries(Mutex<Option<Window>>);
 
 #[derive(Debug)]
 struct Window {
     began: Instant,
-    /// The upstream's requests when it began.
+    /// The upstream's requests when it began, and when the one before it did.
     requests: u64,
+    requests_before: u64,
     retries: u64,
 }
 
 const RETRIES_WINDOW: Duration = Duration::from_secs(10);
-const RETRIES_ALWAYS: u64 = 10;
+const RETRIES_ALWAYS: u64 = 100;
 const REQUESTS_A_RETRY: u64 = 8;
 
 impl Retries {
     /// One retry, if there may be one more, given how many requests the upstream has had.
     pub(crate) fn take(&self, requests: u64) -> bool {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let begin = || Window { began: Instant::now(), requests, retries: 0 };
         let window = match &mut *window {
             Some(window) if window.began.elapsed() < RETRIES_WINDOW => window,
-            over => over.insert(begin()),
+            over => {
+                let recent = over.take().filter(|window| window.began.elapsed() < RETRIES_WINDOW * 2);
+                let requests_before = recent.map_or(requests, |window| window.requests);
+                over.insert(Window { began: Instant::now(), requests, requests_before, retries: 0 })
+            }
         };
-        let most = RETRIES_ALWAYS + requests.saturating_sub(window.requests) / REQUESTS_A_RETRY;
+        let most = RETRIES_ALWAYS + requests.saturating_sub(window.requests_before) / REQUESTS_A_RETRY;
         let may = window.retries < most;
         window.retries += u64::from(may);
         may
@@ -247,8 +251,8 @@ mod tests {
     fn one_request_in_eight_may_be_tried_again() {
         let retries = Retries::default();
         let allowed = |requests: std::ops::Range<u64>| requests.filter(|count| retries.take(*count)).count();
-        assert_eq!(allowed(0..10), 10);
-        assert_eq!(allowed(10..801), 100);
+        assert_eq!(allowed(0..100), 100);
+        assert_eq!(allowed(100..801), 100);
     }
 
     #[test]

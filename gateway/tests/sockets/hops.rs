@@ -94,6 +94,20 @@ fn clumsy_framing_of_an_upstream_is_made_plain() {
 }
 
 #[test]
+fn clumsy_lines_of_an_upstream_are_written_anew() {
+    let cases: [(&[u8], &str); 3] = [
+        (b"HTTP/1.1 200 OK\nContent-Length: 2\nX-A: 1\n\nok", "1"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A : 1\r\n\r\nok", "1"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: 1\r\n  2\r\n\r\nok", "1 2"),
+    ];
+    for (bytes, value) in cases {
+        let answer = answering(bytes).ask("GET", "/", &[]);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{answer:?}");
+        assert_eq!(answer.headers.one("x-a"), value, "{answer:?}");
+    }
+}
+
+#[test]
 fn fields_of_the_upstreams_hop_stay_there() {
     let site = answering(
         b"HTTP/1.1 200 OK\r\nConnection: close, X-Foo\r\nX-Foo: 1\r\nKeep-Alive: timeout=5\r\nUpgrade: h2c\r\n\
