@@ -4,40 +4,19 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use crate::support::{
-    Connection, Exchange, HOST, ORIGIN, Site, Then, WireError, assert_allowed, assert_denied, assert_edge_error,
-    request,
+    Connection, HOST, ORIGIN, Site, Then, WireError, assert_allowed, assert_denied, assert_edge_error, handshake,
+    request, websocket,
 };
 
 const MIB: usize = 1024 * 1024;
 /// Far above what could be held.
 const STREAMED: usize = 1024 * MIB;
 
-const UPGRADE: [(&str, &str); 4] = [
-    ("Connection", "Upgrade"),
-    ("Upgrade", "websocket"),
-    ("Sec-WebSocket-Version", "13"),
-    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-];
-
-/// As far away as a near neighbour. Pingora 0.9.1 ends an upgraded connection at once when the 101 is there before it
-/// has looked at the end of its own, empty request body; on one busy machine that happens in one handshake of a hundred.
-const DISTANCE: Duration = Duration::from_millis(20);
-
-fn websocket(exchange: &mut Exchange) -> Then {
-    std::thread::sleep(DISTANCE);
-    exchange.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nAccess-Control-Allow-Origin: *\r\n\r\n");
-    exchange.echo()
-}
-
-fn upgrade(origin: &str) -> Vec<u8> {
-    request("GET", "/socket", HOST, &[&[("Origin", origin)], UPGRADE.as_slice()].concat(), b"")
-}
-
 #[test]
 fn a_websocket_of_an_allowed_origin_passes_both_ways() {
     let site = Site::scripted(websocket);
     let mut connection = site.connect();
-    let answer = connection.exchange(&upgrade(ORIGIN)).unwrap();
+    let answer = connection.exchange(&handshake(ORIGIN)).unwrap();
     assert_eq!((answer.status, answer.headers.one("upgrade")), (101, "websocket"));
     assert!(!answer.headers.all("access-control-allow-origin").contains(&"*"), "{answer:?}");
     for round in 0..10 {
@@ -53,7 +32,7 @@ fn a_websocket_of_an_allowed_origin_passes_both_ways() {
 fn frames_sent_with_the_handshake_are_not_lost() {
     let site = Site::scripted(websocket);
     let mut connection = site.connect();
-    connection.send(&[upgrade(ORIGIN), b"early".to_vec()].concat()).unwrap();
+    connection.send(&[handshake(ORIGIN), b"early".to_vec()].concat()).unwrap();
     assert_eq!(connection.answer_to(b"GET").unwrap().status, 101);
     assert_eq!(connection.exactly(5).unwrap(), b"early");
 }
@@ -62,7 +41,7 @@ fn frames_sent_with_the_handshake_are_not_lost() {
 fn a_websocket_of_another_origin_is_refused() {
     let site = Site::scripted(websocket);
     for origin in ["https://evil.test", "null", "https://app.a.test.evil.test"] {
-        assert_denied(&site.raw(&upgrade(origin)).unwrap(), "app.a");
+        assert_denied(&site.raw(&handshake(origin)).unwrap(), "app.a");
     }
     assert_eq!(site.upstream.total(), 0);
 }
@@ -71,7 +50,7 @@ fn a_websocket_of_another_origin_is_refused() {
 fn a_refused_upgrade_is_an_answer_like_any_other() {
     let site = Site::start();
     let mut connection = site.connect();
-    let answer = connection.exchange(&upgrade(ORIGIN)).unwrap();
+    let answer = connection.exchange(&handshake(ORIGIN)).unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
     assert_eq!(site.upstream.total(), 1);
 }

@@ -27,5 +27,5 @@ pub(crate) use site::{
     HOST, ORIGIN, Site, assert_allowed, assert_denied, assert_edge_error, assert_never_readable, tenant_config,
 };
 pub(crate) use upstream::{Exchange, RecordingUpstream, Then};
-pub(crate) use websocket::accept;
+pub(crate) use websocket::{accept, handshake, websocket};
 pub(crate) use wire::{Connection, Headers, Response, WireError, request};
