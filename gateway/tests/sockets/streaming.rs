@@ -55,6 +55,47 @@ fn a_refused_upgrade_is_an_answer_like_any_other() {
     assert_eq!(site.upstream.total(), 1);
 }
 
+/// What nobody would answer but with a refusal.
+fn denied() -> Vec<u8> {
+    request("GET", "/behind", HOST, &[("Origin", "https://evil.test")], b"")
+}
+
+#[test]
+fn nothing_behind_a_handshake_reaches_the_upstream_before_its_101() {
+    let (seen, silences) = mpsc::channel();
+    let seen = Mutex::new(seen);
+    let site = Site::scripted(move |exchange| {
+        seen.lock().unwrap().send(exchange.is_silent_for(Duration::from_millis(500))).unwrap();
+        websocket(exchange)
+    });
+    let mut connection = site.connect();
+    connection.send(&[handshake(ORIGIN), denied()].concat()).unwrap();
+    assert!(silences.recv().unwrap(), "more than the head came");
+    assert_eq!(connection.answer_to(b"GET").unwrap().status, 101);
+    // From here on they are the other protocol's bytes, and no request.
+    assert_eq!(connection.exactly(denied().len()).unwrap(), denied());
+    assert_eq!(site.upstream.total(), 1);
+}
+
+#[test]
+fn a_request_behind_a_handshake_that_is_not_taken_up_is_judged_by_itself() {
+    for protocol in ["websocket", "h2c", "foo"] {
+        let site = Site::start();
+        let asked = [("Origin", ORIGIN), ("Connection", "Upgrade"), ("Upgrade", protocol)];
+        let first = request("GET", "/", HOST, &asked, b"");
+        let mut connection = site.connect();
+        connection.send(&[first, denied(), denied()].concat()).unwrap();
+        let answer = connection.answer_to(b"GET").unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "hello"), "{protocol}");
+        for _ in 0..2 {
+            assert_denied(&connection.answer_to(b"GET").unwrap(), "evil");
+        }
+        assert_eq!(site.upstream.total(), 1, "{protocol}");
+        let came = String::from_utf8(site.upstream.raw().concat()).unwrap();
+        assert!(came.ends_with("\r\n\r\n") && !came.contains("behind"), "{came}");
+    }
+}
+
 #[test]
 fn events_pass_one_by_one_as_they_come() {
     let (sender, events) = mpsc::channel::<&'static str>();

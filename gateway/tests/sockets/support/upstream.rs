@@ -228,6 +228,19 @@ impl Exchange {
         }
     }
 
+    /// Reads on until the other side ends.
+    pub(crate) fn wait_for_end(&mut self) {
+        while self.fill() {}
+    }
+
+    /// Whether nothing more comes for that long.
+    pub(crate) fn is_silent_for(&mut self, time: Duration) -> bool {
+        self.stream.set_read_timeout(Some(time)).unwrap();
+        let is_silent = self.buffer.is_empty() && self.stream.peek(&mut [0]).is_err();
+        self.stream.set_read_timeout(None).unwrap();
+        is_silent
+    }
+
     /// The next request on this connection; `None` when it ended.
     fn next_head(&mut self) -> Option<Seen> {
         let first = loop {
@@ -286,7 +299,7 @@ fn serve(mut exchange: Exchange, script: &Script) {
             Then::Close => break,
             Then::Reset => return reset(&exchange),
             // Reads on, so that it ends with the other side or with the upstream.
-            Then::Stall => while exchange.fill() {},
+            Then::Stall => exchange.wait_for_end(),
         }
     }
     let _ = exchange.stream.shutdown(Shutdown::Both);
