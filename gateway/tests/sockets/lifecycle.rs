@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Connection, Gateway, HOST, ORIGIN, Process, RecordingUpstream, Site, Then, WireError, assert_allowed, config,
-    request, tenant_config,
+    handshake, request, tenant_config, websocket,
 };
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -138,6 +138,34 @@ fn a_client_that_never_finishes_is_waited_for_only_so_long() {
     assert!(took >= Duration::from_secs(1), "{took:?}");
     let answer = connection.answer_to(b"GET");
     assert!(matches!(answer, Err(WireError::Closed | WireError::Reset)), "{answer:?}");
+}
+
+#[test]
+fn an_open_websocket_is_waited_for_only_so_long() {
+    let upstream = RecordingUpstream::start(websocket);
+    let mut site = Site::before(upstream, "shutdown: { grace: 1s }\n");
+    let mut connection = site.connect();
+    assert_eq!(connection.exchange(&handshake(ORIGIN)).unwrap().status, 101);
+    connection.send(b"frame").unwrap();
+    assert_eq!(connection.exactly(5).unwrap(), b"frame");
+    let took = end(&mut site.gateway, Signal::TERM, Duration::from_secs(4));
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+    assert!(connection.is_at_end());
+}
+
+#[test]
+fn an_interrupt_waits_for_no_answer() {
+    let mut site = Site::scripted(|exchange| {
+        exchange.read_body();
+        exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+        Then::Stall
+    });
+    let mut connection = site.connect();
+    connection.send(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")).unwrap();
+    assert_allowed(&connection.head().unwrap());
+    end(&mut site.gateway, Signal::INT, Duration::from_secs(3));
+    let rest = connection.exactly(9);
+    assert!(matches!(rest, Err(WireError::Truncated | WireError::Reset)), "{rest:?}");
 }
 
 #[test]
