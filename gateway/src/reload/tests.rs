@@ -188,6 +188,21 @@ fn keeps_tenants_that_did_not_change() {
 }
 
 #[test]
+fn a_superseded_snapshot_is_freed_with_its_last_request() {
+    let files = Files::new(&["a"]);
+    let reloader = files.start();
+    let running = reloader.current().pin();
+    let old = Arc::downgrade(&reloader.current().latest());
+    for id in ["b", "c"] {
+        files.write("tenants.d/a.yaml", &tenant(id, ""));
+        reloader.reload_now().unwrap();
+    }
+    assert!(old.upgrade().is_some_and(|old| old.generation == running.generation), "its request still runs");
+    drop(running);
+    assert_eq!(old.strong_count(), 0);
+}
+
+#[test]
 fn a_change_of_policy_or_set_alone_takes_effect() {
     let files = Files::new(&["a"]);
     let reloader = files.start();

@@ -14,6 +14,10 @@ use crate::support::{Connection, Gateway, HOST, ORIGIN, RecordingUpstream, Respo
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+mod refused;
+mod removed;
+mod storm;
+
 const CONNECTIONS: usize = 64;
 const LOAD_TIME: Duration = Duration::from_secs(10);
 const RELOADS: u64 = 50;

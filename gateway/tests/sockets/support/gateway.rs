@@ -121,6 +121,19 @@ impl Gateway {
             assert!(value < wanted && Instant::now() < deadline, "{name} {labels:?} is {value}, not {wanted}");
         }
     }
+
+    /// Waits until a gauge is at 0.
+    pub(crate) fn wait_gone(&self, name: &str, labels: &[(&str, &str)]) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric(name, labels) > 0.0 {
+            assert!(Instant::now() < deadline, "{name} {labels:?} is not 0");
+        }
+    }
+
+    /// The addresses of all data listeners, in the order of the configuration.
+    pub(crate) fn data_listeners(&self) -> Vec<SocketAddr> {
+        self.process.stderr().lines().filter_map(|line| listening(line, "data")).collect()
+    }
 }
 
 /// The address in a line that says `listening role=ROLE address=ADDRESS`.
