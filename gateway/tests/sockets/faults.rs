@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Exchange, Gateway, HOST, ORIGIN, RecordingUpstream, RefusedAddress, Site, Then, UnansweredAddress, WireError,
-    assert_allowed, assert_denied, assert_edge_error, assert_never_readable, config, request, tenant_config,
+    Connection, Exchange, Gateway, HOST, ORIGIN, RecordingUpstream, RefusedAddress, Site, Then, UnansweredAddress,
+    WireError, assert_allowed, assert_denied, assert_edge_error, assert_never_readable, config, request, tenant_config,
 };
 
 const SHORT: &str = ", timeouts: { connect: 300ms, head: 500ms, idle: 700ms }";
@@ -78,6 +78,16 @@ fn half_a_head_is_a_504_too() {
         Then::Stall
     });
     assert_fault(&site.gateway, 504);
+}
+
+#[test]
+fn a_reset_within_a_head_is_a_502() {
+    let site = scripted(|exchange| {
+        exchange.read_body();
+        exchange.write(b"HTTP/1.1 200 OK\r\nContent-Le");
+        Then::Reset
+    });
+    assert_fault(&site.gateway, 502);
 }
 
 #[test]
@@ -153,6 +163,37 @@ fn a_body_that_breaks_off_never_ends_cleanly() {
 }
 
 #[test]
+fn a_connection_with_a_broken_answer_is_not_used_again() {
+    // The upstream leaves each of them open, as if it were good for more.
+    let broken: [&[u8]; 6] = [
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 200\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhalf\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalfXX0\r\n\r\n",
+    ];
+    for bytes in broken {
+        let site = scripted(move |exchange| {
+            if exchange.seen.target != "/broken" {
+                return exchange.answer(200, &[], b"hello");
+            }
+            exchange.read_body();
+            exchange.write(bytes);
+            Then::Stall
+        });
+        let answer = site.raw(&request("GET", "/broken", HOST, &[("Origin", ORIGIN)], b""));
+        let is_error = matches!(&answer, Ok(answer) if matches!(answer.status, 502 | 504));
+        let is_cut = matches!(answer, Err(WireError::Truncated | WireError::Reset | WireError::Malformed(_)));
+        assert!(is_error || is_cut, "{}: {answer:?}", String::from_utf8_lossy(bytes));
+        assert_eq!(site.ask("GET", "/", &[]).text(), "hello");
+        let seen = site.upstream.seen();
+        let of = |target: &str| seen.iter().filter(|seen| seen.target == target).map(|seen| seen.connection).max();
+        assert!(of("/") > of("/broken"), "{}: {seen:?}", String::from_utf8_lossy(bytes));
+    }
+}
+
+#[test]
 fn bytes_after_an_answer_reach_nobody() {
     let site = scripted(|exchange| {
         exchange.read_body();
@@ -214,6 +255,77 @@ fn two_attempts_at_most_and_one_where_it_could_matter() {
     };
     assert!((1..=2).contains(&ask("GET", b"")));
     assert_eq!(ask("POST", b"once"), 1, "a POST that was sent may have been done");
+}
+
+#[test]
+fn a_post_on_a_kept_connection_that_ends_is_sent_once() {
+    // The first answer promises more, and the connection ends when more has come, done or not.
+    let site = scripted(|exchange| {
+        if exchange.seen.target == "/first" {
+            return exchange.answer(200, &[], b"hello");
+        }
+        exchange.read_body();
+        Then::Close
+    });
+    for end in ["/close", "/again"] {
+        let mut connection = site.connect();
+        assert_eq!(connection.exchange(&request("GET", "/first", HOST, &[], b"")).unwrap().status, 200);
+        let answer = connection.exchange(&request("POST", end, HOST, &[("Origin", ORIGIN)], b"once")).unwrap();
+        assert_edge_error(&answer, 502);
+        assert_allowed(&answer);
+    }
+    let seen = site.upstream.seen();
+    let targets: Vec<&str> = seen.iter().map(|seen| seen.target.as_str()).collect();
+    assert_eq!(targets, ["/first", "/close", "/first", "/again"]);
+    let connections: Vec<usize> = seen.iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections, [0, 0, 1, 1], "each POST came on the kept connection");
+}
+
+#[test]
+fn a_post_on_a_kept_connection_that_has_ended_is_sent_at_most_once() {
+    const POSTS: usize = 100;
+    let site = scripted(|exchange| {
+        exchange.answer(200, &[], b"hello");
+        Then::Close
+    });
+    for round in 0..POSTS {
+        let answer = site.raw(&request("POST", &format!("/{round}"), HOST, &[("Origin", ORIGIN)], b"once")).unwrap();
+        let came = site.upstream.seen().iter().filter(|seen| seen.target == format!("/{round}")).count();
+        match answer.status {
+            200 => assert_eq!(came, 1, "{round}"),
+            // It was sent into a connection whose end was on its way, so nobody read it.
+            _ => {
+                assert_edge_error(&answer, 502);
+                assert_eq!(came, 0, "{round}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_upstream_that_is_down_costs_no_descriptors() {
+    let down = RefusedAddress::new();
+    let gateway = before(down.address);
+    let round = || {
+        let mut connection = Connection::open(gateway.data);
+        let preflight = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")];
+        assert_eq!(connection.exchange(&request("OPTIONS", "/", HOST, &preflight, b"")).unwrap().status, 204);
+        let answer = connection.exchange(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")).unwrap();
+        assert_edge_error(&answer, 502);
+    };
+    let descriptors = || {
+        gateway.wait_gone("crossgate_connections_active", &[]);
+        gateway.process.entries("fd")
+    };
+    round();
+    let before = descriptors();
+    for _ in 0..300 {
+        round();
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while descriptors() > before {
+        assert!(Instant::now() < deadline, "{} descriptors after {before}", descriptors());
+    }
 }
 
 #[test]
