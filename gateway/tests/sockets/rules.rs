@@ -189,6 +189,29 @@ fn a_failing_rule_denies_its_own_and_nobody_else() {
 }
 
 #[test]
+fn a_run_whose_time_is_over_denies_and_is_told() {
+    // So many operations that the time ends first on any machine.
+    let limits = "limits: { rules: { operations: 10000000, time: 5ms } }\n";
+    let source = "fn decide(req) { if req.host != \"slow.test\" { return deny(\"quick\"); } loop {} }\n";
+    let upstream = RecordingUpstream::answering("hello");
+    let text = ruled_config(&upstream, "    rule: { script: preview.rhai }") + limits;
+    let gateway = Gateway::start(&text, &[("scripts/preview.rhai", source)]);
+    let ask = |origin: &str| gateway.ask("GET", "/", HOST, &[("Origin", origin)]);
+    for _ in 0..3 {
+        let answer = ask("https://slow.test");
+        assert_eq!((answer.status, answer.json()["reason"].as_str()), (403, Some("rule_error")), "{answer:?}");
+        assert_eq!(answer.headers.access_control(), Vec::<String>::new());
+        assert_eq!(ask("https://quick.test").json()["reason"], "rule_deny", "the next run has its own time");
+    }
+    let of_tenant = |name: &str, label: (&str, &str)| gateway.metric(name, &[("tenant", "a"), label]);
+    assert_eq!(of_tenant("crossgate_rule_errors_total", ("kind", "time")), 3.0);
+    assert_eq!(of_tenant("crossgate_rule_runs_total", ("outcome", "error")), 3.0);
+    gateway.wait_metric("crossgate_requests_total", &[("tenant", "a"), ("reason", "rule_error")], 3.0);
+    gateway.process.stderr_line(|line| line.contains("it took too long").then_some(()));
+    assert_eq!(upstream.total(), 0);
+}
+
+#[test]
 fn a_credentialed_rule_that_lets_strangers_in_is_refused() {
     let site = Ruled::start(PREVIEW);
     site.save("fn decide(req) { if req.scheme == \"https\" { allow() } }\n");
