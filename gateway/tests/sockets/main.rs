@@ -9,6 +9,7 @@
 )]
 
 mod browser;
+mod cache;
 mod check;
 mod corpus;
 mod demo;
