@@ -15,6 +15,7 @@ mod corpus;
 mod demo;
 mod explain;
 mod faults;
+mod gone;
 mod harness;
 mod hops;
 mod lifecycle;
