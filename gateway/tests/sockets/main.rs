@@ -22,6 +22,7 @@ mod lifecycle;
 mod metrics;
 mod overload;
 mod pages;
+mod network;
 mod reload;
 mod requests;
 mod routes;

@@ -1,0 +1,149 @@
+//! A network that does harm between the gateway and its upstream: what each kind of harm, on either way, makes of a GET and of a POST.
+//!
+//! The outcome of every cell is written down. Whatever it is, it comes in time, and the next request is answered as always.
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    Connection, Fault, FaultyNetwork, Gateway, ORIGIN, RecordingUpstream, Response, Then, Way, WireError,
+    assert_allowed, assert_edge_error, config, request, tenant_config,
+};
+
+/// A request's body, and an answer's: more than any fault lets through.
+const BODY: [u8; 16 * 1024] = [b'x'; 16 * 1024];
+/// Less than a head.
+const PART_OF_HEAD: usize = 40;
+/// More than a head, less than an answer.
+const PART_OF_BODY: usize = 4 * 1024;
+/// Below the gateway's limits, so that it is borne.
+const PAUSE: Duration = Duration::from_millis(200);
+/// A quarter of a second for a body.
+const RATE: usize = 64 * 1024;
+const TIMEOUTS: &str = ", timeouts: { connect: 2s, head: 2s, idle: 2s }";
+/// The gateway's limits, two attempts, and what a busy machine needs.
+const ENDS_WITHIN: Duration = Duration::from_secs(15);
+
+/// What a client sees.
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    /// The upstream's answer, whole.
+    Whole,
+    /// The gateway's own answer with this status, which an allowed page can read.
+    Error(u16),
+    /// An answer that visibly lacks its end. Where that shows before the head is passed on, it is a 502.
+    Cut,
+}
+
+use Fault::{Bandwidth, Latency, Limit, Reset, Silence, Slicer, SlowClose};
+use Outcome::{Cut, Error, Whole};
+
+/// The same for GET and POST.
+const CELLS: [(Fault, Way, Outcome); 16] = [
+    (Latency(PAUSE), Way::Up, Whole),
+    (Latency(PAUSE), Way::Down, Whole),
+    (SlowClose(PAUSE), Way::Up, Whole),
+    (SlowClose(PAUSE), Way::Down, Whole),
+    (Silence(0), Way::Up, Error(504)),
+    (Silence(PART_OF_HEAD), Way::Up, Error(504)),
+    (Silence(0), Way::Down, Error(504)),
+    (Silence(PART_OF_BODY), Way::Down, Cut),
+    (Reset(PART_OF_HEAD), Way::Up, Error(502)),
+    (Reset(PART_OF_BODY), Way::Down, Cut),
+    (Slicer(100), Way::Up, Whole),
+    (Slicer(100), Way::Down, Whole),
+    (Limit(PART_OF_HEAD), Way::Up, Error(502)),
+    (Limit(PART_OF_BODY), Way::Down, Cut),
+    (Bandwidth(RATE), Way::Up, Whole),
+    (Bandwidth(RATE), Way::Down, Whole),
+];
+
+#[test]
+fn every_harm_ends_in_a_whole_answer_or_a_right_error_in_time() {
+    // Where it is asked for so, the end of the connection is the end of the answer.
+    let upstream = RecordingUpstream::start(|exchange| {
+        exchange.read_body();
+        if exchange.seen.target == "/until-closed" {
+            exchange.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+            exchange.write(&BODY);
+            return Then::Close;
+        }
+        exchange.answer(200, &[], &BODY)
+    });
+    let runtime = FaultyNetwork::runtime();
+    let methods = ["GET", "POST"];
+    let each = CELLS.iter().flat_map(|cell| methods.map(|method| (cell, method)));
+    let cells: Vec<_> = each
+        .map(|(cell, method)| (cell, method, FaultyNetwork::start(&runtime, upstream.address, cell.0, cell.1)))
+        .collect();
+    let gateway = before(&upstream, cells.iter().map(|(.., network)| network.address));
+    thread::scope(|scope| {
+        for (index, ((fault, way, wanted), method, network)) in cells.iter().enumerate() {
+            let gateway = &gateway;
+            scope
+                .spawn(move || check(gateway, index, method, network, *wanted, &format!("{fault:?} {way:?} {method}")));
+        }
+    });
+    gateway.wait_gone("crossgate_connections_active", &[]);
+}
+
+/// A gateway with a tenant before each of these networks.
+fn before(upstream: &RecordingUpstream, networks: impl Iterator<Item = SocketAddr>) -> Gateway {
+    let usual = tenant_config(upstream, "");
+    let (_, policies) = usual.split_once("\npolicies:").unwrap();
+    let (policies, _) = policies.split_once("tenants:").unwrap();
+    let (mut upstreams, mut tenants) = (String::new(), String::new());
+    for (index, address) in networks.enumerate() {
+        writeln!(upstreams, "  u{index}: {{ servers: [{address}]{TIMEOUTS} }}").unwrap();
+        writeln!(tenants, "  - {{ id: t{index}, hosts: [{}], upstream: u{index}, policy: spa }}", host(index)).unwrap();
+    }
+    Gateway::start(&config(&format!("upstreams:\n{upstreams}policies:{policies}tenants:\n{tenants}")), &[])
+}
+
+fn host(index: usize) -> String {
+    format!("api.n{index}.test")
+}
+
+fn check(gateway: &Gateway, index: usize, method: &str, network: &FaultyNetwork, wanted: Outcome, cell: &str) {
+    let asked = |method: &str, target: &str| {
+        let body = if method == "POST" { BODY.as_slice() } else { b"" };
+        request(method, target, &host(index), &[("Origin", ORIGIN)], body)
+    };
+    // Cut off, an answer that ends with its connection looks whole to anybody.
+    let targets = if matches!(wanted, Whole) { ["/", "/until-closed"].as_slice() } else { &["/"] };
+    for target in targets {
+        let (begun, mut connection) = (Instant::now(), Connection::open(gateway.data));
+        // An answer may come before the request was taken whole.
+        let _ = connection.send(&asked(method, target));
+        let answer = connection.answer_to(method.as_bytes());
+        assert!(begun.elapsed() < ENDS_WITHIN, "{cell} {target}: {:?}", begun.elapsed());
+        assert_outcome(answer, wanted, &format!("{cell} {target}"));
+    }
+    network.mend();
+    for method in ["GET", "POST", "GET"] {
+        let answer = Connection::ask(gateway.data, &asked(method, "/"));
+        assert_outcome(answer, Outcome::Whole, &format!("{method} after {cell}"));
+    }
+}
+
+fn assert_outcome(answer: Result<Response, WireError>, wanted: Outcome, cell: &str) {
+    match (wanted, answer) {
+        (Whole, Ok(answer)) => {
+            assert_allowed(&answer);
+            assert!(answer.status == 200 && answer.body == BODY, "{cell}: {} {}", answer.status, answer.body.len());
+        }
+        (Error(status), Ok(answer)) => {
+            assert_eq!(answer.status, status, "{cell}: {answer:?}");
+            assert_edge_error(&answer, status);
+            assert_allowed(&answer);
+        }
+        (Cut, Ok(answer)) => {
+            assert_eq!(answer.status, 502, "{cell}: {answer:?}");
+            assert_edge_error(&answer, 502);
+            assert_allowed(&answer);
+        }
+        (Cut, Err(WireError::Truncated | WireError::Reset)) => {}
+        (_, other) => panic!("{cell}: {other:?}, not {wanted:?}"),
+    }
+}
