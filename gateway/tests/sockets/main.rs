@@ -23,6 +23,7 @@ mod metrics;
 mod overload;
 mod pages;
 mod network;
+mod probes;
 mod reload;
 mod requests;
 mod routes;
