@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use crate::support::{Connection, Gateway, HOST, ORIGIN, Site, request};
+use crate::support::{Connection, Gateway, HOST, ORIGIN, Site, counted_flood, request};
 
 const DISTINCT: usize = 100_000;
 const CONNECTIONS: usize = 4;
@@ -147,6 +147,11 @@ fn every_request_is_counted_once_under_its_kind_and_reason() {
     assert_eq!(origin(ORIGIN, "deny"), 5.0, "an allowed origin that asks for too much");
     assert_eq!(origin("other", "deny"), 22.0);
     assert_eq!(site.gateway.metric("crossgate_origin_requests_total", &[]), 36.0);
+}
+
+#[test]
+fn a_flood_is_counted_to_the_request_while_it_is_scraped() {
+    counted_flood(DISTINCT);
 }
 
 #[test]
