@@ -1,6 +1,6 @@
 # `make run` and `make test` need Debian, rustup's stable toolchain and make; what else they need they install.
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-peers bench-scale fmt format-check lint unit doc samples licences build-tools test-tools peer-tools instructions instructions-budget count-instructions
+.PHONY: help run test test-long soak bench bench-peers bench-scale fmt format-check lint unit doc samples licences build-tools test-tools peer-tools instructions instructions-budget count-instructions
 
 # One profile for everything that is tested, so that the dependencies are built once.
 CROSSGATE := $(or $(CARGO_TARGET_DIR),target)/debug/crossgate
@@ -15,6 +15,7 @@ GUNGRAUN := $(abspath $(or $(CARGO_TARGET_DIR),target)/tools/gungraun-0.20.0)
 COUNTS := $(or $(CARGO_TARGET_DIR),target)/instructions.json
 # More for the measuring scripts, such as `BENCH_ARGS=--quick`.
 BENCH_ARGS :=
+MINUTES := 30
 
 help: ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -25,6 +26,12 @@ run: build-tools ## Builds (unoptimised: the shorter wait) and starts the demo; 
 
 test: format-check lint unit doc samples licences instructions ## Everything that CI runs
 	@echo "all good"
+
+test-long: build-tools ## Runs the tests that take minutes, one after the other: a quarter of an hour
+	cargo test --locked --package crossgate --test long -- --test-threads 1
+
+soak: build-tools ## Loads what is shipped for MINUTES=30, and watches its memory, descriptors and threads
+	SOAK_MINUTES=$(MINUTES) cargo test --release --locked --package crossgate --test long -- --nocapture soak
 
 bench: build-tools ## Runs the criterion benches: a quarter of an hour, building included
 	cargo bench --locked --package crossgate-benches

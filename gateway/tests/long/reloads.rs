@@ -1,0 +1,80 @@
+//! Thousands of reloads of a large configuration, beside requests that hold on to old ones.
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::{Mutex, mpsc};
+
+use crate::support::{Connection, Gateway, HOST, ORIGIN, RecordingUpstream, config, request};
+
+const RELOADS: usize = 2_000;
+/// After these the process has all the memory that it needs.
+const WARM_UP: usize = 200;
+const ENTRIES: usize = 10_000;
+/// Answers that begin with the first reloads, each under a generation of its own, and do not end before the last.
+const HELD: usize = 50;
+const MIB: u64 = 1024 * 1024;
+
+fn generation(upstream: SocketAddr, n: usize) -> String {
+    let entries: String = (0..ENTRIES).map(|entry| format!("    - https://app{entry}.g{}.test\n", n % 2)).collect();
+    config(&format!(
+        "accessLog: {{ level: Off }}
+upstreams:
+  api: {{ servers: [{upstream}], timeouts: {{ head: 1h }} }}
+originSets:
+  many:
+{entries}policies:
+  spa: {{ allowOrigins: [\"{ORIGIN}\"], allowOriginSets: [many], exposeHeaders: [x-gen-{n}] }}
+tenants:
+  - {{ id: a, hosts: [{HOST}], upstream: api, policy: spa }}
+"
+    ))
+}
+
+#[test]
+fn two_thousand_reloads_beside_held_answers_do_not_grow_the_process() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let upstream = RecordingUpstream::start(move |exchange| {
+        released.lock().unwrap().recv().unwrap();
+        exchange.answer(200, &[], b"hello")
+    });
+    let gateway = Gateway::start(&generation(upstream.address, 0), &[]);
+    let mut held: Vec<Connection> = Vec::new();
+    let mut warm = 0;
+    for n in 1..=RELOADS {
+        reload(&gateway, &generation(upstream.address, n));
+        if held.len() < HELD {
+            held.push(hold(&gateway, &upstream));
+        }
+        if n % 100 == 0 {
+            println!("{n} reloads: {} KiB", gateway.process.memory("VmRSS") / 1024);
+        }
+        if n == WARM_UP {
+            warm = gateway.process.memory("VmRSS");
+        }
+    }
+    let full = gateway.process.memory("VmRSS");
+    assert!(full < warm + warm / 20 + 4 * MIB, "{} MiB, and {} MiB at the end", warm / MIB, full / MIB);
+    held.iter().for_each(|_| release.send(()).unwrap());
+    for (n, mut connection) in held.into_iter().enumerate() {
+        let answer = connection.answer_to(b"GET").unwrap();
+        assert_eq!(answer.headers.one("access-control-expose-headers"), format!("x-gen-{}", n + 1), "{answer:?}");
+    }
+}
+
+fn reload(gateway: &Gateway, text: &str) {
+    fs::write(gateway.path("new"), text).unwrap();
+    fs::rename(gateway.path("new"), gateway.path("crossgate.yaml")).unwrap();
+    let report = gateway.admin("POST", "/reload");
+    assert_eq!(report.status, 200, "{report:?}");
+}
+
+/// A request that the upstream does not answer yet.
+fn hold(gateway: &Gateway, upstream: &RecordingUpstream) -> Connection {
+    let arrived = upstream.total();
+    let mut connection = Connection::open(gateway.data);
+    connection.send(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")).unwrap();
+    while upstream.total() == arrived {
+        std::thread::yield_now();
+    }
+    connection
+}
