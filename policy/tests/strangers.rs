@@ -1,5 +1,6 @@
 //! With credentials no regex that compiles lets in a host of somebody else: over expressions put together from what people
-//! write, and hosts put together from the same text and a name that stands in no expression.
+//! write, and hosts put together from the same text and a name that stands in no expression. Nor does any byte, or the escape
+//! of one, join a listed host to another.
 
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
@@ -74,9 +75,68 @@ fn policy(expression: &str, allow_any_origin: bool) -> Option<Policy> {
     Some(Policy::extend(Arc::new(template.value), &[]).unwrap_or_else(|problems| panic!("{problems:?}")).value)
 }
 
-fn lets_in(policy: &Policy, origin: &str) -> bool {
-    let request = Request { origin: Field::One(origin.as_bytes()), ..Request::new(b"GET", OWN) };
+fn lets_in(policy: &Policy, origin: impl AsRef<[u8]>) -> bool {
+    let request = Request { origin: Field::One(origin.as_ref()), ..Request::new(b"GET", OWN) };
     policy.decide(&request).without_asking().is_allowed()
+}
+
+/// An exact origin, a wildcard and a star within a label, with credentials.
+fn listed() -> Policy {
+    let origins = ["https://example.com", "https://*.example.org", "https://pr-*.preview.example"];
+    let spec = PolicySpec {
+        allow_origins: origins.map(str::to_owned).to_vec(),
+        allow_credentials: true,
+        ..PolicySpec::default()
+    };
+    let template = Template::compile(&spec).unwrap_or_else(|problems| panic!("{problems:?}"));
+    Policy::extend(Arc::new(template.value), &[]).unwrap_or_else(|problems| panic!("{problems:?}")).value
+}
+
+fn is_of_a_label(text: &[u8]) -> bool {
+    matches!(text, [b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'])
+}
+
+/// What some parser may take for the end of a host: each byte, and its escape.
+fn separators() -> impl Iterator<Item = Vec<u8>> {
+    (0..=255_u8).flat_map(|byte| [vec![byte], format!("%{byte:02x}").into_bytes(), format!("%{byte:02X}").into_bytes()])
+}
+
+/// Asks with every separator in the place of `#`, and gives those that are let in.
+fn let_in(policy: &Policy, shape: &str) -> Vec<Vec<u8>> {
+    let Some((before, after)) = shape.split_once('#') else { panic!("{shape}") };
+    let origin = |separator: &Vec<u8>| [before.as_bytes(), separator, after.as_bytes()].concat();
+    separators().filter(|separator| lets_in(policy, origin(separator))).collect()
+}
+
+#[test]
+fn no_byte_between_a_listed_host_and_a_domain_makes_a_match() {
+    let policy = listed();
+    for host in ["example.com", "a.example.org", "pr-1.preview.example"] {
+        assert!(lets_in(&policy, format!("https://{host}")));
+        for shape in ["#.evil.test", ".#.evil.test", "#evil.test", ".#evil.test", "#@evil.test", "#/.evil.test"] {
+            let shape = format!("https://{host}{shape}");
+            assert_eq!(let_in(&policy, &shape), [[0; 0]; 0], "{shape}");
+        }
+    }
+}
+
+#[test]
+fn before_a_wildcards_suffix_nothing_matches_but_labels() {
+    let policy = listed();
+    let of_labels: Vec<Vec<u8>> = separators().filter(|separator| is_of_a_label(separator)).collect();
+    assert_eq!(of_labels.len(), 26 + 10 + 2);
+    for shape in [
+        "https://#.example.org",
+        "https://evil.test#.example.org",
+        "https://evil.test.#.example.org",
+        "https://pr-#.preview.example",
+        "https://pr-1#2.preview.example",
+    ] {
+        assert_eq!(let_in(&policy, shape), of_labels, "{shape}");
+    }
+    for shape in ["https://evil.test:#.example.org", "https://u@#.example.org", "https://evil.test/#.example.org"] {
+        assert_eq!(let_in(&policy, shape), [[0; 0]; 0], "{shape}");
+    }
 }
 
 proptest! {
