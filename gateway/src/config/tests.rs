@@ -78,6 +78,28 @@ tenants:
     );
 }
 
+// Private network access is withdrawn from browsers; its name in the standard, and what others call it.
+#[test]
+fn a_policy_has_no_key_for_private_networks() {
+    for key in
+        ["allowPrivateNetwork", "allowPrivateNetworkAccess", "privateNetworkAccess", "dangerouslyAllowPrivateNetwork"]
+    {
+        let policy = format!(
+            "version: 1\nlisteners: [{{ address: 127.0.0.1:0 }}]\npolicies:\n  spa:\n    allowOrigins: []\n    {key}: true\n"
+        );
+        check(&policy, &[&format!("6:5 a policy has no key `{key}`")]);
+    }
+}
+
+#[test]
+fn a_max_age_is_no_negative_number() {
+    for age in ["-1", "-1s", "-86400"] {
+        let policy =
+            format!("version: 1\nlisteners: [{{ address: 127.0.0.1:0 }}]\npolicies: {{ spa: {{ maxAge: {age} }} }}\n");
+        check(&policy, &["3:28 expected whole seconds, such as 600, 30s or 10m, found"]);
+    }
+}
+
 #[test]
 fn reports_clashes_in_settings() {
     let text = r#"version: 1
