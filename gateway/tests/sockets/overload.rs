@@ -60,17 +60,17 @@ fn a_client_has_so_many_connections_and_another_one_its_own() {
     let upstream = RecordingUpstream::answering("hello");
     let limits = "limits: { maxConnectionsPerClient: 3 }\n";
     let gateway = Gateway::start(&config(&format!("{limits}{}", tenant_config(&upstream, ""))), &[]);
-    let mut open: Vec<Connection> = (0..3).map(|_| Connection::open_from([127, 0, 0, 2], gateway.data)).collect();
+    let mut open: Vec<Connection> = (0..3).map(|_| Connection::open_from([127, 0, 0, 2].into(), gateway.data)).collect();
     for connection in &mut open {
         assert_eq!(connection.exchange(&get()).unwrap().status, 200);
     }
-    let mut one_more = Connection::open_from([127, 0, 0, 2], gateway.data);
+    let mut one_more = Connection::open_from([127, 0, 0, 2].into(), gateway.data);
     assert_eq!(one_more.exchange(&get()).unwrap().status, 503);
-    let mut other = Connection::open_from([127, 0, 0, 3], gateway.data);
+    let mut other = Connection::open_from([127, 0, 0, 3].into(), gateway.data);
     assert_eq!(other.exchange(&get()).unwrap().status, 200);
     drop(open);
     let deadline = Instant::now() + Duration::from_secs(10);
-    while Connection::open_from([127, 0, 0, 2], gateway.data).exchange(&get()).map(|answer| answer.status) != Ok(200) {
+    while Connection::open_from([127, 0, 0, 2].into(), gateway.data).exchange(&get()).map(|answer| answer.status) != Ok(200) {
         assert!(Instant::now() < deadline, "the ended connections still count");
     }
 }

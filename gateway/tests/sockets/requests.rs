@@ -1,7 +1,9 @@
 //! One request's way in: host, target, method, hop-by-hop fields, forwarded fields, and what the upstream is told.
+use std::net::Ipv4Addr;
+
 use crate::support::{
-    Gateway, HOST, ORIGIN, RecordingUpstream, Site, assert_allowed, assert_denied, assert_edge_error,
-    assert_never_readable, request, tenant_config,
+    Connection, Gateway, HOST, ORIGIN, RecordingUpstream, Site, Then, assert_allowed, assert_denied, assert_edge_error,
+    assert_never_readable, config, request, tenant_config,
 };
 
 /// A request whose head is these lines.
@@ -85,6 +87,17 @@ fn targets_are_brought_to_one_form() {
 }
 
 #[test]
+fn no_preflight_is_redirected_whatever_the_form_of_its_path() {
+    let site = Site::scripted(|exchange| exchange.answer(308, &[("Location", "/orders")], b""));
+    for target in ["/orders", "/orders/", "//orders", "/x/../orders", "/orders/.", "/%6frders/", "/x/%2e%2e//orders/"] {
+        let preflight = site.ask("OPTIONS", target, &[("Access-Control-Request-Method", "PUT")]);
+        assert_eq!((preflight.status, preflight.headers.has("location")), (204, false), "{target}: {preflight:?}");
+    }
+    assert_eq!(site.upstream.total(), 0);
+    assert_eq!(site.ask("GET", "/orders/", &[]).status, 308);
+}
+
+#[test]
 fn trace_and_connect_are_not_served() {
     let site = Site::start();
     for head in [["TRACE / HTTP/1.1", "Host: api.a.test"], ["CONNECT api.a.test:443 HTTP/1.1", "Host: api.a.test:443"]]
@@ -99,8 +112,11 @@ fn trace_and_connect_are_not_served() {
 #[test]
 fn odd_methods_pass_as_they_are() {
     let site = Site::start();
-    for method in ["PURGE", "options", "M-SEARCH", "DELETE", "PATCH"] {
-        assert_allowed(&site.ask(method, "/", &[]));
+    let long = "LONG-METHOD-".repeat(6);
+    for method in ["PURGE", "options", "M-SEARCH", "DELETE", "PATCH", "FOO", &long[..64]] {
+        let answer = site.ask(method, "/", &[("X-HTTP-Method-Override", "TRACE")]);
+        assert_eq!(answer.status, 200, "{method}: {answer:?}");
+        assert_allowed(&answer);
         assert_eq!(site.upstream.count(method), 1, "{method}");
     }
 }
@@ -204,6 +220,36 @@ fn a_trusted_proxy_is_believed() {
 }
 
 #[test]
+fn a_neighbour_of_a_trusted_proxy_is_a_stranger() {
+    let upstream = RecordingUpstream::answering("hello");
+    let listeners = "version: 1\nlisteners: [{ address: 127.0.0.1:0, trustedProxies: [127.0.0.1/32] }]\nadmin: { address: 127.0.0.1:0 }\n";
+    let gateway = Gateway::start(&format!("{listeners}{}", tenant_config(&upstream, "")), &[]);
+    let (stranger, proxy) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::LOCALHOST);
+    // The upstream connection is the same for both.
+    for (peer, told_for, proto, is_believed) in [
+        (stranger, "127.0.0.2", "http", false),
+        (proxy, "6.6.6.6, 127.0.0.1", "https", true),
+        (stranger, "127.0.0.2", "http", false),
+    ] {
+        let mut connection = Connection::open_from(peer.into(), gateway.data);
+        assert_eq!(connection.exchange(&request("GET", "/", HOST, &FORGED, b"")).unwrap().status, 200);
+        let seen = upstream.seen().pop().unwrap();
+        assert_eq!(seen.headers.all("x-forwarded-for").join(", "), told_for);
+        assert_eq!(seen.headers.one("x-forwarded-proto"), proto, "{peer}");
+        assert_eq!(seen.headers.one("x-request-id") == "forged", is_believed, "{peer}");
+        assert_eq!(seen.headers.has("forwarded"), is_believed, "{peer}");
+        assert_eq!(seen.headers.one("x-crossgate-tenant"), "a", "{peer}");
+    }
+    // Nor does a stranger's word make an origin the request's own.
+    let own = [("Origin", "https://api.a.test"), ("X-Forwarded-Proto", "https")];
+    let other = [("Origin", "http://api.a.test"), ("X-Forwarded-Proto", "https")];
+    for fields in [own, other] {
+        let mut connection = Connection::open_from(stranger.into(), gateway.data);
+        assert_eq!(connection.exchange(&request("GET", "/", HOST, &fields, b"")).unwrap().status, 200, "{fields:?}");
+    }
+}
+
+#[test]
 fn request_ids_are_new_and_differ() {
     let site = Site::start();
     let mut ids = Vec::new();
@@ -237,7 +283,7 @@ fn head_is_answered_without_a_body() {
 
 #[test]
 fn the_upstreams_own_cors_fields_never_pass() {
-    let site = Site::scripted(|exchange| {
+    let upstream = RecordingUpstream::start(|exchange| {
         exchange.read_body();
         let own = "Access-Control-Allow-Origin: *\r\naccess-control-allow-origin: https://evil.test\r\n\
                    ACCESS-CONTROL-ALLOW-CREDENTIALS: true\r\nAccess-Control-Expose-Headers: x-secret\r\n\
@@ -248,8 +294,11 @@ fn the_upstreams_own_cors_fields_never_pass() {
         );
         exchange.write(head.as_bytes());
         exchange.write(format!("2\r\nok\r\n0\r\n{own}\r\n").as_bytes());
-        crate::support::Then::KeepAlive
+        Then::KeepAlive
     });
+    let forwards =
+        tenant_config(&upstream, "").replace("allowCredentials:", "unmatchedRequests: Forward\n    allowCredentials:");
+    let site = Site { gateway: Gateway::start(&config(&forwards), &[]), upstream };
     let allowed = site.ask("GET", "/", &[]);
     let mut expected = allowed.headers.cors();
     assert_eq!(expected.remove("vary").unwrap(), ["accept-encoding", "origin", "x-origin"], "{allowed:?}");
@@ -258,13 +307,18 @@ fn the_upstreams_own_cors_fields_never_pass() {
         ["true", ORIGIN, "x-req"],
         "the policy's own and nothing else: {allowed:?}"
     );
-    for (_, interim) in &allowed.interim {
-        assert_eq!(interim.access_control().len(), 0, "{allowed:?}");
-    }
-    assert_eq!(allowed.trailers.access_control().len(), 0, "{allowed:?}");
     let unasked = site.gateway.ask("GET", "/", HOST, &[]);
-    assert_never_readable(&unasked);
-    assert_eq!(unasked.headers.vary(), ["accept-encoding", "origin", "x-origin"]);
+    let denied = site.gateway.ask("GET", "/", HOST, &[("Origin", "https://evil.test")]);
+    for answer in [&unasked, &denied] {
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{answer:?}");
+        assert_never_readable(answer);
+        assert_eq!(answer.headers.vary(), ["accept-encoding", "origin", "x-origin"]);
+    }
+    for answer in [allowed, unasked, denied] {
+        let [(103, hints)] = &answer.interim[..] else { panic!("one interim head: {answer:?}") };
+        assert_eq!((hints.one("link"), hints.access_control().len()), ("</a>", 0), "{answer:?}");
+        assert_eq!(answer.trailers.access_control().len(), 0, "{answer:?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -140,10 +140,10 @@ impl Connection {
         Self::over(TcpStream::connect(address).expect("connect"))
     }
 
-    /// The same from that loopback address.
-    pub(crate) fn open_from(client: [u8; 4], address: SocketAddr) -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from((client, 0)).into()).unwrap();
+    /// The same from a certain address of this machine.
+    pub(crate) fn open_from(source: IpAddr, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::new(source, 0).into()).expect("bind");
         socket.connect(&address.into()).expect("connect");
         Self::over(socket.into())
     }
