@@ -2,7 +2,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Connection, RecordingUpstream, RefusedAddress, Then, UnansweredAddress, WireError, accept, request,
+    Connection, RecordingUpstream, RefusedAddress, Then, UnansweredAddress, WireError, accept, request, requests_in,
 };
 
 /// What the client makes of an upstream that answers with these bytes and then closes.
@@ -51,6 +51,38 @@ fn bent_answers_are_malformed() {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\nx\r\n0\r\n\r\n",
     ] {
         assert!(matches!(judged(bent), Err(WireError::Malformed(_))), "{}", String::from_utf8_lossy(bent));
+    }
+}
+
+#[test]
+fn requests_are_read_to_the_letter() {
+    let head = "PUT /x HTTP/1.1\r\nHost: a\r\n";
+    let read = |rest: &str| requests_in(format!("{head}{rest}").as_bytes());
+    let bodies = |rest: &str| read(rest).map(|requests| requests.into_iter().map(|one| one.body).collect::<Vec<_>>());
+    assert_eq!(bodies("\r\n"), Some(vec![String::new()]));
+    assert_eq!(bodies("Content-Length: 010\r\n\r\n0123456789"), Some(vec!["0123456789".to_owned()]));
+    assert_eq!(
+        bodies(&format!("Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n{head}\r\n")),
+        Some(vec!["ok".to_owned(), String::new()])
+    );
+    for bent in [
+        "Host: a\r\n\r\n",
+        "Content-Length: 3\r\n\r\nok",
+        "Content-Length: 1\r\n\r\nok",
+        "Content-Length: +2\r\n\r\nok",
+        "Content-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+        "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n2;x\r\nok\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: y\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n+2\r\nok\r\n0\r\n\r\n",
+        "X : y\r\n\r\n",
+        "X: y\r\n z\r\n\r\n",
+        "\n",
+    ] {
+        assert_eq!(read(bent), None, "{bent:?}");
+    }
+    for first in ["GET / HTTP/1.0", "GET  / HTTP/1.1", "GET /a b HTTP/1.1", " GET / HTTP/1.1", "GET /"] {
+        assert_eq!(requests_in(format!("{first}\r\nHost: a\r\n\r\n").as_bytes()), None, "{first:?}");
     }
 }
 

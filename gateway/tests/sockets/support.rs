@@ -12,6 +12,7 @@ mod faulty;
 mod flood;
 mod gateway;
 mod process;
+mod requests;
 mod sink;
 mod site;
 mod upstream;
@@ -26,6 +27,7 @@ pub(crate) use faulty::{Fault, FaultyNetwork, Way};
 pub(crate) use flood::counted_flood;
 pub(crate) use gateway::{Gateway, config};
 pub(crate) use process::{PATIENCE, Process};
+pub(crate) use requests::{WholeRequest, requests_in};
 pub(crate) use sink::{LARGE_LEN, Sink};
 pub(crate) use site::{
     HOST, ORIGIN, Site, assert_allowed, assert_denied, assert_edge_error, assert_never_readable, tenant_config,

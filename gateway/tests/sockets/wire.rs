@@ -5,7 +5,8 @@ use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Connection, HOST, ORIGIN, Site, Then, WireError, assert_allowed, assert_denied, assert_edge_error, request,
+    Connection, HOST, ORIGIN, Site, Then, WholeRequest, WireError, assert_allowed, assert_denied, assert_edge_error,
+    request, requests_in,
 };
 
 fn get(target: &str) -> Vec<u8> {
@@ -224,21 +225,22 @@ fn a_thousand_requests_end_a_connection() {
     assert!(connection.is_at_end());
 }
 
-#[test]
-fn what_is_not_http_is_refused_and_goes_nowhere() {
-    let site = Site::start();
+/// Requests that are none, or that two servers could read in two ways.
+fn bent() -> Vec<Vec<u8>> {
     let field = |field: &str| format!("POST / HTTP/1.1\r\nHost: {HOST}\r\n{field}\r\n\r\nabc").into_bytes();
-    let bent: Vec<Vec<u8>> = [
+    [
         "Content-Length: 3\r\nContent-Length: 3",
         "Content-Length: 3\r\nTransfer-Encoding: chunked",
         "Content-Length: +3",
         "Content-Length: -1",
         "Content-Length: 0x3",
         "Content-Length: 3_",
+        "Content-Length: 3Z",
         "Content-Length: 3, 3",
         "Content-Length:",
         "Content-Length: 99999999999999999999",
         "Transfer-Encoding: xchunked",
+        "Transfer-Encoding: ,chunked",
         "Transfer-Encoding: chunked, identity",
         "Transfer-Encoding: gzip, chunked",
         "Transfer-Encoding: \x0bchunked",
@@ -270,12 +272,72 @@ fn what_is_not_http_is_refused_and_goes_nowhere() {
         ]
         .map(<[u8]>::to_vec),
     )
-    .collect();
-    for bytes in &bent {
+    .collect()
+}
+
+#[test]
+fn what_is_not_http_is_refused_and_goes_nowhere() {
+    let site = Site::start();
+    for bytes in &bent() {
         refused(&site, bytes);
     }
     assert_eq!(site.upstream.total(), 0, "{:?}", site.upstream.seen());
     assert_eq!(site.raw(&get("/")).unwrap().status, 200);
+}
+
+#[test]
+fn the_upstream_gets_the_requests_that_were_answered_and_no_byte_more() {
+    let site = Site::start();
+    let mut sent = Vec::new();
+    let mut note = |method: &str, target: String, body: &str| {
+        sent.push(WholeRequest { target, method: method.to_owned(), body: body.to_owned() });
+    };
+    let inner = "GET /inner HTTP/1.1\r\nHost: a\r\n\r\n";
+    let of_inner = format!("Content-Length: {}", inner.len());
+    let clean = [
+        ("GET", "Content-Length: 5", "GET /", "GET /"),
+        ("HEAD", "Content-Length: 5", "GET /", "GET /"),
+        ("DELETE", "Content-Length: 0", "", ""),
+        ("POST", &of_inner, inner, inner),
+        // RFC 9110, section 8.6: digits of a decimal number, whatever it begins with.
+        ("POST", "Content-Length: 010", "0123456789", "0123456789"),
+        ("GET", "Content-Length: 000", "", ""),
+        ("POST", "content-LENGTH:\t 3 \t", "abc", "abc"),
+        ("GET", "Transfer-Encoding: chunked", "5;a=b\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n", "hello"),
+        ("PUT", "Transfer-Encoding: Chunked", "00a\r\n0123456789\r\n1\r\nx\r\n000\r\n\r\n", "0123456789x"),
+        ("PUT", "Transfer-Encoding: chunked", "0\r\n\r\n", ""),
+    ];
+    // Each with another request right behind it, which a body read wrongly would be a part of.
+    for (number, (method, field, bytes, body)) in clean.into_iter().enumerate() {
+        let target = format!("/clean-{number}");
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: {HOST}\r\n{field}\r\n\r\n{bytes}").into_bytes();
+        let behind = format!("/clean-{number}-behind");
+        let mut connection = site.connect();
+        connection.send(&[head.clone(), get(&behind)].concat()).unwrap();
+        assert_eq!(connection.answer_to(&head).unwrap().status, 200, "{field}");
+        assert_eq!(connection.answer_to(b"GET").unwrap().status, 200, "{field}");
+        note(method, target, body);
+        note("GET", behind, "");
+    }
+    for (number, bytes) in bent().into_iter().enumerate() {
+        let target = format!("/bent-{number}-before");
+        let mut connection = site.connect();
+        connection.send(&[get(&target), bytes.clone(), get("/never")].concat()).unwrap();
+        assert_eq!(connection.answer_to(b"GET").unwrap().status, 200);
+        match connection.answer_to(&bytes) {
+            Ok(answer) => assert_edge_error(&answer, 400),
+            Err(error) => assert!(matches!(error, WireError::Closed | WireError::Reset), "{error:?}"),
+        }
+        assert!(connection.is_at_end(), "{}", String::from_utf8_lossy(&bytes));
+        note("GET", target, "");
+    }
+    let raw = site.upstream.raw();
+    let requests = raw.iter().map(|raw| requests_in(raw).unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(raw))));
+    let mut seen: Vec<WholeRequest> = requests.flatten().collect();
+    seen.sort();
+    sent.sort();
+    assert_eq!(seen, sent);
+    site.gateway.wait_metric("crossgate_requests_total", &[], sent.len() as f64);
 }
 
 /// Answered as a bad request and closed, or closed.

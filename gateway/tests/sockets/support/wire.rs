@@ -313,7 +313,7 @@ fn parse_head(head: &[u8]) -> Result<Response, WireError> {
     Ok(Response { status, headers: Headers(fields?), ..Response::default() })
 }
 
-fn parse_field(line: &[u8]) -> Result<(String, String), WireError> {
+pub(super) fn parse_field(line: &[u8]) -> Result<(String, String), WireError> {
     let colon = line.iter().position(|b| *b == b':').ok_or_else(|| malformed("field", line))?;
     let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
     let token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
@@ -325,7 +325,7 @@ fn parse_field(line: &[u8]) -> Result<(String, String), WireError> {
 }
 
 /// Splits at CRLF only: a bare CR or LF stays in its line, where no field may hold it.
-fn split_lines(bytes: &[u8]) -> Vec<&[u8]> {
+pub(super) fn split_lines(bytes: &[u8]) -> Vec<&[u8]> {
     let mut lines = Vec::new();
     let mut rest = bytes;
     while let Some(end) = find(rest, b"\r\n") {
@@ -336,7 +336,7 @@ fn split_lines(bytes: &[u8]) -> Vec<&[u8]> {
     lines
 }
 
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+pub(super) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
