@@ -164,3 +164,14 @@ fn disclose_text(spec: &PolicySpec, text: String) -> Disclosed {
         Disclosure::Minimal => Disclosed::Echo,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_template_hashes_by_a_seed_of_its_own() {
+        let hash = || Template::compile(&PolicySpec::default()).unwrap().value.seed.whole(b"https://a.test");
+        assert_ne!(hash(), hash());
+    }
+}

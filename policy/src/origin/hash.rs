@@ -120,6 +120,15 @@ mod tests {
     }
 
     #[test]
+    fn every_seed_hashes_in_its_own_way() {
+        let [one, other] = [Seed::random(), Seed::random()];
+        for text in [&b"a"[..], b"app.a.test", b"https://app.a.test", &[b'a'; 326]] {
+            assert_ne!(one.whole(text), other.whole(text), "{}", text.escape_ascii());
+            assert_ne!(host_hash(&one, text), host_hash(&other, text), "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
     fn short_texts_do_not_collide() {
         let seed = Seed::random();
         let texts: HashSet<Vec<u8>> =

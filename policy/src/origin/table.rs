@@ -146,29 +146,47 @@ mod tests {
         }
     }
 
-    /// How many slots a lookup of a text that is not there looks at, on average.
-    fn probes_of_misses(seed: &Seed, shape: fn(u64) -> String) -> f64 {
-        const LEN: u64 = 1_000;
-        let table = table(seed, &(0..LEN).map(shape).collect::<Vec<_>>());
-        let looked_at = |text: String| {
+    const LEN: usize = 1_000;
+
+    /// How many slots a lookup of a text that is not there looks at, on average: the first `LEN` texts are there, the others are not.
+    fn probes_of_misses(seed: &Seed, texts: &[String]) -> f64 {
+        let (there, absent) = texts.split_at(LEN);
+        let table = table(seed, there);
+        let looked_at = |text: &String| {
             let slots = probes(seed.whole(text.as_bytes()), table.slots.len());
             slots.take_while(|slot| table.slots[*slot].place.is_some()).count() + 1
         };
-        (LEN..2 * LEN).map(shape).map(looked_at).sum::<usize>() as f64 / LEN as f64
+        absent.iter().map(looked_at).sum::<usize>() as f64 / absent.len() as f64
+    }
+
+    fn worst_of_many_seeds(texts: &[String]) -> f64 {
+        (0..200).map(|_| probes_of_misses(&Seed::random(), texts)).fold(0.0, f64::max)
     }
 
     #[test]
     fn numbered_texts_do_not_crowd_under_any_seed() {
-        let shapes: [fn(u64) -> String; 3] = [
+        let shapes: [fn(usize) -> String; 3] = [
             |number| format!("http://localhost:{}", 30_000 + number),
             |number| format!("https://app-{number:07}.example.com"),
             |number| format!("https://a{number}.test"),
         ];
         for shape in shapes {
-            let worst = (0..200).map(|_| probes_of_misses(&Seed::random(), shape)).fold(0.0, f64::max);
+            let worst = worst_of_many_seeds(&(0..2 * LEN).map(shape).collect::<Vec<_>>());
             // Of random hashes 5, and seldom more than 8.
             assert!(worst < 12.0, "{worst} for {}", shape(0));
         }
+    }
+
+    #[test]
+    fn texts_made_to_crowd_under_one_seed_do_not_under_others() {
+        let known = Seed::random();
+        // All of them look first at the same few slots.
+        let crowds = |text: &String| known.whole(text.as_bytes()) >> 57 == 0;
+        let texts: Vec<String> =
+            (0..).map(|number| format!("https://a{number}.test")).filter(crowds).take(2 * LEN).collect();
+        assert!(probes_of_misses(&known, &texts) > 500.0);
+        let worst = worst_of_many_seeds(&texts);
+        assert!(worst < 12.0, "{worst}");
     }
 
     #[test]
