@@ -126,3 +126,93 @@ impl Drop for Context {
         self.count();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::fields::Fields;
+    use crate::judge::{self, HeadView};
+    use crate::lane::watch::ExchangeLimits;
+    use crate::reload::{BrokenTenants, Reloader};
+    use crate::verdicts::RuleSeat;
+
+    const CONFIG: &str = r#"version: 1
+listeners: [{ address: "127.0.0.1:0" }]
+upstreams: { a: { servers: ["127.0.0.1:9"] } }
+policies: { spa: { allowOrigins: ["https://app.example"] } }
+tenants: [{ id: acme, hosts: [api.example], upstream: a, policy: spa }]
+"#;
+
+    const LIMITS: ExchangeLimits = ExchangeLimits {
+        body_grace: Duration::from_secs(1),
+        body_rate_min: 1,
+        write_stall: Duration::from_secs(1),
+        drain_bytes: 1,
+        drain_time: Duration::from_secs(1),
+    };
+
+    /// What counts, and the configuration, with which the tenant's counters would go.
+    fn start() -> (Arc<Metrics>, Reloader) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gateway.yaml");
+        std::fs::write(&path, CONFIG).unwrap();
+        let metrics = Metrics::new();
+        let reloader = Reloader::start(&path, BrokenTenants::Refuse, &metrics);
+        (metrics, reloader.unwrap_or_else(|found| panic!("{found}")))
+    }
+
+    /// The context of a request that was judged, as the first hook leaves it.
+    fn judged(reloader: &Reloader) -> Context {
+        let peer = Peer { address: None, is_trusted: false };
+        let lines = [
+            httparse::Header { name: "Host", value: b"api.example" },
+            httparse::Header { name: "Origin", value: b"https://app.example" },
+        ];
+        let head = HeadView::new(b"GET", b"/", Fields::Lines(&lines), peer);
+        let snapshot = reloader.current().pin();
+        let request = Judging {
+            pinned: PinnedJudgement::new(snapshot, |snapshot| judge::judge(snapshot, &head, RuleSeat::ask)),
+            peer,
+            scheme: None,
+            request_id: String::new(),
+            watch: Arc::new(Watch::new(LIMITS, None, 0)),
+        };
+        Context { request: Some(request), ..Context::default() }
+    }
+
+    #[track_caller]
+    fn check(metrics: &Metrics, count: u64) {
+        let text = metrics.render();
+        let line = format!(
+            "crossgate_requests_total{{tenant=\"acme\",kind=\"actual\",verdict=\"allow\",reason=\"exact\"}} {count}"
+        );
+        assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
+    }
+
+    #[test]
+    fn a_request_that_panics_is_counted() {
+        let (metrics, reloader) = start();
+        let context = judged(&reloader);
+        let hook = AssertUnwindSafe(move || {
+            let _context = context;
+            panic!("in a hook");
+        });
+        assert!(catch_unwind(hook).is_err());
+        check(&metrics, 1);
+    }
+
+    #[test]
+    fn a_request_is_counted_once() {
+        let (metrics, reloader) = start();
+        let mut context = judged(&reloader);
+        context.count();
+        context.count();
+        check(&metrics, 1);
+        drop(context);
+        check(&metrics, 1);
+        drop(judged(&reloader));
+        check(&metrics, 2);
+    }
+}

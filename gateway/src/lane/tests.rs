@@ -15,10 +15,11 @@ use super::head::{HeadLimits, Refusal};
 use super::preflight::{Client, Preflight};
 use super::watch::{ExchangeLimits, Phase};
 use super::{Answered, Answers, Backstage, Lane, LaneLimits, conn::Conn};
-use crate::metrics::{ConnectionLimits, EarlyClose, Metrics};
+use crate::metrics::{ConnectionLimits, Connections, EarlyClose, Metrics};
 use crate::runner::{Bound, Running};
 
-/// Answers `/denied` with 403 and passes everything else on.
+/// Answers `/denied` with 403, panics for `/panic` before the upstream is asked and for `/panic-late` after it has answered, and
+/// passes everything else on.
 struct Plain(SocketAddr);
 
 #[async_trait]
@@ -31,6 +32,7 @@ impl ProxyHttp for Plain {
         let watch = Arc::clone(conn.expect("served through the lane").watch());
         watch.mark_seen();
         watch.begin_attempt(Duration::from_secs(1), Duration::from_secs(1));
+        assert_ne!(session.req_header().uri.path(), "/panic");
         if session.req_header().uri.path() != "/denied" {
             return Ok(false);
         }
@@ -50,6 +52,7 @@ impl ProxyHttp for Plain {
     ) -> Result<()> {
         let conn = session.stream().and_then(|stream| stream.as_any().downcast_ref::<Conn>());
         conn.expect("served through the lane").watch().enter(Phase::Streaming);
+        assert_ne!(session.req_header().uri.path(), "/panic-late");
         Ok(())
     }
 }
@@ -60,7 +63,8 @@ impl Backstage for Limits {
     fn limits(&self) -> LaneLimits {
         self.0
     }
-    fn answer(&self, _: &Preflight<'_>, _: Client, _: &mut Vec<u8>) -> Answered {
+    fn answer(&self, preflight: &Preflight<'_>, _: Client, _: &mut Vec<u8>) -> Answered {
+        assert_ne!(preflight.target, b"/panic");
         Answered::Not
     }
     fn refuse(&self, refusal: &Refusal, _: Option<SocketAddr>) -> Vec<u8> {
@@ -137,6 +141,7 @@ fn answer_all(mut stream: TcpStream) {
 struct Served {
     running: Option<Running>,
     address: SocketAddr,
+    connections: Arc<Connections>,
 }
 
 impl Served {
@@ -153,8 +158,8 @@ impl Served {
             Lane::new(Arc::new(proxy), Arc::new(Limits(limits)), Arc::clone(&connections), 0, Answers::Preflights);
         let bound = Bound::new("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = bound.address();
-        let running = Running::start(vec![(bound, lane)], connections, 2).expect("started");
-        Served { running: Some(running), address }
+        let running = Running::start(vec![(bound, lane)], Arc::clone(&connections), 2).expect("started");
+        Served { running: Some(running), address, connections }
     }
 
     fn connect(&self) -> TcpStream {
@@ -317,4 +322,31 @@ fn a_client_that_half_closes_while_an_answer_is_awaited_is_gone() {
     let text = read_all(stream);
     // The first answer was awaited with the second request still unread; the second with nothing but the end of the stream.
     assert_eq!(status_lines(&text), ["200"], "{text}");
+}
+
+#[test]
+fn a_hook_that_panics_ends_its_own_connection_alone() {
+    let mut served = Served::start();
+    let mut kept = served.connect();
+    let panics = [
+        "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /panic-late HTTP/1.1\r\nHost: a\r\n\r\n",
+        "OPTIONS /panic HTTP/1.1\r\nHost: a\r\nOrigin: https://a.test\r\nAccess-Control-Request-Method: PUT\r\n\r\n",
+    ];
+    for head in panics.repeat(20) {
+        // One that is in the middle of its answer is not disturbed either.
+        kept.write_all(b"GET /kept HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+        let mut stream = served.connect();
+        stream.write_all(head.as_bytes()).expect("sent");
+        assert_eq!(read_all(stream), "", "{head}");
+        read_until(&mut kept, "GET /kept");
+    }
+    drop(kept);
+    let began = Instant::now();
+    while served.connections.active() > 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "{} are open", served.connections.active());
+        thread::yield_now();
+    }
+    assert_eq!(served.connections.opened(), 61);
+    assert_eq!(served.running.take().expect("running").stop(Duration::from_secs(10)), 0);
 }
