@@ -60,7 +60,8 @@ fn a_client_has_so_many_connections_and_another_one_its_own() {
     let upstream = RecordingUpstream::answering("hello");
     let limits = "limits: { maxConnectionsPerClient: 3 }\n";
     let gateway = Gateway::start(&config(&format!("{limits}{}", tenant_config(&upstream, ""))), &[]);
-    let mut open: Vec<Connection> = (0..3).map(|_| Connection::open_from([127, 0, 0, 2].into(), gateway.data)).collect();
+    let mut open: Vec<Connection> =
+        (0..3).map(|_| Connection::open_from([127, 0, 0, 2].into(), gateway.data)).collect();
     for connection in &mut open {
         assert_eq!(connection.exchange(&get()).unwrap().status, 200);
     }
@@ -70,7 +71,9 @@ fn a_client_has_so_many_connections_and_another_one_its_own() {
     assert_eq!(other.exchange(&get()).unwrap().status, 200);
     drop(open);
     let deadline = Instant::now() + Duration::from_secs(10);
-    while Connection::open_from([127, 0, 0, 2].into(), gateway.data).exchange(&get()).map(|answer| answer.status) != Ok(200) {
+    while Connection::open_from([127, 0, 0, 2].into(), gateway.data).exchange(&get()).map(|answer| answer.status)
+        != Ok(200)
+    {
         assert!(Instant::now() < deadline, "the ended connections still count");
     }
 }
