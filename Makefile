@@ -1,6 +1,6 @@
 # `make run` and `make test` need Debian, rustup's stable toolchain and make; what else they need they install.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long soak bench bench-peers bench-scale fmt format-check lint unit doc samples licences build-tools test-tools peer-tools instructions instructions-budget count-instructions
+.PHONY: help run test rows test-long soak bench bench-peers bench-scale fmt format-check lint unit doc samples licences build-tools test-tools peer-tools instructions instructions-budget count-instructions
 
 # One profile for everything that is tested, so that the dependencies are built once.
 CROSSGATE := $(or $(CARGO_TARGET_DIR),target)/debug/crossgate
@@ -24,7 +24,7 @@ run: build-tools ## Builds (unoptimised: the shorter wait) and starts the demo; 
 	cargo build --locked --package crossgate
 	@ops/demo.sh $(CROSSGATE)
 
-test: format-check lint unit doc samples licences instructions ## Everything that CI runs
+test: format-check rows lint unit doc samples licences instructions ## Everything that CI runs
 	@echo "all good"
 
 test-long: build-tools ## Runs the tests that take minutes, one after the other: a quarter of an hour
@@ -65,6 +65,10 @@ fmt: ## Formats the code
 
 format-check:
 	cargo fmt --all --check
+
+rows: ## Looks whether every row of what must hold has its tests
+	@ops/install-missing.sh python3=python3
+	python3 ops/check-rows.py
 
 lint: build-tools
 	cargo clippy --locked --workspace --all-targets -- -D warnings

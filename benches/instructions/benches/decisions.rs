@@ -39,6 +39,14 @@ fn no_match() -> &'static Workload {
     Workload::new(&spec, actual(), "https://www.zonex-#.example.net", 1_000, Reason::NoMatch)
 }
 
+/// The longest host, and an expression with which an engine that backtracks would not come to an end.
+fn regex() -> &'static Workload {
+    let spec = PolicySpec { allow_origin_regexes: vec![r"https://((a+)+\.)+(a+)+".to_owned()], ..spec() };
+    let [label, half, last] = [63, 31, 61].map(|len| "a".repeat(len));
+    let origin = format!("https://{label}.{half}b{half}.{label}.{last}").into_bytes().leak();
+    Workload::same(&spec, Request { origin: Field::One(origin), ..actual() }, Reason::NoMatch)
+}
+
 fn null() -> &'static Workload {
     let null = Request { origin: Field::One(b"null"), ..actual() };
     Workload::same(&thousand(), null, Reason::NullOrigin)
@@ -80,6 +88,7 @@ fn disclosing(disclosure: Disclosure) -> &'static Workload {
 #[bench::allowed_wildcard_100000(wildcard(100_000))]
 #[bench::allowed_any(any())]
 #[bench::denied_no_match(no_match())]
+#[bench::denied_regex_longest(regex())]
 #[bench::denied_null(null())]
 #[bench::denied_malformed_short(malformed("https://app-#.example.com/"))]
 #[bench::denied_malformed_longest(malformed(&format!("https://{}{{#", "a.".repeat(151))))]

@@ -142,6 +142,20 @@ mod tests {
         }
     }
 
+    // One that backtracks would try every way to cut the first label into runs, which are 2 to the power of 62.
+    #[test]
+    fn a_repetition_within_a_repetition_is_anchored_and_no_trap() {
+        let regex = OriginRegex::new(r"https://((a+)+\.)+(a+)+").unwrap();
+        let host = |middle: &str| {
+            let [label, half] = [63, 31].map(|len| "a".repeat(len));
+            format!("https://{label}.{half}{middle}{half}.{label}.{}", "a".repeat(61))
+        };
+        assert!(regex.matches(host("a").as_bytes()));
+        for origin in [host("b"), host("a") + ":65535", format!("x{}", host("a")), host("a") + "\n"] {
+            assert!(!regex.matches(origin.as_bytes()), "{origin}");
+        }
+    }
+
     #[test]
     fn what_cannot_be_anchored_is_refused() {
         for text in ["", "a)|(?:b", "(", "(?x)a # comment", r"\p{Greek}{1000}{1000}"] {
