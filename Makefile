@@ -27,7 +27,7 @@ run: build-tools ## Builds (unoptimised: the shorter wait) and starts the demo; 
 test: format-check rows lint unit doc samples licences instructions ## Everything that CI runs
 	@echo "all good"
 
-test-long: build-tools ## Runs the tests that take minutes, one after the other: a quarter of an hour
+test-long: build-tools ## Runs the tests that take minutes, one after the other: ten minutes
 	cargo test --locked --package crossgate --test long -- --test-threads 1
 
 soak: build-tools ## Loads what is shipped for MINUTES=30, and watches its memory, descriptors and threads

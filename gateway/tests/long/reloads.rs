@@ -13,8 +13,12 @@ const ENTRIES: usize = 10_000;
 const HELD: usize = 50;
 const MIB: u64 = 1024 * 1024;
 
-fn generation(upstream: SocketAddr, n: usize) -> String {
-    let entries: String = (0..ENTRIES).map(|entry| format!("    - https://app{entry}.g{}.test\n", n % 2)).collect();
+/// So many origins, which the generations use by turns.
+fn entries(turn: usize) -> String {
+    (0..ENTRIES).map(|entry| format!("    - https://app{entry}.g{turn}.test\n")).collect()
+}
+
+fn generation(upstream: SocketAddr, n: usize, entries: &str) -> String {
     config(&format!(
         "accessLog: {{ level: Off }}
 upstreams:
@@ -37,11 +41,13 @@ fn two_thousand_reloads_beside_held_answers_do_not_grow_the_process() {
         released.lock().unwrap().recv().unwrap();
         exchange.answer(200, &[], b"hello")
     });
-    let gateway = Gateway::start(&generation(upstream.address, 0), &[]);
+    let turns = [entries(0), entries(1)];
+    let text = |n: usize| generation(upstream.address, n, &turns[n % 2]);
+    let gateway = Gateway::start(&text(0), &[]);
     let mut held: Vec<Connection> = Vec::new();
     let mut warm = 0;
     for n in 1..=RELOADS {
-        reload(&gateway, &generation(upstream.address, n));
+        reload(&gateway, &text(n));
         if held.len() < HELD {
             held.push(hold(&gateway, &upstream));
         }
