@@ -23,6 +23,9 @@ const LITERALS_MAX: usize = 8;
 /// The most names that are looked at: far more than a list of domains has.
 const STEPS_MAX: usize = 4096;
 
+/// The most places that are looked at for public suffixes which the expression spells out below somebody's domain.
+const SPELT_STEPS_MAX: usize = 1024;
+
 /// The most states that are looked at for a sample.
 const SAMPLE_STEPS_MAX: usize = 1024;
 
@@ -52,6 +55,13 @@ struct Spot {
     read: Vec<u8>,
 }
 
+impl Spot {
+    /// The name that was read, before a port of that length.
+    fn host(&self, port_len: usize) -> String {
+        self.read.iter().skip(port_len).rev().map(|byte| char::from(*byte)).collect()
+    }
+}
+
 enum Stop {
     Stranger(Spot),
     Unclear,
@@ -61,6 +71,7 @@ struct Walk {
     dfa: DFA,
     cache: Cache,
     steps_left: usize,
+    spelt_steps_left: usize,
 }
 
 /// Why the expression, which matches whole origins as it stands, is not known to keep to domains that its text fixes.
@@ -89,7 +100,7 @@ impl Walk {
             .build(whole)
             .ok()?;
         let cache = dfa.create_cache();
-        Some(Self { dfa, cache, steps_left: STEPS_MAX })
+        Some(Self { dfa, cache, steps_left: STEPS_MAX, spelt_steps_left: SPELT_STEPS_MAX })
     }
 
     fn run(&mut self) -> Result<(), Stop> {
@@ -163,10 +174,11 @@ impl Walk {
 
     /// Reads on before the dot, unless what follows the dot is a domain that somebody owns.
     fn cross_dot(&mut self, name: &Spot, dot: &Spot, port_len: usize, way: &mut Vec<LazyStateID>) -> Result<(), Stop> {
-        let domain: String = name.read.iter().skip(port_len).rev().map(|byte| char::from(*byte)).collect();
+        let domain = name.host(port_len);
         if suffix::is_open(&domain) {
             return self.walk(dot, port_len, way);
         }
+        self.walk_spelt(dot, port_len)?;
         suffix::below(&domain).try_for_each(|below| {
             let labels = below.strip_suffix(domain.as_str()).unwrap_or_default().trim_end_matches('.');
             self.walk_below(dot, labels, port_len)
@@ -182,6 +194,26 @@ impl Walk {
         }
         // The labels were picked here and not by the expression, so passing through a state twice is no loop of it.
         self.walk(&spot, port_len, &mut Vec::new())
+    }
+
+    /// Reads on below somebody's domain as far as the expression spells names out, for public suffixes that [`suffix::below`] does not
+    /// know of.
+    fn walk_spelt(&mut self, spot: &Spot, port_len: usize) -> Result<(), Stop> {
+        let Some(left) = self.spelt_steps_left.checked_sub(1) else { return Ok(()) };
+        self.spelt_steps_left = left;
+        let nexts = self.label_steps(spot, false)?;
+        if class(&nexts).is_some() {
+            return Ok(());
+        }
+        for next in &nexts {
+            self.walk_spelt(next, port_len)?;
+            match self.step(next, b'.')? {
+                Some(dot) if suffix::is_open(&next.host(port_len)) => self.walk(&dot, port_len, &mut Vec::new())?,
+                Some(dot) => self.walk_spelt(&dot, port_len)?,
+                None => {}
+            }
+        }
+        Ok(())
     }
 
     /// One byte further back, if the expression may still match then.
