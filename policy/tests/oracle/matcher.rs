@@ -55,7 +55,8 @@ fn is_ipv4(labels: &[&str]) -> bool {
 // The standard library both reads and prints addresses as RFC 5952 says.
 fn is_ipv6(text: &str) -> bool {
     let address: Result<std::net::Ipv6Addr, _> = text.parse();
-    address.is_ok_and(|address| address.to_string() == text && !text.starts_with("::ffff:"))
+    let is_mapped = text.starts_with("::ffff:") && text.contains('.');
+    address.is_ok_and(|address| address.to_string() == text && !is_mapped)
 }
 
 /// Whether a configured entry covers a well-formed origin.
