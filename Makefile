@@ -1,6 +1,6 @@
 # `make run` and `make test` need Debian, rustup's stable toolchain and make; what else they need they install.
 .DEFAULT_GOAL := help
-.PHONY: help run test rows test-long soak bench bench-peers bench-scale fmt format-check lint unit doc samples licences build-tools test-tools peer-tools instructions instructions-budget count-instructions
+.PHONY: help run install test rows test-long soak bench bench-peers bench-scale fmt format-check lint unit doc samples licences build-tools test-tools peer-tools instructions instructions-budget count-instructions
 
 # One profile for everything that is tested, so that the dependencies are built once.
 CROSSGATE := $(or $(CARGO_TARGET_DIR),target)/debug/crossgate
@@ -16,6 +16,9 @@ COUNTS := $(or $(CARGO_TARGET_DIR),target)/instructions.json
 # More for the measuring scripts, such as `BENCH_ARGS=--quick`.
 BENCH_ARGS :=
 MINUTES := 30
+PREFIX := /usr/local
+BIN = $(DESTDIR)$(PREFIX)/bin
+SHARE = $(DESTDIR)$(PREFIX)/share
 
 help: ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -23,6 +26,15 @@ help: ## Says what there is
 run: build-tools ## Builds (unoptimised: the shorter wait) and starts the demo; Ctrl-C ends it
 	cargo build --locked --package crossgate
 	@ops/demo.sh $(CROSSGATE)
+
+install: build-tools ## Builds what is shipped, and installs it with manual pages and completions under PREFIX=/usr/local
+	cargo build --release --locked --package crossgate
+	install -D -m 755 $(RELEASE)/crossgate $(BIN)/crossgate
+	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	$(BIN)/crossgate completions bash >$(SHARE)/bash-completion/completions/crossgate
+	$(BIN)/crossgate completions zsh >$(SHARE)/zsh/site-functions/_crossgate
+	$(BIN)/crossgate completions fish >$(SHARE)/fish/vendor_completions.d/crossgate.fish
+	$(BIN)/crossgate manual $(SHARE)/man/man1
 
 test: format-check rows lint unit doc samples licences instructions ## Everything that CI runs
 	@echo "all good"

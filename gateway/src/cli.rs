@@ -7,12 +7,13 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub mod check;
 pub mod demo_upstream;
 pub mod explain;
 pub mod logging;
+pub mod packaging;
 pub mod run;
 pub mod schema;
 pub mod test;
@@ -46,6 +47,10 @@ enum Command {
     Schema,
     /// Serve the demo's API and page
     DemoUpstream(demo_upstream::DemoUpstreamArgs),
+    /// Print a shell's completions
+    Completions(packaging::CompletionsArgs),
+    /// Write the manual pages
+    Manual(packaging::ManualArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,6 +80,14 @@ fn dispatch(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
         Command::Test(args) => code(test::run(&args, out, err)),
         Command::Schema => code(schema::run(out).map(|()| GOOD)),
         Command::DemoUpstream(args) => demo_upstream::run(&args, err),
+        Command::Completions(args) => code(packaging::completions(&args, Cli::command(), out).map(|()| GOOD)),
+        Command::Manual(args) => match packaging::manual(&args, Cli::command()) {
+            Ok(()) => GOOD,
+            Err(error) => {
+                let _told = writeln!(err, "error: the manual pages cannot be written: {error}");
+                WRONG
+            }
+        },
     }
 }
 

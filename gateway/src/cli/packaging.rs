@@ -1,0 +1,66 @@
+//! `crossgate completions` and `crossgate manual`: what a package puts beside the binary.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Command;
+use clap_complete::Shell;
+
+/// The arguments of `crossgate completions`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CompletionsArgs {
+    /// The shell that is to complete
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// The arguments of `crossgate manual`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ManualArgs {
+    /// The directory to write them to, such as /usr/local/share/man/man1
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+}
+
+/// Prints a shell's completions.
+///
+/// # Errors
+/// If they cannot be written.
+pub fn completions(args: &CompletionsArgs, mut command: Command, out: &mut dyn Write) -> io::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "crossgate", &mut script);
+    out.write_all(&script)
+}
+
+/// Writes a manual page for the whole and one for each command.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn manual(args: &ManualArgs, command: Command) -> io::Result<()> {
+    std::fs::create_dir_all(&args.directory)?;
+    clap_mangen::generate_to(command, &args.directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::ValueEnum as _;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn every_command_can_be_completed_and_has_a_page() {
+        let directory = tempfile::TempDir::new().unwrap();
+        manual(&ManualArgs { directory: directory.path().join("man1") }, Cli::command()).unwrap();
+        for command in ["run", "check", "explain", "test", "schema", "demo-upstream"] {
+            let page = directory.path().join(format!("man1/crossgate-{command}.1"));
+            assert!(std::fs::read_to_string(page).unwrap().contains(".SH SYNOPSIS"), "{command}");
+            for shell in Shell::value_variants() {
+                let mut script = Vec::new();
+                completions(&CompletionsArgs { shell: *shell }, Cli::command(), &mut script).unwrap();
+                assert!(String::from_utf8(script).unwrap().contains(command), "{shell}: {command}");
+            }
+        }
+    }
+}
