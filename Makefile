@@ -1,6 +1,6 @@
 # `make run` and `make test` need Debian, rustup's stable toolchain and make; what else they need they install.
 .DEFAULT_GOAL := help
-.PHONY: help run install test rows test-long soak bench bench-peers bench-scale fmt format-check lint unit doc samples licences build-tools test-tools peer-tools instructions instructions-budget count-instructions
+.PHONY: help run install test rows test-long soak bench bench-peers bench-scale fmt format-check lint unit doc samples licences ops-check ops-tools build-tools test-tools peer-tools instructions instructions-budget count-instructions
 
 # One profile for everything that is tested, so that the dependencies are built once.
 CROSSGATE := $(or $(CARGO_TARGET_DIR),target)/debug/crossgate
@@ -10,15 +10,17 @@ SAMPLES := $(wildcard ops/config/*.yaml)
 # What is measured is built as it is shipped. What it is compared with comes from Debian and, in an environment of its own, from PyPI.
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 PEERS := target/peers
+OPS := target/ops
 # The library's version in Cargo.toml: the two talk to each other.
 GUNGRAUN := $(abspath $(or $(CARGO_TARGET_DIR),target)/tools/gungraun-0.20.0)
 COUNTS := $(or $(CARGO_TARGET_DIR),target)/instructions.json
-# More for the measuring scripts, such as `BENCH_ARGS=--quick`.
+# More for the measuring scripts, such as `BENCH_ARGS=--quick`, and for the checks of ops/.
 BENCH_ARGS :=
 MINUTES := 30
 PREFIX := /usr/local
 BIN = $(DESTDIR)$(PREFIX)/bin
 SHARE = $(DESTDIR)$(PREFIX)/share
+OPS_ARGS :=
 
 help: ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -36,7 +38,7 @@ install: build-tools ## Builds what is shipped, and installs it with manual page
 	$(BIN)/crossgate completions fish >$(SHARE)/fish/vendor_completions.d/crossgate.fish
 	$(BIN)/crossgate manual $(SHARE)/man/man1
 
-test: format-check rows lint unit doc samples licences instructions ## Everything that CI runs
+test: format-check rows lint unit doc samples licences ops-check instructions ## Everything that CI runs
 	@echo "all good"
 
 test-long: build-tools ## Runs the tests that take minutes, one after the other: ten minutes
@@ -102,6 +104,9 @@ samples: unit
 	$(CROSSGATE) check $(SAMPLES)
 	$(CROSSGATE) test scripts
 
+ops-check: unit $(OPS)/installed ## Holds dashboard, alerts, runbook and manifests to the built gateway, with a Prometheus that scrapes it
+	$(OPS)/venv/bin/python ops/check/run.py --crossgate $(CROSSGATE) $(OPS_ARGS)
+
 licences:
 	@ops/check-licences.sh
 
@@ -119,7 +124,13 @@ peer-tools:
 	@ops/install-missing.sh python3=python3 nginx=nginx-light haproxy=haproxy wrk=wrk h2load=nghttp2-client taskset=util-linux
 	@python3 -c 'import ensurepip' 2>/dev/null || ops/install-missing.sh ensurepip=python3-venv
 
+ops-tools:
+	@ops/install-missing.sh python3=python3 promtool=prometheus systemd-analyze=systemd
+	@python3 -c 'import ensurepip' 2>/dev/null || ops/install-missing.sh ensurepip=python3-venv
+
 $(PEERS)/installed: benches/peers/requirements.txt | peer-tools
-	python3 -m venv --clear $(PEERS)/venv
-	$(PEERS)/venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
+$(OPS)/installed: ops/check/requirements.txt | ops-tools
+$(PEERS)/installed $(OPS)/installed:
+	python3 -m venv --clear $(@D)/venv
+	$(@D)/venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@

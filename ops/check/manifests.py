@@ -1,0 +1,147 @@
+"""Kubernetes manifests, systemd unit and Containerfile: valid by their schemas, and agreeing with each other and with the configuration."""
+
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+
+from binary import read_yaml
+from paths import OPS, ROOT
+from rules import alerts
+
+KUBERNETES = OPS / "kubernetes"
+UNIT = OPS / "systemd" / "crossgate.service"
+CONTAINERFILE = OPS / "Containerfile"
+TOKEN = "0123456789abcdef"
+# Of 100, as systemd-analyze counts it; a service that nobody hardened has 96.
+EXPOSURE_MAX = 15
+STOP_DEFAULTS = {"drainDelay": 0, "grace": 30}
+# The gateway's last lines, after the grace is over.
+LAST_WORDS_SECONDS = 4
+
+
+def faults(binary):
+    found = kubernetes_faults(binary) + container_faults()
+    return found + (systemd_faults(binary) if shutil.which("systemd-analyze") else ["there is no systemd-analyze to check the unit with"])
+
+
+def kubernetes_faults(binary):
+    found = []
+    by_kind = {}
+    for path in sorted(KUBERNETES.glob("*.yaml")):
+        for manifest in read_yaml(path):
+            found += [f"{path.relative_to(ROOT)}: {fault}" for fault in schema_faults(manifest)]
+            by_kind.setdefault(manifest["kind"], []).append(manifest)
+    (deployment,), (config_map,) = by_kind["Deployment"], by_kind["ConfigMap"]
+    pod = deployment["spec"]["template"]
+    config = config_faults(binary, config_map, pod["spec"])
+    return found + config + pod_faults(pod["spec"]) + selector_faults(by_kind, pod)
+
+
+def schema_faults(manifest):
+    # Its import tells of a package that it uses and that is to be renamed.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import kubernetes_validate
+    try:
+        kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+        return []
+    except kubernetes_validate.ValidationError as error:
+        return [f"{manifest['kind']} at {'.'.join(map(str, error.path))}: {error.message}"]
+
+
+def config_faults(binary, config_map, spec):
+    """What the ConfigMap holds has to start in the pod: found by its arguments, its token where it is mounted, on the ports it opens."""
+    (container,) = spec["containers"]
+    main = pathlib.PurePath(container["args"][container["args"].index("--config") + 1])
+    mounts = {mount["name"]: pathlib.PurePath(mount["mountPath"]) for mount in container["volumeMounts"]}
+    if mounts["config"] != main.parent or main.name not in config_map["data"]:
+        return [f"the pod reads {main}, which the ConfigMap does not make"]
+    with tempfile.TemporaryDirectory() as directory:
+        directory = pathlib.Path(directory)
+        (directory / "admin-token").write_text(TOKEN)
+        for name, text in config_map["data"].items():
+            (directory / name).write_text(text.replace(str(mounts["admin"]), str(directory)))
+        said = binary.check(directory / main.name)
+        config = read_yaml(directory / main.name)[0]
+    found = [f"the ConfigMap is not good: {said}"] if said else []
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    opened = {"http": port_of(config["listeners"][0]), "admin": port_of(config["admin"])}
+    if ports != opened:
+        found.append(f"the container has the ports {ports}, its configuration {opened}")
+    grace = spec["terminationGracePeriodSeconds"]
+    if grace < stop_seconds(config) + LAST_WORDS_SECONDS:
+        found.append(f"a pod is killed after {grace} s, a stop takes {stop_seconds(config)} s and a little")
+    return found
+
+
+def port_of(listener):
+    return int(listener["address"].rsplit(":", 1)[1])
+
+
+def stop_seconds(config):
+    return sum(seconds(config.get("shutdown", {}).get(key, default)) for key, default in STOP_DEFAULTS.items())
+
+
+def seconds(duration):
+    match = re.fullmatch(r"(\d+)(ms|s|m|h)?", str(duration))
+    return int(match.group(1)) * {"ms": 0.001, "s": 1, None: 1, "m": 60, "h": 3600}[match.group(2)]
+
+
+def pod_faults(spec):
+    """What the restricted profile of Kubernetes asks of pods, and a file system that cannot be written."""
+    (container,) = spec["containers"]
+    security = {**spec["securityContext"], **container["securityContext"]}
+    expected = {"runAsNonRoot": True, "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+                "seccompProfile": {"type": "RuntimeDefault"}, "capabilities": {"drop": ["ALL"]}}
+    user = f"USER {spec['securityContext']['runAsUser']}:{spec['securityContext']['runAsGroup']}"
+    return ([f"the pod's security context has {key}: {security.get(key)}, expected {value}" for key, value in expected.items()
+             if security.get(key) != value]
+            + ([] if user in CONTAINERFILE.read_text().splitlines() else [f"the Containerfile lacks `{user}`, as whom the pod runs"]))
+
+
+def selector_faults(by_kind, pod):
+    """Everything that selects the pod has to find it, and the ports by their names."""
+    labels, ports = pod["metadata"]["labels"].items(), {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+    selectors = {f"Service {service['metadata']['name']}": service["spec"]["selector"] for service in by_kind["Service"]}
+    selectors["Deployment"] = by_kind["Deployment"][0]["spec"]["selector"]["matchLabels"]
+    selectors["PodDisruptionBudget"] = by_kind["PodDisruptionBudget"][0]["spec"]["selector"]["matchLabels"]
+    (policy,) = by_kind["NetworkPolicy"]
+    selectors["NetworkPolicy"] = policy["spec"]["podSelector"]["matchLabels"]
+    named = {port["targetPort"] for service in by_kind["Service"] for port in service["spec"]["ports"]}
+    named |= {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+    container = pod["spec"]["containers"][0]
+    named |= {container[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+    return ([f"{what} does not select the pod" for what, selector in selectors.items() if not selector.items() <= labels]
+            + [f"the pod has no port named {port}" for port in sorted(named - ports)])
+
+
+def systemd_faults(binary):
+    with tempfile.TemporaryDirectory() as directory:
+        unit = pathlib.Path(directory) / UNIT.name
+        unit.write_text(UNIT.read_text().replace("/usr/local/bin/crossgate", str(binary.path)))
+        found = []
+        for command in (["verify"], ["security", "--offline=true", f"--threshold={EXPOSURE_MAX}"]):
+            done = subprocess.run(["systemd-analyze", *command, unit], capture_output=True, text=True, check=False)
+            said = done.stderr if command == ["verify"] else ""
+            if done.returncode or said:
+                found.append(f"systemd-analyze {' '.join(command)}: {(done.stdout + done.stderr)[-2000:]}")
+    values = dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
+    longest = max(stop_seconds(read_yaml(sample)[0]) for sample in (OPS / "config").glob("*.yaml"))
+    if seconds(values["TimeoutStopSec"]) < longest + LAST_WORDS_SECONDS:
+        found.append(f"systemd kills after {values['TimeoutStopSec']}, a stop by the samples takes {longest} s and a little")
+    (many,) = [alert for alert in alerts() if alert["alert"] == "CrossgateConnectionsMany"]
+    connections = int(many["expr"].rsplit(">", 1)[1])
+    if 2 * connections > int(values["LimitNOFILE"]):
+        found.append(f"LimitNOFILE={values['LimitNOFILE']} is reached before CrossgateConnectionsMany rings at {connections}")
+    return found
+
+
+def container_faults():
+    """The arguments that the image starts with are read by `names`, as those of the pod are."""
+    hadolint = pathlib.Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([hadolint, CONTAINERFILE], capture_output=True, text=True, check=False)
+    return [f"hadolint: {done.stdout}{done.stderr}"] if done.returncode else []
