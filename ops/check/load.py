@@ -101,7 +101,7 @@ class Load:
     def leave(self):
         """Goes away while the upstream takes its time."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT_SECONDS) as client:
-            client.sendall(f"GET /slow/long HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+            client.sendall(f"GET /slow HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
 
     def raw(self, sent, answers=None):
         """Sends bytes and reads so many answers, or until the other side ends."""

@@ -23,6 +23,7 @@ import dashboard
 import live
 import manifests
 import names
+import panels
 import rules
 from binary import Binary
 
@@ -35,12 +36,15 @@ def main():
         end_at(part_faults(binary, {"rules": rules.faults, "dashboard": dashboard.faults, "manifests": manifests.faults}))
     with tempfile.TemporaryDirectory(prefix="ops-") as directory, live.Site(binary, pathlib.Path(directory)) as site:
         end_at(part_faults(site, {"names": names.faults, "queries": live.query_faults}))
+        if arguments.panels:
+            panels.draw(site, arguments.panels)
 
 
 def parse():
     parser = argparse.ArgumentParser(description="Holds ops/ to what the gateway really is.")
     parser.add_argument("--crossgate", type=pathlib.Path, required=True, help="the built gateway")
     parser.add_argument("--live", action="store_true", help="leave out what needs no gateway")
+    parser.add_argument("--panels", type=pathlib.Path, help="draw panels of the dashboard to this SVG; takes a minute more")
     return parser.parse_args()
 
 
