@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import warnings
+
+import kubernetes_validate
 
 from binary import read_yaml
 from paths import OPS, ROOT
@@ -42,10 +43,6 @@ def kubernetes_faults(binary):
 
 
 def schema_faults(manifest):
-    # Its import tells of a package that it uses and that is to be renamed.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import kubernetes_validate
     try:
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
         return []
