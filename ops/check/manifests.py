@@ -25,7 +25,7 @@ LAST_WORDS_SECONDS = 4
 
 
 def faults(binary):
-    found = kubernetes_faults(binary) + container_faults()
+    found = kubernetes_faults(binary)
     return found + (systemd_faults(binary) if shutil.which("systemd-analyze") else ["there is no systemd-analyze to check the unit with"])
 
 
@@ -135,10 +135,3 @@ def systemd_faults(binary):
     if 2 * connections > int(values["LimitNOFILE"]):
         found.append(f"LimitNOFILE={values['LimitNOFILE']} is reached before CrossgateConnectionsMany rings at {connections}")
     return found
-
-
-def container_faults():
-    """The arguments that the image starts with are read by `names`, as those of the pod are."""
-    hadolint = pathlib.Path(sys.executable).parent / "hadolint"
-    done = subprocess.run([hadolint, CONTAINERFILE], capture_output=True, text=True, check=False)
-    return [f"hadolint: {done.stdout}{done.stderr}"] if done.returncode else []
