@@ -297,10 +297,13 @@ fn framing(request: &httparse::Request<'_, '_>, noted: &Noted<'_>) -> Result<Fra
     }
 }
 
-/// Digits alone: no sign, no list, no blanks within.
+/// Digits alone: no sign, no list, no blanks within, and no zero before others, with which some would read them as octal.
 fn length_of(value: &[u8]) -> Result<u64, Refusal> {
     let digits = std::str::from_utf8(value).map_err(|_| FRAMING)?;
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+    if digits.is_empty()
+        || digits.len() > 1 && digits.starts_with('0')
+        || !digits.bytes().all(|byte| byte.is_ascii_digit())
+    {
         return Err(FRAMING);
     }
     digits.parse().map_err(|_| FRAMING)
@@ -334,7 +337,7 @@ mod tests {
         check("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c, WebSocket\r\n\r\n", Ok(Framing::Upgrade));
         check("PUT / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\n", Ok(Framing::Length(3)));
         check("PUT / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\n", bad);
-        for length in ["+1", "-1", "0x10", "1_0", "", "1 1", "1,1", "18446744073709551616"] {
+        for length in ["+1", "-1", "010", "00", "0x10", "1_0", "", "1 1", "1,1", "18446744073709551616"] {
             check(&format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"), bad);
         }
         for coding in ["xchunked", "gzip, chunked", "identity", ",chunked", "chunked\r\nTransfer-Encoding: chunked"] {

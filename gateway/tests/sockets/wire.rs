@@ -233,6 +233,7 @@ fn bent() -> Vec<Vec<u8>> {
         "Content-Length: 3\r\nTransfer-Encoding: chunked",
         "Content-Length: +3",
         "Content-Length: -1",
+        "Content-Length: 003",
         "Content-Length: 0x3",
         "Content-Length: 3_",
         "Content-Length: 3Z",
@@ -299,9 +300,6 @@ fn the_upstream_gets_the_requests_that_were_answered_and_no_byte_more() {
         ("HEAD", "Content-Length: 5", "GET /", "GET /"),
         ("DELETE", "Content-Length: 0", "", ""),
         ("POST", &of_inner, inner, inner),
-        // RFC 9110, section 8.6: digits of a decimal number, whatever it begins with.
-        ("POST", "Content-Length: 010", "0123456789", "0123456789"),
-        ("GET", "Content-Length: 000", "", ""),
         ("POST", "content-LENGTH:\t 3 \t", "abc", "abc"),
         ("GET", "Transfer-Encoding: chunked", "5;a=b\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n", "hello"),
         ("PUT", "Transfer-Encoding: Chunked", "00a\r\n0123456789\r\n1\r\nx\r\n000\r\n\r\n", "0123456789x"),
