@@ -22,8 +22,6 @@ mod language;
 mod manual;
 #[path = "rules/policy.rs"]
 mod policy;
-#[path = "rules/threads.rs"]
-mod threads;
 
 fn data() -> Arc<RuleData> {
     let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
