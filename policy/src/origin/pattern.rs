@@ -130,7 +130,8 @@ fn advice(flaw: Flaw, text: &str) -> String {
     let is_upper = flaw == Flaw::Scheme && text.bytes().any(|byte| byte.is_ascii_uppercase());
     let flaw = if is_upper { Flaw::UpperCase } else { flaw };
     let spelling = spellings.into_iter().find(|(of, _)| *of == flaw).and_then(|(_, spelling)| spelling);
-    match spelling.filter(|spelling| parse_entry(spelling).is_ok()) {
+    // One that changes nothing would be looked at again and again.
+    match spelling.filter(|spelling| spelling != text && parse_entry(spelling).is_ok()) {
         Some(spelling) => format!("{flaw}: `{spelling}`"),
         None => flaw.to_string(),
     }
@@ -394,6 +395,14 @@ mod tests {
         for (text, spelling) in cases {
             let message = parse_entry(text).unwrap_err();
             assert!(message.ends_with(spelling), "{message}");
+        }
+    }
+
+    #[test]
+    fn no_spelling_is_told_where_none_would_be_accepted() {
+        for text in ["https://a..b:ü", "https://*.a..b:ü", "https://ü..b:ü"] {
+            let message = parse_entry(text).unwrap_err();
+            assert!(message.ends_with("expected the host as punycode (`xn--..`)"), "{message}");
         }
     }
 }
