@@ -1,7 +1,7 @@
 //! What is wrong with a configuration, and where.
 //!
 //! A [`Diagnostic`] carries everything its reader needs: file, line, column, the line itself with a caret, and for clashes the
-//! other place. `Display` is the form for people; `Serialize` the one for machines. Text of a file is shown with control
+//! other place. `Display` is the form for people; `Serialize` the one for machines. Text of a file, in messages too, is shown with control
 //! characters replaced, since it may come from somebody else. Everything kept is bounded: of a long line only what is around
 //! the caret, of a long message its beginning, and so many findings, errors before warnings. No colour here.
 
@@ -91,17 +91,17 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// An error at a place whose line is not at hand yet.
     pub fn error(file: &Path, at: At, message: impl Into<String>) -> Self {
-        Self::new(Severity::Error, file, at, message.into())
+        Self::new(Severity::Error, file, at, &message.into())
     }
 
     /// A warning at a place whose line is not at hand yet.
     pub fn warning(file: &Path, at: At, message: impl Into<String>) -> Self {
-        Self::new(Severity::Warning, file, at, message.into())
+        Self::new(Severity::Warning, file, at, &message.into())
     }
 
-    fn new(severity: Severity, file: &Path, at: At, mut message: String) -> Self {
-        if let Some((end, _)) = message.char_indices().nth(MESSAGE_CHARS_MAX) {
-            message.truncate(end);
+    fn new(severity: Severity, file: &Path, at: At, told: &str) -> Self {
+        let mut message: String = told.chars().take(MESSAGE_CHARS_MAX).map(visible).collect();
+        if told.chars().nth(MESSAGE_CHARS_MAX).is_some() {
             message.push_str("..");
         }
         let place = Place::new(file, at);

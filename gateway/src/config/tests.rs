@@ -405,6 +405,14 @@ fn a_message_is_bounded() {
 }
 
 #[test]
+fn a_message_has_no_control_characters() {
+    let message = "there is no table `a\u{1b}[31m\r\nb\u{85}`";
+    let found = Diagnostics::from_iter([Diagnostic::error(Path::new("x"), At::START, message)]);
+    let expected = "error: there is no table `a\u{fffd}[31m\u{fffd}\u{fffd}b\u{fffd}`\n  --> x:1:1";
+    assert_eq!(found.to_string(), expected);
+}
+
+#[test]
 fn every_line_end_of_yaml_ends_a_line() {
     for end in ["\n", "\r\n", "\r"] {
         let found = main_file(&["version: 1", "listeners: []", "adress: x", ""].join(end)).found;
