@@ -1,6 +1,6 @@
 # `make run` and `make test` need Debian, rustup's stable toolchain and make; what else they need they install.
 .DEFAULT_GOAL := help
-.PHONY: help run install test rows test-long soak bench bench-peers bench-scale fmt format-check lint unit doc samples licences ops-check ops-tools build-tools test-tools peer-tools instructions instructions-budget count-instructions
+.PHONY: help run install test rows fuzz test-long soak bench bench-peers bench-scale fmt format-check lint unit doc samples licences ops-check ops-tools build-tools test-tools peer-tools instructions instructions-budget count-instructions
 
 # One profile for everything that is tested, so that the dependencies are built once.
 CROSSGATE := $(or $(CARGO_TARGET_DIR),target)/debug/crossgate
@@ -16,11 +16,16 @@ GUNGRAUN := $(abspath $(or $(CARGO_TARGET_DIR),target)/tools/gungraun-0.20.0)
 COUNTS := $(or $(CARGO_TARGET_DIR),target)/instructions.json
 # More for the measuring scripts, such as `BENCH_ARGS=--quick`, and for the checks of ops/.
 BENCH_ARGS :=
-MINUTES := 30
+MINUTES :=
 PREFIX := /usr/local
 BIN = $(DESTDIR)$(PREFIX)/bin
 SHARE = $(DESTDIR)$(PREFIX)/share
 OPS_ARGS :=
+# One program a target, instrumented and, as the code is safe Rust, without a sanitizer: so stable Rust makes them. `make fuzz-NAME`
+# runs one; inputs that reach something new are collected beside the programs, those that break something in fuzz/artifacts.
+FUZZ := $(patsubst fuzz/corpus/%,fuzz-%,$(wildcard fuzz/corpus/*))
+CARGO_FUZZ := $(abspath $(or $(CARGO_TARGET_DIR),target)/tools/cargo-fuzz-0.13.2)
+FUZZED := $(abspath $(or $(CARGO_TARGET_DIR),target)/fuzz)
 
 help: ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -45,7 +50,19 @@ test-long: build-tools ## Runs the tests that take minutes, one after the other:
 	cargo test --locked --package crossgate --test long -- --test-threads 1
 
 soak: build-tools ## Loads what is shipped for MINUTES=30, and watches its memory, descriptors and threads
-	SOAK_MINUTES=$(MINUTES) cargo test --release --locked --package crossgate --test long -- --nocapture soak
+	SOAK_MINUTES=$(or $(MINUTES),30) cargo test --release --locked --package crossgate --test long -- --nocapture soak
+
+fuzz: $(FUZZ) ## Feeds every fuzz target for a minute, or MINUTES=20, and keeps what breaks one in fuzz/artifacts
+
+.PHONY: $(FUZZ)
+$(FUZZ): fuzz-%: build-tools $(CARGO_FUZZ)/bin/cargo-fuzz
+	@ops/install-missing.sh c++=g++
+	@mkdir -p $(FUZZED)/corpus/$* fuzz/artifacts/$*
+	cd fuzz && PATH="$(CARGO_FUZZ)/bin:$$PATH" cargo fuzz run --fuzz-dir libfuzzer --sanitizer none --target-dir $(FUZZED) $* \
+	  $(FUZZED)/corpus/$* corpus/$* -- -max_total_time=$$(($(or $(MINUTES),1) * 60)) -timeout=10 -max_len=4096 -artifact_prefix=artifacts/$*/
+
+$(CARGO_FUZZ)/bin/cargo-fuzz: | build-tools
+	cargo install --locked --debug --version =$(patsubst cargo-fuzz-%,%,$(notdir $(CARGO_FUZZ))) --root $(CARGO_FUZZ) cargo-fuzz
 
 bench: build-tools ## Runs the criterion benches: a quarter of an hour, building included
 	cargo bench --locked --package crossgate-benches
