@@ -86,7 +86,7 @@ fn check_label(name: &str) {
     assert_eq!((label.as_str(), rest), (name, ",change=\"newly_denied\"} 1"));
 }
 
-/// A label's value up to its closing quote, as https://prometheus.io/docs/instrumenting/exposition_formats/ has it, and the rest.
+/// A label's value up to its closing quote, as <https://prometheus.io/docs/instrumenting/exposition_formats/> has it, and the rest.
 fn read_label(text: &str) -> (String, &str) {
     let mut label = String::new();
     let mut rest = text.chars();
