@@ -1,6 +1,6 @@
 # `make run` and `make test` need Debian, rustup's stable toolchain and make; what else they need they install.
 .DEFAULT_GOAL := help
-.PHONY: help run install test rows fuzz test-long soak bench bench-peers bench-scale fmt format-check lint unit doc samples licences ops-check ops-tools build-tools test-tools peer-tools instructions instructions-budget count-instructions
+.PHONY: help run run-https install test rows fuzz test-long soak bench bench-peers bench-scale fmt format-check lint unit doc samples licences ops-check ops-tools build-tools test-tools peer-tools instructions instructions-budget count-instructions
 
 # One profile for everything that is tested, so that the dependencies are built once.
 CROSSGATE := $(or $(CARGO_TARGET_DIR),target)/debug/crossgate
@@ -33,6 +33,11 @@ help: ## Says what there is
 run: build-tools ## Builds (unoptimised: the shorter wait) and starts the demo; Ctrl-C ends it
 	cargo build --locked --package crossgate
 	@ops/demo.sh $(CROSSGATE)
+
+run-https: build-tools ## The same, with the API over https too
+	@ops/install-missing.sh openssl=openssl
+	cargo build --locked --package crossgate
+	@ops/demo.sh $(CROSSGATE) https
 
 install: build-tools ## Builds what is shipped, and installs it with manual pages and completions under PREFIX=/usr/local
 	cargo build --release --locked --package crossgate

@@ -10,6 +10,7 @@ pub mod schema;
 
 mod decode;
 pub(crate) mod files;
+mod listener_tls;
 mod policies;
 mod rules;
 mod scalars;

@@ -23,6 +23,7 @@ use crate::metrics::VerdictLabel;
 use crate::snapshot::{HostMatch, Snapshot};
 use crate::target::Target;
 use crate::tenant::{Route, Tenant};
+use crate::tls::Shown;
 use crate::verdicts::{Asked, RuleSeat};
 
 /// The head of a request, as far as judging needs it.
@@ -38,6 +39,8 @@ pub struct HeadView<'a> {
     pub noted: Noted<'a>,
     /// The scheme the client used, where that is known: from TLS, or a trusted proxy's word.
     pub scheme: Option<Scheme>,
+    /// The certificate that the client was shown, over TLS.
+    pub shown: Option<&'a Shown>,
 }
 
 impl<'a> HeadView<'a> {
@@ -48,7 +51,14 @@ impl<'a> HeadView<'a> {
 
     /// Of one whose fields have been looked at.
     pub fn noted(method: &'a [u8], target: &'a [u8], headers: Fields<'a>, noted: Noted<'a>, peer: Peer) -> Self {
-        HeadView { method, target, headers, noted, scheme: forwarded::scheme(&noted, peer) }
+        HeadView { method, target, headers, noted, scheme: forwarded::scheme(&noted, peer), shown: None }
+    }
+
+    /// The same over TLS, from a client that was shown a certificate; nothing changes where it was shown none. A trusted proxy's word
+    /// on the scheme goes before.
+    #[must_use]
+    pub fn over(self, shown: Option<&'a Shown>) -> Self {
+        HeadView { scheme: self.scheme.or(shown.map(|_| Scheme::Https)), shown, ..self }
     }
 }
 
@@ -65,7 +75,7 @@ pub enum Judgement<'s> {
 pub struct Refusal<'s> {
     /// 400, 421 or 503.
     pub status: StatusCode,
-    /// For the answer and the access log: `bad_request`, `unknown_host` or `broken_tenant`.
+    /// For the answer and the access log: `bad_request`, `misdirected`, `unknown_host` or `broken_tenant`.
     pub reason: &'static str,
     /// For whoever reads the answer.
     pub detail: &'static str,
@@ -158,6 +168,11 @@ const TARGET: Ground = bad_request("the request target is not a path in a form t
 const AUTHORITY: Ground = bad_request("the request target names another host than the Host field");
 const UNKNOWN_HOST: Ground =
     Ground { status: StatusCode::MISDIRECTED_REQUEST, reason: "unknown_host", detail: "no tenant has this host" };
+const MISDIRECTED: Ground = Ground {
+    status: StatusCode::MISDIRECTED_REQUEST,
+    reason: "misdirected",
+    detail: "the certificate of this connection is not for this host; open another connection, which names the host",
+};
 const BROKEN_TENANT: Ground = Ground {
     status: StatusCode::SERVICE_UNAVAILABLE,
     reason: "broken_tenant",
@@ -216,6 +231,10 @@ fn locate<'s, 'a>(snapshot: &'s Snapshot, head: &HeadView<'a>) -> Result<Located
     let target = Target::parse(head.target, head.method).map_err(|_| TARGET)?;
     if target.authority().is_some_and(|named| Field::One(named.as_bytes()) != head.noted.host) {
         return Err(AUTHORITY);
+    }
+    // RFC 9110, section 7.4: who was shown one tenant's certificate has not asked for another's on this connection.
+    if head.shown.is_some_and(|shown| !shown.covers(&authority.host)) {
+        return Err(MISDIRECTED);
     }
     match snapshot.tenant(&authority.host) {
         Some(HostMatch::Tenant(tenant)) => Ok((tenant, authority, target)),

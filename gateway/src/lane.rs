@@ -32,12 +32,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use self::conn::{Conn, Reclaimed, peer_addr};
-use self::head::{Head, HeadLimits, NO_ROOM, NoHead, Refusal, Turn, Wait};
+use self::head::{Head, HeadLimits, NO_ROOM, NoHead, PLAIN_HTTP, Refusal, Turn, Wait};
 use self::preflight::{Client, Persistence, Preflight};
 use self::waiting::{Alarm, Stop};
 use self::watch::{ExchangeLimits, Watch};
 use crate::fields::Noted;
-use crate::metrics::{ActiveConnection, ConnectionLimits, Connections, EarlyClose, Full};
+use crate::metrics::{ActiveConnection, ConnectionLimits, Connections, EarlyClose, Full, HandshakeEnd};
+use crate::tls::{self, Failure, Terminator};
 
 /// Counts a connection as open until the last holder is gone: the lane, the exchange, a lingering close.
 pub type OpenConnection = Arc<ActiveConnection>;
@@ -46,17 +47,21 @@ pub type OpenConnection = Arc<ActiveConnection>;
 pub trait Backstage: Send + Sync + 'static {
     /// The limits in force now.
     fn limits(&self) -> LaneLimits;
+    /// What a listener speaks TLS with, if it does.
+    fn terminator(&self, listener: usize) -> Option<Arc<Terminator>>;
     /// The address of a client that is one by itself: no trusted proxy, behind which there are many.
-    fn lone_client(&self, client: Client) -> Option<IpAddr>;
+    fn lone_client(&self, client: &Client) -> Option<IpAddr>;
     /// Whether the gateway is about to stop, so that connections are to end with their present answer.
     fn is_draining(&self) -> bool;
     /// Answers a preflight without the upstream, if the policy lets it: appends the whole answer to `out`, counts and logs it. If it
     /// does none of that, the proxy is to have the request.
-    fn answer(&self, preflight: &Preflight<'_>, client: Client, out: &mut Vec<u8>) -> Answered;
+    fn answer(&self, preflight: &Preflight<'_>, client: &Client, out: &mut Vec<u8>) -> Answered;
     /// The whole answer to a head that the lane refuses, and its accounting.
     fn refuse(&self, refusal: &Refusal, peer: Option<std::net::SocketAddr>) -> Vec<u8>;
     /// A connection that ended without an answer, for this reason.
     fn closed_early(&self, reason: EarlyClose);
+    /// A TLS handshake that ended so.
+    fn handshake_over(&self, end: HandshakeEnd);
     /// A request that Pingora refused by itself, before any hook saw it.
     fn refused_unseen(&self);
 }
@@ -64,6 +69,8 @@ pub trait Backstage: Send + Sync + 'static {
 /// All limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct LaneLimits {
+    /// Of a TLS handshake, from the accept.
+    pub tls_handshake: Duration,
     /// Of a request head.
     pub head: HeadLimits,
     /// Of the exchange after it.
@@ -135,7 +142,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         Lane { proxy, backstage, connections, listener, answers }
     }
 
-    async fn serve(&self, mut line: Reclaimed, client: Client, shutdown: &ShutdownWatch) {
+    async fn serve(&self, mut line: Reclaimed, client: &Client, shutdown: &ShutdownWatch) {
         let mut stop = Stop::new(shutdown);
         let mut wait = Wait::new(Turn::First);
         let mut answers = Vec::new();
@@ -180,7 +187,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         &self,
         ahead: &mut BytesMut,
         wait: &mut Wait,
-        client: Client,
+        client: &Client,
         last: bool,
         limits: &LaneLimits,
         answers: &mut Vec<u8>,
@@ -241,12 +248,13 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         &self,
         mut line: Reclaimed,
         head: Head,
-        client: Client,
+        client: &Client,
         last: bool,
         limits: &LaneLimits,
         shutdown: &ShutdownWatch,
     ) -> Option<Reclaimed> {
-        let watch = Arc::new(Watch::new(limits.exchange, client.address, client.listener));
+        let watch = Watch::new(limits.exchange, client.address, client.listener).over(client.shown.clone());
+        let watch = Arc::new(watch);
         let bytes = line.ahead.split_to(head.len);
         let conn = Conn::new(line, head.framing, Arc::clone(&watch), limits.head.bytes);
         let mut session = ServerSession::new_http1(Box::new(conn));
@@ -265,8 +273,55 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         conn.reclaim()
     }
 
-    /// Says 503 on a connection too many, and closes it.
-    async fn turn_away(&self, mut io: Stream, client: Client) {
+    /// Shakes hands with a client, where TLS is spoken; the stream of bytes within, unless that fails.
+    async fn secure(
+        &self,
+        terminator: &Terminator,
+        io: Stream,
+        client: &mut Client,
+        limits: &LaneLimits,
+        alarm: &mut Alarm,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        let deadline = Instant::now() + limits.tls_handshake;
+        let mut stop = Stop::new(shutdown);
+        let mut handshake = pin!(tls::shake_hands(io, terminator));
+        let over = poll_fn(|cx| {
+            if let Poll::Ready(over) = handshake.as_mut().poll(cx) {
+                return Poll::Ready(Some(over));
+            }
+            if stop.poll_last_chance(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            alarm.poll_until(cx, deadline).map(|()| {
+                self.backstage.handshake_over(HandshakeEnd::Timeout);
+                None
+            })
+        });
+        match over.await? {
+            Ok((io, shown)) => {
+                self.backstage.handshake_over(HandshakeEnd::Success);
+                client.shown = Some(shown);
+                Some(io)
+            }
+            Err(Failure { end, io }) => {
+                self.backstage.handshake_over(end);
+                if end == HandshakeEnd::PlainHttp {
+                    self.end(io, NoHead::Refused(PLAIN_HTTP), client.address, limits).await;
+                } else {
+                    // An alert may be on its way.
+                    linger(io, limits.exchange.drain_bytes, limits.exchange.drain_time).await;
+                }
+                None
+            }
+        }
+    }
+
+    /// Says 503 on a connection too many, and closes it. Over TLS nothing is said: that would take a handshake.
+    async fn turn_away(&self, mut io: Stream, client: &Client) {
+        if self.backstage.terminator(client.listener).is_some() {
+            return self.backstage.closed_early(EarlyClose::Full);
+        }
         let Some(_told) = self.connections.tell_full() else {
             return self.backstage.closed_early(EarlyClose::Full);
         };
@@ -299,16 +354,25 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
 #[async_trait]
 impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> ServerApp for Lane<P, B> {
     async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let client = Client { address: peer_addr(&io), listener: self.listener };
+        let mut client = Client { address: peer_addr(&io), listener: self.listener, shown: None };
         let limits = self.backstage.limits();
-        match self.connections.open(self.backstage.lone_client(client), limits.connections) {
-            Ok(guard) => {
-                let guard = Arc::new(guard);
-                let line = Reclaimed { io, ahead: BytesMut::new(), eof: false, alarm: Alarm::default(), guard };
-                self.serve(line, client, shutdown).await;
+        let guard = match self.connections.open(self.backstage.lone_client(&client), limits.connections) {
+            Ok(guard) => Arc::new(guard),
+            Err(Full) => {
+                self.turn_away(io, &client).await;
+                return None;
             }
-            Err(Full) => self.turn_away(io, client).await,
-        }
+        };
+        let mut alarm = Alarm::default();
+        let io = match self.backstage.terminator(self.listener) {
+            // In a box, so that a connection in plain text, and one whose handshake is over, has no room for one.
+            Some(terminator) => {
+                Box::pin(self.secure(&terminator, io, &mut client, &limits, &mut alarm, shutdown)).await?
+            }
+            None => io,
+        };
+        let line = Reclaimed { io, ahead: BytesMut::new(), eof: false, alarm, guard };
+        self.serve(line, &client, shutdown).await;
         None
     }
 

@@ -33,5 +33,6 @@ mod socket;
 pub mod target;
 pub mod tenant;
 mod thread_number;
+pub mod tls;
 pub mod upstream;
 pub mod verdicts;

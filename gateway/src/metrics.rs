@@ -22,16 +22,18 @@ mod reloads;
 mod render;
 mod rules;
 mod tenant;
+mod tls;
 mod upstream;
 
 pub(crate) use self::cells::Cells;
 pub use self::connections::{ActiveConnection, ConnectionLimits, Connections, Full};
 pub use self::histogram::{Histogram, SampledTimer};
-pub use self::labels::{Change, EarlyClose, ReloadResult, UpstreamError, VerdictLabel};
+pub use self::labels::{Change, EarlyClose, HandshakeEnd, ReloadResult, UpstreamError, VerdictLabel};
 pub use self::origins::{EntryHandles, SERIES_MAX_TENANT, SERIES_MAX_TOTAL};
 pub use self::reloads::Reloads;
 pub use self::rules::RuleCounters;
 pub use self::tenant::TenantCounters;
+pub use self::tls::TlsCounters;
 pub use self::upstream::UpstreamCounters;
 
 pub(crate) use self::live::Live;
@@ -50,6 +52,8 @@ pub struct Metrics {
     pub decisions: SampledTimer,
     /// The data listeners' connections.
     pub connections: Arc<Connections>,
+    /// Their TLS.
+    pub tls: TlsCounters,
     /// The configuration in force.
     pub reloads: Reloads,
     /// Access log lines that were not written, since the log could not keep up.
@@ -73,6 +77,7 @@ impl Metrics {
         Arc::new(Metrics {
             decisions: SampledTimer::new(&DECISION_BOUNDS_NS),
             connections: Arc::default(),
+            tls: TlsCounters::default(),
             reloads: Reloads::new(),
             access_log_dropped: Arc::default(),
             verdicts: Arc::default(),

@@ -93,7 +93,7 @@ impl Gateway {
         let status = session.response_written().map(|written| written.status).filter(is_answer);
         let (duration, error) = (context.upstream_duration, context.upstream_error);
         let finished = Finished {
-            head: head_view(session.req_header(), request.peer),
+            head: head_view(session.req_header(), request.peer, &request.watch),
             peer: request.peer,
             request_id: &request.request_id,
             snapshot: request.snapshot(),
@@ -125,8 +125,9 @@ fn watch_of(session: &Session) -> Option<Arc<Watch>> {
     Some(Arc::clone(conn.watch()))
 }
 
-fn head_view(header: &RequestHeader, peer: Peer) -> HeadView<'_> {
-    HeadView::new(header.method.as_str().as_bytes(), header.raw_path(), (&header.headers).into(), peer)
+fn head_view<'a>(header: &'a RequestHeader, peer: Peer, watch: &'a Watch) -> HeadView<'a> {
+    let method = header.method.as_str().as_bytes();
+    HeadView::new(method, header.raw_path(), (&header.headers).into(), peer).over(watch.shown())
 }
 
 /// The policy's side of a request, once it is judged.
@@ -170,10 +171,10 @@ impl ProxyHttp for Gateway {
         session.set_ignore_info_resp(is_old);
         let watch = watch_of(session).ok_or_else(|| internal("no lane"))?;
         let peer = self.peer(watch.peer(), watch.listener());
-        let head = head_view(session.req_header(), peer);
+        let head = head_view(session.req_header(), peer, &watch);
         let snapshot = self.snapshot.pin();
         context.began = log_request::is_on(&snapshot).then(Instant::now);
-        let request = context.request.insert(self.judge(snapshot, watch, &head, peer));
+        let request = context.request.insert(self.judge(snapshot, Arc::clone(&watch), &head, peer));
         if hop_by_hop::expects_continue(session.req_header()) {
             request.watch.expect_continue();
         }
@@ -253,7 +254,7 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
     ) -> Result<()> {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
-        let head = head_view(session.req_header(), request.peer);
+        let head = head_view(session.req_header(), request.peer, &request.watch);
         let is_upgrade = header.status == StatusCode::SWITCHING_PROTOCOLS;
         if is_upgrade && !hop_by_hop::upgrades_to_websocket(session.req_header(), &header.headers) {
             // RFC 9110, section 7.8: nobody asked. Passed on, it would make a tunnel out of a request.
@@ -359,7 +360,7 @@ impl ProxyHttp for Gateway {
         let (Some(status), false, Some((request, judged))) = (status, answered, judged(context)) else {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
-        let head = head_view(session.req_header(), request.peer);
+        let head = head_view(session.req_header(), request.peer, &request.watch);
         let answer = respond::error(status, judged, &head, &request.request_id);
         session.set_keepalive(None);
         if let Err(error) = write_answer(session, answer).await {

@@ -10,6 +10,7 @@ use ahash::AHashMap;
 
 use crate::config::Settings;
 use crate::tenant::Tenant;
+use crate::tls::Terminator;
 
 mod build;
 mod current;
@@ -39,6 +40,7 @@ pub struct Snapshot {
     hosts: HostTable,
     tenants: Vec<Arc<Tenant>>,
     by_id: AHashMap<Arc<str>, usize>,
+    terminators: Vec<Option<Arc<Terminator>>>,
     shared: Shared,
 }
 
@@ -59,6 +61,11 @@ impl Snapshot {
             Slot::Tenant(index) => self.tenants.get(index as usize).map(HostMatch::Tenant),
             Slot::Broken => Some(HostMatch::Broken),
         }
+    }
+
+    /// What a listener speaks TLS with, if it does: for its whole life, or never.
+    pub fn terminator(&self, listener: usize) -> Option<&Arc<Terminator>> {
+        self.terminators.get(listener)?.as_ref()
     }
 
     /// Every tenant, in the order of the files.

@@ -79,6 +79,36 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Who may speak for a client in `Forwarded` and `X-Forwarded-*`.
     pub trusted_proxies: Vec<IpNet>,
+    /// What it speaks TLS with; `None` for plain text.
+    pub tls: Option<ListenerTls>,
+}
+
+/// What a listener speaks TLS with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// At least one. The first is for clients that name no host.
+    pub certificates: Vec<CertificateSpec>,
+    /// The oldest version that is spoken.
+    pub min_version: TlsVersion,
+}
+
+/// A certificate as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateSpec {
+    /// The file with it and its issuers.
+    pub certificate: Located<PathBuf>,
+    /// The file with its private key.
+    pub key: Located<PathBuf>,
+}
+
+/// A version of TLS. Older ones are not spoken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[default]
+    Tls12,
+    /// RFC 8446.
+    Tls13,
 }
 
 impl Listener {
@@ -136,6 +166,8 @@ pub struct Limits {
     pub max_connections: Option<u32>,
     /// Of one client address, or IPv6 network of 64 bits; trusted proxies aside, which carry many clients.
     pub max_connections_per_client: Option<u32>,
+    /// A TLS handshake, from the accept.
+    pub tls_handshake: Duration,
     /// A whole request head, from its first byte.
     pub head: Duration,
     /// Fields in a head.
@@ -180,6 +212,7 @@ impl Default for Limits {
         Limits {
             max_connections: None,
             max_connections_per_client: None,
+            tls_handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
             head_fields: 100,
             head_field_bytes: 8 << 10,

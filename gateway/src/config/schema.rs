@@ -96,7 +96,7 @@ described! {
     struct Config {
         /// The version of this format: 1.
         version: Version,
-        /// Where clients connect. A change needs a restart.
+        /// Where clients connect. A change needs a restart, but for certificates.
         listeners: Vec<Listener>,
         /// The second listener: metrics, probes, status, explain, reload. A change needs a restart.
         admin: Option<Admin>,
@@ -138,6 +138,34 @@ described! {
         address: String,
         /// Address ranges of proxies whose Forwarded and X-Forwarded-* fields are believed. None by default.
         trusted_proxies: Option<Vec<String>>,
+        /// What it speaks TLS with. Without it, it speaks plain HTTP. Certificates are changed without a restart.
+        tls: Option<ListenerTls>,
+    }
+
+    /// What a listener speaks TLS with.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct ListenerTls {
+        /// Each serves the names in its subjectAltName. The first also serves clients that name no host.
+        certificates: Vec<Certificate>,
+        /// The oldest version that is spoken. Default Tls12.
+        min_version: Option<TlsVersion>,
+    }
+
+    /// A certificate and its private key. Files that change are live within a second; a bad one keeps its last good version.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Certificate {
+        /// A PEM file: the certificate first, then its issuers.
+        certificate: String,
+        /// A PEM file with the private key, not encrypted.
+        key: String,
+    }
+
+    /// A version of TLS.
+    enum TlsVersion {
+        /// TLS 1.2 and later.
+        Tls12,
+        /// TLS 1.3 and later.
+        Tls13,
     }
 
     /// The listener for operators.
@@ -167,6 +195,8 @@ described! {
         max_connections: Option<u32>,
         /// Connections of one client address, or IPv6 network of 64 bits. Trusted proxies have no such limit. Default none.
         max_connections_per_client: Option<u32>,
+        /// For a TLS handshake, from the accept. Default 10s.
+        tls_handshake: Option<Duration>,
         /// For a whole request head. Default 10s.
         head: Option<Duration>,
         /// Fields in a head. Default 100.

@@ -65,12 +65,15 @@ sections! {
         "tenants", "tenantsDir", "scriptsDir",
     ];
     TENANTS_FILE = "TenantsFile", "a tenants file", ["version", "tenants"];
-    LISTENER = "Listener", "a listener", ["address", "trustedProxies"];
+    LISTENER = "Listener", "a listener", ["address", "trustedProxies", "tls"];
+    LISTENER_TLS = "ListenerTls", "the TLS of a listener", ["certificates", "minVersion"];
+    CERTIFICATE = "Certificate", "a certificate", ["certificate", "key"];
     ADMIN = "Admin", "the admin listener", ["address", "tokenFile", "openMetrics", "hosts"];
     RUNTIME = "Runtime", "the runtime", ["threads"];
     LIMITS = "Limits", "the limits", [
-        "maxConnections", "maxConnectionsPerClient", "head", "headFields", "headFieldBytes", "headBytes", "keepAliveIdle",
-        "keepAliveRequests", "maxRequestBody", "minBodyRate", "minBodyRateAfter", "writeStall", "drainBytes", "drainTime", "rules",
+        "maxConnections", "maxConnectionsPerClient", "tlsHandshake", "head", "headFields", "headFieldBytes", "headBytes",
+        "keepAliveIdle", "keepAliveRequests", "maxRequestBody", "minBodyRate", "minBodyRateAfter", "writeStall", "drainBytes",
+        "drainTime", "rules",
     ];
     RULE_LIMITS = "RuleLimits", "the limits of rules", [
         "operations", "stringBytes", "arrayLength", "mapLength", "callDepth", "sourceBytes", "time", "timePerSecond",

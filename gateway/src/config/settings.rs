@@ -72,9 +72,10 @@ impl Decoder<'_> {
             .find("trustedProxies")
             .map_or(&[][..], |node| self.list(node, "a list of address ranges", TRUSTED_PROXIES_MAX));
         let trusted_proxies = ranges.iter().filter_map(|node| self.address_range(node)).collect();
+        let tls = fields.find("tls").map(|node| self.listener_tls(node));
         let node = self.required(&fields, "address")?;
         let address = self.address(node)?;
-        Some((node.at, Listener { address, trusted_proxies }))
+        Some((node.at, Listener { address, trusted_proxies, tls }))
     }
 
     /// Two sockets cannot have one address.
@@ -155,6 +156,7 @@ impl Decoder<'_> {
         let limits = Limits {
             max_connections,
             max_connections_per_client,
+            tls_handshake: self.duration_or(&fields, "tlsHandshake", span(100, 300), old.tls_handshake),
             head: self.duration_or(&fields, "head", span(100, 300), old.head),
             head_fields: self.count_or(&fields, "headFields", 1..=HEAD_FIELDS_MAX, old.head_fields),
             head_field_bytes: self.size_or(&fields, "headFieldBytes", 256..=256 << 10, old.head_field_bytes),

@@ -341,6 +341,38 @@ fn two_listeners_of_one_address_are_a_clash_in_every_spelling() {
 }
 
 #[test]
+fn a_listener_speaks_tls_with_certificates() {
+    let text = |tls: &str| format!("version: 1\nlisteners: [{{ address: \"127.0.0.1:0\", tls: {tls} }}]\n");
+    let good = main_file(&text("{ certificates: [{ certificate: a.crt, key: /b.key }], minVersion: Tls13 }"));
+    assert!(good.found.is_empty(), "{}", good.found);
+    let tls = good.value.settings.listeners[0].tls.as_ref().unwrap();
+    let pair = tls.certificates.first().unwrap();
+    assert_eq!((pair.certificate.value.as_path(), pair.key.value.as_path()), (Path::new("a.crt"), Path::new("/b.key")));
+    assert_eq!(tls.min_version, model::TlsVersion::Tls13);
+    for (tls, expected) in [
+        ("true", "2:45 expected the TLS of a listener (keys and values), found true"),
+        ("{}", "2:45 the TLS of a listener needs the key `certificates`"),
+        (
+            "{ certificates: [] }",
+            "2:61 there is no certificate; write one such as { certificate: tls.crt, key: tls.key }",
+        ),
+        ("{ certificates: [{ certificate: a.crt }] }", "2:62 a certificate needs the key `key`"),
+        ("{ certificates: [{ certificate: 1, key: b }] }", "2:77 expected a path, found the number 1"),
+        ("{ certificates: [{ certificate: a, key: '' }] }", "2:85 the path is empty; write one, relative to this file"),
+        (
+            "{ certificates: [{ certificate: a, key: b, cert: c }] }",
+            "2:88 a certificate has no key `cert`; did you mean `certificate`?",
+        ),
+        (
+            "{ certificates: [{ certificate: a, key: b }], minVersion: Tls11 }",
+            "2:103 `Tls11` is not known here; write Tls12 or Tls13",
+        ),
+    ] {
+        check(&text(tls), &[expected]);
+    }
+}
+
+#[test]
 fn an_admin_listener_on_loopback_needs_no_token() {
     for (address, count) in [("127.0.0.1:1", 0), ("[::1]:1", 0), ("[::ffff:127.0.0.1]:1", 0), ("[::]:1", 1)] {
         let text =

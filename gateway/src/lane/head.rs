@@ -99,6 +99,9 @@ pub(super) const NO_ROOM: Refusal = refusal(
     "connections",
     "there are as many connections as there may be; try again later",
 );
+/// For a request in plain text where TLS is spoken.
+pub(super) const PLAIN_HTTP: Refusal =
+    refusal(StatusCode::BAD_REQUEST, "plain_http", "this port speaks TLS; ask for an https URL");
 const METHOD: Refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method", "TRACE and CONNECT are not served");
 
 /// Which head of its connection is awaited.

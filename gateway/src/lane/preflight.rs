@@ -8,11 +8,13 @@
 //! [`Backstage::answer`]: super::Backstage::answer
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crossgate_policy::Field;
 
 use super::conn::Framing;
 use crate::fields::Noted;
+use crate::tls::Shown;
 
 /// A preflight as the lane's parser left it.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +39,14 @@ pub enum Persistence {
 }
 
 /// Who sent it, and through which door.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Client {
     /// The connection's other end.
     pub address: Option<SocketAddr>,
     /// The index of the listener that accepted it.
     pub listener: usize,
+    /// The certificate that it was shown, over TLS.
+    pub shown: Option<Arc<Shown>>,
 }
 
 impl<'a> Preflight<'a> {

@@ -15,8 +15,9 @@ use super::head::{HeadLimits, Refusal};
 use super::preflight::{Client, Preflight};
 use super::watch::{ExchangeLimits, Phase};
 use super::{Answered, Answers, Backstage, Lane, LaneLimits, conn::Conn};
-use crate::metrics::{ConnectionLimits, Connections, EarlyClose, Metrics};
+use crate::metrics::{ConnectionLimits, Connections, EarlyClose, HandshakeEnd, Metrics};
 use crate::runner::{Bound, Running};
+use crate::tls::Terminator;
 
 /// Answers `/denied` with 403, panics for `/panic` before the upstream is asked and for `/panic-late` after it has answered, and
 /// passes everything else on.
@@ -63,24 +64,29 @@ impl Backstage for Limits {
     fn limits(&self) -> LaneLimits {
         self.0
     }
-    fn answer(&self, preflight: &Preflight<'_>, _: Client, _: &mut Vec<u8>) -> Answered {
+    fn answer(&self, preflight: &Preflight<'_>, _: &Client, _: &mut Vec<u8>) -> Answered {
         assert_ne!(preflight.target, b"/panic");
         Answered::Not
     }
     fn refuse(&self, refusal: &Refusal, _: Option<SocketAddr>) -> Vec<u8> {
         format!("HTTP/1.1 {} -\r\nconnection: close\r\n\r\n", refusal.status.as_u16()).into_bytes()
     }
-    fn lone_client(&self, client: Client) -> Option<IpAddr> {
+    fn lone_client(&self, client: &Client) -> Option<IpAddr> {
         client.address.map(|address| address.ip())
     }
     fn is_draining(&self) -> bool {
         false
     }
+    fn terminator(&self, _: usize) -> Option<Arc<Terminator>> {
+        None
+    }
     fn closed_early(&self, _: EarlyClose) {}
+    fn handshake_over(&self, _: HandshakeEnd) {}
     fn refused_unseen(&self) {}
 }
 
 const LIMITS: LaneLimits = LaneLimits {
+    tls_handshake: Duration::from_secs(1),
     head: HeadLimits {
         time: Duration::from_secs(1),
         idle: Duration::from_secs(5),

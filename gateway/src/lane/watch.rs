@@ -7,8 +7,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+
+use crate::tls::Shown;
 
 /// The limits of an exchange that no upstream changes. DESIGN, section Limits.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +73,7 @@ pub struct Watch {
     limits: ExchangeLimits,
     peer: Option<SocketAddr>,
     listener: usize,
+    shown: Option<Arc<Shown>>,
     phase: AtomicU8,
     attempt: AtomicU32,
     head_ms: AtomicU64,
@@ -86,6 +90,7 @@ impl Watch {
             limits,
             peer,
             listener,
+            shown: None,
             phase: AtomicU8::new(0),
             attempt: AtomicU32::new(0),
             head_ms: AtomicU64::new(0),
@@ -94,6 +99,12 @@ impl Watch {
             seen: AtomicBool::new(false),
             expects_continue: AtomicBool::new(false),
         }
+    }
+
+    /// The same over TLS, to a client that was shown a certificate; nothing changes where it was shown none.
+    #[must_use]
+    pub fn over(self, shown: Option<Arc<Shown>>) -> Self {
+        Watch { shown, ..self }
     }
 
     /// The limits that hold for it.
@@ -109,6 +120,11 @@ impl Watch {
     /// The index of the listener that accepted it.
     pub fn listener(&self) -> usize {
         self.listener
+    }
+
+    /// The certificate that the client was shown, over TLS.
+    pub fn shown(&self) -> Option<&Shown> {
+        self.shown.as_deref()
     }
 
     /// The proxy's hooks have taken the request: its answer is theirs to count.

@@ -122,6 +122,30 @@ label_set! {
 }
 
 label_set! {
+    /// How a TLS handshake ended.
+    HandshakeEnd {
+        /// It succeeded.
+        Success => "success",
+        /// The client named a host that no certificate is for.
+        UnknownName => "unknown_name",
+        /// The client would not have the certificate, or said so by an alert.
+        Rejected => "rejected",
+        /// There is no version, suite or protocol that both speak.
+        Incompatible => "incompatible",
+        /// A request came, in plain text.
+        PlainHttp => "plain_http",
+        /// What came is no TLS.
+        Malformed => "malformed",
+        /// It took too long.
+        Timeout => "timeout",
+        /// The client went away.
+        ClientGone => "client_gone",
+        /// Anything else.
+        Failed => "failed",
+    }
+}
+
+label_set! {
     /// How a reload ended.
     ReloadResult {
         /// Everything on disk is live.

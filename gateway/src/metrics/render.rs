@@ -17,6 +17,7 @@ impl Metrics {
         self.push_process(&mut exposition);
         self.push_reloads(&mut exposition);
         self.push_connections(&mut exposition);
+        self.tls.push(&mut exposition);
         self.push_decisions(&mut exposition);
         push_tenants(&mut exposition, &self.tenants.all());
         push_upstreams(&mut exposition, &self.upstreams.all());

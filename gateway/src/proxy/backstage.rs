@@ -1,6 +1,7 @@
 //! What the lane asks of the gateway: the limits in force, the answers that it writes itself, and counting.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -15,17 +16,22 @@ use crate::lane::preflight::{Client, Preflight};
 use crate::lane::watch::ExchangeLimits;
 use crate::lane::{Answered, Backstage, LaneLimits};
 use crate::log_request::{self, Finished};
-use crate::metrics::{ConnectionLimits, EarlyClose};
+use crate::metrics::{ConnectionLimits, EarlyClose, HandshakeEnd};
 use crate::tenant::Route;
+use crate::tls::Terminator;
 use crate::verdicts::RuleSeat;
 use crate::{context, forwarded, respond};
 
 impl Backstage for Gateway {
-    fn answer(&self, preflight: &Preflight<'_>, client: Client, out: &mut Vec<u8>) -> Answered {
+    fn terminator(&self, listener: usize) -> Option<Arc<Terminator>> {
+        self.snapshot.load().terminator(listener).map(Arc::clone)
+    }
+
+    fn answer(&self, preflight: &Preflight<'_>, client: &Client, out: &mut Vec<u8>) -> Answered {
         answer_preflight(self, preflight, client, out).map_or(Answered::Not, |()| Answered::Here)
     }
 
-    fn lone_client(&self, client: Client) -> Option<IpAddr> {
+    fn lone_client(&self, client: &Client) -> Option<IpAddr> {
         let Peer { address, is_trusted } = self.peer(client.address, client.listener);
         address.filter(|_| !is_trusted)
     }
@@ -38,6 +44,7 @@ impl Backstage for Gateway {
         let snapshot = self.snapshot.load();
         let limits = &snapshot.settings.limits;
         LaneLimits {
+            tls_handshake: limits.tls_handshake,
             head: head_limits(limits),
             exchange: ExchangeLimits {
                 body_grace: limits.min_body_rate_after,
@@ -66,6 +73,10 @@ impl Backstage for Gateway {
         self.metrics.connections.count_early_close(reason);
     }
 
+    fn handshake_over(&self, end: HandshakeEnd) {
+        self.metrics.tls.count_handshake(end);
+    }
+
     fn refused_unseen(&self) {
         self.metrics.connections.count_refusal(StatusCode::BAD_REQUEST.as_u16());
     }
@@ -73,10 +84,11 @@ impl Backstage for Gateway {
 
 /// Judges a preflight, writes its answer, counts and logs it; all as for one that comes through the hooks. `None` where the
 /// proxy is to have it.
-fn answer_preflight(gateway: &Gateway, preflight: &Preflight<'_>, client: Client, out: &mut Vec<u8>) -> Option<()> {
+fn answer_preflight(gateway: &Gateway, preflight: &Preflight<'_>, client: &Client, out: &mut Vec<u8>) -> Option<()> {
     let peer = gateway.peer(client.address, client.listener);
     let fields = Fields::Lines(preflight.fields);
     let head = HeadView::noted(b"OPTIONS", preflight.target, fields, preflight.noted, peer);
+    let head = head.over(client.shown.as_deref());
     let snapshot = gateway.snapshot.load();
     // Reading the clock is a tenth of all that is done here.
     let began = log_request::is_on(&snapshot).then(Instant::now);

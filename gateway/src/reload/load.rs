@@ -2,7 +2,8 @@
 //!
 //! The main file is all or nothing. A file of the tenants directory with a mistake keeps its last good version while the rest goes
 //! live; one that clashes with another loses, since those that did not change come first. When even a last good version no longer
-//! fits, the main file has changed under it, and the main file is what is refused. Threads, triggers and logs are `reload`'s.
+//! fits, the main file has changed under it, and the main file is what is refused. Threads, triggers and logs are `reload`'s. Of
+//! scripts and certificates the last good version is kept in the same way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,15 +12,19 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use rayon::prelude::*;
 
+use self::certificates::Certificates;
 use super::stamp::Stamp;
 use crate::admin;
 use crate::config::diagnostics::{Diagnostic, Diagnostics};
-use crate::config::model::{Located, Main};
+use crate::config::model::{Listener, Located, Main};
 use crate::config::{self, Decoded, Settings, TenantsFile};
 use crate::host::HostPattern;
 use crate::metrics::Metrics;
 use crate::scripts::{self, Reading, Refused, Scripts};
 use crate::snapshot::{Builder, Parts, Rejected, Shared, Snapshot};
+use crate::tls::Certificate;
+
+mod certificates;
 
 /// What to do at the start about tenants files with mistakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +50,7 @@ struct Live {
     started: Arc<Settings>,
     files: BTreeMap<Arc<Path>, Serving>,
     scripts: Scripts,
+    certificates: Certificates,
     broken: Vec<BrokenFile>,
     snapshot: Arc<Snapshot>,
 }
@@ -77,6 +83,8 @@ struct Seen {
     /// The admin listener's, if it could not be used.
     token_file: Option<PathBuf>,
     scripts_dir: Option<PathBuf>,
+    /// Certificates and keys.
+    certificates: BTreeSet<PathBuf>,
     stamps: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
@@ -87,7 +95,13 @@ struct Dir {
     is_readable: bool,
 }
 
-/// A tenants file that is not live as it is on disk.
+/// What is beside the files with tenants.
+struct Beside {
+    scripts: Reading,
+    certificates: certificates::Read,
+}
+
+/// A tenants file, a script or a certificate that is not live as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct BrokenFile {
     /// Which.
@@ -147,6 +161,7 @@ impl Loader {
         self.note_stamp(&main_path);
         let Decoded { value: main, mut found } = config::read_main(&main_path);
         self.check_token(&main.settings, &mut found);
+        let certificates = self.certificates(&main, &mut found);
         let mut candidates = self.candidates(&main, &mut found);
         let previous = self.live.as_ref().map(|live| Arc::clone(&live.snapshot));
         let reading = self.scripts(&main, &mut found);
@@ -160,10 +175,12 @@ impl Loader {
             &mut rejected,
             &mut found,
         );
-        let assembly = Assembly { shared: &shared, previous: previous.as_deref(), metrics: &self.metrics };
+        let only = certificates.only.as_deref();
+        let assembly =
+            Assembly { shared: &shared, previous: previous.as_deref(), metrics: &self.metrics, certificates: only };
         let (parts, warnings) = assembly.assemble(&main, &main_path, &found, &mut candidates, self.keeps_going())?;
-        let scripts = self.accept(&main, reading, rejected);
-        Ok(self.publish(main, shared, parts, candidates, scripts, warnings))
+        let beside = Beside { scripts: self.accept(&main, reading, rejected), certificates };
+        Ok(self.publish(main, shared, parts, candidates, beside, warnings))
     }
 
     /// Whether a bad tenants file leaves the others to go live.
@@ -175,6 +192,11 @@ impl Loader {
         let stamp = Stamp::of(path);
         self.seen.stamps.insert(path.to_path_buf(), stamp);
         stamp
+    }
+
+    fn note_certificate(&mut self, path: &Path) -> Option<Stamp> {
+        self.seen.certificates.insert(path.to_path_buf());
+        self.note_stamp(path)
     }
 
     /// Refuses a token file that a start could not use. The one this process was started with has been read, and may be gone.
@@ -256,25 +278,29 @@ impl Loader {
         shared: Shared,
         parts: Parts,
         candidates: Vec<Candidate>,
-        scripts: Reading,
+        Beside { scripts, certificates }: Beside,
         mut warnings: Diagnostics,
     ) -> Loaded {
         let started = self.live.as_ref().map_or_else(|| Arc::clone(&main.settings), |live| Arc::clone(&live.started));
         let restart_needed = restart_needed(&started, &main.settings);
         let generation = self.live.as_ref().map_or(1, |live| live.snapshot.generation + 1);
-        let snapshot = Arc::new(parts.into_snapshot(shared, effective(&started, &main.settings), generation));
+        let settings = effective(&started, &main.settings);
+        let snapshot = Arc::new(parts.into_snapshot(shared, settings, certificates.terminators, generation));
         let mut broken: Vec<BrokenFile> = candidates.iter().filter_map(Candidate::broken).collect();
         broken.extend(
             scripts.refused.into_iter().map(|refused| BrokenFile { file: refused.file, errors: refused.errors }),
         );
+        broken.extend(certificates.refused);
         broken.iter_mut().for_each(|file| config::files::quote(&mut file.errors));
         config::files::quote(&mut warnings);
         let at_start = self.live.is_none();
         let files = candidates.into_iter().map(|candidate| candidate.into_serving(at_start)).collect();
         let rules = main.settings.limits.rules;
         self.metrics.verdicts.set_limits(rules.cache, rules.times);
-        let (broken_now, scripts) = (broken.clone(), scripts.scripts);
-        let mut live = Live { main, started, files, scripts, broken: broken_now, snapshot: Arc::clone(&snapshot) };
+        let (scripts, certificates) = (scripts.scripts, certificates.certificates);
+        self.metrics.tls.note_expiries(certificates.expiries());
+        let (broken_now, serving) = (broken.clone(), Arc::clone(&snapshot));
+        let mut live = Live { main, started, files, scripts, certificates, broken: broken_now, snapshot: serving };
         let same = self.live.take().filter(|old| old.says(&live));
         let is_news = same.is_none();
         live.snapshot = same.map_or(live.snapshot, |old| old.snapshot);
@@ -293,6 +319,7 @@ impl Loader {
     pub(super) fn is_stale(&self) -> bool {
         let mut paths = BTreeSet::from([self.main_path.to_path_buf()]);
         paths.extend(self.seen.token_file.clone());
+        paths.extend(self.seen.certificates.iter().cloned());
         if let Some(dir) = &self.seen.scripts_dir {
             paths.extend(scripts::watched(dir));
         }
@@ -324,6 +351,7 @@ impl Loader {
             directories.extend([dir.clone(), scripts::data_dir(dir)].into_iter().filter(|dir| dir.is_dir()));
         }
         directories.extend(self.seen.tenants_dir.as_ref().map(|dir| dir.path.clone()));
+        directories.extend(self.seen.certificates.iter().map(|file| parent(file)));
         directories
     }
 }
@@ -339,7 +367,8 @@ impl Live {
         let same_paths = self.files.keys().eq(other.files.keys());
         let same_files = same_paths && self.files.values().zip(other.files.values()).all(same_file);
         let same_scripts = self.scripts.is_same(&other.scripts);
-        same_files && same_scripts && self.main == other.main && self.broken == other.broken
+        let same_certificates = self.certificates == other.certificates;
+        same_files && same_scripts && same_certificates && self.main == other.main && self.broken == other.broken
     }
 }
 
@@ -404,6 +433,8 @@ struct Assembly<'a> {
     shared: &'a Shared,
     previous: Option<&'a Snapshot>,
     metrics: &'a Metrics,
+    /// All certificates, where no host is reached without one.
+    certificates: Option<&'a [Arc<Certificate>]>,
 }
 
 impl Assembly<'_> {
@@ -427,6 +458,7 @@ impl Assembly<'_> {
             }
             if !retry {
                 builder.warn_unused(main, main_path, &mut all);
+                self.certificates.into_iter().for_each(|certificates| builder.warn_uncovered(certificates, &mut all));
                 self.claim_broken(&mut builder, candidates);
                 return Ok((builder.finish(), all));
             }
@@ -471,11 +503,16 @@ fn unreadable_dir(file: &Path, dir: &Located<PathBuf>, error: &std::io::Error) -
 /// The parts of the settings that only a restart changes.
 fn restart_needed(started: &Settings, wanted: &Settings) -> Vec<&'static str> {
     let changed = [
-        ("listeners", started.listeners != wanted.listeners),
+        ("listeners", !started.listeners.iter().map(socket).eq(wanted.listeners.iter().map(socket))),
         ("admin", started.admin != wanted.admin),
         ("runtime", started.runtime != wanted.runtime),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+}
+
+/// What of a listener is for its whole life: not its certificates.
+fn socket(Listener { address, trusted_proxies, tls }: &Listener) -> impl PartialEq + '_ {
+    (address, trusted_proxies, tls.is_some())
 }
 
 fn effective(started: &Arc<Settings>, wanted: &Arc<Settings>) -> Arc<Settings> {

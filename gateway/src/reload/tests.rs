@@ -11,6 +11,8 @@ use super::*;
 use crate::snapshot::HostMatch;
 use crate::tenant::Tenant;
 
+mod certificates;
+
 const MAIN: &str = r#"version: 1
 listeners: [{ address: "127.0.0.1:0" }]
 upstreams: { a: { servers: ["127.0.0.1:9001"] } }

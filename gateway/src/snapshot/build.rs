@@ -19,6 +19,10 @@ use crate::config::shown;
 use crate::host::HostPattern;
 use crate::metrics::Metrics;
 use crate::tenant::Tenant;
+use crate::tls::{Certificate, Names, Terminator};
+
+/// Hosts that no certificate covers are told up to this number. One is mostly enough to see why.
+const UNCOVERED_TOLD_MAX: usize = 20;
 
 /// A snapshot in the making.
 pub(crate) struct Builder<'a> {
@@ -109,6 +113,17 @@ impl<'a> Builder<'a> {
         Shared::warn_unused(main, file, &self.tenants, found);
     }
 
+    /// Warns about hosts that none of these certificates is for, where there is no other way to a tenant.
+    pub(crate) fn warn_uncovered(&self, certificates: &[Arc<Certificate>], found: &mut Diagnostics) {
+        let names = Names::of_all(certificates.iter().map(|certificate| certificate.names()));
+        let hosts = self.origins.iter().flat_map(|(file, spec)| spec.hosts.iter().map(move |host| (file, host)));
+        for (file, host) in hosts.filter(|(_, host)| !names.cover_pattern(&host.value)).take(UNCOVERED_TOLD_MAX) {
+            let name = shown(&host.value.to_string());
+            let message = format!("no certificate is for {name}, and all listeners speak TLS; add one with this name");
+            found.push(Diagnostic::warning(file, host.at, message));
+        }
+    }
+
     /// Lets the hosts of broken tenants answer 503, those that nobody else has.
     pub(crate) fn claim_broken(&mut self, hosts: &[HostPattern]) {
         hosts.iter().for_each(|host| self.hosts.claim(host, Slot::Broken));
@@ -128,9 +143,15 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    pub(crate) fn into_snapshot(self, shared: Shared, settings: Arc<Settings>, generation: u64) -> Snapshot {
+    pub(crate) fn into_snapshot(
+        self,
+        shared: Shared,
+        settings: Arc<Settings>,
+        terminators: Vec<Option<Arc<Terminator>>>,
+        generation: u64,
+    ) -> Snapshot {
         let Parts { hosts, tenants, by_id } = self;
-        Snapshot { generation, settings, hosts, tenants, by_id, shared }
+        Snapshot { generation, settings, hosts, tenants, by_id, terminators, shared }
     }
 }
 

@@ -36,7 +36,8 @@ fn compile_text(text: &str, previous: Option<&Snapshot>) -> (Option<Snapshot>, D
     let mut found = builder.add(&path, &main.tenants, found);
     builder.warn_unused(&main, &path, &mut found);
     let parts = builder.finish();
-    let snapshot = (!found.has_errors()).then(|| parts.into_snapshot(shared, Arc::clone(&main.settings), 1));
+    let snapshot =
+        (!found.has_errors()).then(|| parts.into_snapshot(shared, Arc::clone(&main.settings), Vec::new(), 1));
     (snapshot, found)
 }
 

@@ -32,4 +32,5 @@ mod secrets;
 mod slow;
 mod streaming;
 mod support;
+mod tls;
 mod wire;

@@ -3,6 +3,7 @@
 //!
 //! Each kind of client has a test, all run by one `check`. Deadlines are what is looked at here, so the limits are short and time
 //! passes.
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
@@ -15,8 +16,8 @@ use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
 
 use crate::support::{
-    Connection, End, Gateway, HOST, LARGE_LEN, ORIGIN, Process, Reads, RecordingUpstream, Sink, SlowClient,
-    allow_open_files, assert_allowed, config, crowd, request, tenant_config,
+    Authority, Connection, End, Gateway, HOST, Issued, LARGE_LEN, ORIGIN, Process, Reads, RecordingUpstream, Sink,
+    SlowClient, Tunnel, allow_open_files, assert_allowed, config, crowd, request, tenant_config,
 };
 
 const CLIENTS: usize = 2_000;
@@ -25,7 +26,7 @@ const DEAF_CLIENTS: usize = 200;
 const KIB: u64 = 1024;
 /// A client's socket and its request's at the upstream, and some for everything else: in this process and in the gateway's.
 const OPEN_FILES: u64 = 2 * CLIENTS as u64 + 500;
-const LIMITS: &str = "limits: { head: 4s, keepAliveIdle: IDLE, minBodyRateAfter: 3s, writeStall: 3s, drainTime: 2s }\n\
+const LIMITS: &str = "limits: { tlsHandshake: 4s, head: 4s, keepAliveIdle: IDLE, minBodyRateAfter: 3s, writeStall: 3s, drainTime: 2s }\n\
                       accessLog: { level: Off }\n";
 
 /// What becomes of a kind of slow client.
@@ -39,6 +40,14 @@ struct Case {
     memory_max: u64,
     /// The time between two requests: long, where clients wait for each other.
     idle: &'static str,
+    /// Which listener they are at. Everybody else is at both.
+    door: Door,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Plain,
+    Tls,
 }
 
 const REFUSED: Case = Case {
@@ -47,10 +56,18 @@ const REFUSED: Case = Case {
     clients: CLIENTS,
     memory_max: 80 * KIB,
     idle: "30s",
+    door: Door::Plain,
 };
 const SLOW_BODY: Case = Case { counted: cut("slow_body"), ..REFUSED };
 const DENIED: Case = Case { status: Some(403), counted: ("crossgate_requests_total", ("verdict", "deny")), ..REFUSED };
 const IDLE: Case = Case { status: None, counted: cut("idle"), idle: "4s", ..REFUSED };
+/// Cut before there is anything to read a head from.
+const NO_HANDSHAKE: Case = Case {
+    status: None,
+    counted: ("crossgate_tls_handshakes_total", ("result", "timeout")),
+    door: Door::Tls,
+    ..REFUSED
+};
 /// Pingora reads on until ten pieces of 64 KiB are on their way, which no hook can lessen.
 const WRITE_STALL: Case =
     Case { status: None, counted: cut("write_stall"), clients: DEAF_CLIENTS, memory_max: 704 * KIB, ..REFUSED };
@@ -64,6 +81,12 @@ const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: api.a.test\r\n";
 /// From a deadline to what a loaded machine may need after it.
 const fn at(seconds: u64) -> Range<Duration> {
     Duration::from_secs(seconds)..Duration::from_secs(seconds + 2)
+}
+
+fn tls() -> (Authority, Issued) {
+    let authority = Authority::new();
+    let issued = authority.issue(&[HOST]);
+    (authority, issued)
 }
 
 fn silent() -> SlowClient {
@@ -134,6 +157,20 @@ fn two_thousand_clients_that_send_empty_lines_after_an_answer_are_cut() {
 }
 
 #[test]
+fn two_thousand_clients_that_say_nothing_where_tls_is_spoken_are_cut() {
+    check(&silent(), &NO_HANDSHAKE);
+}
+
+#[test]
+fn two_thousand_handshakes_that_trickle_are_cut() {
+    // Of a first message as long as a record may be, sent a byte a second.
+    check(
+        &SlowClient { burst: b"\x16\x03\x01\x3f\xff\x01\x00\x3f\xfb\x03\x03".to_vec(), dribble: b"r", ..silent() },
+        &NO_HANDSHAKE,
+    );
+}
+
+#[test]
 fn two_hundred_clients_that_do_not_read_are_cut() {
     // The stall begins when every buffer on the way is full, more than 100 MiB in all.
     let ends = Duration::from_secs(3)..Duration::from_secs(8);
@@ -149,13 +186,23 @@ fn check(client: &SlowClient, case: &Case) {
     let nobody = RecordingUpstream::answering("");
     let text = tenant_config(&nobody, "").replace(&nobody.address.to_string(), &sink.address.to_string());
     let limits = LIMITS.replace("IDLE", case.idle);
-    let gateway = Gateway::start(&config(&format!("{text}{limits}")), &[]);
-    usual_round(&gateway);
+    let (authority, issued) = tls();
+    let listener = "  - { address: 127.0.0.1:0, tls: { certificates: [{ certificate: it.crt, key: it.key }] } }\n";
+    let text = config(&format!("{text}{limits}")).replace("admin:", &format!("{listener}admin:"));
+    let gateway = Gateway::start(&text, &[("it.crt", &issued.certificate), ("it.key", &issued.key)]);
+    let [plain, secure] = gateway.data_listeners()[..] else { panic!("two listeners") };
+    let door = match case.door {
+        Door::Plain => plain,
+        Door::Tls => secure,
+    };
+    let tunnel = Tunnel::to(secure, HOST, &authority);
+    let usual = || [plain, tunnel.address].into_iter().for_each(usual_round);
+    usual();
 
     let before = gateway.process.memory("VmRSS");
     let (mut most, mut all_were_slow) = (before, false);
-    let (ends, rounds) = beside_usual_rounds(&gateway, || {
-        crowd(gateway.data, case.clients, client, |all_are_slow| {
+    let (ends, rounds) = beside_usual_rounds(usual, || {
+        crowd(door, case.clients, client, |all_are_slow| {
             most = most.max(gateway.process.memory("VmRSS"));
             all_were_slow |= all_are_slow;
         })
@@ -186,10 +233,10 @@ fn assert_ended_as_it_should(end: &End, client: &SlowClient, case: &Case) {
 }
 
 /// Does `what` while another thread has round after round of usual traffic, none of which fails; gives their number too.
-fn beside_usual_rounds<T>(gateway: &Gateway, what: impl FnOnce() -> T) -> (T, usize) {
+fn beside_usual_rounds<T>(usual: impl Fn() + Sync, what: impl FnOnce() -> T) -> (T, usize) {
     let is_over = AtomicBool::new(false);
     let rounds = || {
-        let begun = || (!is_over.load(Relaxed)).then(|| usual_round(gateway));
+        let begun = || (!is_over.load(Relaxed)).then(&usual);
         std::iter::from_fn(begun).count()
     };
     thread::scope(|scope| {
@@ -202,16 +249,16 @@ fn beside_usual_rounds<T>(gateway: &Gateway, what: impl FnOnce() -> T) -> (T, us
 }
 
 /// What everybody else does: preflights and requests, on a connection that is kept and on fresh ones.
-fn usual_round(gateway: &Gateway) {
-    let mut kept = Connection::open(gateway.data);
+fn usual_round(address: SocketAddr) {
+    let mut kept = Connection::open(address);
     for _ in 0..10 {
         assert_eq!(kept.exchange(&preflight()).unwrap().status, 204);
         let answer = kept.exchange(&get("/")).unwrap();
         assert_allowed(&answer);
         assert_eq!(answer.text(), "hello");
     }
-    assert_eq!(Connection::ask(gateway.data, &preflight()).unwrap().status, 204);
-    assert_allowed(&Connection::ask(gateway.data, &get("/")).unwrap());
+    assert_eq!(Connection::ask(address, &preflight()).unwrap().status, 204);
+    assert_allowed(&Connection::ask(address, &get("/")).unwrap());
 }
 
 fn wait_for_no_connection(gateway: &Gateway) {

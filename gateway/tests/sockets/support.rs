@@ -15,6 +15,7 @@ mod process;
 mod requests;
 mod sink;
 mod site;
+mod tls;
 mod upstream;
 mod websocket;
 mod wire;
@@ -25,13 +26,14 @@ pub(crate) use crowd::{End, Reads, SlowClient, allow_open_files, crowd};
 pub(crate) use demo::DemoUpstream;
 pub(crate) use faulty::{Fault, FaultyNetwork, Way};
 pub(crate) use flood::counted_flood;
-pub(crate) use gateway::{Gateway, config};
+pub(crate) use gateway::{Gateway, config, listening};
 pub(crate) use process::{PATIENCE, Process};
 pub(crate) use requests::{WholeRequest, requests_in};
 pub(crate) use sink::{LARGE_LEN, Sink};
 pub(crate) use site::{
     HOST, ORIGIN, Site, assert_allowed, assert_denied, assert_edge_error, assert_never_readable, tenant_config,
 };
+pub(crate) use tls::{Authority, Issued, TlsConnection, Tunnel, tls_error};
 pub(crate) use upstream::{Exchange, RecordingUpstream, Then};
 pub(crate) use websocket::{accept, handshake, websocket};
 pub(crate) use wire::{Connection, Headers, Response, WireError, request};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, Ssl, TimingDigest, UniqueID, UniqueIDType,
 };
@@ -25,6 +26,10 @@ impl UniqueID for Conn {
 }
 
 impl Ssl for Conn {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.io.as_ref().and_then(|io| io.get_ssl_digest())
+    }
+
     fn selected_alpn_proto(&self) -> Option<ALPN> {
         self.io.as_ref().and_then(|io| io.selected_alpn_proto())
     }

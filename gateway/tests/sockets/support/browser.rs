@@ -7,6 +7,9 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Instant;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -37,13 +40,20 @@ pub(crate) struct Browser {
 
 impl Browser {
     pub(crate) fn start() -> Self {
+        Self::trusting(&[])
+    }
+
+    /// The same, that takes certificates with these public keys from anybody.
+    pub(crate) fn trusting(keys: &[Vec<u8>]) -> Self {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0");
         let process = Process::spawn(command);
         let driver = process.stdout_line(driver_address);
         let profile = TempDir::new().unwrap();
         let data_dir = format!("--user-data-dir={}", profile.path().display());
-        let flags: Vec<&str> = FLAGS.into_iter().chain([data_dir.as_str()]).collect();
+        let hashes: Vec<String> = keys.iter().map(|key| sha256(key)).collect();
+        let trusted = format!("--ignore-certificate-errors-spki-list={}", hashes.join(","));
+        let flags: Vec<&str> = FLAGS.into_iter().chain([data_dir.as_str(), trusted.as_str()]).collect();
         let wanted = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": { "args": flags } } } });
         let session = command_at(driver, "POST", "/session", &wanted);
         let session = session["sessionId"].as_str().expect("a session").to_owned();
@@ -91,6 +101,12 @@ fn command_at(driver: SocketAddr, method: &str, path: &str, body: &Value) -> Val
     let value = answer["value"].clone();
     assert!(value.get("error").is_none(), "{method} {path}: {value:#}");
     value
+}
+
+/// The hash of a public key as the browser's flag wants it.
+fn sha256(bytes: &[u8]) -> String {
+    let suite = TLS13_AES_128_GCM_SHA256.tls13().expect("a suite of TLS 1.3");
+    STANDARD.encode(suite.common.hash_provider.hash(bytes))
 }
 
 /// The address in `ChromeDriver was started successfully on port 1234.`

@@ -50,6 +50,11 @@ impl Gateway {
         Self::of(Process::crossgate(&[&["run", "--config", config], arguments].concat()), directory)
     }
 
+    /// The same by a command that is whole, with files that are in `directory` already.
+    pub(crate) fn start_as(command: Command, directory: TempDir) -> Self {
+        Self::of(Process::spawn(command), directory)
+    }
+
     /// The same by a command of the test's making, which is given the arguments to run with `text`.
     pub(crate) fn start_by(mut command: Command, text: &str) -> Self {
         let directory = TempDir::new().unwrap();

@@ -1,0 +1,232 @@
+//! Certificates as they are read, and as they are chosen.
+
+use std::io;
+use std::time::{Duration, UNIX_EPOCH};
+
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, date_time_ymd};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::TlsConnector;
+
+use super::*;
+use crate::metrics::HandshakeEnd;
+
+/// The texts of both files, for these names.
+fn issue(names: &[&str], kind: &'static rcgen::SignatureAlgorithm) -> (String, String) {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2030, 1, 1));
+    let key = KeyPair::generate_for(kind).unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+fn read(certificate: &str, key: &str) -> Result<Certificate, BadFile> {
+    Certificate::new(certificate.as_bytes(), key.as_bytes())
+}
+
+fn certificate(names: &[&str], kind: &'static rcgen::SignatureAlgorithm) -> Arc<Certificate> {
+    let (certificate, key) = issue(names, kind);
+    Arc::new(read(&certificate, &key).unwrap())
+}
+
+#[test]
+fn what_is_wrong_is_told_of_the_file_that_it_is_wrong_with() {
+    let (good, key) = issue(&["a.test"], &PKCS_ECDSA_P256_SHA256);
+    let (_, other) = issue(&["a.test"], &PKCS_ECDSA_P256_SHA256);
+    let (nameless, nameless_key) = issue(&[], &PKCS_ECDSA_P256_SHA256);
+    let encrypted = key.replace("PRIVATE", "ENCRYPTED PRIVATE");
+    let old = format!(
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n{}",
+        "-----END RSA PRIVATE KEY-----\n"
+    );
+    let empty_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let empty_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let of_certificate = |message: &'static str| Err((true, message));
+    let of_key = |message: &'static str| Err((false, message));
+    let cases: [(&str, &str, Result<(), (bool, &str)>); 14] = [
+        (&good, &key, Ok(())),
+        ("", &key, of_certificate("there is no certificate in it; name a PEM file")),
+        ("\u{30}\u{82}\u{1}", &key, of_certificate("there is no certificate in it; name a PEM file")),
+        (&key, &key, of_certificate("there is no certificate in it")),
+        (&good[..good.len() / 2], &key, of_certificate("its PEM text is damaged")),
+        (empty_certificate, &key, of_certificate("its first certificate cannot be understood")),
+        (&nameless, &nameless_key, of_certificate("its certificate is for no host")),
+        (&good, "", of_key("there is no private key in it; name a PEM file")),
+        (&good, &good, of_key("there is no private key in it")),
+        (&good, &encrypted, of_key("its private key is encrypted")),
+        (&good, &old, of_key("its private key is encrypted")),
+        (&good, &key[..key.len() / 2], of_key("its PEM text is damaged")),
+        (&good, empty_key, of_key("its private key is of no supported kind")),
+        (&good, &other, of_key("its private key belongs to another certificate")),
+    ];
+    for (certificate, key, expected) in cases {
+        let found = read(certificate, key).map(|_| ()).map_err(|bad| match bad {
+            BadFile::Certificate(message) => (true, message),
+            BadFile::Key(message) => (false, message),
+        });
+        let fits = match (&found, &expected) {
+            (Ok(()), Ok(())) => true,
+            (Err((of, message)), Err((expected_of, part))) => of == expected_of && message.starts_with(part),
+            _ => false,
+        };
+        assert!(fits, "{found:?} is not {expected:?}");
+    }
+}
+
+#[test]
+fn one_file_may_have_both() {
+    let (certificate, key) = issue(&["a.test"], &PKCS_ED25519);
+    for both in [format!("{certificate}{key}"), format!("some words\r\n{key}\r\n{certificate}")] {
+        assert!(read(&both, &both).is_ok(), "{both}");
+    }
+}
+
+#[test]
+fn time_makes_it_doubtful_and_nothing_more() {
+    let certificate = certificate(&["a.test"], &PKCS_ECDSA_P256_SHA256);
+    let doubt = |year: u64| certificate.doubt(UNIX_EPOCH + Duration::from_secs(year.saturating_sub(1970) * 31_556_952));
+    assert_eq!(doubt(2025), None);
+    assert!(doubt(2019).unwrap().contains("not valid before 2020-01-01 00:00:00 UTC"));
+    assert!(doubt(2031).unwrap().contains("expired on 2030-01-01 00:00:00 UTC"));
+    assert_eq!(certificate.expires(), 1_893_456_000);
+}
+
+#[test]
+fn a_key_is_not_printed() {
+    let certificate = certificate(&["a.test"], &PKCS_ED25519);
+    let printed = format!("{:?}", Terminator::new(&[certificate], TlsVersion::Tls12, None));
+    assert!(printed.contains("a.test") && printed.len() < 200, "{printed}");
+}
+
+/// Takes any certificate, and can check these signatures alone.
+#[derive(Debug)]
+struct Knows(Vec<SignatureScheme>);
+
+impl ServerCertVerifier for Knows {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.clone()
+    }
+}
+
+/// What a client of `host` that knows these signatures is shown.
+async fn shown(terminator: &Terminator, host: &str, knows: &[SignatureScheme]) -> Result<Arc<Shown>, HandshakeEnd> {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let builder =
+        ClientConfig::builder_with_provider(Arc::clone(&PROVIDER)).with_protocol_versions(rustls::ALL_VERSIONS);
+    let verifier = Arc::new(Knows(knows.to_vec()));
+    let client = builder.unwrap().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).unwrap();
+    let client = tokio::spawn(async move { TlsConnector::from(Arc::new(client)).connect(name, near).await });
+    let over = shake_hands(Box::new(far), terminator).await;
+    let shown = over.map(|(_, shown)| shown).map_err(|failure| failure.end);
+    assert_eq!(client.await.unwrap().is_ok(), shown.is_ok(), "both ends agree");
+    shown
+}
+
+#[tokio::test]
+async fn of_two_certificates_for_a_name_a_client_is_shown_one_that_it_knows() {
+    use SignatureScheme as S;
+    let both = [certificate(&["a.test"], &PKCS_ED25519), certificate(&["a.test"], &PKCS_ECDSA_P256_SHA256)];
+    let terminator = Terminator::new(&both, TlsVersion::Tls12, None);
+    let number = async |knows: &[SignatureScheme]| {
+        let shown = shown(&terminator, "a.test", knows).await?;
+        Ok(both.iter().position(|one| Arc::ptr_eq(one, &shown.certificate)).unwrap())
+    };
+    assert_eq!(number(&[S::ED25519, S::ECDSA_NISTP256_SHA256]).await, Ok(0));
+    assert_eq!(number(&[S::ECDSA_NISTP256_SHA256]).await, Ok(1));
+    assert_eq!(number(&[S::RSA_PSS_SHA256]).await, Err(HandshakeEnd::Incompatible));
+}
+
+#[tokio::test]
+async fn without_a_certificate_nobody_is_let_in() {
+    let terminator = Terminator::new(&[], TlsVersion::Tls12, None);
+    for host in ["a.test", "127.0.0.1"] {
+        let shown = shown(&terminator, host, &[SignatureScheme::ED25519]).await;
+        assert_eq!(shown.err(), Some(HandshakeEnd::UnknownName), "{host}");
+    }
+}
+
+#[test]
+fn what_did_not_change_goes_on() {
+    let (one, other) = (certificate(&["a.test"], &PKCS_ED25519), certificate(&["b.test"], &PKCS_ED25519));
+    let before = Terminator::new(&[Arc::clone(&one)], TlsVersion::Tls12, None);
+    let goes_on = |version| {
+        let after = Terminator::new(&[other.clone(), one.clone()], version, Some(&before));
+        Arc::ptr_eq(&after.served[1], &before.served[0])
+    };
+    assert!(goes_on(TlsVersion::Tls12));
+    assert!(!goes_on(TlsVersion::Tls13));
+}
+
+/// A connection whose handshake is done, and its client's end.
+async fn connection() -> (pingora::protocols::Stream, tokio_rustls::client::TlsStream<tokio::io::DuplexStream>) {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let terminator = Terminator::new(&[certificate(&["a.test"], &PKCS_ED25519)], TlsVersion::Tls12, None);
+    let builder =
+        ClientConfig::builder_with_provider(Arc::clone(&PROVIDER)).with_protocol_versions(rustls::ALL_VERSIONS);
+    let verifier = Arc::new(Knows(vec![SignatureScheme::ED25519]));
+    let mut client = builder.unwrap().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let connector = TlsConnector::from(Arc::new(client));
+    let client = connector.connect("a.test".try_into().unwrap(), near);
+    let (server, client) = tokio::join!(shake_hands(Box::new(far), &terminator), client);
+    let Ok((stream, _)) = server else { panic!("no handshake") };
+    (stream, client.unwrap())
+}
+
+#[tokio::test]
+async fn a_stream_tells_what_was_agreed() {
+    let (stream, _client) = connection().await;
+    assert_eq!(stream.selected_alpn_proto(), Some(ALPN::H1));
+    let digest = stream.get_ssl_digest().unwrap();
+    assert_eq!((&*digest.version, digest.cipher.starts_with("TLS13_")), ("TLSv1_3", true), "{digest:?}");
+}
+
+#[tokio::test]
+async fn the_end_is_told_by_whoever_lets_a_stream_go_and_need_not_be_told_by_clients() {
+    let (mut stream, mut client) = connection().await;
+    stream.write_all(b"last words").await.unwrap();
+    drop(stream);
+    let mut all = Vec::new();
+    client.read_to_end(&mut all).await.expect("the end is told");
+    assert_eq!(all, b"last words");
+
+    let (mut stream, mut client) = connection().await;
+    client.write_all(b"more to come").await.unwrap();
+    client.flush().await.unwrap();
+    drop(client.into_inner().0);
+    let mut all = Vec::new();
+    let end: io::Result<usize> = stream.read_to_end(&mut all).await;
+    assert_eq!((end.unwrap(), &all[..]), (12, &b"more to come"[..]));
+}

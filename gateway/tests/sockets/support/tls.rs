@@ -1,0 +1,198 @@
+//! TLS from outside: an authority that issues certificates, clients that trust nobody else, and a tunnel through which any other
+//! client of the suites, which speaks plain text, reaches a listener that speaks TLS.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData as _,
+    date_time_ymd,
+};
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio_rustls::TlsConnector;
+
+/// As for a connection in plain text.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Who is trusted.
+pub(crate) struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, as files have them.
+#[derive(Debug, Clone)]
+pub(crate) struct Issued {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+    pub(crate) der: CertificateDer<'static>,
+    /// Of its public key, as browsers want it.
+    pub(crate) spki: Vec<u8>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+    }
+
+    /// A certificate for these names, and addresses, that is valid now.
+    pub(crate) fn issue(&self, names: &[&str]) -> Issued {
+        self.issue_until(names, 2099)
+    }
+
+    /// One that expires with that year's beginning.
+    pub(crate) fn issue_until(&self, names: &[&str], year: i32) -> Issued {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(year, 1, 1));
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Issued {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+            der: certificate.der().clone(),
+            spki: key.subject_public_key_info(),
+        }
+    }
+
+    /// Its own certificate.
+    pub(crate) fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// A client that trusts it alone and speaks these versions.
+    pub(crate) fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_protocol_versions(versions).unwrap().with_root_certificates(roots);
+        let mut client = builder.with_no_client_auth();
+        client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(client)
+    }
+
+    /// The usual one.
+    pub(crate) fn usual_client(&self) -> Arc<ClientConfig> {
+        self.client(rustls::ALL_VERSIONS)
+    }
+
+    /// A connection that asks for `host`; an address asks for nobody.
+    pub(crate) fn connect(&self, address: SocketAddr, host: &str) -> io::Result<TlsConnection> {
+        TlsConnection::open(address, host, self.usual_client())
+    }
+}
+
+impl Issued {
+    /// Writes both files.
+    pub(crate) fn write(&self, certificate: &Path, key: &Path) {
+        std::fs::write(certificate, &self.certificate).unwrap();
+        std::fs::write(key, &self.key).unwrap();
+    }
+}
+
+/// A connection whose handshake is done.
+pub(crate) struct TlsConnection {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+}
+
+impl TlsConnection {
+    pub(crate) fn open(address: SocketAddr, host: &str, client: Arc<ClientConfig>) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(address).expect("connect");
+        stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
+        let name = ServerName::try_from(host.to_owned()).expect("a name");
+        let mut session = ClientConnection::new(client, name).unwrap();
+        while session.is_handshaking() {
+            session.complete_io(&mut stream)?;
+        }
+        Ok(Self { stream: StreamOwned::new(session, stream) })
+    }
+
+    /// What it was shown.
+    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.stream.conn.peer_certificates().expect("a certificate")[0]
+    }
+
+    pub(crate) fn session(&self) -> &ClientConnection {
+        &self.stream.conn
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).and_then(|()| self.stream.flush()).expect("sent");
+    }
+
+    /// Says that nothing more comes, and says it within TLS alone.
+    pub(crate) fn finish_sending(&mut self) {
+        self.stream.conn.send_close_notify();
+        self.stream.flush().expect("said");
+    }
+
+    /// Everything that comes until the gateway says, within TLS, that nothing more does.
+    pub(crate) fn read_to_end(&mut self) -> io::Result<String> {
+        let mut all = String::new();
+        self.stream.read_to_string(&mut all)?;
+        Ok(all)
+    }
+
+    /// What comes next, some bytes of it.
+    pub(crate) fn read_some(&mut self) -> io::Result<Vec<u8>> {
+        let mut some = vec![0; 64 * 1024];
+        let len = self.stream.read(&mut some)?;
+        some.truncate(len);
+        Ok(some)
+    }
+}
+
+/// What failed of a handshake, where it was TLS that failed.
+pub(crate) fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// Speaks TLS for clients that cannot. Every connection to its address becomes one to the gateway.
+pub(crate) struct Tunnel {
+    pub(crate) address: SocketAddr,
+    unclean: Arc<AtomicUsize>,
+    _runtime: Runtime,
+}
+
+impl Tunnel {
+    /// To a listener, where it asks for `host`.
+    pub(crate) fn to(gateway: SocketAddr, host: &str, authority: &Authority) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connector = TlsConnector::from(authority.usual_client());
+        let name = ServerName::try_from(host.to_owned()).expect("a name");
+        let unclean = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&unclean);
+        runtime.spawn(async move {
+            loop {
+                let (mut plain, _) = listener.accept().await.expect("a connection");
+                let (connector, name, counted) = (connector.clone(), name.clone(), Arc::clone(&counted));
+                tokio::spawn(async move {
+                    let stream = tokio::net::TcpStream::connect(gateway).await.expect("connect");
+                    let mut secure = connector.connect(name, stream).await.expect("a handshake");
+                    let ended = copy_bidirectional(&mut plain, &mut secure).await;
+                    let is_unclean = ended.is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
+                    counted.fetch_add(usize::from(is_unclean), SeqCst);
+                });
+            }
+        });
+        Self { address, unclean, _runtime: runtime }
+    }
+
+    /// How many connections the gateway ended without saying so within TLS.
+    pub(crate) fn unclean_ends(&self) -> usize {
+        self.unclean.load(SeqCst)
+    }
+}

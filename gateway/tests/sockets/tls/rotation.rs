@@ -1,0 +1,236 @@
+//! Certificates change under load: nobody is dropped, whoever comes next is shown the new one, and a broken one changes nothing.
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::{Stage, rename, text};
+use crate::support::{
+    Authority, Connection, Gateway, HOST, Issued, ORIGIN, RecordingUpstream, Tunnel, assert_allowed, request,
+};
+
+/// As for any file.
+const LIVE_WITHIN: Duration = Duration::from_secs(5);
+const ROTATIONS: usize = 12;
+const CONNECTIONS: usize = 8;
+
+fn get() -> Vec<u8> {
+    request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")
+}
+
+fn preflight() -> Vec<u8> {
+    request("OPTIONS", "/", HOST, &[("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")], b"")
+}
+
+impl Stage {
+    /// Waits until new clients are shown this one.
+    fn wait_shown(&self, issued: &Issued) {
+        let deadline = Instant::now() + LIVE_WITHIN;
+        while *self.connect(HOST).expect("a handshake").certificate() != issued.der {
+            assert!(Instant::now() < deadline, "never shown:\n{}", self.gateway.process.stderr());
+        }
+    }
+
+    fn broken_files(&self) -> f64 {
+        self.gateway.metric("crossgate_config_broken_files", &[])
+    }
+}
+
+/// Asks on connections that are kept to the end, and on fresh ones, while `changes` happen. No request fails, no connection ends.
+fn under_load(stage: &Stage, changes: impl FnOnce()) {
+    let tunnel = Tunnel::to(stage.secure, HOST, &stage.authority);
+    let (is_over, answers) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for number in 0..CONNECTIONS {
+            let (tunnel, is_over, answers) = (&tunnel, &is_over, &answers);
+            scope.spawn(move || {
+                let mut connection = Connection::open(tunnel.address);
+                while !is_over.load(SeqCst) {
+                    if number % 4 == 0 {
+                        connection = Connection::open(tunnel.address);
+                    }
+                    let answer = connection.exchange(&preflight()).expect("no connection is dropped");
+                    assert_eq!(answer.status, 204);
+                    assert_allowed(&connection.exchange(&get()).expect("no connection is dropped"));
+                    answers.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(changes));
+        is_over.store(true, SeqCst);
+        changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    assert!(answers.load(SeqCst) > CONNECTIONS, "hardly any load");
+    assert_eq!(tunnel.unclean_ends(), 0);
+}
+
+fn start() -> Stage {
+    let rest = "limits: { keepAliveRequests: 1000000 }\naccessLog: { level: Off }\n";
+    Stage::with(&[&[HOST]], RecordingUpstream::answering("hello"), "", rest)
+}
+
+#[test]
+fn certificates_rotate_under_load() {
+    let stage = start();
+    let path = |name: &str| stage.gateway.path(name);
+    under_load(&stage, || {
+        for round in 0..ROTATIONS {
+            let next = stage.authority.issue(&[HOST]);
+            match round % 3 {
+                0 => stage.replace(0, &next),
+                1 => next.write(&path("0.crt"), &path("0.key")),
+                _ => {
+                    // Both files in one: the same text twice is a certificate and its key.
+                    let both = Issued { certificate: next.certificate.clone() + &next.key, ..next.clone() };
+                    stage.replace(0, &Issued { key: both.certificate.clone(), ..both });
+                }
+            }
+            stage.wait_shown(&next);
+        }
+    });
+    assert_eq!(stage.gateway.metric("crossgate_config_last_reload_successful", &[]), 1.0);
+}
+
+#[test]
+fn certificates_of_a_swapped_directory_are_seen() {
+    // As Kubernetes mounts a Secret: file -> ..data/file, ..data -> ..VERSION, and only ..data is swapped.
+    let (authority, directory) = (Authority::new(), TempDir::new().unwrap());
+    let volume = directory.path().to_owned();
+    let publish = |number: usize| {
+        let (version, issued) = (format!("..{number}"), authority.issue(&[HOST]));
+        fs::create_dir(volume.join(&version)).unwrap();
+        issued.write(&volume.join(&version).join("0.crt"), &volume.join(&version).join("0.key"));
+        symlink(&version, volume.join("new-link")).unwrap();
+        fs::rename(volume.join("new-link"), volume.join("..data")).unwrap();
+        issued
+    };
+    let first = publish(0);
+    for name in ["0.crt", "0.key"] {
+        symlink(Path::new("..data").join(name), volume.join(name)).unwrap();
+    }
+    let upstream = RecordingUpstream::answering("hello");
+    let path = volume.join("crossgate.yaml");
+    fs::write(&path, text(1, &upstream, "", "accessLog: { level: Off }\n")).unwrap();
+    let gateway = Gateway::start_in(directory, &path, &[]);
+    let [plain, secure] = gateway.data_listeners()[..] else { panic!("two listeners") };
+    let stage = Stage { authority: Authority::new(), issued: vec![first], upstream, gateway, plain, secure };
+    let shown = |issued: &Issued| {
+        let deadline = Instant::now() + LIVE_WITHIN;
+        while *authority.connect(stage.secure, HOST).unwrap().certificate() != issued.der {
+            assert!(Instant::now() < deadline, "never shown");
+        }
+    };
+    shown(&stage.issued[0]);
+    for number in 1..4 {
+        shown(&publish(number));
+    }
+}
+
+#[test]
+fn a_broken_certificate_keeps_the_last_good_one_and_is_named() {
+    let stage = start();
+    let (certificate, key) = (stage.gateway.path("0.crt"), stage.gateway.path("0.key"));
+    let good = stage.issued[0].clone();
+    let other = stage.authority.issue(&[HOST]);
+    let broken: [(&str, &str, &str); 6] = [
+        ("", &good.key, "there is no certificate in it"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", &good.key, "cannot be understood"),
+        (&good.certificate[..200], &good.key, "its PEM text is damaged"),
+        (&good.certificate, &other.key, "belongs to another certificate"),
+        (&good.certificate, "", "there is no private key in it"),
+        (&other.certificate, &good.key, "belongs to another certificate"),
+    ];
+    under_load(&stage, || {
+        for (broken_certificate, broken_key, message) in broken {
+            rename(&certificate, broken_certificate);
+            rename(&key, broken_key);
+            // Everything else goes live.
+            assert_eq!(stage.gateway.admin("POST", "/reload").status, 200, "{message}");
+            let status = stage.gateway.admin("GET", "/status").text();
+            assert!(status.contains(message) && status.contains("crossgate.yaml"), "{message} is not in {status}");
+            assert_eq!(stage.broken_files(), 1.0);
+            assert_eq!(stage.shown(HOST), Ok(0), "{message}");
+            stage.gateway.process.stderr_line(|line| line.contains(message).then_some(()));
+        }
+        fs::remove_file(&key).unwrap();
+        stage.gateway.admin("POST", "/reload");
+        assert!(stage.gateway.admin("GET", "/status").text().contains("No such file"));
+        assert_eq!((stage.broken_files(), stage.shown(HOST)), (1.0, Ok(0)));
+        // Seen without being asked.
+        other.write(&certificate, &key);
+        stage.wait_shown(&other);
+    });
+    stage.gateway.wait_gone("crossgate_config_broken_files", &[]);
+}
+
+#[test]
+fn certificates_come_and_go_with_the_configuration() {
+    let stage = start();
+    let config = stage.gateway.path("crossgate.yaml");
+    let before = fs::read_to_string(&config).unwrap();
+    let second = stage.authority.issue(&["x.b.test"]);
+    let pair = "{ certificate: 0.crt, key: 0.key }";
+    rename(&config, &before.replace(pair, &format!("{pair}, {{ certificate: 1.crt, key: 1.key }}")));
+    // A pair that never was good is a mistake of the file that names it.
+    let answer = stage.gateway.admin("POST", "/reload");
+    assert_eq!(answer.status, 422);
+    assert!(answer.text().contains("1.crt cannot be used: No such file"), "{answer:?}");
+    second.write(&stage.gateway.path("1.crt"), &stage.gateway.path("1.key"));
+    let deadline = Instant::now() + LIVE_WITHIN;
+    while stage.connect("x.b.test").is_err() {
+        assert!(Instant::now() < deadline, "the file that came was not seen");
+    }
+    assert_eq!(stage.gateway.admin("GET", "/status").json()["restartNeeded"], serde_json::json!([]));
+    rename(&config, &before);
+    assert_eq!(stage.gateway.admin("POST", "/reload").status, 200);
+    assert!(stage.connect("x.b.test").is_err());
+    assert_eq!(stage.shown(HOST), Ok(0));
+}
+
+#[test]
+fn certificates_rotate_while_listeners_await_a_restart() {
+    let stage = start();
+    let config = stage.gateway.path("crossgate.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    for changed in [
+        text.replacen("  - address: 127.0.0.1:0\n", "  - address: 127.0.0.1:0\n    trustedProxies: [10.0.0.0/8]\n", 1),
+        text.replacen("admin:", "  - { address: \"127.0.0.1:0\" }\nadmin:", 1),
+    ] {
+        rename(&config, &changed);
+        let answer = stage.gateway.admin("POST", "/reload");
+        assert_eq!(answer.json()["restartNeeded"], serde_json::json!(["listeners"]), "{answer:?}");
+        let next = stage.authority.issue(&[HOST]);
+        stage.replace(0, &next);
+        stage.wait_shown(&next);
+    }
+    // A listener that is no longer written goes on as it was, in TLS, until then.
+    let shown = stage.connect(HOST).unwrap().certificate().clone();
+    let (before, rest) = text.split_once("    tls:").unwrap();
+    let rest = rest.split_once('\n').unwrap().1;
+    rename(&config, &format!("{before}{rest}"));
+    assert_eq!(stage.gateway.admin("POST", "/reload").json()["restartNeeded"], serde_json::json!(["listeners"]));
+    assert_eq!(*stage.connect(HOST).unwrap().certificate(), shown);
+}
+
+#[test]
+fn when_a_certificate_expires_is_told() {
+    let stage = start();
+    let expiry = || {
+        let series = stage.gateway.metrics().into_iter();
+        let mut expiries =
+            series.filter(|(name, _)| name.starts_with("crossgate_tls_certificate_expiry_timestamp_seconds"));
+        let (name, value) = expiries.next().expect("a series");
+        assert!(name.ends_with("0.crt\"}") && expiries.next().is_none(), "{name}");
+        value
+    };
+    assert_eq!(expiry(), 4_070_908_800.0, "2099");
+    let expired = stage.authority.issue_until(&[HOST], 2002);
+    stage.replace(0, &expired);
+    let answer = stage.gateway.admin("POST", "/reload");
+    assert!(answer.text().contains("has expired on 2002-01-01"), "{answer:?}");
+    assert_eq!(expiry(), 1_009_843_200.0, "it is served all the same");
+}
