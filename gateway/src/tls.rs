@@ -33,7 +33,7 @@ pub(crate) use names::Names;
 
 /// What is spoken within TLS, best first. HTTP/2 is offered by its place here; what a client took is the stream's
 /// `selected_alpn_proto`.
-const OFFERED: [ALPN; 1] = [ALPN::H1];
+const OFFERED: [(&[u8], ALPN); 1] = [(b"http/1.1", ALPN::H1)];
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(default_provider()));
 
@@ -120,7 +120,7 @@ impl Served {
             .expect("suites for these versions");
         let key = SingleCertAndKey::from(Arc::clone(certificate.key()));
         let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(key));
-        config.alpn_protocols = OFFERED.iter().map(alpn_name).collect();
+        config.alpn_protocols = OFFERED.map(|(name, _)| name.to_vec()).into();
         // What is needed to resume a session is in the client's ticket, and nothing of it here.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         match Ticketer::new() {
@@ -128,14 +128,6 @@ impl Served {
             Err(error) => tracing::warn!(%error, "TLS sessions cannot be resumed"),
         }
         Served { certificate: Arc::clone(certificate), config: Arc::new(config) }
-    }
-}
-
-fn alpn_name(protocol: &ALPN) -> Vec<u8> {
-    match protocol {
-        ALPN::H1 => b"http/1.1".to_vec(),
-        ALPN::H2 | ALPN::H2H1 => b"h2".to_vec(),
-        ALPN::Custom(custom) => custom.protocol().to_vec(),
     }
 }
 

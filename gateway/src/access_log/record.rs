@@ -97,7 +97,7 @@ pub struct Record<'a> {
     /// The `Connection` lines, joined by commas and capped at 64 bytes, where they are why the request is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<Escaped<'a, CONNECTION_LEN_MAX>>,
-    /// The scheme the client used, `http` or `https`, where a trusted proxy tells it.
+    /// The scheme the client used, `http` or `https`, where that is known: over TLS, or by a trusted proxy's word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<&'static str>,
     /// Whether there was a `Cookie` or an `Authorization` field; left out if not. Their values are never logged.

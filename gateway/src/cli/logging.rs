@@ -10,8 +10,9 @@ use tracing_subscriber::EnvFilter;
 /// The variable that filters.
 const FILTER_VARIABLE: &str = "CROSSGATE_LOG";
 
-/// Pingora logs each failed exchange, with the client's words in it; the access log has these, escaped and capped.
-const FILTER_DEFAULT: &str = "info,pingora=error,pingora_core=off,pingora_proxy=off";
+/// Pingora logs each failed exchange, with the client's words in it; the access log has these, escaped and capped. rustls warns
+/// of what clients do wrong, which is counted.
+const FILTER_DEFAULT: &str = "info,pingora=error,pingora_core=off,pingora_proxy=off,rustls=error";
 
 /// The form of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

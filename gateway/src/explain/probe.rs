@@ -257,7 +257,7 @@ impl Probe {
         let line: LogLine = serde_json::from_str(line)
             .map_err(|error| refused().unwrap_or_else(|| ProbeError::LogLine(error.to_string())))?;
         let fields = line.fields();
-        // Nobody else's word about the scheme is logged.
+        // Logged by a trusted proxy's word, or over TLS: both are believed.
         let sender = if line.scheme.is_some() { Sender::TrustedProxy } else { Sender::Stranger };
         let (method, target) = (unescape(&line.method), unescape(&line.path));
         let logged = Logged { verdict: line.verdict, reason: line.reason, is_cut: line.cut };

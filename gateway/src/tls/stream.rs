@@ -20,7 +20,7 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::{OFFERED, alpn_name};
+use super::OFFERED;
 
 /// A connection whose handshake is done.
 pub(super) struct TlsSocket {
@@ -105,7 +105,7 @@ impl Ssl for TlsSocket {
     fn selected_alpn_proto(&self) -> Option<ALPN> {
         let (_, session) = self.io.get_ref();
         let chosen = session.alpn_protocol()?;
-        OFFERED.into_iter().find(|protocol| alpn_name(protocol) == chosen)
+        OFFERED.into_iter().find(|(name, _)| *name == chosen).map(|(_, protocol)| protocol)
     }
 }
 

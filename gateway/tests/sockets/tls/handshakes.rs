@@ -166,10 +166,10 @@ fn whatever_is_no_handshake_is_ended_and_holds_nobody_up() {
         assert_allowed(&stage.ask(HOST, &get()));
         stage.wait_handshakes("success", f64::from(count));
     }
+    stage.gateway.wait_gone("crossgate_connections_active", &[]);
     let ends = results(&stage.gateway);
     let others = |(series, _): &(&String, &f64)| !series.contains("success");
     assert_eq!(ends.iter().filter(others).map(|(_, count)| count).sum::<f64>(), garbage.len() as f64, "{ends:?}");
-    stage.gateway.wait_gone("crossgate_connections_active", &[]);
 }
 
 /// The first message of a client.
@@ -212,7 +212,7 @@ fn a_first_message_may_come_in_any_pieces_and_break_off_anywhere() {
 
 #[test]
 fn a_handshake_has_a_deadline_in_all_its_parts() {
-    let stage = Stage::with(&[&[HOST]], RecordingUpstream::answering("hello"), "", "limits: { tlsHandshake: 1s }\n");
+    let stage = Stage::with(&[&[HOST]], RecordingUpstream::answering("hello"), "", "limits: { tlsHandshake: 3s }\n");
     let hello = client_hello(&stage);
     let mut waiting: Vec<Connection> = [&[][..], &hello[..1], &hello[..50], &hello[..]]
         .into_iter()
@@ -231,7 +231,7 @@ fn a_handshake_has_a_deadline_in_all_its_parts() {
     assert_eq!(ends.len(), 1, "{ends:?}");
     // The head's deadline begins with its own wait: a connection may be used later than the handshake's deadline.
     let mut kept = stage.connect(HOST).unwrap();
-    thread::sleep(std::time::Duration::from_millis(1_200));
+    thread::sleep(std::time::Duration::from_millis(3_200));
     kept.send(&get());
     assert!(kept.read_some().unwrap().starts_with(b"HTTP/1.1 200 "));
 }
