@@ -6,8 +6,10 @@
 //! `exposition`), and any lock on a request's way after its first count.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::SystemTime;
+
+use prometheus::process_collector::ProcessCollector;
 
 use crate::verdicts::Verdicts;
 
@@ -28,7 +30,9 @@ mod upstream;
 pub(crate) use self::cells::Cells;
 pub use self::connections::{ActiveConnection, ConnectionLimits, Connections, Full};
 pub use self::histogram::{Histogram, SampledTimer};
-pub use self::labels::{Change, EarlyClose, HandshakeEnd, ReloadResult, UpstreamError, VerdictLabel};
+pub use self::labels::{
+    AcceptError, BadIntroduction, Change, EarlyClose, HandshakeEnd, ReloadResult, UpstreamError, VerdictLabel,
+};
 pub use self::origins::{EntryHandles, SERIES_MAX_TENANT, SERIES_MAX_TOTAL};
 pub use self::reloads::Reloads;
 pub use self::rules::RuleCounters;
@@ -65,6 +69,9 @@ pub struct Metrics {
     no_tenant: Arc<TenantCounters>,
     budget: Arc<SeriesBudget>,
     started: SystemTime,
+    /// Set when the process begins to end: it is not ready from then on.
+    pub draining: Arc<AtomicBool>,
+    process: ProcessCollector,
 }
 
 impl Metrics {
@@ -86,6 +93,8 @@ impl Metrics {
             no_tenant,
             budget,
             started: SystemTime::now(),
+            draining: Arc::default(),
+            process: ProcessCollector::for_self(),
         })
     }
 

@@ -11,8 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use dashmap::DashMap;
 use dashmap::Entry;
 
-use super::EarlyClose;
-use super::tenant::counted;
+use super::{AcceptError, BadIntroduction, EarlyClose};
 
 /// The statuses of the gateway's own answers to requests it cannot charge a tenant with, ascending. 421 is not among
 /// them: those requests are counted under tenant `none`.
@@ -30,6 +29,8 @@ pub struct Connections {
     /// Open connections of each client, where these are limited.
     by_client: DashMap<IpAddr, u32>,
     closed_early: [AtomicU64; EarlyClose::ALL.len()],
+    bad_introductions: [AtomicU64; BadIntroduction::ALL.len()],
+    accept_errors: [AtomicU64; AcceptError::ALL.len()],
     refusals: [AtomicU64; REFUSALS.len()],
 }
 
@@ -41,6 +42,8 @@ impl Default for Connections {
             told: AtomicU64::new(0),
             by_client: DashMap::new(),
             closed_early: array::from_fn(|_| AtomicU64::new(0)),
+            bad_introductions: array::from_fn(|_| AtomicU64::new(0)),
+            accept_errors: array::from_fn(|_| AtomicU64::new(0)),
             refusals: array::from_fn(|_| AtomicU64::new(0)),
         }
     }
@@ -109,9 +112,23 @@ impl Connections {
         self.active.load(Relaxed)
     }
 
-    /// Counts a connection that the gateway closed without a whole answer.
+    /// Counts a connection that the gateway ended by itself.
     pub fn count_early_close(&self, reason: EarlyClose) {
         if let Some(cell) = self.closed_early.get(reason as usize) {
+            cell.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts a connection that was closed for want of a good PROXY header.
+    pub fn count_bad_introduction(&self, reason: BadIntroduction) {
+        if let Some(cell) = self.bad_introductions.get(reason as usize) {
+            cell.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts a connection that could not be accepted, on any listener.
+    pub fn count_accept_error(&self, reason: AcceptError) {
+        if let Some(cell) = self.accept_errors.get(reason as usize) {
             cell.fetch_add(1, Relaxed);
         }
     }
@@ -125,11 +142,35 @@ impl Connections {
     }
 
     pub(super) fn closed_early(&self) -> impl Iterator<Item = (EarlyClose, u64)> + '_ {
-        counted(&EarlyClose::ALL, &self.closed_early)
+        all(&EarlyClose::ALL, &self.closed_early)
+    }
+
+    pub(super) fn bad_introductions(&self) -> impl Iterator<Item = (BadIntroduction, u64)> + '_ {
+        all(&BadIntroduction::ALL, &self.bad_introductions)
+    }
+
+    pub(super) fn accept_errors(&self) -> impl Iterator<Item = (AcceptError, u64)> + '_ {
+        all(&AcceptError::ALL, &self.accept_errors)
     }
 
     pub(super) fn refusals(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
-        counted(&REFUSALS, &self.refusals)
+        all(&REFUSALS, &self.refusals)
+    }
+}
+
+impl ActiveConnection {
+    /// Counts it as one of `client` too, who was not known before, if there may be one more of those.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn count_client(&mut self, client: Option<IpAddr>, limits: ConnectionLimits) -> Result<(), Full> {
+        debug_assert!(self.client.is_none(), "a connection has one client");
+        let client = client.map(network).filter(|_| limits.of_client.is_some());
+        if !self.connections.has_room(client, limits) {
+            return Err(Full);
+        }
+        self.client = client;
+        Ok(())
     }
 }
 
@@ -151,6 +192,11 @@ impl Drop for Told<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
+}
+
+/// Every member of a closed set with its count, those that never counted included: an alert needs the zero.
+fn all<T: Copy>(set: &[T], cells: &[AtomicU64]) -> impl Iterator<Item = (T, u64)> {
+    set.iter().copied().zip(cells.iter().map(|cell| cell.load(Relaxed)))
 }
 
 /// What one client has: its IPv4 address, or the IPv6 network of 64 bits in which it may choose among addresses.
@@ -225,6 +271,23 @@ mod tests {
         for status in [200, 400, 400, 431, 599] {
             connections.count_refusal(status);
         }
-        assert_eq!(connections.refusals().collect::<Vec<_>>(), [(400, 2), (431, 1)]);
+        let counts = [(400, 2), (405, 0), (408, 0), (431, 1), (503, 0)];
+        assert_eq!(connections.refusals().collect::<Vec<_>>(), counts);
+    }
+
+    #[test]
+    fn a_client_that_is_named_later_counts_from_then_on() {
+        let connections = Arc::new(Connections::default());
+        let open = |client_named: Option<IpAddr>| {
+            let mut connection = connections.open(None, LIMITS).unwrap();
+            connection.count_client(client_named, LIMITS).map(|()| connection)
+        };
+        let one = open(client("192.0.2.1")).unwrap();
+        let _two = open(client("192.0.2.1")).unwrap();
+        assert_eq!(open(client("192.0.2.1")).err(), Some(Full));
+        assert_eq!(connections.active(), 2, "the one too many is gone");
+        drop(one);
+        assert!(open(client("192.0.2.1")).is_ok());
+        assert!(open(None).is_ok(), "nobody's");
     }
 }

@@ -34,6 +34,11 @@ impl Exposition {
             return;
         }
         family.set_metric(metrics);
+        self.encode(family);
+    }
+
+    /// Adds a family that was put together elsewhere.
+    pub(super) fn encode(&mut self, family: MetricFamily) {
         if let Err(error) = TextEncoder::new().encode_utf8(&[family], &mut self.text) {
             tracing::error!(%error, "a metric family could not be encoded");
         }

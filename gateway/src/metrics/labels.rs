@@ -104,11 +104,11 @@ label_set! {
 }
 
 label_set! {
-    /// Why the gateway closed a client's connection without a whole answer.
+    /// Why the gateway ended a client's connection by itself.
     EarlyClose {
         /// There were more connections than even 503 could be said to.
         Full => "full",
-        /// No further request within the keep-alive time.
+        /// No further request within the keep-alive time, or no first one: nobody waited for an answer.
         Idle => "idle",
         /// The request body came too slowly.
         SlowBody => "slow_body",
@@ -142,6 +142,34 @@ label_set! {
         ClientGone => "client_gone",
         /// Anything else.
         Failed => "failed",
+    }
+}
+
+label_set! {
+    /// Why a connection that should begin with a PROXY header was closed.
+    BadIntroduction {
+        /// Its peer is none of those who may send one.
+        Stranger => "stranger",
+        /// It begins with something else.
+        Malformed => "malformed",
+        /// The header is longer than any that is taken.
+        TooLarge => "too_large",
+        /// The header did not arrive in time.
+        Timeout => "timeout",
+        /// The peer went away within the header.
+        Truncated => "truncated",
+    }
+}
+
+label_set! {
+    /// Why no connection could be accepted.
+    AcceptError {
+        /// The process, or the system, has no descriptor left.
+        Descriptors => "descriptors",
+        /// The system has no memory left for it.
+        Memory => "memory",
+        /// Anything else, such as a client that was gone before.
+        Other => "other",
     }
 }
 

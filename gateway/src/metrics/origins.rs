@@ -95,11 +95,10 @@ fn empty<T>(len: usize) -> Table<T> {
     std::iter::repeat_with(OnceLock::new).take(len).collect()
 }
 
-/// What all tenants share: the number of series there are, and the counts that found no room.
+/// What all tenants share: the number of series there are.
 #[derive(Debug, Default)]
 pub(super) struct SeriesBudget {
     taken: AtomicUsize,
-    pub(super) overflow: AtomicU64,
 }
 
 impl SeriesBudget {
@@ -116,12 +115,14 @@ type Series = BTreeMap<(Box<str>, VerdictLabel), Arc<Cells>>;
 #[derive(Debug)]
 pub(super) struct OriginSeries {
     by_entry: Mutex<Series>,
+    /// Counts that found no room.
+    overflow: AtomicU64,
     budget: Arc<SeriesBudget>,
 }
 
 impl OriginSeries {
     pub(super) fn new(budget: Arc<SeriesBudget>) -> Self {
-        OriginSeries { by_entry: Mutex::default(), budget }
+        OriginSeries { by_entry: Mutex::default(), overflow: AtomicU64::new(0), budget }
     }
 
     /// The counter of an entry and a verdict, new if there is room for it.
@@ -146,7 +147,11 @@ impl OriginSeries {
     }
 
     pub(super) fn count_overflow(&self) {
-        self.budget.overflow.fetch_add(1, Relaxed);
+        self.overflow.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn overflow(&self) -> u64 {
+        self.overflow.load(Relaxed)
     }
 
     /// Calls `visit` with every entry, verdict and count.

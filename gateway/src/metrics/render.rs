@@ -1,13 +1,18 @@
 //! The families of a scrape: every name, help text and label that `/metrics` may show stands here.
 //!
-//! Gathered from the living counters each time. Counters and histograms without labels show their zero; a labelled series
-//! exists once counted.
+//! Gathered from the living counters each time. What counts by closed sets alone, or by upstream, shows its zeros, so that an
+//! alert sees the first one; what counts by tenant exists once counted, since there may be very many of those. The process's own
+//! figures are the encoder crate's.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use prometheus::core::Collector as _;
+
 use super::exposition::{Exposition, Family, unix_seconds};
 use super::{Metrics, TenantCounters, UpstreamCounters};
+
+const START_TIME: &str = "process_start_time_seconds";
 
 impl Metrics {
     /// The Prometheus text of everything counted so far. Takes time and memory by the number of series: for a thread
@@ -30,10 +35,14 @@ impl Metrics {
         build.level(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         exposition.push(build);
         exposition.gauge(
-            "process_start_time_seconds",
-            "When the process started, in seconds since 1970.",
-            unix_seconds(self.started),
+            "crossgate_ready",
+            "1 if /readyz says so, 0 while the process drains.",
+            f64::from(u8::from(!self.draining.load(Relaxed))),
         );
+        exposition.gauge(START_TIME, "When the process started, in seconds since 1970.", unix_seconds(self.started));
+        // Where /proc is hidden but for the process itself, the other reckoning of the start gives nothing.
+        let families = self.process.collect().into_iter().filter(|family| family.name() != START_TIME);
+        families.for_each(|family| exposition.encode(family));
     }
 
     fn push_reloads(&self, exposition: &mut Exposition) {
@@ -72,7 +81,7 @@ impl Metrics {
         exposition.counter("crossgate_connections_total", "Accepted connections of clients.", connections.opened());
         let mut closed = Family::counter(
             "crossgate_connections_closed_early_total",
-            "Connections the gateway closed without a whole answer, by reason.",
+            "Connections that the gateway ended by itself, by reason: idle ones awaited no answer, the others got no whole one.",
         );
         for (reason, count) in connections.closed_early() {
             closed.count(&[("reason", reason.as_str())], count);
@@ -86,6 +95,22 @@ impl Metrics {
             refused.count(&[("status", &status.to_string())], count);
         }
         exposition.push(refused);
+        let mut bad = Family::counter(
+            "crossgate_proxy_protocol_refused_total",
+            "Connections that were closed for want of a good PROXY header, by reason.",
+        );
+        for (reason, count) in connections.bad_introductions() {
+            bad.count(&[("reason", reason.as_str())], count);
+        }
+        exposition.push(bad);
+        let mut failed = Family::counter(
+            "crossgate_accept_errors_total",
+            "Connections that could not be accepted, those of the admin listener included, by reason.",
+        );
+        for (reason, count) in connections.accept_errors() {
+            failed.count(&[("reason", reason.as_str())], count);
+        }
+        exposition.push(failed);
     }
 
     fn push_decisions(&self, exposition: &mut Exposition) {
@@ -95,11 +120,6 @@ impl Metrics {
         );
         decisions.distribution(&[], &self.decisions.read());
         exposition.push(decisions);
-        exposition.counter(
-            "crossgate_metrics_overflow_total",
-            "Requests counted under origin \"other\" since there were too many origin series.",
-            self.budget.overflow.load(Relaxed),
-        );
         exposition.counter(
             "crossgate_access_log_dropped_total",
             "Access log lines that were not written, since the log could not keep up.",
@@ -111,6 +131,7 @@ impl Metrics {
 fn push_tenants(exposition: &mut Exposition, tenants: &[Arc<TenantCounters>]) {
     exposition.push(requests(tenants));
     exposition.push(origin_requests(tenants));
+    exposition.push(overflow(tenants));
     exposition.push(disagreements(tenants));
 }
 
@@ -141,6 +162,20 @@ fn origin_requests(tenants: &[Arc<TenantCounters>]) -> Family {
             let labels = [("tenant", tenant.id()), ("origin", origin), ("verdict", verdict.as_str())];
             family.count(&labels, count);
         });
+    }
+    family
+}
+
+fn overflow(tenants: &[Arc<TenantCounters>]) -> Family {
+    let mut family = Family::counter(
+        "crossgate_metrics_overflow_total",
+        "Requests counted under origin \"other\" since there were too many origin series, by tenant.",
+    );
+    for tenant in tenants {
+        let count = tenant.overflow();
+        if count > 0 {
+            family.count(&[("tenant", tenant.id())], count);
+        }
     }
     family
 }

@@ -138,6 +138,11 @@ impl TenantCounters {
         above_zero(&VerdictLabel::ALL, counts).for_each(|(verdict, count)| visit("other", verdict, count));
     }
 
+    /// Requests whose entry found no room for a series.
+    pub(super) fn overflow(&self) -> u64 {
+        self.tables.get().map_or(0, |tables| tables.origins.overflow())
+    }
+
     /// Calls `visit` with every kind of disagreement that has counted.
     pub(super) fn each_disagreement(&self, mut visit: impl FnMut(Change, u64)) {
         let Some(tables) = self.tables.get() else {

@@ -134,7 +134,7 @@ fn entries_beyond_the_bound_are_counted_as_other_and_as_overflow() {
         }
     }
     check(&metrics, r#"crossgate_origin_requests_total{tenant="acme",origin="other",verdict="allow"} 10"#);
-    check(&metrics, "crossgate_metrics_overflow_total 10");
+    check(&metrics, "crossgate_metrics_overflow_total{tenant=\"acme\"} 10");
     let text = metrics.render();
     let own = text.lines().filter(|line| line.contains(r#"origin="https://"#)).count();
     assert_eq!(own, SERIES_MAX_TENANT);
