@@ -14,6 +14,7 @@ mod logged;
 mod origin;
 mod pattern;
 mod policies;
+mod proxy_header;
 mod regex;
 mod request_headers;
 mod rule;
@@ -34,6 +35,7 @@ pub use host::host;
 pub use logged::logged;
 pub use origin::origin;
 pub use pattern::pattern;
+pub use proxy_header::proxy_header;
 pub use regex::regex;
 pub use request_headers::request_headers;
 pub use rule::rule;
@@ -51,6 +53,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("logged", logged),
     ("origin", origin),
     ("pattern", pattern),
+    ("proxy_header", proxy_header),
     ("regex", regex),
     ("request_headers", request_headers),
     ("rule", rule),

@@ -37,7 +37,10 @@ use self::preflight::{Client, Persistence, Preflight};
 use self::waiting::{Alarm, Stop};
 use self::watch::{ExchangeLimits, Watch};
 use crate::fields::Noted;
-use crate::metrics::{ActiveConnection, ConnectionLimits, Connections, EarlyClose, Full, HandshakeEnd};
+use crate::metrics::{
+    ActiveConnection, BadIntroduction, ConnectionLimits, Connections, EarlyClose, Full, HandshakeEnd,
+};
+use crate::proxy_protocol::{self, Entry, NoIntroduction};
 use crate::tls::{self, Failure, Terminator};
 
 /// Counts a connection as open until the last holder is gone: the lane, the exchange, a lingering close.
@@ -51,6 +54,10 @@ pub trait Backstage: Send + Sync + 'static {
     fn terminator(&self, listener: usize) -> Option<Arc<Terminator>>;
     /// The address of a client that is one by itself: no trusted proxy, behind which there are many.
     fn lone_client(&self, client: &Client) -> Option<IpAddr>;
+    /// How a connection of this peer begins.
+    fn entry(&self, peer: &Client) -> Entry;
+    /// A connection that did not begin as it should, and was closed.
+    fn not_introduced(&self, reason: BadIntroduction);
     /// Whether the gateway is about to stop, so that connections are to end with their present answer.
     fn is_draining(&self) -> bool;
     /// Answers a preflight without the upstream, if the policy lets it: appends the whole answer to `out`, counts and logs it. If it
@@ -273,6 +280,40 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         conn.reclaim()
     }
 
+    /// Who is at the other end, as far as is known.
+    fn peer(&self, io: &Stream) -> Client {
+        Client { address: peer_addr(io), listener: self.listener, shown: None }
+    }
+
+    /// Has the balancer at the other end say whose the connection is, and counts it as that client's; `None` where it ends here.
+    async fn introduce(
+        &self,
+        io: Stream,
+        entry: Entry,
+        guard: &mut ActiveConnection,
+        limits: &LaneLimits,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        let introduced = proxy_protocol::introduce(io, entry, limits.head.time, &mut Stop::new(shutdown)).await;
+        let (io, named) = match introduced {
+            Ok(introduced) => introduced,
+            Err(NoIntroduction::Nothing) => return None,
+            Err(NoIntroduction::Bad(reason)) => {
+                self.backstage.not_introduced(reason);
+                return None;
+            }
+        };
+        let client = self.peer(&io);
+        let lone = named.and_then(|_| self.backstage.lone_client(&client));
+        match guard.count_client(lone, limits.connections) {
+            Ok(()) => Some(io),
+            Err(Full) => {
+                self.turn_away(io, &client).await;
+                None
+            }
+        }
+    }
+
     /// Shakes hands with a client, where TLS is spoken; the stream of bytes within, unless that fails.
     async fn secure(
         &self,
@@ -354,15 +395,24 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
 #[async_trait]
 impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> ServerApp for Lane<P, B> {
     async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let mut client = Client { address: peer_addr(&io), listener: self.listener, shown: None };
+        let peer = self.peer(&io);
         let limits = self.backstage.limits();
-        let guard = match self.connections.open(self.backstage.lone_client(&client), limits.connections) {
-            Ok(guard) => Arc::new(guard),
-            Err(Full) => {
-                self.turn_away(io, &client).await;
-                return None;
-            }
+        let entry = self.backstage.entry(&peer);
+        let client = match entry {
+            Entry::Client => self.backstage.lone_client(&peer),
+            // Whoever passes connections on is many clients.
+            Entry::Header | Entry::Closed => None,
         };
+        let Ok(mut guard) = self.connections.open(client, limits.connections) else {
+            self.turn_away(io, &peer).await;
+            return None;
+        };
+        let io = match entry {
+            Entry::Client => io,
+            // In a box, since most listeners have no use for its room.
+            Entry::Header | Entry::Closed => Box::pin(self.introduce(io, entry, &mut guard, &limits, shutdown)).await?,
+        };
+        let mut client = self.peer(&io);
         let mut alarm = Alarm::default();
         let io = match self.backstage.terminator(self.listener) {
             // In a box, so that a connection in plain text, and one whose handshake is over, has no room for one.
@@ -371,7 +421,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> ServerApp for Lane<
             }
             None => io,
         };
-        let line = Reclaimed { io, ahead: BytesMut::new(), eof: false, alarm, guard };
+        let line = Reclaimed { io, ahead: BytesMut::new(), eof: false, alarm, guard: Arc::new(guard) };
         self.serve(line, &client, shutdown).await;
         None
     }

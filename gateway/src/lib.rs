@@ -22,6 +22,7 @@ pub mod log_request;
 pub mod metrics;
 pub mod process;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod reload;
 pub mod respond;
 pub mod rewrite;

@@ -37,10 +37,25 @@ impl Socket {
     pub(crate) fn new(stream: TcpStream, peer: SocketAddr) -> io::Result<Self> {
         // Writes are collected here, not in the kernel.
         stream.set_nodelay(true)?;
-        let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-        let _first = digest.peer_addr.set(Some(peer.into()));
-        Ok(Socket { io: BufWriter::with_capacity(WRITE_BUFFER_LEN, stream), digest: Arc::new(digest) })
+        let digest = digest(&stream, peer);
+        Ok(Socket { io: BufWriter::with_capacity(WRITE_BUFFER_LEN, stream), digest })
     }
+
+    /// The connection itself. Nothing that was read from it is held here.
+    pub(crate) fn tcp(&mut self) -> &mut TcpStream {
+        self.io.get_mut()
+    }
+
+    /// From now on it is a connection from this address: whoever passes it on has said so.
+    pub(crate) fn rename(&mut self, peer: SocketAddr) {
+        self.digest = digest(self.io.get_ref(), peer);
+    }
+}
+
+fn digest(stream: &TcpStream, peer: SocketAddr) -> Arc<SocketDigest> {
+    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+    let _first = digest.peer_addr.set(Some(peer.into()));
+    Arc::new(digest)
 }
 
 impl AsyncRead for Socket {

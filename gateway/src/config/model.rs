@@ -81,6 +81,8 @@ pub struct Listener {
     pub trusted_proxies: Vec<IpNet>,
     /// What it speaks TLS with; `None` for plain text.
     pub tls: Option<ListenerTls>,
+    /// Whether connections begin with a PROXY header, and whose.
+    pub proxy_protocol: Option<Balancers>,
 }
 
 /// What a listener speaks TLS with.
@@ -112,11 +114,30 @@ pub enum TlsVersion {
 }
 
 impl Listener {
-    /// Whether a peer may speak for a client. An IPv4 peer of a dual-stack socket counts as IPv4.
-    pub fn trusts(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.trusted_proxies.iter().any(|range| range.contains(&peer))
+    /// Whether a client may speak for others.
+    pub fn trusts(&self, client: IpAddr) -> bool {
+        is_in(&self.trusted_proxies, client)
     }
+}
+
+/// Who passes connections on, each with a PROXY header; nobody else may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Balancers {
+    /// Their addresses.
+    pub from: Vec<IpNet>,
+}
+
+impl Balancers {
+    /// Whether a peer is one of them.
+    pub fn include(&self, peer: IpAddr) -> bool {
+        is_in(&self.from, peer)
+    }
+}
+
+/// An IPv4 peer of a dual-stack socket counts as IPv4.
+fn is_in(ranges: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    ranges.iter().any(|range| range.contains(&address))
 }
 
 /// The admin listener.

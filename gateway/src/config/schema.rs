@@ -140,6 +140,8 @@ described! {
         trusted_proxies: Option<Vec<String>>,
         /// What it speaks TLS with. Without it, it speaks plain HTTP. Certificates are changed without a restart.
         tls: Option<ListenerTls>,
+        /// Connections begin with a PROXY header, version 1 or 2, that names the client. Off by default.
+        proxy_protocol: Option<ProxyProtocol>,
     }
 
     /// What a listener speaks TLS with.
@@ -166,6 +168,13 @@ described! {
         Tls12,
         /// TLS 1.3 and later.
         Tls13,
+    }
+
+    /// Headers of balancers that pass connections on.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct ProxyProtocol {
+        /// Address ranges of these balancers. Nobody else may connect, and they only with a header.
+        from: Vec<String>,
     }
 
     /// The listener for operators.

@@ -65,9 +65,10 @@ sections! {
         "tenants", "tenantsDir", "scriptsDir",
     ];
     TENANTS_FILE = "TenantsFile", "a tenants file", ["version", "tenants"];
-    LISTENER = "Listener", "a listener", ["address", "trustedProxies", "tls"];
+    LISTENER = "Listener", "a listener", ["address", "trustedProxies", "tls", "proxyProtocol"];
     LISTENER_TLS = "ListenerTls", "the TLS of a listener", ["certificates", "minVersion"];
     CERTIFICATE = "Certificate", "a certificate", ["certificate", "key"];
+    PROXY_PROTOCOL = "ProxyProtocol", "the PROXY protocol", ["from"];
     ADMIN = "Admin", "the admin listener", ["address", "tokenFile", "openMetrics", "hosts"];
     RUNTIME = "Runtime", "the runtime", ["threads"];
     LIMITS = "Limits", "the limits", [

@@ -10,8 +10,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::decode::{Decoder, Fields};
+use super::diagnostics::Diagnostic;
 use super::model::{
-    AccessLog, Admin, At, BodyMax, Limits, Listener, Located, LogLevel, Runtime, Settings, Shutdown, Threads,
+    AccessLog, Admin, At, Balancers, BodyMax, Limits, Listener, Located, LogLevel, Runtime, Settings, Shutdown, Threads,
 };
 use super::sections;
 use super::tree::{Node, Value};
@@ -19,8 +20,8 @@ use crate::host;
 
 /// Data listeners: enough for every address family and port anybody has needed.
 const LISTENERS_MAX: usize = 64;
-/// Address ranges of one listener. They are asked one after the other.
-const TRUSTED_PROXIES_MAX: usize = 256;
+/// Address ranges in one list of a listener. They are asked one after the other.
+const ADDRESS_RANGES_MAX: usize = 256;
 /// Names of the admin listener. They are asked one after the other.
 const ADMIN_HOSTS_MAX: usize = 64;
 /// Fields of a head: Pingora's own parser stops there.
@@ -68,14 +69,33 @@ impl Decoder<'_> {
 
     fn listener(&mut self, node: &Node) -> Option<(At, Listener)> {
         let fields = self.fields(node, &sections::LISTENER)?;
-        let ranges = fields
-            .find("trustedProxies")
-            .map_or(&[][..], |node| self.list(node, "a list of address ranges", TRUSTED_PROXIES_MAX));
-        let trusted_proxies = ranges.iter().filter_map(|node| self.address_range(node)).collect();
+        let trusted_proxies = fields.find("trustedProxies").map_or(Vec::new(), |node| self.address_ranges(node));
         let tls = fields.find("tls").map(|node| self.listener_tls(node));
+        let proxy_protocol = fields.find("proxyProtocol").and_then(|node| self.proxy_protocol(node));
         let node = self.required(&fields, "address")?;
         let address = self.address(node)?;
-        Some((node.at, Listener { address, trusted_proxies, tls }))
+        Some((node.at, Listener { address, trusted_proxies, tls, proxy_protocol }))
+    }
+
+    fn proxy_protocol(&mut self, node: &Node) -> Option<Balancers> {
+        let fields = self.fields(node, &sections::PROXY_PROTOCOL)?;
+        let node = self.required(&fields, "from")?;
+        let from = self.address_ranges(node);
+        if let Value::List(items) = &node.value
+            && items.is_empty()
+        {
+            self.error(node.at, "nobody could connect; write the addresses of the balancers, such as 10.0.0.0/8");
+        }
+        if from.iter().any(|range| range.prefix_len() == 0) {
+            let message = "everybody may connect, and say who they are; write the addresses of the balancers alone";
+            self.found.push(Diagnostic::warning(self.file, node.at, message));
+        }
+        Some(Balancers { from })
+    }
+
+    fn address_ranges(&mut self, node: &Node) -> Vec<IpNet> {
+        let ranges = self.list(node, "a list of address ranges", ADDRESS_RANGES_MAX);
+        ranges.iter().filter_map(|node| self.address_range(node)).collect()
     }
 
     /// Two sockets cannot have one address.

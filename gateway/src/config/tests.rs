@@ -131,6 +131,34 @@ upstreams:
 }
 
 #[test]
+fn a_listener_for_balancers_names_them() {
+    let text = r#"version: 1
+listeners:
+  - { address: "127.0.0.1:1", proxyProtocol: true }
+  - { address: "127.0.0.1:2", proxyProtocol: {} }
+  - { address: "127.0.0.1:3", proxyProtocol: { from: [] } }
+  - { address: "127.0.0.1:4", proxyProtocol: { from: [10.0.0.1/8], optional: true } }
+  - { address: "127.0.0.1:5", proxyProtocol: { from: ["10.0.0.0/8", "::/0"] } }
+  - { address: "127.0.0.1:6", proxyProtocol: { from: [0.0.0.0/0] } }
+"#;
+    check(
+        text,
+        &[
+            "3:46 expected the PROXY protocol (keys and values), found true",
+            "4:46 the PROXY protocol needs the key `from`",
+            "5:54 nobody could connect; write the addresses of the balancers, such as 10.0.0.0/8",
+            "6:55 `10.0.0.1/8` is not an address range; bits after the prefix are set; write 10.0.0.0/8",
+            "6:68 the PROXY protocol has no key `optional`; its keys are `from`",
+            "7:54 everybody may connect, and say who they are; write the addresses of the balancers alone",
+            "8:54 everybody may connect, and say who they are; write the addresses of the balancers alone",
+        ],
+    );
+    let found = main_file(text).found;
+    let warnings = found.iter().filter(|one| one.severity == diagnostics::Severity::Warning);
+    assert_eq!(warnings.map(|one| one.place.line).collect::<Vec<_>>(), [7, 8]);
+}
+
+#[test]
 fn shows_the_line_and_a_caret() {
     let text = "version: 1\nlisteners:\n  - adress: \"127.0.0.1:80\"\n";
     let found = main_file(text).found;

@@ -15,7 +15,8 @@ use super::head::{HeadLimits, Refusal};
 use super::preflight::{Client, Preflight};
 use super::watch::{ExchangeLimits, Phase};
 use super::{Answered, Answers, Backstage, Lane, LaneLimits, conn::Conn};
-use crate::metrics::{ConnectionLimits, Connections, EarlyClose, HandshakeEnd, Metrics};
+use crate::metrics::{BadIntroduction, ConnectionLimits, Connections, EarlyClose, HandshakeEnd, Metrics};
+use crate::proxy_protocol::Entry;
 use crate::runner::{Bound, Running};
 use crate::tls::Terminator;
 
@@ -74,6 +75,10 @@ impl Backstage for Limits {
     fn lone_client(&self, client: &Client) -> Option<IpAddr> {
         client.address.map(|address| address.ip())
     }
+    fn entry(&self, _: &Client) -> Entry {
+        Entry::Client
+    }
+    fn not_introduced(&self, _: BadIntroduction) {}
     fn is_draining(&self) -> bool {
         false
     }
@@ -209,6 +214,24 @@ fn requests_already_in_the_buffer_are_all_answered_in_order() {
     assert_eq!(status_lines(&text), ["200", "200", "200"], "{text}");
     let order: Vec<_> = ["GET /1", "PUT /2", "GET /3"].iter().map(|line| text.find(line)).collect();
     assert!(order.is_sorted() && order.iter().all(Option::is_some), "{text}");
+}
+
+/// Accepted already or still in the socket's queue: the client cannot tell, and it has sent its request.
+#[test]
+fn whoever_is_connected_when_the_stop_comes_is_answered() {
+    for _ in 0..5 {
+        let mut served = Served::start();
+        let mut clients: Vec<_> = (0..100).map(|_| served.connect()).collect();
+        for client in &mut clients {
+            client.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+        }
+        let running = served.running.take().expect("running");
+        let stopping = thread::spawn(|| running.stop(Duration::from_secs(30)));
+        for client in clients {
+            assert_eq!(status_lines(&read_all(client)), ["200"]);
+        }
+        assert_eq!(stopping.join().expect("stopped"), 0);
+    }
 }
 
 #[test]

@@ -16,7 +16,8 @@ use crate::lane::preflight::{Client, Preflight};
 use crate::lane::watch::ExchangeLimits;
 use crate::lane::{Answered, Backstage, LaneLimits};
 use crate::log_request::{self, Finished};
-use crate::metrics::{ConnectionLimits, EarlyClose, HandshakeEnd};
+use crate::metrics::{BadIntroduction, ConnectionLimits, EarlyClose, HandshakeEnd};
+use crate::proxy_protocol::Entry;
 use crate::tenant::Route;
 use crate::tls::Terminator;
 use crate::verdicts::RuleSeat;
@@ -34,6 +35,21 @@ impl Backstage for Gateway {
     fn lone_client(&self, client: &Client) -> Option<IpAddr> {
         let Peer { address, is_trusted } = self.peer(client.address, client.listener);
         address.filter(|_| !is_trusted)
+    }
+
+    fn entry(&self, peer: &Client) -> Entry {
+        let Some(balancers) = self.listeners.get(peer.listener).and_then(|listener| listener.proxy_protocol.as_ref())
+        else {
+            return Entry::Client;
+        };
+        match peer.address.is_some_and(|address| balancers.include(address.ip())) {
+            true => Entry::Header,
+            false => Entry::Closed,
+        }
+    }
+
+    fn not_introduced(&self, reason: BadIntroduction) {
+        self.metrics.connections.count_bad_introduction(reason);
     }
 
     fn is_draining(&self) -> bool {

@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod balancers;
 mod browser;
 mod cache;
 mod check;
