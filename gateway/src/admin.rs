@@ -21,6 +21,7 @@ use crate::lane::head::{self, HeadLimits, NoHead};
 use crate::lane::linger;
 use crate::lane::waiting::Stop;
 use crate::metrics::Metrics;
+use crate::runner::accept_error;
 
 mod access;
 mod answer;
@@ -116,6 +117,7 @@ async fn accept(listener: tokio::net::TcpListener, state: Arc<AdminState>, stop:
                 tokio::spawn(exchange(Box::new(socket), slot, place, Arc::clone(&state), stop.clone()));
             }
             Err(error) => {
+                state.metrics.connections.count_accept_error(accept_error(&error));
                 tracing::warn!(%error, "admin: accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

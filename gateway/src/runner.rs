@@ -3,8 +3,9 @@
 //! That one retries a taken port for 30 s and then panics in a task, sleeps its whole grace period on
 //! SIGTERM however idle it is, and hides its sockets. Here all listeners are bound before anything
 //! starts, so a taken port is an error at once and port 0 can be asked for its number; the stop ends
-//! as soon as the last connection has. Connections are accepted here too and served as a [`Socket`]. The
-//! signals themselves belong to the command line: a test runs the same code in process.
+//! as soon as the last connection has. Connections are accepted here too and served as a [`Socket`]. Sockets may also come from
+//! another process that ends (`upgrade`), and go to one. The signals themselves belong to the command line: a test runs the
+//! same code in process.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -16,9 +17,10 @@ use pingora::apps::ServerApp;
 use pingora::server::ShutdownWatch;
 use pingora_runtime::Runtime;
 use rustix::io::Errno;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::metrics::Connections;
+use crate::metrics::{AcceptError, Connections};
 use crate::socket::Socket;
 
 /// A listener that is bound and not yet served.
@@ -43,6 +45,24 @@ impl Bound {
         Ok(Bound { listener, address })
     }
 
+    /// A socket that another process has bound.
+    ///
+    /// # Errors
+    /// The operating system's, where it is none.
+    pub fn inherited(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(Bound { listener, address })
+    }
+
+    /// The same socket again, for another process. It listens until both are closed.
+    ///
+    /// # Errors
+    /// The operating system's, where there is no descriptor left.
+    pub fn duplicate(&self) -> io::Result<TcpListener> {
+        self.listener.try_clone()
+    }
+
     /// The address with its real port.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -57,8 +77,22 @@ impl Bound {
 /// Running data listeners.
 pub struct Running {
     runtime: Runtime,
+    accepting: watch::Sender<Accepting>,
     stop: watch::Sender<bool>,
     connections: Arc<Connections>,
+    /// Every task that accepts or serves holds one more.
+    tasks: Arc<()>,
+}
+
+/// Which connections are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepting {
+    /// All.
+    All,
+    /// Those that wait already: they took the gateway's word that it listens.
+    Waiting,
+    /// None: another process has the socket, and all that wait.
+    None,
 }
 
 /// Connections that wait to be accepted, unless the system's own bound is lower: a storm of them comes faster than any loop accepts.
@@ -81,66 +115,142 @@ impl Running {
         threads: usize,
     ) -> io::Result<Self> {
         let runtime = Runtime::new_steal(threads, "crossgate");
+        let (accepting, told) = watch::channel(Accepting::All);
         let (stop, stopped) = watch::channel(false);
+        let tasks = Arc::new(());
         let handle = runtime.get_handle().clone();
         let _entered = handle.enter();
         for (Bound { listener, address }, app) in services {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            handle.spawn(serve(listener, address, Arc::new(app), stopped.clone()));
+            let door = Door {
+                address,
+                app: Arc::new(app),
+                connections: Arc::clone(&connections),
+                task: Arc::clone(&tasks),
+                stopped: stopped.clone(),
+            };
+            handle.spawn(door.keep(listener, told.clone()));
         }
-        Ok(Running { runtime, stop, connections })
+        Ok(Running { runtime, accepting, stop, connections, tasks })
+    }
+
+    /// Where its connections are served.
+    pub fn runtime(&self) -> &Handle {
+        self.runtime.get_handle()
     }
 
     /// Stops accepting, lets idle connections go and waits for busy ones, `grace` at most. Returns
     /// how many connections were left.
     pub fn stop(self, grace: Duration) -> u64 {
+        self.accepting.send_replace(Accepting::Waiting);
+        self.end(grace)
+    }
+
+    /// The same where another process accepts from now on, so that nothing hurries: a client has `unhurried` to send one more
+    /// request on an idle connection, and to be told with its answer that it was the last.
+    pub fn hand_over(self, unhurried: Duration, grace: Duration) -> u64 {
+        self.accepting.send_replace(Accepting::None);
+        self.wait(unhurried);
+        self.end(grace)
+    }
+
+    fn end(self, grace: Duration) -> u64 {
         self.stop.send_replace(true);
-        let until = Instant::now() + grace;
-        while self.connections.active() > 0 && Instant::now() < until {
-            std::thread::sleep(DRAIN_POLL);
-        }
+        self.wait(grace);
         let left = self.connections.active();
         self.runtime.shutdown_timeout(RUNTIME_STOP);
         left
     }
-}
 
-/// Accepts connections until the stop, each served by a task of its own.
-async fn serve<A: ServerApp + Send + Sync + 'static>(
-    listener: tokio::net::TcpListener,
-    address: SocketAddr,
-    app: Arc<A>,
-    stopped: ShutdownWatch,
-) {
-    let mut told = stopped.clone();
-    let stop = told.wait_for(|stop| *stop);
-    let mut stop = pin!(stop);
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = &mut stop => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted.and_then(|(stream, peer)| Socket::new(stream, peer)) {
-            Ok(socket) => {
-                let (app, stopped) = (Arc::clone(&app), stopped.clone());
-                tokio::spawn(async move { app.process_new(Box::new(socket), &stopped).await });
-            }
-            Err(error) if is_exhausted(&error) => {
-                tracing::error!(%address, %error, "no connection can be accepted");
-                tokio::time::sleep(EXHAUSTED_WAIT).await;
-            }
-            // It was gone before it was accepted.
-            Err(error) => tracing::debug!(%address, %error, "a connection failed at once"),
+    /// Waits until nothing is accepted or served any more, `time` at most.
+    fn wait(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while (Arc::strong_count(&self.tasks) > 1 || self.connections.active() > 0) && Instant::now() < until {
+            std::thread::sleep(DRAIN_POLL);
         }
     }
-    // New ones are refused from here on rather than left waiting.
-    drop(listener);
-    app.cleanup().await;
 }
 
-/// Whether the system has nothing left for another connection.
-fn is_exhausted(error: &io::Error) -> bool {
-    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|errno| exhausted.contains(&errno))
+/// What accepts on one listener.
+struct Door<A> {
+    address: SocketAddr,
+    app: Arc<A>,
+    connections: Arc<Connections>,
+    task: Arc<()>,
+    stopped: ShutdownWatch,
+}
+
+impl<A: ServerApp + Send + Sync + 'static> Door<A> {
+    /// Accepts connections until it is told not to, each served by a task of its own.
+    async fn keep(self, listener: tokio::net::TcpListener, mut told: watch::Receiver<Accepting>) {
+        let mut accepting = pin!(told.wait_for(|accepting| *accepting != Accepting::All));
+        let told = loop {
+            let accepted = tokio::select! {
+                biased;
+                told = &mut accepting => break told.map_or(Accepting::None, |told| *told),
+                accepted = listener.accept() => accepted,
+            };
+            if let Err(AcceptError::Descriptors | AcceptError::Memory) = self.take(accepted) {
+                tokio::time::sleep(EXHAUSTED_WAIT).await;
+            }
+        };
+        match told {
+            Accepting::Waiting => self.take_waiting(listener),
+            // New ones are refused from here on rather than left waiting, or go to whoever else has the socket.
+            Accepting::All | Accepting::None => drop(listener),
+        }
+        let Door { app, task, .. } = self;
+        drop(task);
+        app.cleanup().await;
+    }
+
+    /// Takes those that wait. As many as may wait, so that a flood of new ones does not keep it.
+    fn take_waiting(&self, listener: tokio::net::TcpListener) {
+        let Ok(listener) = listener.into_std() else { return };
+        for _ in 0..BACKLOG {
+            let accepted = match listener.accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                accepted => accepted,
+            };
+            let ours = |(stream, peer): (std::net::TcpStream, SocketAddr)| {
+                stream.set_nonblocking(true)?;
+                Ok((tokio::net::TcpStream::from_std(stream)?, peer))
+            };
+            if let Err(AcceptError::Descriptors | AcceptError::Memory) = self.take(accepted.and_then(ours)) {
+                return;
+            }
+        }
+    }
+
+    /// Serves a connection; what failed is logged and counted.
+    fn take(&self, accepted: io::Result<(tokio::net::TcpStream, SocketAddr)>) -> Result<(), AcceptError> {
+        let socket = accepted.and_then(|(stream, peer)| Socket::new(stream, peer)).map_err(|error| {
+            let kind = accept_error(&error);
+            self.connections.count_accept_error(kind);
+            let address = self.address;
+            match kind {
+                AcceptError::Descriptors | AcceptError::Memory => {
+                    tracing::error!(%address, %error, "no connection can be accepted");
+                }
+                // It was gone before it was accepted.
+                AcceptError::Other => tracing::debug!(%address, %error, "a connection failed at once"),
+            }
+            kind
+        })?;
+        let (app, stopped, task) = (Arc::clone(&self.app), self.stopped.clone(), Arc::clone(&self.task));
+        tokio::spawn(async move {
+            app.process_new(Box::new(socket), &stopped).await;
+            drop(task);
+        });
+        Ok(())
+    }
+}
+
+/// What it means that a connection could not be accepted.
+pub(crate) fn accept_error(error: &io::Error) -> AcceptError {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE) => AcceptError::Descriptors,
+        Some(Errno::NOBUFS | Errno::NOMEM) => AcceptError::Memory,
+        _ => AcceptError::Other,
+    }
 }

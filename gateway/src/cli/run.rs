@@ -1,6 +1,7 @@
 //! `crossgate run`: a gateway until a signal ends it.
 //!
-//! SIGTERM lets running requests end; a second one, or SIGINT, does not. SIGHUP reloads the configuration.
+//! SIGTERM lets running requests end; a second one, or SIGINT, does not. SIGHUP reloads the configuration. SIGUSR2 starts the
+//! binary anew, which takes over.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use rustix::thread::disable_transparent_huge_pages;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::logging::{self, LogFormat};
 use super::{GOOD, USAGE, WRONG};
@@ -15,6 +17,8 @@ use crate::descriptors;
 use crate::lane::Answers;
 use crate::process::{Options, Process, StartError, Stop};
 use crate::reload::BrokenTenants;
+use crate::service_manager;
+use crate::upgrade::{Predecessor, Serving};
 
 /// The arguments of `crossgate run`.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,6 +32,9 @@ pub struct RunArgs {
     /// The form of diagnostics on standard error
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
+    /// Take the sockets of the process that started this one, as SIGUSR2 makes it
+    #[arg(long, hide = true)]
+    pub take_over: bool,
 }
 
 /// Serves until a signal; gives the exit code.
@@ -50,22 +57,41 @@ fn serve(args: RunArgs) -> Result<(), StartError> {
     descriptors::raise_limit();
     keep_pages_small();
     let broken_tenants = if args.skip_broken_tenants { BrokenTenants::Skip } else { BrokenTenants::Refuse };
+    let options = Options { config: args.config, broken_tenants, answers: Answers::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Caught before anything else, so that none that comes early ends the process unasked.
     let mut signals = runtime.block_on(async { Signals::catch() })?;
-    let process =
-        Process::start(&Options { config: args.config, broken_tenants, answers: Answers::default() }, io::stdout())?;
+    let process = if args.take_over { take_over(&options)? } else { Process::start(&options, io::stdout())? };
     announce(&process);
+    service_manager::ready(generation(&process));
     runtime.block_on(async {
-        let how = signals.until_stop(&process).await;
+        let watchdog = tokio::spawn(service_manager::watch(process.runtime().clone()));
+        let how = Errands::default().run(&mut signals, &process).await;
+        watchdog.abort();
         tracing::info!(?how, "stopping");
         let stopped = stop(process, how);
         tokio::select! {
             _ = stopped => {}
-            _ = signals.next_stop() => tracing::warn!("stopped at once, by a second signal"),
+            () = signals.out_of_patience(how) => tracing::warn!("stopped at once, by a second signal"),
         }
     });
+    // What blocks is not waited for.
+    runtime.shutdown_background();
     Ok(())
+}
+
+/// A gateway with the sockets of the process that started this one, which leaves them to it.
+fn take_over(options: &Options) -> Result<Process, StartError> {
+    let mut predecessor = Predecessor::from_stdin().map_err(StartError::TakeOver)?;
+    let process = Process::succeed(options, io::stdout(), Some(&mut predecessor))?;
+    match predecessor.relieve() {
+        Ok(()) => Ok(process),
+        Err(error) => {
+            process.stop(Stop::Gracefully);
+            let message = format!("the process that was to be relieved has ended, and so does this one: {error}");
+            Err(StartError::TakeOver(io::Error::new(error.kind(), message)))
+        }
+    }
 }
 
 /// The allocator asks for huge pages where the system grants them; then all of a buffer is resident once a byte of it is. A request body
@@ -97,10 +123,15 @@ fn stop(process: Process, how: Stop) -> oneshot::Receiver<()> {
     stopped
 }
 
+fn generation(process: &Process) -> u64 {
+    process.reloader().current().latest().generation
+}
+
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    upgrade: Signal,
 }
 
 impl Signals {
@@ -109,23 +140,104 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 
-    async fn until_stop(&mut self, process: &Process) -> Stop {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return Stop::Gracefully,
-                _ = self.interrupt.recv() => return Stop::AtOnce,
-                _ = self.hangup.recv() => process.reloader().request(),
-            }
+    /// Ends with the signal that makes a stop end at once.
+    async fn out_of_patience(&mut self, how: Stop) {
+        match how {
+            Stop::Gracefully | Stop::AtOnce => tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            },
+            // The service is told to stop, and its old process does so already.
+            Stop::HandedOver => drop(self.interrupt.recv().await),
         }
     }
+}
 
-    async fn next_stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+/// What was begun on a signal and takes its time.
+#[derive(Default)]
+struct Errands {
+    /// A reload that the service manager waits for.
+    reload: Option<JoinHandle<()>>,
+    upgrade: Option<Upgrade>,
+}
+
+/// A successor that does not serve yet.
+struct Upgrade {
+    waiting: JoinHandle<io::Result<Serving>>,
+    cancel: Box<dyn FnOnce()>,
+}
+
+impl Errands {
+    /// Does what signals ask for, until one asks for the end.
+    async fn run(mut self, signals: &mut Signals, process: &Process) -> Stop {
+        let how = loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => break Stop::Gracefully,
+                _ = signals.interrupt.recv() => break Stop::AtOnce,
+                _ = signals.hangup.recv() => self.reload(process),
+                _ = signals.upgrade.recv() => self.upgrade(process),
+                _ = ended(self.reload.as_mut()) => {
+                    self.reload = None;
+                    service_manager::ready(generation(process));
+                }
+                serving = ended(self.upgrade.as_mut().map(|upgrade| &mut upgrade.waiting)) => {
+                    self.upgrade = None;
+                    match serving.flatten().and_then(hand_over) {
+                        Ok(()) => return Stop::HandedOver,
+                        Err(error) => tracing::error!(%error, "the new process does not serve; this one serves on"),
+                    }
+                }
+            }
+        };
+        service_manager::stopping();
+        if let Some(Upgrade { cancel, .. }) = self.upgrade {
+            cancel();
         }
+        how
+    }
+
+    fn reload(&mut self, process: &Process) {
+        // A second request while the first is being served is for the thread that reloads: it takes many for one.
+        if !service_manager::is_there() || self.reload.is_some() {
+            return process.reloader().request();
+        }
+        service_manager::reloading();
+        self.reload = Some(tokio::task::spawn_blocking(process.reload_blocking()));
+    }
+
+    fn upgrade(&mut self, process: &Process) {
+        if self.upgrade.is_some() {
+            return tracing::warn!("a new process is being started already");
+        }
+        let begun = process.start_successor().and_then(|successor| {
+            tracing::info!(pid = successor.pid(), "a new process is to take over");
+            let cancel = Box::new(successor.cancel()?);
+            Ok(Upgrade { waiting: tokio::task::spawn_blocking(|| successor.wait()), cancel })
+        });
+        match begun {
+            Ok(upgrade) => self.upgrade = Some(upgrade),
+            Err(error) => tracing::error!(%error, "no new process can be started; this one serves on"),
+        }
+    }
+}
+
+/// The service manager hears of the new process first, since it takes no word from one that it does not know.
+fn hand_over(serving: Serving) -> io::Result<()> {
+    let pid = serving.pid;
+    service_manager::succeeded_by(pid);
+    serving.relieve().inspect_err(|_| service_manager::succeeded_by(std::process::id()))?;
+    tracing::info!(pid, "the sockets are handed over");
+    Ok(())
+}
+
+/// Ends with what was begun; never, if nothing was.
+async fn ended<T>(begun: Option<&mut JoinHandle<T>>) -> io::Result<T> {
+    match begun {
+        Some(begun) => begun.await.map_err(io::Error::other),
+        None => std::future::pending().await,
     }
 }

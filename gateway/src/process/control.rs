@@ -16,12 +16,12 @@ pub(super) struct ProcessControl {
     reloader: Reloader,
     metrics: Arc<Metrics>,
     listening: Listening,
-    is_draining: Arc<AtomicBool>,
+    is_closing: Arc<AtomicBool>,
 }
 
 impl ProcessControl {
     pub(super) fn new(reloader: Reloader, metrics: Arc<Metrics>, listening: Listening) -> Self {
-        ProcessControl { reloader, metrics, listening, is_draining: Arc::default() }
+        ProcessControl { reloader, metrics, listening, is_closing: Arc::default() }
     }
 
     pub(super) fn reloader(&self) -> &Reloader {
@@ -32,20 +32,26 @@ impl ProcessControl {
         &self.listening
     }
 
-    /// Whether the process is about to stop, for those who look at it with every request.
-    pub(super) fn draining(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.is_draining)
+    /// Whether connections end with their present answer, for those who look at it with every request.
+    pub(super) fn is_closing(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_closing)
     }
 
-    /// From now on the process is not ready, and connections end with their present answer.
+    /// From now on connections end with their present answer.
+    pub(super) fn close(&self) {
+        self.is_closing.store(true, SeqCst);
+    }
+
+    /// The same, and the process is not ready.
     pub(super) fn drain(&self) {
-        self.is_draining.store(true, SeqCst);
+        self.metrics.draining.store(true, SeqCst);
+        self.close();
     }
 }
 
 impl Control for ProcessControl {
     fn phase(&self) -> Phase {
-        if self.is_draining.load(SeqCst) { Phase::Draining } else { Phase::Serving }
+        if self.metrics.draining.load(SeqCst) { Phase::Draining } else { Phase::Serving }
     }
 
     fn status(&self) -> Value {

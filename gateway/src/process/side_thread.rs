@@ -45,6 +45,11 @@ impl SideThread {
         self.runtime.block_on(task)
     }
 
+    /// Nothing more is begun here; what is being answered is.
+    pub(super) fn end_tasks(&self) {
+        self.stop.send_replace(true);
+    }
+
     pub(super) fn stop(self, within: Duration) {
         self.stop.send_replace(true);
         self.runtime.shutdown_timeout(within);

@@ -1,0 +1,62 @@
+//! What systemd hears, over a socket of the test's.
+
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::support::{Gateway, Heir, PATIENCE, RecordingUpstream, config, tenant_config};
+
+/// The next message but for the watchdog's, line by line.
+fn next(socket: &UnixDatagram) -> Vec<String> {
+    loop {
+        let lines = any(socket);
+        if lines != ["WATCHDOG=1"] {
+            return lines;
+        }
+    }
+}
+
+fn any(socket: &UnixDatagram) -> Vec<String> {
+    let mut bytes = [0; 4096];
+    let len = socket.recv(&mut bytes).expect("a message in time");
+    String::from_utf8_lossy(&bytes[..len]).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_service_manager_is_told_of_every_turn() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let upstream = RecordingUpstream::answering("hello");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crossgate"));
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000").env_remove("WATCHDOG_PID");
+    let good = config(&tenant_config(&upstream, ""));
+    let gateway = Gateway::start_by(command, &good);
+    assert_eq!(next(&socket), ["READY=1", "STATUS=serving configuration 1"]);
+    while any(&socket) != ["WATCHDOG=1"] {}
+
+    gateway.process.signal(Signal::HUP);
+    let reloading = next(&socket);
+    assert_eq!((reloading.len(), &*reloading[0], &*reloading[2]), (3, "RELOADING=1", "STATUS=reloading"));
+    let at = reloading[1].strip_prefix("MONOTONIC_USEC=").expect("the time");
+    assert!(at.parse::<u64>().is_ok_and(|at| at > 0), "{at}");
+    assert_eq!(next(&socket), ["READY=1", "STATUS=serving configuration 2"]);
+    // One that is refused is over too.
+    std::fs::write(gateway.path("crossgate.yaml"), "version: 2\n").unwrap();
+    gateway.process.signal(Signal::HUP);
+    assert_eq!(next(&socket)[0], "RELOADING=1");
+    assert_eq!(next(&socket), ["READY=1", "STATUS=serving configuration 2"]);
+    std::fs::write(gateway.path("crossgate.yaml"), good).unwrap();
+
+    let mut heir = Heir::of(&gateway.process, |signal| gateway.process.signal(signal), &[]);
+    let pid = heir.pid.as_raw_nonzero();
+    assert_eq!(next(&socket), [format!("MAINPID={pid}"), "STATUS=handed over; the old process drains".to_owned()]);
+    assert_eq!(next(&socket), ["READY=1", "STATUS=serving configuration 1"]);
+    while any(&socket) != ["WATCHDOG=1"] {}
+    heir.signal(Signal::TERM);
+    assert_eq!(next(&socket), ["STOPPING=1", "STATUS=draining"]);
+    assert_eq!(heir.wait_ended(), Some(0));
+}
