@@ -26,9 +26,9 @@ class Site:
 
     def __init__(self, binary, directory):
         self.binary, self.directory = binary, directory
-        self.ports = {name: free_port() for name in ("DATA", "ADMIN", "UPSTREAM", "PAGES", "PROMETHEUS")}
+        self.ports = {name: free_port() for name in ("DATA", "BALANCED", "ADMIN", "UPSTREAM", "PAGES", "PROMETHEUS")}
         self.servers = []
-        self.loaded = Load(self.ports["DATA"])
+        self.loaded = Load(self.ports["DATA"], self.ports["BALANCED"])
 
     def __enter__(self):
         try:

@@ -13,8 +13,9 @@ PIPELINED = 50
 
 
 class Load:
-    def __init__(self, port):
-        self.port = port
+    def __init__(self, port, balanced):
+        """The port for clients, and the one for a balancer that passes connections on."""
+        self.port, self.balanced = port, balanced
 
     def round(self, number, times=1):
         """A few of everything that is over at once. Each call with another number has some origins and paths of its own."""
@@ -23,6 +24,7 @@ class Load:
                 answered = self.ask(method, path, host, fields)
                 if answered != status:
                     raise AssertionError(f"{method} {host}{path} {fields} was answered with {answered}, expected {status}")
+            self.pass_on(turn)
 
     def cases(self, number):
         preview = f"https://b{number % 5}.preview.acme.example"
@@ -68,6 +70,12 @@ class Load:
         finally:
             client.close()
 
+    def pass_on(self, number):
+        """As a balancer: a connection with a header, and one without."""
+        whole = f"GET /orders HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+        self.raw(f"PROXY TCP4 203.0.113.{number % 250} 192.0.2.1 40000 80\r\n".encode() + whole, answers=1, port=self.balanced)
+        self.raw(whole, port=self.balanced)
+
     def many_paths(self):
         """More answers than are kept."""
         for number in range(40):
@@ -103,13 +111,16 @@ class Load:
         with socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT_SECONDS) as client:
             client.sendall(f"GET /slow HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
 
-    def raw(self, sent, answers=None):
+    def raw(self, sent, answers=None, port=None):
         """Sends bytes and reads so many answers, or until the other side ends."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT_SECONDS) as client:
+        with socket.create_connection(("127.0.0.1", port or self.port), timeout=TIMEOUT_SECONDS) as client:
             client.sendall(sent)
             read = b""
             while answers is None or read.count(b"HTTP/1.1 ") < answers:
-                piece = client.recv(65536)
+                try:
+                    piece = client.recv(65536)
+                except ConnectionResetError:
+                    piece = b""
                 if not piece:
                     return
                 read += piece

@@ -72,6 +72,10 @@ def config_faults(binary, config_map, spec):
     grace = spec["terminationGracePeriodSeconds"]
     if grace < stop_seconds(config) + LAST_WORDS_SECONDS:
         found.append(f"a pod is killed after {grace} s, a stop takes {stop_seconds(config)} s and a little")
+    (large,) = [alert for alert in alerts() if alert["alert"] == "CrossgateMemoryLarge"]
+    memory, told = container["resources"]["limits"]["memory"], int(large["expr"].rsplit(">", 1)[1])
+    if int(memory.removesuffix("Mi")) * 1024 * 1024 <= told:
+        found.append(f"a container is killed at {memory}, before CrossgateMemoryLarge rings at {told} bytes")
     return found
 
 
