@@ -254,3 +254,22 @@ pub(crate) fn accept_error(error: &io::Error) -> AcceptError {
         _ => AcceptError::Other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_out_is_told_from_what_has_gone() {
+        for (errno, kind) in [
+            (Errno::MFILE, AcceptError::Descriptors),
+            (Errno::NFILE, AcceptError::Descriptors),
+            (Errno::NOBUFS, AcceptError::Memory),
+            (Errno::NOMEM, AcceptError::Memory),
+            (Errno::CONNABORTED, AcceptError::Other),
+        ] {
+            assert_eq!(accept_error(&errno.into()), kind);
+        }
+        assert_eq!(accept_error(&io::ErrorKind::TimedOut.into()), AcceptError::Other);
+    }
+}

@@ -20,8 +20,8 @@ use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -42,6 +42,9 @@ const OFFER_LEN_MAX: u64 = 64 << 10;
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 /// For an answer to what takes no time.
 const WORD_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a successor has ended.
+const END_POLL: Duration = Duration::from_millis(20);
 
 const SERVING: &str = "serving\n";
 const YOURS: &str = "yours\n";
@@ -122,7 +125,7 @@ impl Successor {
         match offer(&line, offered) {
             Ok(()) => Ok(Successor { child, line }),
             Err(error) => {
-                end(&mut child);
+                end(&mut child, Duration::ZERO)?;
                 Err(error)
             }
         }
@@ -151,14 +154,12 @@ impl Successor {
             return Ok(Serving { pid: self.child.id(), line: self.line });
         };
         drop(self.line);
-        match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                end(&mut self.child);
-                Err(io::Error::new(io::ErrorKind::TimedOut, format!("it did not serve within {START_TIME_MAX:?}")))
-            }
-            // It ends by itself, or has.
-            _ => Err(io::Error::other(format!("it ended, {}", self.child.wait()?))),
-        }
+        let is_late = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+        // Once nobody talks to it, it ends by itself; if it began to serve, when its requests have.
+        let status = end(&mut self.child, if is_late { Duration::ZERO } else { START_TIME_MAX })?;
+        let what =
+            if is_late { format!("it did not serve within {START_TIME_MAX:?}") } else { format!("it ended, {status}") };
+        Err(io::Error::new(error.kind(), what))
     }
 }
 
@@ -255,11 +256,17 @@ fn expect(mut line: &UnixStream, word: &str) -> io::Result<()> {
     if said == word.as_bytes() { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// Ends a successor that does not serve.
-fn end(child: &mut Child) {
-    // Either may fail for one that has ended already.
-    let _killed = child.kill();
-    let _reaped = child.wait();
+/// Waits for the end of a successor that does not serve, and brings it about when it takes longer than `patience`.
+fn end(child: &mut Child, patience: Duration) -> io::Result<ExitStatus> {
+    let until = Instant::now() + patience;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(END_POLL);
+    }
+    child.kill()?;
+    child.wait()
 }
 
 #[cfg(test)]

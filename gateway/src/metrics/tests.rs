@@ -56,6 +56,49 @@ fn every_request_series_has_a_cell_of_its_own() {
 }
 
 #[test]
+fn the_processs_own_figures_are_there_and_every_family_is_once() {
+    let metrics = Metrics::new();
+    let text = metrics.render();
+    let mut families: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    let all = families.len();
+    families.sort_unstable();
+    families.dedup();
+    assert_eq!(families.len(), all, "{text}");
+    for name in ["open_fds", "max_fds", "resident_memory_bytes", "threads", "start_time_seconds"] {
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("process_{name} ")));
+        assert!(value.is_some_and(|value| value.parse::<f64>().unwrap() > 0.0), "{name} in\n{text}");
+    }
+    assert!(text.contains("\nprocess_cpu_seconds_total "), "{text}");
+}
+
+#[test]
+fn readiness_is_that_of_the_probe() {
+    let metrics = Metrics::new();
+    check(&metrics, "crossgate_ready 1");
+    metrics.draining.store(true, std::sync::atomic::Ordering::Relaxed);
+    check(&metrics, "crossgate_ready 0");
+}
+
+#[test]
+fn closed_sets_show_their_zeros() {
+    let metrics = Metrics::new();
+    let upstream = metrics.upstream("orders");
+    upstream.count_error(UpstreamError::Reset);
+    metrics.connections.count_accept_error(AcceptError::Descriptors);
+    for line in [
+        r#"crossgate_upstream_errors_total{upstream="orders",kind="reset"} 1"#,
+        r#"crossgate_upstream_errors_total{upstream="orders",kind="connect_refused"} 0"#,
+        r#"crossgate_accept_errors_total{reason="descriptors"} 1"#,
+        r#"crossgate_accept_errors_total{reason="memory"} 0"#,
+        r#"crossgate_proxy_protocol_refused_total{reason="stranger"} 0"#,
+        r#"crossgate_connections_closed_early_total{reason="idle"} 0"#,
+        r#"crossgate_requests_refused_total{status="431"} 0"#,
+    ] {
+        check(&metrics, line);
+    }
+}
+
+#[test]
 fn a_series_exists_once_counted() {
     let metrics = Metrics::new();
     let tenant = metrics.tenant("acme");

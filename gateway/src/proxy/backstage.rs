@@ -42,10 +42,8 @@ impl Backstage for Gateway {
         else {
             return Entry::Client;
         };
-        match peer.address.is_some_and(|address| balancers.include(address.ip())) {
-            true => Entry::Header,
-            false => Entry::Closed,
-        }
+        let is_balancer = peer.address.is_some_and(|address| balancers.include(address.ip()));
+        if is_balancer { Entry::Header } else { Entry::Closed }
     }
 
     fn not_introduced(&self, reason: BadIntroduction) {

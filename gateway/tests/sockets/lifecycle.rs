@@ -179,6 +179,7 @@ fn the_readiness_probe_fails_before_the_listeners_close() {
         assert!(begin.elapsed() < Duration::from_secs(1), "still ready");
     }
     assert_eq!(site.gateway.admin("GET", "/livez").status, 200);
+    assert_eq!(site.gateway.metric("crossgate_ready", &[]), 0.0);
     let answer = Connection::ask(site.gateway.data, &request("GET", "/", HOST, &[], b"")).unwrap();
     assert_eq!(answer.status, 200, "still serving while the load balancer takes it out");
     assert!(begin.elapsed() < Duration::from_secs(1), "too slow to tell");
