@@ -174,3 +174,92 @@ impl FieldLines for Named<'_> {
         self.fields.lines(&self.name).try_for_each(visit)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTED: [&str; 13] = [
+        "Host",
+        "Origin",
+        "Access-Control-Request-Method",
+        "Sec-Fetch-Site",
+        "X-Forwarded-Proto",
+        "X-Request-Id",
+        "Connection",
+        "Upgrade",
+        "Content-Length",
+        "Transfer-Encoding",
+        "Expect",
+        "Cookie",
+        "Authorization",
+    ];
+
+    /// What is noted, under its name; the presence of one field looks like that of its kind.
+    fn all<'a>(noted: &Noted<'a>) -> Vec<(&'static str, Field<'a>)> {
+        let presence = |is_there| if is_there { Field::One(b"there") } else { Field::Absent };
+        let fields = [
+            noted.host,
+            noted.origin,
+            noted.requested_method,
+            noted.sec_fetch_site,
+            noted.forwarded_proto,
+            noted.request_id,
+            noted.connection,
+            noted.upgrade,
+            noted.content_length,
+            noted.transfer_encoding,
+            presence(noted.has_expect),
+            presence(noted.has_credentials),
+            presence(noted.has_credentials),
+        ];
+        NOTED.into_iter().zip(fields).filter(|(_, field)| field.is_present()).collect()
+    }
+
+    /// Shows these lines to `check`, in a map and as they are in a head.
+    fn in_both(lines: &[(&str, &str)], check: impl Fn(Fields<'_>)) {
+        let of_head: Vec<_> =
+            lines.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect();
+        check(Fields::Lines(&of_head));
+        let of_map = lines.iter().map(|(name, value)| (name.parse().unwrap(), value.trim().parse().unwrap()));
+        check(Fields::from(&of_map.collect::<HeaderMap>()));
+    }
+
+    fn check(lines: &[(&str, &str)], expected: &[(&'static str, Field<'_>)]) {
+        in_both(lines, |fields| assert_eq!(all(&Noted::of(fields)), expected, "{lines:?}"));
+    }
+
+    #[test]
+    fn each_field_is_noted_and_no_other_of_its_length() {
+        let there = |name| (name, Field::One(b"there"));
+        for name in NOTED {
+            let expected = match name {
+                "Cookie" | "Authorization" => ["Cookie", "Authorization"].map(there).to_vec(),
+                name => vec![there(name)],
+            };
+            check(&[(name, "there")], &expected);
+            check(&[(&name.to_ascii_uppercase(), "there")], &expected);
+            check(&[(&format!("q{}", &name[1..]), "there")], &[]);
+            check(&[(&format!("{name}s"), "there")], &[]);
+        }
+        let twice = [("Origin", "a"), ("Host", "b"), ("origin", "a")];
+        check(&twice, &[("Host", Field::One(b"b")), ("Origin", Field::Many)]);
+    }
+
+    #[test]
+    fn lines_and_elements_are_found_in_order() {
+        let via = http::header::VIA;
+        in_both(&[("Via", "a, b"), ("Vias", "x"), ("via", ""), ("VIA", "c \t,d")], |fields| {
+            assert_eq!(fields.lines(&via).collect::<Vec<_>>(), [&b"a, b"[..], b"", b"c \t,d"]);
+            assert_eq!(fields.elements(&via).collect::<Vec<_>>(), [&b"a"[..], b"b", b"", b"c", b"d"]);
+            assert_eq!((fields.first(&via), fields.has(&via)), (Some(&b"a, b"[..]), true));
+            assert_eq!((fields.first(&http::header::TE), fields.has(&http::header::TE)), (None, false));
+            let mut seen = Vec::new();
+            let outcome = Named { fields, name: via.clone() }.try_each(&mut |line| {
+                seen.push(line.to_vec());
+                if line.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            assert_eq!((outcome, seen), (ControlFlow::Break(()), vec![b"a, b".to_vec(), Vec::new()]));
+        });
+    }
+}

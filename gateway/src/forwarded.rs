@@ -161,12 +161,20 @@ fn append_forwarded(fields: &mut HeaderMap, peer: Peer) -> Result<(), InvalidHea
 mod tests {
     use super::*;
 
-    fn written(fields: &[(&'static str, &'static str)], is_trusted: bool) -> Vec<(String, String)> {
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut request = HeaderMap::new();
         for (name, value) in fields {
             request.append(*name, HeaderValue::from_static(value));
         }
-        let peer = Peer { address: Some("192.0.2.7".parse().unwrap()), is_trusted };
+        request
+    }
+
+    fn peer(address: &str, is_trusted: bool) -> Peer {
+        Peer { address: Some(address.parse().unwrap()), is_trusted }
+    }
+
+    fn written(fields: &[(&'static str, &'static str)], peer: Peer) -> Vec<(String, String)> {
+        let mut request = map(fields);
         let noted = Noted::of((&request).into());
         let (id, scheme) = (request_id(&noted, peer), scheme(&noted, peer));
         crate::rewrite::remove(&mut request, |name| is_claim(name.as_str(), peer));
@@ -191,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_strangers_claims_are_written_anew() {
-        let all = written(&CLAIMS, false);
+        let all = written(&CLAIMS, peer("192.0.2.7", false));
         let names: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
         let wanted =
             ["host", "x-crossgate-tenant", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"];
@@ -203,17 +211,75 @@ mod tests {
 
     #[test]
     fn a_trusted_proxys_word_is_kept() {
-        let all = written(&CLAIMS, true);
+        let all = written(&CLAIMS, peer("192.0.2.7", true));
         let value = |name: &str| {
             let found: Vec<_> = all.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect();
             found.join(" | ")
         };
         assert_eq!(value("x-forwarded-for"), "1.1.1.1, 2.2.2.2, 192.0.2.7");
+        assert_eq!(value("forwarded"), "for=1.1.1.1 | for=192.0.2.7");
         assert_eq!(value("x-forwarded-proto"), "https");
         assert_eq!(value("x-forwarded-host"), "api.acme.test");
         assert_eq!(value("x-request-id"), "given");
         assert_eq!(value("x-crossgate-tenant"), "acme");
         assert_eq!(value("x-real-ip"), "1.1.1.1");
+    }
+
+    #[test]
+    fn an_address_is_written_as_each_field_has_it() {
+        for (address, plain, forwarded) in [
+            ("2001:db8::1", "2001:db8::1", "for=\"[2001:db8::1]\""),
+            ("::ffff:192.0.2.70", "192.0.2.70", "for=192.0.2.70"),
+            ("0.255.10.9", "0.255.10.9", "for=0.255.10.9"),
+        ] {
+            let all = written(&[("forwarded", "for=_a")], peer(address, true));
+            let value = |name: &str| all.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+            assert_eq!((value("x-forwarded-for"), value("forwarded")), (Some(plain), Some(forwarded)));
+        }
+    }
+
+    #[test]
+    fn a_scheme_is_the_first_that_a_trusted_proxy_names() {
+        for (named, expected) in [
+            ("https", Some(Scheme::Https)),
+            ("WSS", Some(Scheme::Https)),
+            ("Http, https", Some(Scheme::Http)),
+            (" ws ,https", Some(Scheme::Http)),
+            ("ftp", None),
+            ("httpss", None),
+            ("", None),
+            (",https", None),
+        ] {
+            let fields = map(&[("x-forwarded-proto", named)]);
+            let noted = Noted::of((&fields).into());
+            assert_eq!(scheme(&noted, peer("192.0.2.7", true)), expected, "{named}");
+            assert_eq!(scheme(&noted, peer("192.0.2.7", false)), None, "{named}");
+        }
+    }
+
+    #[test]
+    fn a_client_is_the_last_that_a_trusted_proxy_names() {
+        for (named, expected) in [
+            (&[("x-forwarded-for", "1.1.1.1, 2.2.2.2 ")][..], "2.2.2.2"),
+            (&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2001:db8::1")], "2001:db8::1"),
+            (&[("x-forwarded-for", "1.1.1.1, unknown")], "192.0.2.7"),
+            (&[], "192.0.2.7"),
+        ] {
+            let fields = map(named);
+            let client = |is_trusted| client((&fields).into(), peer("192.0.2.7", is_trusted)).unwrap().to_string();
+            assert_eq!((client(true), client(false)), (expected.to_owned(), "192.0.2.7".to_owned()), "{named:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_id_is_all_of_a_random_number() {
+        for seed in 0..20 {
+            fastrand::seed(seed);
+            let id = new_request_id();
+            fastrand::seed(seed);
+            let number = format!("{:032x}", fastrand::u128(..));
+            assert_eq!(id, number.chars().rev().collect::<String>());
+        }
     }
 
     #[test]

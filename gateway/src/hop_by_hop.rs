@@ -179,17 +179,51 @@ mod tests {
 
     use super::*;
 
+    type Lines = [(&'static str, &'static str)];
+
+    fn map(lines: &Lines) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        for (name, value) in lines {
+            fields.append(*name, HeaderValue::from_static(value));
+        }
+        fields
+    }
+
+    fn asked(version: Version, lines: &Lines) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        request.set_version(version);
+        for (name, value) in lines {
+            request.append_header(*name, *value).unwrap();
+        }
+        request
+    }
+
+    fn told(fields: &HeaderMap) -> Vec<String> {
+        let mut all: Vec<_> =
+            fields.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        all.sort();
+        all
+    }
+
     fn check(value: &'static str, expected: bool) {
-        let mut headers = HeaderMap::new();
-        headers.append(header::CONNECTION, HeaderValue::from_static(value));
-        assert_eq!(connection_is_harmless((&headers).into()), expected, "{value}");
+        assert_eq!(connection_is_harmless((&map(&[("connection", value)])).into()), expected, "{value}");
     }
 
     #[test]
     fn ordinary_lists_pass() {
-        for value in
-            ["close", "keep-alive", "Upgrade", "keep-alive, Upgrade", "close, x-app", "", ",close,", "te, x-origin"]
-        {
+        for value in [
+            "close",
+            "keep-alive",
+            "Upgrade",
+            "keep-alive, Upgrade",
+            "close, x-app",
+            "",
+            ",close,",
+            "te, x-origin",
+            "hosts, _rigin, x-ab",
+            "contentxtype, content",
+            "a,b,c,d,e,f,g,h",
+        ] {
             check(value, true);
         }
     }
@@ -223,6 +257,106 @@ mod tests {
             "a,b,c,d,e,f,g,h,i",
         ] {
             check(value, false);
+        }
+    }
+
+    #[test]
+    fn a_request_goes_on_without_what_was_for_this_hop() {
+        use Version as V;
+        let upgrade = [("connection", "keep-alive, Upgrade"), ("upgrade", "h2c, WebSocket"), ("x-a", "1")];
+        let table: [(V, &Lines, &[&str]); 10] = [
+            (V::HTTP_11, &[("connection", "close"), ("x-a", "1")], &["x-a: 1"]),
+            (V::HTTP_11, &upgrade, &["connection: Upgrade", "upgrade: websocket", "x-a: 1"]),
+            (V::HTTP_10, &upgrade, &["x-a: 1"]),
+            (V::HTTP_11, &upgrade[1..], &["x-a: 1"]),
+            (V::HTTP_11, &[("connection", "upgrade"), ("upgrade", "h2c")], &[]),
+            (V::HTTP_11, &[("expect", "100-continue")], &["expect: 100-continue"]),
+            (V::HTTP_10, &[("expect", "100-continue")], &[]),
+            (V::HTTP_11, &[("x_forwarded_for", "1"), ("x.request.id", "1"), ("sec.fetch-site", "1")], &[]),
+            (V::HTTP_11, &[("x_app", "1"), ("x-request-id", "1")], &["x-request-id: 1", "x_app: 1"]),
+            (V::HTTP_11, &[("x-unwanted", "1"), ("x-unwanted2", "1")], &["x-unwanted2: 1"]),
+        ];
+        for (version, lines, expected) in table {
+            let mut sent = map(lines);
+            clean_request(&asked(version, lines), &mut sent, |name| name == "x-unwanted");
+            assert_eq!(told(&sent), expected, "{version:?} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn both_sides_have_to_want_the_upgrade() {
+        let wants: &Lines = &[("connection", "upgrade"), ("upgrade", "websocket")];
+        for (request, response, expected) in [
+            (wants, wants, true),
+            (wants, &[("upgrade", "h2c")][..], false),
+            (wants, &[], false),
+            (&[("upgrade", "websocket")], wants, false),
+            (&[], wants, false),
+        ] {
+            let becomes = upgrades_to_websocket(&asked(Version::HTTP_11, request), &map(response));
+            assert_eq!(becomes, expected, "{request:?} {response:?}");
+        }
+    }
+
+    #[test]
+    fn an_expectation_is_one_of_http_1_1_and_said() {
+        let expect: &Lines = &[("expect", "100-continue")];
+        for (version, lines, expected) in
+            [(Version::HTTP_11, expect, true), (Version::HTTP_10, expect, false), (Version::HTTP_11, &[], false)]
+        {
+            assert_eq!(expects_continue(&asked(version, lines)), expected, "{version:?} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_response_becomes_one_of_this_hop() {
+        use Version as V;
+        let hop = [
+            ("connection", "close, X-Named"),
+            ("keep-alive", "5"),
+            ("proxy-connection", "close"),
+            ("proxy-authenticate", "Basic"),
+            ("te", "trailers"),
+            ("trailer", "x-sum"),
+            ("upgrade", "websocket"),
+            ("x-named", "1"),
+        ];
+        let chunked = ("transfer-encoding", "Chunked");
+        let (length, named) = (("content-length", "3"), ("connection", "content-length, transfer-encoding"));
+        let table: [(u16, V, &Lines, &[&str], Reframed); 13] = [
+            (200, V::HTTP_11, &hop, &[], Reframed::AsIs),
+            (101, V::HTTP_11, &hop, &["connection: Upgrade", "upgrade: websocket"], Reframed::AsIs),
+            (200, V::HTTP_11, &[named, length], &["content-length: 3"], Reframed::AsIs),
+            (200, V::HTTP_11, &[named, chunked], &["transfer-encoding: Chunked"], Reframed::AsIs),
+            (200, V::HTTP_10, &[length], &["content-length: 3"], Reframed::AsIs),
+            (200, V::HTTP_10, &[chunked], &[], Reframed::UntilClose),
+            (204, V::HTTP_11, &[length], &[], Reframed::AsIs),
+            (204, V::HTTP_11, &[chunked], &[], Reframed::AsIs),
+            (103, V::HTTP_11, &[length], &[], Reframed::AsIs),
+            (103, V::HTTP_11, &[chunked], &[], Reframed::AsIs),
+            (304, V::HTTP_11, &[length], &["content-length: 3"], Reframed::AsIs),
+            (304, V::HTTP_11, &[chunked], &[], Reframed::AsIs),
+            (200, V::HTTP_11, &[length, ("content-length", "3, 3")], &["content-length: 3"], Reframed::AsIs),
+        ];
+        for (status, client, lines, expected, reframed) in table {
+            let mut fields = map(lines);
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(clean_response(status, &mut fields, client), Ok(reframed), "{status} {lines:?}");
+            assert_eq!(told(&fields), expected, "{status} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_response_that_could_be_framed_in_two_ways_is_refused() {
+        let table: [&Lines; 5] = [
+            &[("transfer-encoding", "gzip")],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            &[("content-length", "3, 4")],
+            &[("content-length", "3"), ("content-length", "4")],
+        ];
+        for lines in table {
+            assert!(clean_response(StatusCode::OK, &mut map(lines), Version::HTTP_11).is_err(), "{lines:?}");
         }
     }
 }

@@ -139,13 +139,11 @@ fn decode_unreserved(path: &str) -> Result<Cow<'_, str>, TargetError> {
     let mut decoded = String::new();
     let mut rest = path;
     let mut kept = path;
-    while let Some(at) = rest.find('%') {
-        let (before, escape) = rest.split_at(at);
+    while let Some((_, escape)) = rest.find('%').and_then(|at| rest.split_at_checked(at)) {
         let (byte, after) = unescape(escape)?;
         rest = after;
         if is_unreserved(byte) {
-            let clean = kept.len() - escape.len();
-            decoded.push_str(kept.get(..clean).unwrap_or(before));
+            decoded.push_str(kept.strip_suffix(escape).unwrap_or_default());
             decoded.push(char::from(byte));
             kept = after;
         }
@@ -262,6 +260,7 @@ mod tests {
             ("/public/.%2e/admin", "/admin"),
             ("/%61%2D%5f%7E", "/a-_~"),
             ("/a%20b%2Fc%c3%a9", "/a%20b%2Fc%c3%a9"),
+            ("/a%20b%41%20%42%20", "/a%20bA%20B%20"),
             ("/%252e%252e/a", "/%252e%252e/a"),
             ("/a//b", "/a//b"),
             ("/a//../b", "/a/b"),
@@ -317,6 +316,26 @@ mod tests {
         assert_eq!(matched("//a///b/?//", b"GET"), "/a/b/");
         assert_eq!(matched("/a?b", b"GET"), "/a");
         assert_eq!(matched("*", b"OPTIONS"), "/");
+    }
+
+    #[test]
+    fn a_path_is_plain_where_nothing_needs_a_second_look() {
+        for path in ["/", "/a", "/a/b.c/", "/a;x=1", "/a..", "/~"] {
+            assert!(is_plain(path), "{path}");
+        }
+        for path in ["", "*", "a", "/.", "/.a", "/a/..", "//", "/a//b", "/a%20", "/a\\b"] {
+            assert!(!is_plain(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_query_is_what_follows_the_first_question_mark() {
+        for (target, query) in
+            [("/a?b=%41?/..", "b=%41?/.."), ("/a/../?", ""), ("/a/../b?c", "c"), ("/a", ""), ("http://h?q", "q")]
+        {
+            assert_eq!(Target::parse(target.as_bytes(), b"GET").unwrap().query(), query, "{target}");
+        }
+        assert_eq!(Target::parse(b"*", b"OPTIONS").unwrap().query(), "");
     }
 
     #[test]

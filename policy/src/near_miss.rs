@@ -161,7 +161,7 @@ impl Policy {
         let text = self.entry_text(entry);
         let regex = entry.template_index().and_then(|index| index.checked_sub(self.template.set.len()));
         let how = match regex {
-            Some(index) if index == self.template.regexes.len() => None,
+            // The rule, which follows the last regex, is none.
             Some(index) => self.template.regexes.matches(index, origin.text).then_some(How::InsecureWithCredentials),
             None => match parse_entry(text) {
                 Ok(Entry::Exact(text)) => parse(text.as_bytes()).ok().and_then(|listed| miss_of_exact(&listed, origin)),

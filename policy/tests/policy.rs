@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crossgate_policy::{
-    Credentials, Dangerously, EntryId, Explanation, Field, How, OwnOrigin, Place, Policy, PolicySpec, Problem, Reason,
-    Request, Template, Upgrade, Verdict,
+    Credentials, Dangerously, Disclosure, EntryId, Explanation, Field, How, OwnOrigin, Place, Policy, PolicySpec,
+    Problem, Reason, Request, Template, Upgrade, Verdict,
 };
 
 const OWN: OwnOrigin<'_> = OwnOrigin { host: "own.invalid", port: None, scheme: None };
@@ -73,25 +73,40 @@ fn the_narrowest_entry_answers() {
 }
 
 #[test]
+fn the_longest_origin_there_may_be_is_found() {
+    let label = "a".repeat(63);
+    let host = format!("{label}.{label}.{label}.{}", "a".repeat(61));
+    let longest = format!("{}://{host}:65535", "s".repeat(64));
+    let (policy, _) = extended(&spec(&[&longest]), &[]);
+    assert_eq!(entry(&policy, &longest), longest);
+    assert_eq!(decide(&policy, &format!("{longest}0")).reason, Reason::MalformedOrigin);
+}
+
+#[test]
 fn entries_are_numbered_densely() {
-    let mut spec = spec(&["https://a.test", "null", "https://*.a.test", "https://b.test", "https://c.test:*"]);
+    let mut spec =
+        spec(&["https://a.test", "null", "https://*.a.test", "https://b.test", "https://c.test:*", "https://e.test"]);
     spec.allow_origin_regexes = owned(&[r"https://r-[0-9]\.test", r"https://s-[0-9]\.test"]);
     spec.dangerously = Dangerously { allow_null: true, ..Dangerously::default() };
     let (policy, _) = extended(&spec, &["https://d.test", "https://*.d.test"]);
     let counts = policy.entry_counts();
-    assert_eq!((counts.template, counts.own), (7, 2));
-    let ids = (0..7).map(EntryId::Template).chain((0..2).map(EntryId::Own));
+    assert_eq!((counts.template, counts.own), (8, 2));
+    let ids = (0..8).map(EntryId::Template).chain((0..2).map(EntryId::Own));
     let texts: BTreeSet<&str> = ids.map(|id| policy.entry_text(id)).collect();
     let all = spec.allow_origins.iter().chain(&spec.allow_origin_regexes).map(String::as_str);
     assert_eq!(texts, all.chain(["https://d.test", "https://*.d.test"]).collect());
-    assert_eq!([EntryId::Template(7), EntryId::Own(2)].map(|id| policy.entry_text(id)), ["", ""]);
+    assert_eq!([EntryId::Template(8), EntryId::Own(2)].map(|id| policy.entry_text(id)), ["", ""]);
     for (origin, text) in
         [("null", "null"), ("https://s-1.test", r"https://s-[0-9]\.test"), ("https://x.d.test", "https://*.d.test")]
     {
         assert_eq!(entry(&policy, origin), text);
     }
-    let own = decide(&policy, "https://d.test").entry.unwrap();
-    assert_eq!((own.template_index(), own.own_index().is_some()), (None, true));
+    let index_of = |origin: &str| {
+        let entry = decide(&policy, origin).entry.unwrap();
+        (entry.template_index(), entry.own_index())
+    };
+    assert_eq!([index_of("https://d.test"), index_of("https://x.d.test")], [(None, Some(0)), (None, Some(1))]);
+    assert_eq!(index_of("https://s-1.test"), (Some(7), None));
 }
 
 #[test]
@@ -108,11 +123,52 @@ fn a_refused_preflight_still_names_the_entry() {
 }
 
 #[test]
+fn what_preflights_have_alike_is_rendered_once() {
+    let full = PolicySpec {
+        allow_methods: owned(&["PUT", "DELETE"]),
+        allow_headers: owned(&["x-a"]),
+        allow_credentials: true,
+        max_age_seconds: 5,
+        ..spec(&["https://a.test"])
+    };
+    let lines = |spec: &PolicySpec, request: Request<'_>| {
+        let policy = extended(spec, &[]).0;
+        let verdict = policy.decide(&request).without_asking();
+        policy.preflight_lines(&verdict).map(|lines| String::from_utf8_lossy(lines).into_owned())
+    };
+    let preflight =
+        |method| Request { method: b"OPTIONS", requested_method: Field::One(method), ..get("https://a.test") };
+    let age = "access-control-max-age: 5\r\n";
+    let credentials = "access-control-allow-credentials: true\r\n";
+    let methods = "access-control-allow-methods: DELETE,PUT\r\n";
+    let headers = "access-control-allow-headers: x-a\r\n";
+    let table = [
+        (full.clone(), Some([credentials, methods, headers, age].concat())),
+        (PolicySpec { allow_credentials: false, ..full.clone() }, Some([methods, headers, age].concat())),
+        (PolicySpec { allow_methods: Vec::new(), ..full.clone() }, Some([credentials, headers, age].concat())),
+        (PolicySpec { allow_headers: Vec::new(), ..full.clone() }, Some([credentials, methods, age].concat())),
+        // These depend on what was asked for.
+        (PolicySpec { allow_methods: owned(&["*"]), ..full.clone() }, None),
+        (PolicySpec { allow_headers: owned(&["*"]), ..full.clone() }, None),
+        (PolicySpec { disclosure: Disclosure::Minimal, ..full.clone() }, None),
+    ];
+    for (spec, expected) in table {
+        assert_eq!(lines(&spec, preflight(b"GET")), expected, "{spec:?}");
+    }
+    for request in [preflight(b"PATCH"), get("https://a.test"), Request::new(b"GET", OWN)] {
+        assert_eq!(lines(&full, request), None, "{:?}", request.classify());
+    }
+}
+
+#[test]
 fn a_tenant_may_allow_every_origin() {
     let (policy, _) = extended(&spec(&[]), &["*"]);
     assert!(!policy.depends_on_origin());
     let verdict = decide(&policy, "garbage");
     assert_eq!((verdict.reason, entry(&policy, "garbage")), (Reason::Any, "*"));
+    // Needless beside others, and still the one that answers.
+    let beside = ["https://a.test", "*", "https://b.test", "https://*.a.test", "https://*.b.test", "https://c.test"];
+    assert_eq!(entry(&extended(&spec(&beside), &[]).0, "https://a.test"), "*");
     let with_credentials = PolicySpec { allow_credentials: true, ..PolicySpec::default() };
     let template = Arc::new(Template::compile(&with_credentials).unwrap().value);
     for (own, places) in
@@ -129,6 +185,8 @@ fn a_tenant_is_told_what_the_policy_allows_already() {
     let (_, warnings) = extended(&spec(&["https://a.test", "https://*.b.test"]), &own);
     let told: Vec<Place> = warnings.iter().map(|warning| warning.place).collect();
     assert_eq!(told, [0, 1, 2, 3].map(Place::AllowOrigins));
+    let is_same = |warning: &Problem| warning.message.contains("is in the policy already");
+    assert_eq!(warnings.iter().map(is_same).collect::<Vec<_>>(), [true, false, true, false]);
 }
 
 #[test]
@@ -143,6 +201,7 @@ fn with_credentials_a_regex_lets_no_plain_http_in() {
         explain(&policy, &get("http://pr-1.a.test")).near_misses.first().unwrap().how,
         How::InsecureWithCredentials
     );
+    assert_eq!(explain(&policy, &get("http://other.example")).near_misses, []);
     spec.dangerously.allow_insecure_origins = true;
     assert_eq!(decide(&extended(&spec, &[]).0, "http://pr-1.a.test").reason, Reason::Regex);
 }
@@ -178,6 +237,9 @@ fn every_list_has_its_limit() {
     for at in [0, 255, 256, 257, 299] {
         assert_eq!(with_star_at(at), Some(vec![Place::AllowHeaders(256)]), "{at}");
     }
+    let with_name_of =
+        |len: usize| place_of_refusal(PolicySpec { allow_headers: vec!["x".repeat(len)], ..PolicySpec::default() });
+    assert_eq!([256, 257].map(with_name_of), [None, Some(vec![Place::AllowHeaders(0)])]);
 }
 
 #[test]
@@ -186,6 +248,7 @@ fn near_misses_are_told() {
         "https://app.example.com",
         "https://*.example.org",
         "https://pr-*.preview.test",
+        "https://pr-*-web.stage.test",
         "http://localhost:3000",
         "https://www.shop.test:*",
     ];
@@ -200,6 +263,7 @@ fn near_misses_are_told() {
         ("https://x.example.org:1", "https://*.example.org", How::PortDiffers),
         ("https://pr-.preview.test", "https://pr-*.preview.test", How::StarNotMet),
         ("https://pr-1.evil.preview.test", "https://pr-*.preview.test", How::StarNotMet),
+        ("https://pr--web.stage.test", "https://pr-*-web.stage.test", How::StarNotMet),
         ("https://x.app.example.com", "https://app.example.com", How::SubdomainOfExact),
         ("https://x.www.shop.test", "https://www.shop.test:*", How::SubdomainOfExact),
         ("https://example.com", "https://app.example.com", How::ParentOfExact),
@@ -213,8 +277,21 @@ fn near_misses_are_told() {
         let told: Vec<_> = explanation.near_misses.iter().map(|near| (near.entry.as_str(), near.how)).collect();
         assert_eq!(told, [(entry, how)], "{origin}");
     }
-    assert!(explain(&policy, &get("https://nothing.alike")).near_misses.is_empty());
-    assert!(explain(&policy, &get("https://x.example.org")).near_misses.is_empty());
+    // Far from every entry, or apart from one by more than one thing; and one that is covered.
+    for origin in [
+        "https://nothing.alike",
+        "http://example.org",
+        "http://x.www.shop.test",
+        "https://x.preview.test",
+        "https://pr-1.stage.test",
+        "https://x-web.stage.test",
+        "http://pr-.preview.test",
+        "https://x.example.org",
+    ] {
+        assert_eq!(explain(&policy, &get(origin)).near_misses, [], "{origin}");
+    }
+    let told = explain(&policy, &get("https://example.org")).near_misses;
+    assert_eq!(told[0].to_string(), "https://*.example.org: apex is not covered by the wildcard");
 }
 
 #[test]
@@ -224,8 +301,10 @@ fn causes_are_told() {
         let request = Request { origin: Field::One(origin), ..Request::new(b"GET", OWN) };
         explain(&policy, &request).cause.unwrap_or_default()
     };
-    let table: [(&[u8], &str); 6] = [
+    let table: [(&[u8], &str); 8] = [
         (b"https://a.test/", "`https://a.test/` has a path"),
+        (&[b'a'; 100], "aaaa` has no scheme"),
+        (&[b'a'; 101], "aaaa..` has no scheme"),
         (b"https://A.test", "upper-case"),
         (b"https://a.test\xff", r"`https://a.test\xff` is not all ASCII"),
         (b"", "is empty"),

@@ -150,10 +150,10 @@ impl Default for Chunked {
 mod tests {
     use super::*;
 
-    /// Found in one piece and byte by byte: the same.
-    fn check(bytes: &[u8], expected: Result<Option<usize>, Malformed>) {
+    /// How many bytes belong to the body and whether it ended with them, found in one piece and byte by byte: the same.
+    fn check(bytes: &[u8], expected: Result<(usize, bool), Malformed>) {
         let mut whole = Chunked::new();
-        let found = whole.take(bytes).map(|len| whole.is_done().then_some(len));
+        let found = whole.take(bytes).map(|len| (len, whole.is_done()));
         assert_eq!(found, expected, "{}", bytes.escape_ascii());
         let mut pieces = Chunked::new();
         let mut len = 0;
@@ -167,17 +167,31 @@ mod tests {
                 break;
             }
         }
-        assert_eq!(result.map(|()| pieces.is_done().then_some(len)), expected, "{}", bytes.escape_ascii());
+        assert_eq!(result.map(|()| (len, pieces.is_done())), expected, "{}", bytes.escape_ascii());
     }
 
     #[test]
     fn the_end_is_found_and_what_follows_is_left() {
-        check(b"0\r\n\r\n", Ok(Some(5)));
-        check(b"5\r\nhello\r\n0\r\n\r\nGET / HTTP/1.1\r\n", Ok(Some(15)));
-        check(b"00a;x=\"y\"\r\n0123456789\r\n000\r\n\r\n", Ok(Some(30)));
-        check(b"1\r\nx\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\nrest", Ok(Some(27)));
-        check(b"5\r\nhel", Ok(None));
-        check(b"0\r\n", Ok(None));
+        check(b"0\r\n\r\n", Ok((5, true)));
+        check(b"5\r\nhello\r\n0\r\n\r\nGET / HTTP/1.1\r\n", Ok((15, true)));
+        check(b"00a;x=\"y\"\r\n0123456789\r\n000\r\n\r\n", Ok((30, true)));
+        check(b"1\r\nx\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\nrest", Ok((27, true)));
+        check(b"1A\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n", Ok((37, true)));
+        check(b"5\r\nhel", Ok((6, false)));
+        check(b"5\r\nhello", Ok((8, false)));
+        check(b"0\r\n", Ok((3, false)));
+    }
+
+    #[test]
+    fn each_limit_is_sharp() {
+        check(b"000000000000001\r\nx\r\n0\r\n\r\n", Ok((25, true)));
+        check(b"fffffffffffffff\r\nx", Ok((18, false)));
+        check(b"0000000000000001\r\nx\r\n0\r\n\r\n", Err(Malformed));
+        // Over all extensions and trailer lines together.
+        for (len, is_let_in) in [(8 * 1024, true), (8 * 1024 + 1, false)] {
+            let trailers = [b"1;a\tb\r\nx\r\n0;\r\nX: ".as_slice(), &vec![b'x'; len - 6], b"\r\n\r\n"].concat();
+            check(&trailers, if is_let_in { Ok((trailers.len(), true)) } else { Err(Malformed) });
+        }
     }
 
     #[test]

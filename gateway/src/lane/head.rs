@@ -132,7 +132,8 @@ impl Wait {
     /// Whether `ahead` begins with a whole head, or with something that cannot become one; it is to be parsed then. Empty lines
     /// before it are dropped.
     pub fn is_over(&mut self, ahead: &mut BytesMut, limits: &HeadLimits) -> bool {
-        self.searched = self.searched.saturating_sub(skip_empty_lines(ahead));
+        // Nothing has been searched yet where there are any.
+        skip_empty_lines(ahead);
         is_whole(ahead, &mut self.searched, limits)
     }
 
@@ -149,11 +150,7 @@ impl Wait {
         stop: &mut Stop,
     ) -> Result<(), NoHead> {
         let is_idle = ahead.is_empty();
-        if self.deadline.is_none() && (self.turn == Turn::First || !is_idle) {
-            self.deadline = Some(Instant::now() + limits.time);
-        }
-        let until =
-            self.deadline.unwrap_or_else(|| *self.idle_until.get_or_insert_with(|| Instant::now() + limits.idle));
+        let until = self.until(is_idle, limits, Instant::now);
         ahead.reserve(READ_CHUNK);
         let mut read = pin!(io.read_buf(ahead));
         let read = poll_fn(|cx| {
@@ -169,6 +166,14 @@ impl Wait {
             0 => Err(NoHead::Closed),
             _ => Ok(()),
         }
+    }
+
+    /// When it has to be there; or, while nothing of a later head has come, when the wait for its first byte is over.
+    fn until(&mut self, is_idle: bool, limits: &HeadLimits, now: impl Fn() -> Instant) -> Instant {
+        if self.deadline.is_none() && (self.turn == Turn::First || !is_idle) {
+            self.deadline = Some(now() + limits.time);
+        }
+        self.deadline.unwrap_or_else(|| *self.idle_until.get_or_insert_with(|| now() + limits.idle))
     }
 }
 
@@ -186,10 +191,9 @@ pub async fn read(io: &mut Stream, ahead: &mut BytesMut, limits: &HeadLimits, st
 }
 
 /// RFC 9112, section 2.2: empty lines before a request line are ignored.
-fn skip_empty_lines(ahead: &mut BytesMut) -> usize {
+fn skip_empty_lines(ahead: &mut BytesMut) {
     let skip = ahead.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     ahead.advance(skip);
-    skip
 }
 
 /// Whether the head at the beginning of `ahead` is whole, too large or clearly not HTTP. Only bytes after `searched` are looked at,
@@ -330,12 +334,33 @@ mod tests {
         assert_eq!(found, expected, "{head:?}");
     }
 
+    /// Asked after so many seconds, and whether nothing had come: until which second is waited.
+    fn check_waits(turn: Turn, waits: &[(u64, bool, u64)]) {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut wait = Wait::new(turn);
+        for (asked, is_idle, expected) in waits {
+            let until = wait.until(*is_idle, &LIMITS, || after(*asked));
+            assert_eq!(until - start, Duration::from_secs(*expected), "{turn:?} {asked}");
+        }
+    }
+
+    #[test]
+    fn a_head_has_one_deadline_and_a_later_one_has_idle_time_before() {
+        check_waits(Turn::First, &[(0, true, 10), (3, true, 10), (7, false, 10), (9, false, 10)]);
+        check_waits(Turn::First, &[(1, false, 11), (2, true, 11)]);
+        check_waits(Turn::Next, &[(1, false, 11), (5, false, 11)]);
+        // Empty lines, which are dropped, buy no time.
+        check_waits(Turn::Next, &[(0, true, 75), (70, true, 75), (71, false, 81), (75, false, 81), (80, true, 81)]);
+    }
+
     #[test]
     fn framing_is_found_or_refused() {
         let bad = Err(StatusCode::BAD_REQUEST);
         check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::Length(0)));
         check("GET / HTTP/1.1\nHost: a\n\n", Ok(Framing::Length(0)));
         check("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n", Ok(Framing::Length(12)));
+        check("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", Ok(Framing::Length(0)));
         check("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", Ok(Framing::Chunked(Chunked::new())));
         check("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c, WebSocket\r\n\r\n", Ok(Framing::Upgrade));
         check("PUT / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\n", Ok(Framing::Length(3)));
@@ -383,6 +408,43 @@ mod tests {
         check(&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(8)), large);
         check(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "1".repeat(256)), large);
         check(&format!("GET /{}", "1".repeat(1024)), large);
+    }
+
+    #[test]
+    fn each_limit_is_sharp() {
+        let field = |len: usize| format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "1".repeat(len - 1));
+        check(&field(256), Ok(Framing::Length(0)));
+        check(&field(257), Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+        let whole = |len: usize| {
+            let start = "GET / HTTP/1.1\r\nHost: a\r\n";
+            let lines = "X: 345678\r\n".repeat(2);
+            format!("{start}{lines}Y: {}\r\n\r\n", "1".repeat(len - start.len() - lines.len() - 7))
+        };
+        let limits = HeadLimits { bytes: 128, ..LIMITS };
+        let status =
+            |head: &str| parse(head.as_bytes(), &limits).map(|head| head.len).map_err(|refusal| refusal.status);
+        let too_large = Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        assert_eq!((status(&whole(128)), status(&whole(129))), (Ok(128), too_large));
+        // Until it is too large, what is not whole is waited for; as it is, it is none.
+        let part = |len: usize| whole(200)[..len].to_owned();
+        assert!(!is_whole(part(128).as_bytes(), &mut 0, &limits) && is_whole(part(129).as_bytes(), &mut 0, &limits));
+        assert_eq!(status(&part(128)), Err(StatusCode::BAD_REQUEST));
+        assert_eq!(status(&part(129)), too_large);
+    }
+
+    #[test]
+    fn empty_lines_before_a_head_are_dropped_however_they_come() {
+        for pieces in [
+            &["\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"][..],
+            &["\r", "\n\r\n", "\nGET / HTTP/1.1\r\n", "Host: a\r\n\r", "\n"],
+        ] {
+            let (mut wait, mut ahead) = (Wait::new(Turn::First), BytesMut::new());
+            let found = pieces.iter().position(|piece| {
+                ahead.extend_from_slice(piece.as_bytes());
+                wait.is_over(&mut ahead, &LIMITS)
+            });
+            assert_eq!((found, &ahead[..]), (Some(pieces.len() - 1), &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..]));
+        }
     }
 
     #[test]

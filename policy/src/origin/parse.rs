@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn each_rule_is_told() {
-        let cases: [(&str, Flaw); 30] = [
+        let cases: [(&str, Flaw); 31] = [
             ("", Flaw::NoScheme),
             ("null", Flaw::NoScheme),
             ("//example.com", Flaw::NoScheme),
@@ -190,6 +190,7 @@ mod tests {
             ("https://a%2e.example", Flaw::HostByte),
             ("https://.example.com", Flaw::EmptyLabel),
             ("https://a..example", Flaw::EmptyLabel),
+            ("https://a..", Flaw::EmptyLabel),
             ("https://example.com.", Flaw::TrailingDot),
             ("http://127.1", Flaw::Ipv4),
             ("http://[::0001]", Flaw::Ipv6),

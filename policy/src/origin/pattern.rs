@@ -274,7 +274,6 @@ fn split_port(authority: &str) -> Result<(&str, &str), String> {
     let Some((host, port)) = colon.and_then(|at| authority.split_at_checked(at)) else { return Ok((authority, "")) };
     match port {
         ":*" => Ok((host, "*")),
-        _ if port.contains('*') && host.contains('*') => Err(CUT.to_owned()),
         _ if port.contains('*') => {
             Err("has a star in its port that is not all of it, expected `:*` or one number".to_owned())
         }

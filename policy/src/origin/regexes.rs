@@ -215,6 +215,13 @@ mod tests {
     }
 
     #[test]
+    fn nobody_knows_which_addresses_are_tried() {
+        let first = |_| strangers().next().unwrap();
+        let tried: std::collections::HashSet<String> = (0..40).map(first).collect();
+        assert!(tried.len() > 20, "{tried:?}");
+    }
+
+    #[test]
     fn domains_of_its_own_are_no_strangers() {
         for text in [
             r"https://pr-[0-9]+\.acme\.example",

@@ -6,12 +6,6 @@
 
 use std::num::NonZeroU32;
 
-/// The most bytes of text one table holds: places are 32 bits wide.
-const ARENA_LEN_MAX: usize = u32::MAX as usize;
-
-/// What precedes each text in the arena: its value and its length.
-const RECORD_HEAD_LEN: usize = 6;
-
 /// The table is larger than its places can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooLarge;
@@ -34,7 +28,7 @@ struct Slot {
 impl Table {
     /// Builds a table of `len` entries `(hash, text, value)`; the texts are distinct.
     pub(crate) fn new<'t>(len: usize, entries: impl Iterator<Item = (u64, &'t [u8], u32)>) -> Result<Self, TooLarge> {
-        let mut slots = vec![Slot::default(); capacity(len)];
+        let mut slots = vec![Slot::default(); len + len / 2];
         let mut arena = Vec::new();
         let mut starts = Vec::with_capacity(len);
         for (hash, text, value) in entries {
@@ -83,10 +77,6 @@ impl Table {
     }
 }
 
-fn capacity(len: usize) -> usize {
-    if len == 0 { 0 } else { len + len / 2 + 1 }
-}
-
 /// The slots in which a hash may be, in order: each slot once at most.
 fn probes(hash: u64, slots: usize) -> impl Iterator<Item = usize> {
     // The high half of the product is evenly below the number of slots, which so need not be a power of two.
@@ -100,17 +90,16 @@ fn tag(hash: u64) -> u32 {
 }
 
 fn push_record(arena: &mut Vec<u8>, text: &[u8], value: u32) -> Result<u32, TooLarge> {
-    let start = arena.len();
+    let start = u32::try_from(arena.len()).map_err(|_| TooLarge)?;
     let len = u16::try_from(text.len()).map_err(|_| TooLarge)?;
     arena.extend_from_slice(&value.to_le_bytes());
     arena.extend_from_slice(&len.to_le_bytes());
     arena.extend_from_slice(text);
-    debug_assert_eq!(arena.len(), start + RECORD_HEAD_LEN + text.len());
-    if arena.len() < ARENA_LEN_MAX { u32::try_from(start).map_err(|_| TooLarge) } else { Err(TooLarge) }
+    Ok(start)
 }
 
 fn fill(slots: &mut [Slot], hash: u64, start: u32) -> Result<(), TooLarge> {
-    let place = Some(NonZeroU32::MIN.saturating_add(start));
+    let place = Some(NonZeroU32::MIN.checked_add(start).ok_or(TooLarge)?);
     for index in probes(hash, slots.len()) {
         if let Some(slot) = slots.get_mut(index).filter(|slot| slot.place.is_none()) {
             *slot = Slot { tag: tag(hash), place };

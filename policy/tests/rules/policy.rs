@@ -1,8 +1,8 @@
 //! A rule within its policy: when it is asked, what its answer makes of the verdict, and what it may not widen.
 use super::*;
 use crossgate_policy::{
-    Dangerously, Decision, Field, Outcome, OwnOrigin, Place, Policy, PolicySpec, Reason, Request, Surroundings,
-    Template, Verdict,
+    Compiled, Dangerously, Decision, Field, Outcome, OwnOrigin, Place, Policy, PolicySpec, Problem, Reason, Request,
+    Surroundings, Template, Verdict, check_rule,
 };
 
 const OWN: OwnOrigin<'_> = OwnOrigin { host: "own.invalid", port: None, scheme: None };
@@ -71,6 +71,16 @@ fn a_rule_is_asked_where_nothing_matched_and_only_about_origins() {
     }
     let (verdict, _) = ask(&policy, &get("https://guest.test"));
     assert_eq!(policy.entry_text(verdict.entry.unwrap()), "rule:test");
+    assert_eq!(policy.rule().map(|rule| rule.script().name()), Some("test"));
+}
+
+#[test]
+fn what_overrules_a_rule_is_told() {
+    let policy = with_rule(&spec(), GUESTS).unwrap();
+    let cause = |origin: &str| policy.explain(ask(&policy, &get(origin)).0, &get(origin)).cause;
+    let told = "plain `http` is refused with credentials, whatever the rule says";
+    assert_eq!(cause("http://guest.test").as_deref(), Some(told));
+    assert_eq!(cause("https://no.test"), None);
 }
 
 #[test]
@@ -129,18 +139,48 @@ fn strangers_are_refused_with_credentials() {
 
 #[test]
 fn a_rule_and_its_policy_agree() {
-    let any = PolicySpec { allow_origins: vec!["*".into()], allow_credentials: false, ..spec() };
-    assert_eq!(with_rule(&any, GUESTS).unwrap_err()[0].0, Place::Rule);
+    let any =
+        PolicySpec { allow_origins: vec!["https://a.test".into(), "*".into()], allow_credentials: false, ..spec() };
+    let beside_any = with_rule(&any, GUESTS).unwrap_err();
+    assert_eq!(beside_any[0].0, Place::Rule);
+    let told = |spec| check_rule(&body(GUESTS), spec).into_iter().map(|problem| (problem.place, problem.message));
+    assert_eq!(told(&any).collect::<Vec<_>>(), beside_any);
+    assert_eq!(told(&spec()).count(), 0);
     let script = Arc::new(compile("fn decide(req) { if req.header(\"x-a\") == req.query(\"k\") { deny() } }").unwrap());
     let listed = |headers: &[&str], query: &[&str]| {
         let headers: Vec<HeaderName> = headers.iter().map(|name| name.parse().unwrap()).collect();
         let query: Vec<Box<str>> = query.iter().map(|key| (*key).into()).collect();
         Template::compile_with_rule(&spec(), Some(Arc::new(Rule::new(1, &script, &headers, &query, 1))))
     };
-    assert_eq!(listed(&[], &[]).unwrap_err().len(), 2);
-    assert_eq!(listed(&["x-a"], &[]).unwrap_err().len(), 1);
+    let messages = |result: Result<_, Vec<Problem>>| {
+        result
+            .map(|_: Compiled<Template>| ())
+            .unwrap_err()
+            .into_iter()
+            .map(|problem| problem.message)
+            .collect::<Vec<_>>()
+    };
+    let header = "the script test reads the header `x-a` in line 1, expected it in the rule's `headers`";
+    let query = "the script test reads the query key `k` in line 1, expected it in the rule's `query`";
+    assert_eq!(messages(listed(&[], &[])), [header, query]);
+    assert_eq!(messages(listed(&["x-a"], &[])), [query]);
     assert!(listed(&["x-a"], &["k"]).unwrap().warnings.is_empty());
     assert_eq!(listed(&["x-a", "x-b"], &["k"]).unwrap().warnings[0].place, Place::RuleHeaders(1));
+}
+
+#[test]
+fn a_tenants_own_origins_stand_beside_a_rule_unless_they_are_any() {
+    let spec = PolicySpec { allow_credentials: false, ..spec() };
+    let template = Arc::new(Template::compile_with_rule(&spec, Some(Arc::new(body(GUESTS)))).unwrap().value);
+    let extend = |own: &[&str]| {
+        let own: Vec<String> = own.iter().map(|origin| (*origin).to_owned()).collect();
+        Policy::extend(Arc::clone(&template), &own)
+    };
+    let policy = extend(&["https://own.test"]).unwrap().value;
+    assert_eq!(ask(&policy, &get("https://own.test")).0.reason, Reason::Exact);
+    assert_eq!(ask(&policy, &get("https://guest.test")).0.reason, Reason::Rule);
+    let problems = extend(&["https://own.test", "*"]).unwrap_err();
+    assert_eq!(problems.iter().map(|problem| problem.place).collect::<Vec<_>>(), [Place::AllowOrigins(1)]);
 }
 
 #[test]
