@@ -1,6 +1,6 @@
 # `make run` and `make test` need Debian, rustup's stable toolchain and make; what else they need they install.
 .DEFAULT_GOAL := help
-.PHONY: help run run-https install test rows fuzz test-long soak bench bench-peers bench-scale fmt format-check lint unit doc samples licences ops-check ops-tools build-tools test-tools peer-tools instructions instructions-budget count-instructions
+.PHONY: help run run-https install test rows fuzz test-long soak mutants bench bench-peers bench-scale fmt format-check lint unit doc samples licences ops-check ops-tools build-tools test-tools peer-tools instructions instructions-budget count-instructions
 
 # One profile for everything that is tested, so that the dependencies are built once.
 CROSSGATE := $(or $(CARGO_TARGET_DIR),target)/debug/crossgate
@@ -26,6 +26,10 @@ OPS_ARGS :=
 FUZZ := $(patsubst fuzz/corpus/%,fuzz-%,$(wildcard fuzz/corpus/*))
 CARGO_FUZZ := $(abspath $(or $(CARGO_TARGET_DIR),target)/tools/cargo-fuzz-0.13.2)
 FUZZED := $(abspath $(or $(CARGO_TARGET_DIR),target)/fuzz)
+# Which files are broken, and what no test can notice: .cargo/mutants.toml. The copy that is broken has its own target directory, which stays.
+CARGO_MUTANTS := $(abspath $(or $(CARGO_TARGET_DIR),target)/tools/cargo-mutants-27.1.0)
+MUTANTS := $(abspath $(or $(CARGO_TARGET_DIR),target)/mutants)
+FILE :=
 
 help: ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -68,6 +72,21 @@ $(FUZZ): fuzz-%: build-tools $(CARGO_FUZZ)/bin/cargo-fuzz
 
 $(CARGO_FUZZ)/bin/cargo-fuzz: | build-tools
 	cargo install --locked --debug --version =$(patsubst cargo-fuzz-%,%,$(notdir $(CARGO_FUZZ))) --root $(CARGO_FUZZ) cargo-fuzz
+
+mutants: build-tools $(CARGO_MUTANTS)/bin/cargo-mutants ## Breaks what decides and parses, or FILE=policy/src/names.rs, bit by bit; fails if no test notices: hours
+ifneq ($(filter-out gateway/%,$(or $(FILE),policy)),)
+	$(call MUTATE,crossgate-policy,tests)
+endif
+ifneq ($(filter gateway/%,$(or $(FILE),gateway/)),)
+	$(call MUTATE,crossgate,lib)
+endif
+
+# The tests over sockets take minutes, and every parser has its own in the library.
+MUTATE = PATH="$(CARGO_MUTANTS)/bin:$$PATH" CARGO_TARGET_DIR=$(MUTANTS) cargo mutants --package $(1) --cargo-arg=--locked --cargo-arg=--$(2) \
+  --output $(MUTANTS)/$(1) $(addprefix --file ,$(FILE))
+
+$(CARGO_MUTANTS)/bin/cargo-mutants: | build-tools
+	cargo install --locked --debug --version =$(patsubst cargo-mutants-%,%,$(notdir $(CARGO_MUTANTS))) --root $(CARGO_MUTANTS) cargo-mutants
 
 bench: build-tools ## Runs the criterion benches: a quarter of an hour, building included
 	cargo bench --locked --package crossgate-benches

@@ -33,7 +33,7 @@ pub(crate) struct Set {
 
 /// Marks a host whose one pattern is `https://*.host`, as most are: whether it covers an origin is then known without
 /// looking at the pattern, which in a large set is in no cache.
-const PLAIN: u32 = 1 << 31;
+const PLAIN: u32 = 0x8000_0000;
 
 /// How many labels the hosts of patterns have: no shorter and no longer suffix of an origin needs a probe.
 #[derive(Debug, Clone, Copy)]
