@@ -18,6 +18,7 @@ mod sections;
 mod settings;
 mod tenants;
 mod tree;
+mod upstream_tls;
 
 use std::io;
 use std::path::{Path, PathBuf};

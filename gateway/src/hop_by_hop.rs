@@ -68,7 +68,8 @@ pub fn upgrades_to_websocket(request: &RequestHeader, response: &HeaderMap) -> b
     is_upgrade(request) && asks_for_websocket(response.into())
 }
 
-fn is_upgrade(request: &RequestHeader) -> bool {
+/// Whether the request is a handshake that makes a WebSocket of the connection.
+pub fn is_upgrade(request: &RequestHeader) -> bool {
     let fields = Fields::from(&request.headers);
     request.version == Version::HTTP_11 && asks_for_websocket(fields) && connection_upgrades(fields)
 }
@@ -93,6 +94,40 @@ pub fn clean_request(asked: &RequestHeader, sent: &mut HeaderMap, is_unwanted: i
         // Of a list of protocols, the one that is passed on.
         sent.insert(header::CONNECTION, UPGRADE);
         sent.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+}
+
+/// Removes from a request that goes out over HTTP/2 what has no place there: RFC 9113, section 8.2.2. With the expectation of
+/// `100 Continue`, which the gateway answers then.
+pub fn clean_http2_request(sent: &mut HeaderMap) {
+    let wants_trailers = sent.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    rewrite::remove(sent, |name| {
+        let name = name.as_str();
+        name == "expect" || name == "te" || CONNECTION_FIELDS.contains(&name)
+    });
+    if wants_trailers {
+        sent.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// What HTTP/1.1 says of a connection.
+const CONNECTION_FIELDS: [&str; 6] =
+    ["connection", "http2-settings", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+
+/// What an upstream's head over HTTP/2 may have, as Pingora bounds one over HTTP/1.1.
+const HEAD_LEN_MAX: usize = 1 << 20;
+const HEAD_FIELDS_MAX: usize = 256;
+
+/// Checks of a response head over HTTP/2 what the library leaves open, and is no question over HTTP/1.1.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_http2_response(fields: &HeaderMap) -> Result<(), &'static str> {
+    let len: usize = fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    match () {
+        () if len > HEAD_LEN_MAX => Err("a head that is too long"),
+        () if fields.len() > HEAD_FIELDS_MAX => Err("a head of too many fields"),
+        () => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod chunked;
 pub mod conn;
 pub mod head;
 pub mod preflight;
+mod unattended;
 pub mod waiting;
 pub mod watch;
 
@@ -34,6 +35,7 @@ use tokio::time::{Instant, timeout};
 use self::conn::{Conn, Reclaimed, peer_addr};
 use self::head::{Head, HeadLimits, NO_ROOM, NoHead, PLAIN_HTTP, Refusal, Turn, Wait};
 use self::preflight::{Client, Persistence, Preflight};
+use self::unattended::Unattended;
 use self::waiting::{Alarm, Stop};
 use self::watch::{ExchangeLimits, Watch};
 use crate::fields::Noted;
@@ -270,11 +272,14 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         // Pingora sets its keep-alive from the request itself; the count is what ends it.
         session.set_keepalive_reuses_remaining(Some(u32::from(!last)));
         session.set_pipelined_prefix(bytes);
-        let reused = self.proxy.process_new_http(session, shutdown).await;
+        let served = unattended::bounded(self.proxy.process_new_http(session, shutdown), &watch).await;
         if !watch.was_seen() {
             self.backstage.refused_unseen();
         }
-        let reused = reused?;
+        let reused = served.unwrap_or_else(|Unattended| {
+            self.backstage.closed_early(EarlyClose::ExchangeIdle);
+            None
+        })?;
         let (stream, _) = reused.consume();
         let conn = stream.into_any().downcast::<Conn>().ok()?;
         conn.reclaim()

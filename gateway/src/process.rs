@@ -264,7 +264,13 @@ fn serve(
     descriptors: Shares,
 ) -> io::Result<Running> {
     let backstage = Arc::new(gateway.clone());
-    let conf = ServerConf { threads, upstream_keepalive_pool_size: descriptors.idle_upstream, ..ServerConf::default() };
+    let conf = ServerConf {
+        threads,
+        upstream_keepalive_pool_size: descriptors.idle_upstream,
+        // Every upstream brings what it is trusted by. Without this Pingora would read the system's certificates, and panic on a bad one.
+        ca_file: Some("/dev/null".to_owned()),
+        ..ServerConf::default()
+    };
     let mut proxy = HttpProxy::new(gateway, Arc::new(conf));
     proxy.handle_init_modules();
     let proxy = Arc::new(proxy);

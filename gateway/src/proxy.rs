@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use crossgate_policy::Kind;
-use http::header::{CONTENT_TYPE, HOST, InvalidHeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, InvalidHeaderValue};
 use http::{HeaderMap, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -30,7 +30,7 @@ use pingora::{Error, ErrorType, Result};
 
 use crate::access_log::AccessLog;
 use crate::config::Mode;
-use crate::config::model::{BodyMax, Listener};
+use crate::config::model::{BodyMax, Listener, Protocol};
 use crate::context::{Context, Judging, PinnedJudgement};
 use crate::descriptors::Shares;
 use crate::fields::Fields;
@@ -40,16 +40,18 @@ use crate::judge::{self, Action, HeadView, Judged, Judgement};
 use crate::lane::conn::Conn;
 use crate::lane::watch::{Expired, Phase, Watch};
 use crate::log_request::{self, Asked, Finished};
-use crate::metrics::{EarlyClose, Metrics, UpstreamError};
+use crate::metrics::{EarlyClose, Metrics};
 use crate::respond;
 use crate::snapshot::{CurrentSnapshot, Pinned};
 use crate::tenant::Upstream;
+use crate::upstream::Failure;
 use crate::verdicts::RuleSeat;
 use crate::{hop_by_hop, rewrite, upstream};
 
 mod backstage;
 mod edge;
 mod report;
+mod until_close;
 
 pub(crate) use backstage::head_limits;
 pub(crate) use edge::answer_at_edge;
@@ -191,12 +193,12 @@ impl ProxyHttp for Gateway {
         Ok(true)
     }
 
-    async fn upstream_peer(&self, _: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
         let route = judged.route.ok_or_else(|| internal("no route"))?;
         let turn = context.turn.unwrap_or_else(|| route.upstream.draw_turn());
         let server = route.upstream.server(turn, context.attempts).ok_or_else(|| internal("no server"))?;
-        let peer = upstream::peer(&route.upstream, server.address);
+        let peer = upstream::peer(&route.upstream, server.address, protocol_for(session, &route.upstream)?);
         request.watch.begin_attempt(route.upstream.timeouts.head, route.upstream.timeouts.idle);
         (context.turn, context.server) = (Some(turn), Some(server));
         context.attempts += 1;
@@ -214,8 +216,15 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
         let Judging { peer, scheme, request_id, .. } = request;
+        let is_http2 = sent.version == Version::HTTP_2;
+        if judged.route.is_some_and(|route| route.upstream.protocol == Protocol::Http2) && !is_http2 {
+            return Err(Error::explain(upstream::NO_HTTP2, "the server speaks no HTTP/2").into_up());
+        }
         rewrite::request(sent, |fields| {
             hop_by_hop::clean_request(session.req_header(), fields, |name| forwarded::is_claim(name, *peer));
+            if is_http2 {
+                hop_by_hop::clean_http2_request(fields);
+            }
             forwarded::write(fields, *peer, *scheme, request_id, &judged.tenant.id)?;
             if let Some(host) = judged.route.and_then(|route| route.upstream.host.clone()) {
                 fields.insert(HOST, host);
@@ -224,10 +233,10 @@ impl ProxyHttp for Gateway {
         })
         .map_err(|_| internal("a field that cannot be said"))?;
         // Last: rewriting keeps targets in origin form alone.
-        match &judged.rewritten {
-            Some(target) => sent.set_raw_path(target.as_bytes()),
-            None => Ok(()),
+        if let Some(target) = &judged.rewritten {
+            sent.set_raw_path(target.as_bytes())?;
         }
+        if is_http2 { before_http2(session, &request.watch).await } else { Ok(()) }
     }
 
     async fn request_body_filter(
@@ -259,6 +268,11 @@ impl ProxyHttp for Gateway {
         if is_upgrade && !hop_by_hop::upgrades_to_websocket(session.req_header(), &header.headers) {
             // RFC 9110, section 7.8: nobody asked. Passed on, it would make a tunnel out of a request.
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade").into_up());
+        }
+        let is_http2 = header.version == Version::HTTP_2;
+        if is_http2 {
+            hop_by_hop::check_http2_response(&header.headers)
+                .map_err(|what| Error::explain(ErrorType::InvalidHTTPHeader, what).into_up())?;
         }
         let (status, client) = (header.status, session.req_header().version);
         let is_final = !status.is_informational() || is_upgrade;
@@ -298,7 +312,8 @@ impl ProxyHttp for Gateway {
             }
             context.upstream_duration = Some(took);
         }
-        if reframed == Reframed::UntilClose || self.is_draining() {
+        let has_end = !is_http2 || client != Version::HTTP_10 || header.headers.contains_key(CONTENT_LENGTH);
+        if reframed == Reframed::UntilClose || !has_end || self.is_draining() {
             session.set_keepalive(None);
         }
         // From here on an upload that goes on after the answer closes the connection.
@@ -325,9 +340,11 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        note_error(context, &error, false);
+        let failure = failure(context, |watch| Failure::to_connect(&error, watch));
+        let is_free = failure.is_some_and(|failure| failure.is_free());
+        failure.into_iter().for_each(|failure| note(context, &failure));
         // Nothing was sent, so any request may be tried again.
-        error.set_retry(has_attempts(context) && has_budget(context));
+        error.set_retry(has_attempts(context) && (is_free || has_budget(context)));
         error
     }
 
@@ -339,15 +356,18 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
         is_reused: bool,
     ) -> Box<Error> {
-        note_error(context, &error, is_reused);
+        let failure = failure(context, |watch| Failure::of(&error, watch, is_reused));
+        let is_free = failure.is_some_and(|failure| failure.is_free());
+        let unbegun = failure.is_some_and(|failure| failure.is_unprocessed());
+        let lasts = failure.is_some_and(|failure| failure.is_lasting());
+        failure.into_iter().for_each(|failure| note(context, &failure));
         let unanswered = session.response_written().is_none_or(|written| written.status.is_informational());
-        let repeatable = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-        // An answer that came and is no HTTP would come again.
-        let failed_there =
-            *error.esource() == pingora::ErrorSource::Upstream && *error.etype() != ErrorType::InvalidHTTPHeader;
+        let harmless = unbegun || session.req_header().method.is_idempotent();
+        let repeatable = harmless && !session.as_ref().retry_buffer_truncated();
+        let failed_there = *error.esource() == pingora::ErrorSource::Upstream && !lasts;
         let may_retry = unanswered && repeatable && failed_there && has_attempts(context);
         // A kept connection that has ended meanwhile says nothing about the server.
-        error.set_retry(may_retry && (is_reused || has_budget(context)));
+        error.set_retry(may_retry && (is_free || has_budget(context)));
         error
     }
 
@@ -420,17 +440,48 @@ fn early_close(expired: Expired) -> Option<EarlyClose> {
     }
 }
 
-/// A failed attempt. That a kept connection has ended meanwhile is no failure of its server.
-fn note_error(context: &mut Context, error: &Error, is_reused: bool) {
-    let Some((request, judged)) = judged(context) else { return };
-    let Some(kind) = upstream::error_kind(error, &request.watch) else { return };
-    if let Some(route) = judged.route {
-        route.upstream.counters.count_error(kind);
-        if let Some(server) = context.server.filter(|_| !is_reused || kind != UpstreamError::Reset) {
-            route.upstream.servers.failed(server);
+/// What a failed attempt says, if it is about the upstream.
+fn failure<'e>(context: &Context, of: impl FnOnce(&Watch) -> Option<Failure<'e>>) -> Option<Failure<'e>> {
+    judged(context).and_then(|(request, _)| of(&request.watch))
+}
+
+/// Counts a failed attempt. That a kept connection has ended meanwhile is no failure of its server.
+fn note(context: &mut Context, failure: &Failure<'_>) {
+    if let (Some(upstream), Some(server)) = (upstream_of(context), context.server) {
+        upstream.counters.count_error(failure.kind);
+        if !failure.is_stale() {
+            upstream.servers.failed(server);
+        }
+        if let Some(error) = failure.tls_complaint().filter(|_| upstream.complaints.passes()) {
+            let (upstream, server) = (&*upstream.name, server.address);
+            tracing::warn!(upstream, %server, error, "no connection over TLS to this server");
         }
     }
-    context.upstream_error = Some(kind);
+    context.upstream_error = Some(failure.kind);
+}
+
+/// Which HTTP a server is asked in. WebSockets need HTTP/1.1.
+fn protocol_for(session: &Session, upstream: &Upstream) -> Result<Protocol> {
+    match upstream.protocol {
+        Protocol::Http1 => Ok(Protocol::Http1),
+        may_be_http2 if !hop_by_hop::is_upgrade(session.req_header()) => Ok(may_be_http2),
+        Protocol::Auto => Ok(Protocol::Http1),
+        Protocol::Http2 => Err(Error::explain(ErrorType::HTTPStatus(501), "a WebSocket for an upstream of HTTP/2")),
+    }
+}
+
+/// What Pingora leaves to do when a request goes out over HTTP/2.
+async fn before_http2(session: &mut Session, watch: &Watch) -> Result<()> {
+    watch.go_over_http2();
+    if session.req_header().version == Version::HTTP_10 {
+        session.downstream_modules_ctx = until_close::modules();
+    }
+    if watch.expects_continue() {
+        // The upstream's own `100 Continue` gets lost in Pingora. RFC 9110, section 10.1.1: whoever forwards may say it as well.
+        session.downstream_session.write_continue_response().await.map_err(|error| error.into_down())?;
+        watch.continued();
+    }
+    Ok(())
 }
 
 fn has_attempts(context: &Context) -> bool {

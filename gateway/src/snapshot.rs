@@ -68,6 +68,13 @@ impl Snapshot {
         self.terminators.get(listener)?.as_ref()
     }
 
+    /// Whether both have the very same upstreams, down to what their files say.
+    pub(crate) fn shares_upstreams(&self, other: &Snapshot) -> bool {
+        let (ours, theirs) = (&self.shared.upstreams, &other.shared.upstreams);
+        let same = |name, ours| theirs.get(name).is_some_and(|theirs| Arc::ptr_eq(ours, theirs));
+        ours.len() == theirs.len() && ours.iter().all(|(name, ours)| same(name, ours))
+    }
+
     /// Every tenant, in the order of the files.
     pub fn tenants(&self) -> &[Arc<Tenant>] {
         &self.tenants

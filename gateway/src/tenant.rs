@@ -6,15 +6,17 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossgate_policy::Policy;
 use http::HeaderValue;
 use smallvec::SmallVec;
 
-use crate::config::model::{Mode, TenantSpec, Timeouts, UnmatchedRequests, UpstreamSpec};
+use crate::config::model::{Mode, Protocol, TenantSpec, Timeouts, UnmatchedRequests, UpstreamSpec};
 use crate::metrics::{Cells, EntryHandles, TenantCounters, UpstreamCounters};
 use crate::servers::{Picked, Retries, Servers};
 use crate::snapshot::SharedPolicy;
+use crate::upstream::{Throttle, UpstreamTls};
 use crate::verdicts::RuleSeat;
 
 /// Whose API a host is.
@@ -105,22 +107,36 @@ pub struct Upstream {
     pub attempts: u32,
     /// The `Host` it gets instead of the client's.
     pub host: Option<HeaderValue>,
+    /// Which HTTP it is asked in.
+    pub protocol: Protocol,
+    /// Whom it is trusted by; `None` in clear text.
+    pub tls: Option<UpstreamTls>,
+    /// Its number among all there ever were: its kept connections are used by no other, so that none outlives the trust that it was
+    /// made under.
+    pub number: u64,
     /// What is counted of its answers.
     pub counters: Arc<UpstreamCounters>,
+    /// How often the log tells of its TLS.
+    pub complaints: Throttle,
     pub(crate) spec: UpstreamSpec,
     turn: Cells,
     retries: Retries,
 }
 
 impl Upstream {
-    pub(crate) fn new(spec: &UpstreamSpec, counters: Arc<UpstreamCounters>) -> Self {
+    pub(crate) fn new(spec: &UpstreamSpec, tls: Option<UpstreamTls>, counters: Arc<UpstreamCounters>) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
         Upstream {
             name: Arc::from(&*spec.name.value),
             servers: Servers::new(&spec.servers, Arc::clone(&counters)),
             timeouts: spec.timeouts,
             attempts: spec.attempts,
             host: spec.host.clone(),
+            protocol: spec.protocol,
+            tls,
+            number: COUNT.fetch_add(1, Relaxed),
             counters,
+            complaints: Throttle::default(),
             spec: spec.clone(),
             turn: Cells::new(1),
             retries: Retries::default(),

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -317,6 +317,49 @@ pub struct UpstreamSpec {
     pub attempts: u32,
     /// The `Host` it gets instead of the client's.
     pub host: Option<HeaderValue>,
+    /// Which HTTP it is asked in.
+    pub protocol: Protocol,
+    /// How its connections are encrypted; in clear text if there is nothing.
+    pub tls: Option<Located<TlsSpec>>,
+}
+
+/// Which HTTP an upstream is asked in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 alone: over TLS as negotiated, in clear text with prior knowledge.
+    Http2,
+    /// Over TLS, HTTP/2 where the server takes it, else HTTP/1.1.
+    Auto,
+}
+
+/// How an upstream's connections are encrypted, its files still unread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSpec {
+    /// The name that its certificate must have, and that it is asked for by; the server's own address if there is nothing.
+    pub server_name: Option<Box<str>>,
+    /// The certificates that are trusted instead of the system's.
+    pub ca: Option<Located<PathBuf>>,
+    /// What the gateway shows of itself.
+    pub client_certificate: Option<ClientCertificateSpec>,
+}
+
+/// What the gateway shows of itself to an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificateSpec {
+    /// The file with the certificate, and those between it and one that the upstream trusts.
+    pub certificate: Located<PathBuf>,
+    /// The file with its key.
+    pub key: Located<PathBuf>,
+}
+
+impl TlsSpec {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let own = self.client_certificate.iter().flat_map(|own| [&own.certificate, &own.key]);
+        self.ca.iter().chain(own).map(|file| &*file.value)
+    }
 }
 
 /// How long to wait for an upstream.

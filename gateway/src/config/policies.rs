@@ -9,7 +9,8 @@ use http::HeaderValue;
 
 use super::decode::{Decoder, Fields, duration_of};
 use super::model::{
-    Dangerously, Disclosure, Located, Mode, OriginSetSpec, PolicySpec, Text, Timeouts, UnmatchedRequests, UpstreamSpec,
+    Dangerously, Disclosure, Located, Mode, OriginSetSpec, PolicySpec, Protocol, Text, Timeouts, UnmatchedRequests,
+    UpstreamSpec,
 };
 use super::sections::{self, Kind};
 use super::settings::span;
@@ -41,7 +42,15 @@ impl Decoder<'_> {
 
     /// An upstream of that name, even where something is wrong in it: whoever refers to it makes no mistake.
     fn upstream(&mut self, name: Text, node: &Node) -> UpstreamSpec {
-        let blank = UpstreamSpec { name, servers: Vec::new(), timeouts: Timeouts::default(), attempts: 2, host: None };
+        let blank = UpstreamSpec {
+            name,
+            servers: Vec::new(),
+            timeouts: Timeouts::default(),
+            attempts: 2,
+            host: None,
+            protocol: Protocol::Http1,
+            tls: None,
+        };
         let Some(fields) = self.fields(node, &sections::UPSTREAM) else {
             return blank;
         };
@@ -50,6 +59,8 @@ impl Decoder<'_> {
             timeouts: fields.find("timeouts").and_then(|node| self.timeouts(node)).unwrap_or_default(),
             attempts: self.count_or(&fields, "attempts", 1..=ATTEMPTS_MAX, blank.attempts),
             host: fields.find("host").and_then(|node| self.upstream_host(node)),
+            protocol: self.protocol(&fields),
+            tls: fields.find("tls").and_then(|node| self.upstream_tls(node)),
             ..blank
         }
     }

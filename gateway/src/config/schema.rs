@@ -299,6 +299,40 @@ described! {
         attempts: Option<u32>,
         /// The Host it gets instead of the client's.
         host: Option<String>,
+        /// Which HTTP it is asked in. Default Http1.
+        protocol: Option<Protocol>,
+        /// Encrypts its connections; `{}` trusts the system's certificates, and wants the server's own address in its certificate.
+        tls: Option<UpstreamTls>,
+    }
+
+    /// Which HTTP an upstream is asked in.
+    enum Protocol {
+        /// HTTP/1.1.
+        Http1,
+        /// HTTP/2 alone: negotiated over TLS, with prior knowledge in clear text. It takes no WebSockets.
+        Http2,
+        /// Over TLS, HTTP/2 where the server takes it, else HTTP/1.1, as for WebSockets.
+        Auto,
+    }
+
+    /// How an upstream's connections are encrypted. Certificate and name are always verified. Files are read anew when they change.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct UpstreamTls {
+        /// The name or IP address that the server's certificate must have, also asked for by SNI. Default: the server's own.
+        server_name: Option<String>,
+        /// A PEM file of the certificates that are trusted instead of the system's.
+        ca: Option<String>,
+        /// What the gateway shows of itself, where the upstream asks.
+        client_certificate: Option<ClientCertificate>,
+    }
+
+    /// A certificate and its key.
+    #[schemars(deny_unknown_fields)]
+    struct ClientCertificate {
+        /// A PEM file: the certificate, then those between it and one that the upstream trusts.
+        certificate: String,
+        /// A PEM file: its private key, unencrypted.
+        key: String,
     }
 
     /// How long to wait for an upstream.

@@ -82,7 +82,9 @@ sections! {
     ];
     SHUTDOWN = "Shutdown", "the shutdown", ["drainDelay", "grace"];
     ACCESS_LOG = "AccessLog", "the access log", ["level", "sample"];
-    UPSTREAM = "Upstream", "an upstream", ["servers", "timeouts", "attempts", "host"];
+    UPSTREAM = "Upstream", "an upstream", ["servers", "timeouts", "attempts", "host", "protocol", "tls"];
+    UPSTREAM_TLS = "UpstreamTls", "the TLS of an upstream", ["serverName", "ca", "clientCertificate"];
+    CLIENT_CERTIFICATE = "ClientCertificate", "a client certificate", ["certificate", "key"];
     TIMEOUTS = "Timeouts", "the timeouts", ["connect", "head", "idle", "upgradedIdle"];
     POLICY = "Policy", "a policy", [
         "allowOrigins", "allowOriginSets", "allowOriginRegexes", "allowMethods", "allowHeaders", "exposeHeaders",

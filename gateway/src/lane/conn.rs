@@ -300,6 +300,7 @@ impl Conn {
 
     /// Bounds a write that the client does not take.
     fn poll_written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.watch.attend();
         if let Poll::Ready(written) = result {
             self.wrote = true;
             self.unflushed = true;
@@ -337,6 +338,7 @@ impl Drop for Conn {
 impl AsyncRead for Conn {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.watch.attend();
         match this.allowance(buf.remaining()) {
             0 => this.poll_hold(cx),
             allowed => this.poll_body(cx, buf, allowed),

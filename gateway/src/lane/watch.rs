@@ -81,6 +81,8 @@ pub struct Watch {
     expired: AtomicU8,
     seen: AtomicBool,
     expects_continue: AtomicBool,
+    over_http2: AtomicBool,
+    attended: AtomicBool,
 }
 
 impl Watch {
@@ -98,6 +100,8 @@ impl Watch {
             expired: AtomicU8::new(0),
             seen: AtomicBool::new(false),
             expects_continue: AtomicBool::new(false),
+            over_http2: AtomicBool::new(false),
+            attended: AtomicBool::new(false),
         }
     }
 
@@ -141,7 +145,33 @@ impl Watch {
     pub fn begin_attempt(&self, head: Duration, idle: Duration) {
         self.head_ms.store(millis(head), Relaxed);
         self.set_idle(idle);
+        self.over_http2.store(false, Relaxed);
         self.attempt.fetch_add(1, Relaxed);
+    }
+
+    /// The attempt goes out over HTTP/2.
+    pub fn go_over_http2(&self) {
+        self.over_http2.store(true, Relaxed);
+    }
+
+    /// The client's connection is looked at.
+    pub fn attend(&self) {
+        self.attended.store(true, Relaxed);
+    }
+
+    /// Whether it was since it was last asked.
+    pub fn was_attended(&self) -> bool {
+        self.attended.swap(false, Relaxed)
+    }
+
+    /// How long it need not be looked at, where it is not always: while a piece of an upload is written, which has the time for the
+    /// head, and once more until it is known that the upload has failed.
+    pub fn unattended_max(&self) -> Option<Duration> {
+        let max = || match self.phase() {
+            Phase::Request => self.head() * 2,
+            Phase::Streaming | Phase::Upgraded => self.idle(),
+        };
+        self.over_http2.load(Relaxed).then(max)
     }
 
     /// Number of attempts begun.

@@ -90,6 +90,12 @@ label_set! {
         ConnectTimeout => "connect_timeout",
         /// No connection for another reason.
         ConnectFailed => "connect_failed",
+        /// No TLS with it: it speaks none, none that is taken here, or refuses the gateway's certificate.
+        TlsHandshake => "tls_handshake",
+        /// Its certificate is expired, of nobody who is trusted, or of another name.
+        TlsCertificate => "tls_certificate",
+        /// It speaks TLS, and not the HTTP that it is to be asked in.
+        TlsAlpn => "tls_alpn",
         /// No response head within the head timeout.
         HeadTimeout => "head_timeout",
         /// Silence for longer than the idle timeout, after the head.

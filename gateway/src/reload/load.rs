@@ -161,6 +161,7 @@ impl Loader {
         self.note_stamp(&main_path);
         let Decoded { value: main, mut found } = config::read_main(&main_path);
         self.check_token(&main.settings, &mut found);
+        self.note_upstream_certificates(&main);
         let certificates = self.certificates(&main, &mut found);
         let mut candidates = self.candidates(&main, &mut found);
         let previous = self.live.as_ref().map(|live| Arc::clone(&live.snapshot));
@@ -208,6 +209,14 @@ impl Loader {
             self.seen.token_file = Some(file.value.clone());
             self.note_stamp(&file.value);
         }
+    }
+
+    /// What upstreams are spoken to with, before it is read, so that a change meanwhile shows.
+    fn note_upstream_certificates(&mut self, main: &Main) {
+        let tls = main.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
+        tls.flat_map(|tls| tls.value.files()).for_each(|file| {
+            self.note_certificate(file);
+        });
     }
 
     /// The scripts. What is wrong with one at the start is a mistake like any other; later its last good version stays.
@@ -368,7 +377,9 @@ impl Live {
         let same_files = same_paths && self.files.values().zip(other.files.values()).all(same_file);
         let same_scripts = self.scripts.is_same(&other.scripts);
         let same_certificates = self.certificates == other.certificates;
-        same_files && same_scripts && same_certificates && self.main == other.main && self.broken == other.broken
+        let same_upstreams = self.snapshot.shares_upstreams(&other.snapshot);
+        let same_beside = same_scripts && same_certificates && same_upstreams;
+        same_files && same_beside && self.main == other.main && self.broken == other.broken
     }
 }
 

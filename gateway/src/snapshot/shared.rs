@@ -19,6 +19,7 @@ use crate::config::{Kind, shown, similar};
 use crate::metrics::Metrics;
 use crate::scripts::Scripts;
 use crate::tenant::{Tenant, Upstream};
+use crate::upstream::{SystemRoots, UpstreamTls};
 use crate::verdicts::LiveRule;
 
 use super::rules::{Rejected, Rules};
@@ -65,10 +66,12 @@ impl Shared {
         let mut compiler = Compiler { file, sets, rules, previous, found };
         let policies = main.policies.iter().map(|spec| (spec.name.value.clone(), compiler.policy(spec)));
         let policies = policies.collect();
-        let upstream = |spec: &UpstreamSpec| {
+        let system = SystemRoots::default();
+        let mut upstream = |spec: &UpstreamSpec| {
+            let tls = spec.tls.as_ref().and_then(|tls| UpstreamTls::read(tls, file, &system, compiler.found));
             let old = previous.and_then(|shared| shared.upstreams.get(&spec.name.value));
-            let same = old.filter(|old| old.spec == *spec);
-            same.map_or_else(|| Arc::new(Upstream::new(spec, metrics.upstream(&spec.name.value))), Arc::clone)
+            let same = old.filter(|old| old.spec == *spec && old.tls == tls);
+            same.map_or_else(|| Arc::new(Upstream::new(spec, tls, metrics.upstream(&spec.name.value))), Arc::clone)
         };
         let upstreams = main.upstreams.iter().map(|spec| (spec.name.value.clone(), upstream(spec))).collect();
         Shared { upstreams, policies }

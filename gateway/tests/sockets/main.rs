@@ -36,4 +36,6 @@ mod streaming;
 mod support;
 mod tls;
 mod upgrade;
+mod upstream_http2;
+mod upstream_tls;
 mod wire;

@@ -6,36 +6,44 @@
 
 mod address;
 mod browser;
+mod certificates;
 mod crowd;
 mod demo;
 mod faulty;
 mod flood;
 mod gateway;
 mod heir;
+pub(crate) mod http2_frames;
+mod http2_upstream;
 mod process;
 mod requests;
 mod sink;
 mod site;
 mod tls;
+mod tls_front;
 mod upstream;
 mod websocket;
 mod wire;
 
 pub(crate) use address::{RefusedAddress, UnansweredAddress};
 pub(crate) use browser::Browser;
+pub(crate) use certificates::{Authority, Certificate, Valid};
 pub(crate) use crowd::{End, Reads, SlowClient, allow_open_files, crowd};
 pub(crate) use demo::DemoUpstream;
 pub(crate) use faulty::{Fault, FaultyNetwork, Way};
 pub(crate) use flood::counted_flood;
 pub(crate) use gateway::{Gateway, config, listening};
 pub(crate) use heir::Heir;
+pub(crate) use http2_upstream::{Asked, Http2Upstream, send};
 pub(crate) use process::{PATIENCE, Process};
 pub(crate) use requests::{WholeRequest, requests_in};
 pub(crate) use sink::{LARGE_LEN, Sink};
 pub(crate) use site::{
     HOST, ORIGIN, Site, assert_allowed, assert_denied, assert_edge_error, assert_never_readable, tenant_config,
+    tenant_config_at,
 };
 pub(crate) use tls::{Authority, Issued, TlsConnection, Tunnel, tls_error};
+pub(crate) use tls_front::{Handshake, TlsFront};
 pub(crate) use upstream::{Exchange, RecordingUpstream, Then};
 pub(crate) use websocket::{accept, handshake, websocket};
 pub(crate) use wire::{Connection, Headers, Response, WireError, request};

@@ -2,6 +2,7 @@
 //! look like.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use super::gateway::{Gateway, config};
 use super::upstream::{Exchange, RecordingUpstream, Then};
@@ -70,7 +71,11 @@ impl Site {
 
 /// The stage's upstream, policy and tenant; `upstream_options` go beside its servers.
 pub(crate) fn tenant_config(upstream: &RecordingUpstream, upstream_options: &str) -> String {
-    let server = upstream.address;
+    tenant_config_at(upstream.address, upstream_options)
+}
+
+/// The same with a server of any kind.
+pub(crate) fn tenant_config_at(server: SocketAddr, upstream_options: &str) -> String {
     format!(
         "upstreams:\n  api: {{ servers: [{server}]{upstream_options} }}\n{POLICY}\
          tenants:\n  - {{ id: a, hosts: [{HOST}], upstream: api, policy: spa }}\n"

@@ -1,0 +1,318 @@
+//! Whom an upstream's servers are trusted by, and what the gateway shows of itself to them: files, read when a snapshot is compiled.
+//!
+//! Pingora makes a TLS client of this for every new connection, and panics on what it cannot read, or refuses the connection. So
+//! everything is read here first, by the parsers that it will use: what is wrong is a mistake in the configuration, at the place that
+//! names the file, and what is here can be used. The chain is always verified, and the name: Pingora would skip both for an
+//! empty name, so there is always one. Absent on purpose: a switch that turns verification off, since a certificate can be its own `ca`.
+
+use std::cell::OnceCell;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pingora::protocols::tls::CaType;
+use pingora::tls::load_native_certs;
+use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
+use rustls::RootCertStore;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::config::diagnostics::{Diagnostic, Diagnostics};
+use crate::config::files::read_bytes;
+use crate::config::model::{At, ClientCertificateSpec, Located, TlsSpec};
+
+/// Bytes of a file of certificates: those of a whole operating system have a quarter of it. They are gone through at every new connection.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// What it takes to speak TLS with the servers of an upstream.
+pub struct UpstreamTls {
+    server_name: Option<Box<str>>,
+    trusted: Arc<CaType>,
+    own: Option<Arc<CertKey>>,
+}
+
+/// The certificates that the system trusts, read where somebody needs them.
+#[derive(Default)]
+pub(crate) struct SystemRoots(OnceCell<Result<Arc<CaType>, String>>);
+
+impl UpstreamTls {
+    /// Reads what `spec` names, and reports in `file` what is wrong with it.
+    pub(crate) fn read(
+        spec: &Located<TlsSpec>,
+        file: &Path,
+        system: &SystemRoots,
+        found: &mut Diagnostics,
+    ) -> Option<Self> {
+        let Located { value: TlsSpec { server_name, ca, client_certificate }, at } = spec;
+        let mut reading = Reading { file, found };
+        let trusted = match ca {
+            Some(ca) => reading.trusted(&ca.value, ca.at),
+            None => system.get().map_err(|message| reading.error(*at, message.clone())).ok(),
+        };
+        let own = client_certificate.as_ref().map(|own| reading.own(own));
+        let own = match own {
+            None => None,
+            Some(read) => Some(read?),
+        };
+        Some(UpstreamTls { server_name: server_name.clone(), trusted: trusted?, own })
+    }
+
+    /// The name or address that the certificate of a server must have; never empty.
+    pub fn server_name(&self, server: IpAddr) -> String {
+        self.server_name.as_ref().map_or_else(|| server.to_string(), |name| String::from(&**name))
+    }
+
+    /// The certificates of which one must have signed the server's.
+    pub fn trusted(&self) -> &Arc<CaType> {
+        &self.trusted
+    }
+
+    /// What a server is shown that asks who the gateway is.
+    pub fn own(&self) -> Option<&Arc<CertKey>> {
+        self.own.as_ref()
+    }
+}
+
+/// Equal when they say the same: what was read is kept across reloads as long as it does.
+impl PartialEq for UpstreamTls {
+    fn eq(&self, other: &Self) -> bool {
+        let UpstreamTls { server_name, trusted, own } = self;
+        let same_own = match (own, &other.own) {
+            (Some(ours), Some(theirs)) => {
+                let chain = |own: &CertKey| {
+                    raw([own.leaf()]).chain(raw(own.intermediates())).map(<[u8]>::to_vec).collect::<Vec<_>>()
+                };
+                ours.key() == theirs.key() && chain(ours) == chain(theirs)
+            }
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same_own && *server_name == other.server_name && raw(trusted.iter()).eq(raw(other.trusted.iter()))
+    }
+}
+
+fn raw<'c>(certificates: impl IntoIterator<Item = &'c WrappedX509>) -> impl Iterator<Item = &'c [u8]> {
+    certificates.into_iter().map(|certificate| certificate.borrow_raw_cert().as_slice())
+}
+
+impl SystemRoots {
+    fn get(&self) -> Result<Arc<CaType>, &String> {
+        let read = || {
+            let advice = "name a file of those that this upstream is to be trusted by under ca";
+            let all = load_native_certs()
+                .map_err(|error| format!("the system's certificates cannot be read: {error}; {advice}"))?;
+            // Of a system's hundreds, one may be too odd for somebody.
+            let usable: Vec<WrappedX509> = all.iter().filter_map(|certificate| anchor(certificate).ok()).collect();
+            if usable.is_empty() {
+                return Err(format!("this system trusts no certificates; {advice}"));
+            }
+            Ok(usable.into())
+        };
+        self.0.get_or_init(read).as_ref().map(Arc::clone)
+    }
+}
+
+/// Reads files, and reports what is wrong with them.
+struct Reading<'a> {
+    /// The configuration that names them.
+    file: &'a Path,
+    found: &'a mut Diagnostics,
+}
+
+impl Reading<'_> {
+    fn error(&mut self, at: At, message: String) {
+        self.found.push(Diagnostic::error(self.file, at, message));
+    }
+
+    fn bytes(&mut self, path: &Path, at: At) -> Option<Vec<u8>> {
+        let read = read_bytes(path, FILE_BYTES_MAX);
+        read.map_err(|error| self.error(at, format!("{} cannot be read: {error}", path.display()))).ok()
+    }
+
+    fn trusted(&mut self, path: &Path, at: At) -> Option<Arc<CaType>> {
+        let mut trusted = Vec::new();
+        for (nth, certificate) in (1..).zip(self.certificates(path, at)?) {
+            match anchor(&certificate) {
+                Ok(anchor) => trusted.push(anchor),
+                Err(why) => self.error(at, format!("certificate {nth} in {} is no good: {why}", path.display())),
+            }
+        }
+        self.warn_expired(&trusted, path, at);
+        (!trusted.is_empty()).then(|| trusted.into())
+    }
+
+    fn own(&mut self, spec: &ClientCertificateSpec) -> Option<Arc<CertKey>> {
+        let ClientCertificateSpec { certificate, key } = spec;
+        let chain = self.certificates(&certificate.value, certificate.at);
+        let private = self.bytes(&key.value, key.at).and_then(|text| self.private_key(&text, &key.value, key.at));
+        let (chain, private) = (chain?, private?);
+        let readable = chain.iter().map(|one| wrapped(one)).collect::<Result<Vec<_>, _>>();
+        let readable = readable
+            .map_err(|why| self.error(certificate.at, format!("{} is no good: {why}", certificate.value.display())))
+            .ok()?;
+        if let Err(error) = CertifiedKey::from_der(chain.clone(), private.clone_key(), &default_provider()) {
+            let message = format!("this key does not go with {}: {error}", certificate.value.display());
+            self.error(key.at, message);
+            return None;
+        }
+        self.warn_expired(&readable, &certificate.value, certificate.at);
+        let chain = chain.iter().map(|one| one.to_vec()).collect();
+        Some(Arc::new(CertKey::new(chain, private.secret_der().to_vec())))
+    }
+
+    /// The certificates in a file, at least one. What a parser says of PEM may quote it, so that is not told.
+    fn certificates(&mut self, path: &Path, at: At) -> Option<Vec<CertificateDer<'static>>> {
+        let text = self.bytes(path, at)?;
+        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+        match all {
+            Ok(all) if !all.is_empty() => Some(all),
+            Ok(_) | Err(_) => {
+                let wanted = "name a PEM file, which has -----BEGIN CERTIFICATE----- in it";
+                self.error(at, format!("{} has no readable certificate; {wanted}", path.display()));
+                None
+            }
+        }
+    }
+
+    fn private_key(&mut self, text: &[u8], path: &Path, at: At) -> Option<PrivateKeyDer<'static>> {
+        let key = PrivateKeyDer::from_pem_slice(text).ok();
+        // Pingora tells the kind from the bytes alone.
+        let key = key.and_then(|key| PrivateKeyDer::try_from(key.secret_der().to_vec()).ok());
+        if key.is_none() {
+            let wanted = "name a PEM file with an unencrypted one, which has PRIVATE KEY----- in it";
+            self.error(at, format!("{} has no readable private key; {wanted}", path.display()));
+        }
+        key
+    }
+
+    fn warn_expired(&mut self, certificates: &[WrappedX509], path: &Path, at: At) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        for (nth, certificate) in (1..).zip(certificates) {
+            let end = certificate.borrow_cert().validity().not_after;
+            if u64::try_from(end.timestamp()).is_ok_and(|end| end < now) {
+                let message = format!("certificate {nth} in {} expired on {end}; replace it", path.display());
+                self.found.push(Diagnostic::warning(self.file, at, message));
+            }
+        }
+    }
+}
+
+/// A certificate that others can be verified by.
+fn anchor(certificate: &CertificateDer<'_>) -> Result<WrappedX509, String> {
+    RootCertStore::empty().add(certificate.clone()).map_err(|error| error.to_string())?;
+    wrapped(certificate)
+}
+
+/// A certificate as Pingora keeps it, whose way of making one panics.
+fn wrapped(certificate: &CertificateDer<'_>) -> Result<WrappedX509, String> {
+    X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+    Ok(WrappedX509::new(certificate.to_vec(), parse_x509))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    struct Files {
+        dir: tempfile::TempDir,
+    }
+
+    impl Files {
+        /// `good.pem` and `good.key` go together; `other.key` is another's, `old.pem` has had its time.
+        fn new() -> Self {
+            let files = Files { dir: tempfile::tempdir().unwrap() };
+            let params = CertificateParams::new(vec!["api.internal.test".to_owned()]).unwrap();
+            let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+            let good = params.self_signed(&key).unwrap().pem();
+            let mut old = params.clone();
+            (old.not_before, old.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 1, 1));
+            files.write("good.pem", &good);
+            files.write("good.key", &key.serialize_pem());
+            files.write("other.key", &other.serialize_pem());
+            files.write("old.pem", &old.self_signed(&key).unwrap().pem());
+            files.write("twice.pem", &[&*good, &good].concat());
+            files.write("text.pem", "the certificate is in the safe");
+            files.write("cut.pem", good.split_at(good.len() / 2).0);
+            let body = |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+            files.write("odd.pem", &body("c2VjcmV0"));
+            files.write("odd.key", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n");
+            files
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            std::fs::write(self.dir.path().join(name), text).unwrap();
+        }
+
+        fn read(&self, ca: &str, own: Option<(&str, &str)>) -> (Option<UpstreamTls>, Vec<String>) {
+            let located = |name: &str| Located { value: self.dir.path().join(name), at: At::START };
+            let client_certificate = own.map(|(certificate, key)| ClientCertificateSpec {
+                certificate: located(certificate),
+                key: located(key),
+            });
+            let value = TlsSpec { server_name: None, ca: Some(located(ca)), client_certificate };
+            let mut found = Diagnostics::default();
+            let spec = Located { value, at: At::START };
+            let read = UpstreamTls::read(&spec, Path::new("gateway.yaml"), &SystemRoots::default(), &mut found);
+            let prefix = format!("{}/", self.dir.path().display());
+            (read, found.iter().map(|one| one.message.replace(&prefix, "")).collect())
+        }
+    }
+
+    #[track_caller]
+    fn check(files: &Files, ca: &str, own: Option<(&str, &str)>, wanted: &[&str]) {
+        let (read, told) = files.read(ca, own);
+        assert_eq!(told.len(), wanted.len(), "{told:?}");
+        for (told, wanted) in told.iter().zip(wanted) {
+            assert!(told.starts_with(wanted), "{told:?} does not begin with {wanted:?}");
+            assert!(!told.contains("secret") && !told.contains("c2VjcmV0") && !told.contains("safe"), "{told:?}");
+        }
+        assert_eq!(read.is_some(), wanted.iter().all(|told| told.contains("expired")));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_told_and_not_kept() {
+        let files = Files::new();
+        let none = "has no readable certificate; name a PEM file, which has -----BEGIN CERTIFICATE-----";
+        check(&files, "good.pem", None, &[]);
+        check(&files, "twice.pem", Some(("good.pem", "good.key")), &[]);
+        check(&files, "missing.pem", None, &["missing.pem cannot be read: No such file"]);
+        check(&files, ".", None, &["cannot be read: it is not a regular file"]);
+        for unreadable in ["text.pem", "cut.pem", "good.key"] {
+            check(&files, unreadable, None, &[&format!("{unreadable} {none}")]);
+        }
+        check(&files, "odd.pem", None, &["certificate 1 in odd.pem is no good: "]);
+        check(&files, "good.pem", Some(("good.pem", "other.key")), &["this key does not go with good.pem: "]);
+        check(&files, "good.pem", Some(("odd.pem", "good.key")), &["odd.pem is no good: "]);
+        for unreadable in ["good.pem", "odd.key", "text.pem"] {
+            let wanted = format!("{unreadable} has no readable private key; name a PEM file with an unencrypted one");
+            check(&files, "good.pem", Some(("good.pem", unreadable)), &[&wanted]);
+        }
+        check(&files, "old.pem", None, &["certificate 1 in old.pem expired on "]);
+        let both = [&*format!("text.pem {none}"), "missing.key cannot be read"];
+        check(&files, "text.pem", Some(("good.pem", "missing.key")), &both);
+    }
+
+    #[test]
+    fn two_are_equal_when_their_files_say_the_same() {
+        let files = Files::new();
+        let read = |ca, own| files.read(ca, own).0.unwrap();
+        let own = Some(("good.pem", "good.key"));
+        assert!(read("good.pem", own) == read("good.pem", own));
+        assert!(read("good.pem", own) != read("good.pem", None));
+        assert!(read("good.pem", None) != read("twice.pem", None));
+        assert!(read("good.pem", None) != read("old.pem", None));
+    }
+
+    #[test]
+    fn there_is_always_a_name() {
+        let files = Files::new();
+        let name = |server: &str| files.read("good.pem", None).0.unwrap().server_name(server.parse().unwrap());
+        assert_eq!([name("10.0.0.1"), name("2001:db8::1")], ["10.0.0.1", "2001:db8::1"]);
+    }
+}

@@ -1,0 +1,110 @@
+//! Certificates that last for one test, and what speaks TLS with them.
+
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd,
+};
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+
+/// An authority that certificates are of.
+#[derive(Debug)]
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, as the files have them.
+#[derive(Debug, Clone)]
+pub(crate) struct Certificate {
+    pub(crate) pem: String,
+    pub(crate) key: String,
+}
+
+/// When a certificate is good.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Valid {
+    Now,
+    /// No more.
+    Before,
+    /// Not yet.
+    Later,
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate for these names and addresses.
+    pub(crate) fn issue(&self, names: &[&str]) -> Certificate {
+        self.issue_valid(names, Valid::Now)
+    }
+
+    pub(crate) fn issue_valid(&self, names: &[&str], valid: Valid) -> Certificate {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params(names, valid).signed_by(&key, &self.0).unwrap();
+        Certificate { pem: certificate.pem(), key: key.serialize_pem() }
+    }
+}
+
+impl Certificate {
+    /// One that nobody but itself vouches for.
+    pub(crate) fn self_signed(names: &[&str]) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params(names, Valid::Now).self_signed(&key).unwrap();
+        Self { pem: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// What a server needs to show it, and to choose one of these protocols by ALPN; to choose none if there are none.
+    pub(crate) fn server(&self, protocols: &[&str]) -> ServerConfig {
+        self.served(None, protocols)
+    }
+
+    /// The same of a server that wants a certificate of this authority from whoever comes.
+    pub(crate) fn server_for(&self, clients: &Authority, protocols: &[&str]) -> ServerConfig {
+        self.served(Some(clients), protocols)
+    }
+
+    fn served(&self, clients: Option<&Authority>, protocols: &[&str]) -> ServerConfig {
+        let provider = Arc::new(default_provider());
+        let builder =
+            ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.0.der().clone()).unwrap();
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let chain = CertificateDer::pem_slice_iter(self.pem.as_bytes()).map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
+        let mut config = builder.with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config
+    }
+}
+
+fn params(names: &[&str], valid: Valid) -> CertificateParams {
+    let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "of a test");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let (not_before, not_after) = match valid {
+        Valid::Now => ((2001, 1, 1), (4001, 1, 1)),
+        Valid::Before => ((2001, 1, 1), (2002, 1, 1)),
+        Valid::Later => ((4001, 1, 1), (4002, 1, 1)),
+    };
+    params.not_before = date_time_ymd(not_before.0, not_before.1, not_before.2);
+    params.not_after = date_time_ymd(not_after.0, not_after.1, not_after.2);
+    params
+}

@@ -1,0 +1,71 @@
+//! What speaks TLS before an upstream that does not: it shakes hands, and passes on what comes out.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use rustls::ServerConfig;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio_rustls::TlsAcceptor;
+
+/// What a client said and chose in a handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Handshake {
+    pub(crate) server_name: Option<String>,
+    pub(crate) protocol: Option<String>,
+    pub(crate) has_certificate: bool,
+}
+
+/// The front; it ends, with all connections through it, when this is dropped.
+#[derive(Debug)]
+pub(crate) struct TlsFront {
+    pub(crate) address: SocketAddr,
+    handshakes: Arc<Mutex<Vec<Handshake>>>,
+    config: Arc<Mutex<Arc<ServerConfig>>>,
+    _runtime: Runtime,
+}
+
+impl TlsFront {
+    /// Before the upstream at `behind`; what was chosen by ALPN is all the same to it.
+    pub(crate) fn start(config: ServerConfig, behind: SocketAddr) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let handshakes = Arc::new(Mutex::new(Vec::new()));
+        let config = Arc::new(Mutex::new(Arc::new(config)));
+        let (seen, current) = (Arc::clone(&handshakes), Arc::clone(&config));
+        runtime.spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.expect("a connection");
+                let acceptor = TlsAcceptor::from(Arc::clone(&current.lock().unwrap()));
+                tokio::spawn(carry(stream, acceptor, behind, Arc::clone(&seen)));
+            }
+        });
+        Self { address, handshakes, config, _runtime: runtime }
+    }
+
+    /// Shows another certificate from now on.
+    pub(crate) fn renew(&self, config: ServerConfig) {
+        *self.config.lock().unwrap() = Arc::new(config);
+    }
+
+    /// The handshakes that went well so far.
+    pub(crate) fn handshakes(&self) -> Vec<Handshake> {
+        self.handshakes.lock().unwrap().clone()
+    }
+}
+
+async fn carry(stream: TcpStream, acceptor: TlsAcceptor, behind: SocketAddr, seen: Arc<Mutex<Vec<Handshake>>>) {
+    stream.set_nodelay(true).unwrap();
+    let Ok(mut client) = acceptor.accept(stream).await else { return };
+    let (_, session) = client.get_ref();
+    seen.lock().unwrap().push(Handshake {
+        server_name: session.server_name().map(str::to_owned),
+        protocol: session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
+        has_certificate: session.peer_certificates().is_some(),
+    });
+    let Ok(mut upstream) = TcpStream::connect(behind).await else { return };
+    upstream.set_nodelay(true).unwrap();
+    let _ended = copy_bidirectional(&mut client, &mut upstream).await;
+}
