@@ -245,6 +245,21 @@ mod tests {
     }
 
     #[test]
+    fn http2_is_told_nothing_of_connections() {
+        let mut sent = HeaderMap::new();
+        for name in CONNECTION_FIELDS.iter().chain(&["expect", "te", "x-app"]) {
+            sent.insert(HeaderName::from_static(name), HeaderValue::from_static("trailers"));
+        }
+        clean_http2_request(&mut sent);
+        let mut left: Vec<&str> = sent.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["te", "x-app"]);
+        sent.insert(header::TE, HeaderValue::from_static("trailers, gzip"));
+        clean_http2_request(&mut sent);
+        assert!(!sent.contains_key(header::TE));
+    }
+
+    #[test]
     fn ordinary_lists_pass() {
         for value in [
             "close",

@@ -449,6 +449,9 @@ fn failure<'e>(context: &Context, of: impl FnOnce(&Watch) -> Option<Failure<'e>>
 fn note(context: &mut Context, failure: &Failure<'_>) {
     if let (Some(upstream), Some(server)) = (upstream_of(context), context.server) {
         upstream.counters.count_error(failure.kind);
+        if failure.is_silence() && context.request.as_ref().is_some_and(|request| request.watch.is_over_http2()) {
+            upstream.retire_connections();
+        }
         if !failure.is_stale() {
             upstream.servers.failed(server);
         }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crossgate_policy::Policy;
 use http::HeaderValue;
@@ -111,21 +111,22 @@ pub struct Upstream {
     pub protocol: Protocol,
     /// Whom it is trusted by; `None` in clear text.
     pub tls: Option<UpstreamTls>,
-    /// Its number among all there ever were: its kept connections are used by no other, so that none outlives the trust that it was
-    /// made under.
-    pub number: u64,
     /// What is counted of its answers.
     pub counters: Arc<UpstreamCounters>,
     /// How often the log tells of its TLS.
     pub complaints: Throttle,
     pub(crate) spec: UpstreamSpec,
+    /// Its number among all there ever were.
+    number: u32,
+    /// How often its connections were retired.
+    retired: AtomicU32,
     turn: Cells,
     retries: Retries,
 }
 
 impl Upstream {
     pub(crate) fn new(spec: &UpstreamSpec, tls: Option<UpstreamTls>, counters: Arc<UpstreamCounters>) -> Self {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         Upstream {
             name: Arc::from(&*spec.name.value),
             servers: Servers::new(&spec.servers, Arc::clone(&counters)),
@@ -134,10 +135,11 @@ impl Upstream {
             host: spec.host.clone(),
             protocol: spec.protocol,
             tls,
-            number: COUNT.fetch_add(1, Relaxed),
             counters,
             complaints: Throttle::default(),
             spec: spec.clone(),
+            number: COUNT.fetch_add(1, Relaxed),
+            retired: AtomicU32::new(0),
             turn: Cells::new(1),
             retries: Retries::default(),
         }
@@ -152,6 +154,16 @@ impl Upstream {
     /// without.
     pub fn server(&self, turn: usize, attempt: u32) -> Option<Picked> {
         self.servers.pick(turn.wrapping_add(attempt as usize))
+    }
+
+    /// What tells its kept connections from all others: none is used by another upstream, or outlives the trust that it was made under.
+    pub fn pool(&self) -> u64 {
+        u64::from(self.number) << 32 | u64::from(self.retired.load(Relaxed))
+    }
+
+    /// Lets no further request use the connections that there are: over HTTP/2, one that is silent may never speak again.
+    pub fn retire_connections(&self) {
+        self.retired.fetch_add(1, Relaxed);
     }
 
     /// Whether one more request may be tried again.

@@ -27,8 +27,8 @@ pub use tls::UpstreamTls;
 /// Idle connections to an upstream are kept this long: below the 60 s or more after which common servers close theirs.
 const POOL_IDLE: Duration = Duration::from_secs(55);
 
-/// Requests at one time on one connection over HTTP/2. Servers allow a hundred or more (RFC 9113, section 6.5.2); where one allows
-/// fewer, requests beyond wait until their turn.
+/// Requests at one time on one connection over HTTP/2. Servers allow a hundred or more (RFC 9113, section 6.5.2). One that allows fewer
+/// refuses those that come before it has said so, and they are tried again; then there are more connections.
 const STREAMS_MAX: u16 = 100;
 /// What one answer over HTTP/2 may have under way or waiting for its client. The connection has as much for each, so that clients that
 /// take nothing hold up nobody else's answer.
@@ -46,7 +46,7 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
 pub fn peer(upstream: &Upstream, address: SocketAddr, protocol: Protocol) -> Box<HttpPeer> {
     let server_name = upstream.tls.as_ref().map(|tls| tls.server_name(address.ip()));
     let mut peer = HttpPeer::new(address, server_name.is_some(), server_name.unwrap_or_default());
-    peer.group_key = upstream.number;
+    peer.group_key = upstream.pool();
     peer.options.connection_timeout = Some(upstream.timeouts.connect);
     peer.options.total_connection_timeout = Some(upstream.timeouts.connect);
     // A server that takes none of a request body is as silent as one that does not answer.

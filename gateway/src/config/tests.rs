@@ -1,6 +1,7 @@
 //! What the decoder says about files, right and wrong.
 
 use super::diagnostics::Diagnostic;
+use super::model::Protocol;
 use super::*;
 
 fn main_file(text: &str) -> Decoded<Main> {
@@ -156,6 +157,45 @@ listeners:
     let found = main_file(text).found;
     let warnings = found.iter().filter(|one| one.severity == diagnostics::Severity::Warning);
     assert_eq!(warnings.map(|one| one.place.line).collect::<Vec<_>>(), [7, 8]);
+}
+
+#[test]
+fn reads_how_upstreams_are_spoken_to() {
+    let main = |upstream: &str| {
+        main_file(&format!(
+            "version: 1\nlisteners: [{{ address: \"127.0.0.1:0\" }}]\nupstreams:\n  a: {{ servers: [\"127.0.0.1:9\"]{upstream} }}\n"
+        ))
+    };
+    let told = |upstream: &str| {
+        let found = main(upstream).found;
+        found.iter().map(|one| format!("{}:{} {}", one.line, one.column, one.message)).collect::<Vec<_>>()
+    };
+    let plain = main("").value.upstreams.remove(0);
+    assert_eq!((plain.protocol, plain.tls), (Protocol::Http1, None));
+    let whole = ", protocol: Auto, tls: { serverName: api.example, ca: ca.pem, clientCertificate: { certificate: a.pem, key: a.key } }";
+    let whole = main(whole).value.upstreams.remove(0);
+    let tls = whole.tls.unwrap().value;
+    assert_eq!((whole.protocol, tls.server_name.as_deref()), (Protocol::Auto, Some("api.example")));
+    assert_eq!(tls.files().collect::<Vec<_>>(), ["ca.pem", "a.pem", "a.key"].map(Path::new));
+    assert_eq!(main(", protocol: Http2, tls: {}").value.upstreams[0].tls.as_ref().unwrap().value.files().count(), 0);
+    for (upstream, wanted) in [
+        (", protocol: Auto", "4:44 only TLS lets a server choose; write Http1 or Http2, or add tls"),
+        (", protocol: h2c", "4:44 `h2c` is not known here; write Http1, Http2 or Auto"),
+        (", tls: true", "4:39 expected the TLS of an upstream (keys and values), found true"),
+        (
+            ", tls: { verify: false }",
+            "4:41 the TLS of an upstream has no key `verify`; its keys are `serverName`, `ca`",
+        ),
+        (", tls: { serverName: \"\" }", "4:53 `` is not a server name; write the host name or the IP address"),
+        (", tls: { serverName: a_b.c.example }", "4:53 `a_b.c.example` is not a server name"),
+        (", tls: { serverName: \"api.example.\" }", "4:53 `api.example.` is not a server name"),
+        (", tls: { serverName: \"api.example:443\" }", "4:53 `api.example:443` is not a server name"),
+        (", tls: { ca: \"\" }", "4:45 the path is empty"),
+        (", tls: { clientCertificate: { certificate: a.pem } }", "4:60 a client certificate needs the key `key`"),
+    ] {
+        let told = told(upstream);
+        assert!(told.len() == 1 && told[0].starts_with(wanted), "{upstream}: {told:?}");
+    }
 }
 
 #[test]

@@ -154,6 +154,11 @@ impl Watch {
         self.over_http2.store(true, Relaxed);
     }
 
+    /// Whether it does.
+    pub fn is_over_http2(&self) -> bool {
+        self.over_http2.load(Relaxed)
+    }
+
     /// The client's connection is looked at.
     pub fn attend(&self) {
         self.attended.store(true, Relaxed);
@@ -171,7 +176,7 @@ impl Watch {
             Phase::Request => self.head() * 2,
             Phase::Streaming | Phase::Upgraded => self.idle(),
         };
-        self.over_http2.load(Relaxed).then(max)
+        self.is_over_http2().then(max)
     }
 
     /// Number of attempts begun.

@@ -75,6 +75,11 @@ impl<'e> Failure<'e> {
         }
     }
 
+    /// Whether nothing came for too long.
+    pub fn is_silence(&self) -> bool {
+        matches!(self.kind, UpstreamError::HeadTimeout | UpstreamError::IdleTimeout)
+    }
+
     /// What TLS says is wrong, for the log.
     pub fn tls_complaint(&self) -> Option<String> {
         match self.kind {

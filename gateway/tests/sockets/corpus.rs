@@ -1,16 +1,18 @@
 //! The policy engine's own corpus, over a socket against the built binary: every case as a client would see it.
 //!
 //! The same files run on the engine alone in `policy/tests/corpus.rs`. Here every policy is the only tenant of a
-//! gateway of its own, so that `Host`, and with it the request's own origin, is what the case says. The whole set of
+//! gateway of its own, before an upstream of HTTP/1.1 and before one of HTTP/2, so that `Host`, and with it the request's own origin, is
+//! what the case says. The whole set of
 //! `Access-Control-*` and `Vary` fields is compared, the number of requests that reached the upstream, and the shape
 //! of every denial.
 mod model;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use crate::support::{
-    Connection, Exchange, Gateway, RecordingUpstream, Response, Then, WireError, assert_edge_error,
-    assert_never_readable, config,
+    Asked, Connection, Exchange, Gateway, Http2Upstream, RecordingUpstream, Response, Seen, Then, WireError,
+    assert_edge_error, assert_never_readable, config,
 };
 use model::{Case, Lines, OneOrMany, Policies, UpstreamAnswer, corpus, read};
 
@@ -20,20 +22,48 @@ const CASE: &str = "x-corpus-case";
 /// A policy's gateway and the upstream behind it.
 struct Stage {
     gateway: Gateway,
-    upstream: RecordingUpstream,
+    upstream: Upstream,
+}
+
+/// Each in its HTTP.
+enum Upstream {
+    Http1(RecordingUpstream),
+    Http2(Http2Upstream),
+}
+
+/// What an upstream says to each case that it says something of its own to.
+type Answers = BTreeMap<String, UpstreamAnswer>;
+
+impl Upstream {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Upstream::Http1(upstream) => upstream.address,
+            Upstream::Http2(upstream) => upstream.address,
+        }
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        match self {
+            Upstream::Http1(upstream) => upstream.seen(),
+            Upstream::Http2(upstream) => upstream.seen(),
+        }
+    }
 }
 
 impl Stage {
-    fn start(policies: &Policies, policy: &str, cases: &[Case]) -> Self {
-        let answers: BTreeMap<String, UpstreamAnswer> =
+    fn start(policies: &Policies, policy: &str, protocol: &str, cases: &[Case]) -> Self {
+        let answers: Answers =
             cases.iter().filter_map(|case| Some((case.id.clone(), case.upstream.clone()?))).collect();
-        let upstream = RecordingUpstream::start(move |exchange| answer(exchange, &answers));
+        let upstream = match protocol {
+            "Http2" => Upstream::Http2(Http2Upstream::start(move |asked| answer_http2(asked, answers.clone()))),
+            _ => Upstream::Http1(RecordingUpstream::start(move |exchange| answer(exchange, &answers))),
+        };
         // JSON is YAML too.
         let (template, allow_origins) = policies.of(policy);
         let text = format!(
-            "upstreams:\n  api: {{ servers: [{}] }}\npolicies:\n  it: {template}\n\
+            "upstreams:\n  api: {{ servers: [{}], protocol: {protocol} }}\npolicies:\n  it: {template}\n\
              tenants:\n  - {{ id: it, hosts: [\"*\"], upstream: api, policy: it, allowOrigins: {allow_origins:?} }}\n",
-            upstream.address
+            upstream.address()
         );
         Self { gateway: Gateway::start(&config(&text), &[]), upstream }
     }
@@ -44,7 +74,15 @@ impl Stage {
     }
 }
 
-fn answer(exchange: &mut Exchange, answers: &BTreeMap<String, UpstreamAnswer>) -> Then {
+async fn answer_http2(asked: Asked, answers: Answers) -> Option<()> {
+    let id = asked.seen.headers.all(CASE).join(",");
+    let told = answers.get(&id).cloned();
+    let (status, headers) = told.map_or((200, Lines::default()), |told| (told.status, told.headers));
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    asked.answer(status, &headers, b"from the upstream").await
+}
+
+fn answer(exchange: &mut Exchange, answers: &Answers) -> Then {
     let id = exchange.seen.headers.all(CASE).join(",");
     match answers.get(&id) {
         None => exchange.answer(200, &[], b"from the upstream"),
@@ -179,8 +217,11 @@ fn run(file: &str) {
     }
     let mut failures = Vec::new();
     for (policy, cases) in by_policy {
-        let stage = Stage::start(&policies, policy, &cases);
-        failures.extend(cases.iter().filter_map(|case| check(&stage, case).err()));
+        for protocol in ["Http1", "Http2"] {
+            let stage = Stage::start(&policies, policy, protocol, &cases);
+            let failed = cases.iter().filter_map(|case| check(&stage, case).err());
+            failures.extend(failed.map(|told| format!("{protocol} {told}")));
+        }
     }
     assert!(
         failures.is_empty(),

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Connection, Fault, FaultyNetwork, Gateway, ORIGIN, RecordingUpstream, Response, Then, Way, WireError,
-    assert_allowed, assert_edge_error, config, request, tenant_config,
+    Connection, Fault, FaultyNetwork, Gateway, Http2Upstream, ORIGIN, RecordingUpstream, Response, Then, Way,
+    WireError, assert_allowed, assert_edge_error, config, request, tenant_config, tenant_config_at,
 };
 
 /// A request's body, and an answer's: more than any fault lets through.
@@ -60,6 +60,35 @@ const CELLS: [(Fault, Way, Outcome); 16] = [
 ];
 
 #[test]
+fn every_harm_over_http2_ends_so_too() {
+    let upstream = Http2Upstream::start(|asked| async move { asked.answer(200, &[], &BODY).await });
+    let runtime = FaultyNetwork::runtime();
+    // Over HTTP/2 it is settled what belongs to whom before the first request, and that is more than part of a head.
+    let shift = |fault: Fault| match fault {
+        Silence(at) => Silence(at * 4),
+        Reset(at) => Reset(at * 4),
+        Limit(at) => Limit(at * 4),
+        Latency(_) | SlowClose(_) | Slicer(_) | Bandwidth(_) => fault,
+    };
+    let cells: Vec<_> = CELLS
+        .iter()
+        .flat_map(|(fault, way, wanted)| ["GET", "POST"].map(|method| (shift(*fault), *way, *wanted, method)))
+        .map(|(fault, way, wanted, method)| {
+            (fault, way, wanted, method, FaultyNetwork::start(&runtime, upstream.address, fault, way))
+        })
+        .collect();
+    let gateway =
+        before(&tenant_config_at(upstream.address, ""), ", protocol: Http2", cells.iter().map(|cell| cell.4.address));
+    thread::scope(|scope| {
+        for (index, (fault, way, wanted, method, network)) in cells.iter().enumerate() {
+            let (gateway, cell) = (&gateway, format!("HTTP/2 {fault:?} {way:?} {method}"));
+            scope.spawn(move || check(gateway, index, method, network, *wanted, &cell, &["/"]));
+        }
+    });
+    gateway.wait_gone("crossgate_connections_active", &[]);
+}
+
+#[test]
 fn every_harm_ends_in_a_whole_answer_or_a_right_error_in_time() {
     // Where it is asked for so, the end of the connection is the end of the answer.
     let upstream = RecordingUpstream::start(|exchange| {
@@ -77,25 +106,26 @@ fn every_harm_ends_in_a_whole_answer_or_a_right_error_in_time() {
     let cells: Vec<_> = each
         .map(|(cell, method)| (cell, method, FaultyNetwork::start(&runtime, upstream.address, cell.0, cell.1)))
         .collect();
-    let gateway = before(&upstream, cells.iter().map(|(.., network)| network.address));
+    let usual = tenant_config(&upstream, "");
+    let gateway = before(&usual, "", cells.iter().map(|(.., network)| network.address));
     thread::scope(|scope| {
         for (index, ((fault, way, wanted), method, network)) in cells.iter().enumerate() {
-            let gateway = &gateway;
-            scope
-                .spawn(move || check(gateway, index, method, network, *wanted, &format!("{fault:?} {way:?} {method}")));
+            let (gateway, cell) = (&gateway, format!("{fault:?} {way:?} {method}"));
+            // Cut off, an answer that ends with its connection looks whole to anybody.
+            let targets = if matches!(wanted, Whole) { ["/", "/until-closed"].as_slice() } else { &["/"] };
+            scope.spawn(move || check(gateway, index, method, network, *wanted, &cell, targets));
         }
     });
     gateway.wait_gone("crossgate_connections_active", &[]);
 }
 
 /// A gateway with a tenant before each of these networks.
-fn before(upstream: &RecordingUpstream, networks: impl Iterator<Item = SocketAddr>) -> Gateway {
-    let usual = tenant_config(upstream, "");
+fn before(usual: &str, options: &str, networks: impl Iterator<Item = SocketAddr>) -> Gateway {
     let (_, policies) = usual.split_once("\npolicies:").unwrap();
     let (policies, _) = policies.split_once("tenants:").unwrap();
     let (mut upstreams, mut tenants) = (String::new(), String::new());
     for (index, address) in networks.enumerate() {
-        writeln!(upstreams, "  u{index}: {{ servers: [{address}]{TIMEOUTS} }}").unwrap();
+        writeln!(upstreams, "  u{index}: {{ servers: [{address}]{TIMEOUTS}{options} }}").unwrap();
         writeln!(tenants, "  - {{ id: t{index}, hosts: [{}], upstream: u{index}, policy: spa }}", host(index)).unwrap();
     }
     Gateway::start(&config(&format!("upstreams:\n{upstreams}policies:{policies}tenants:\n{tenants}")), &[])
@@ -105,13 +135,19 @@ fn host(index: usize) -> String {
     format!("api.n{index}.test")
 }
 
-fn check(gateway: &Gateway, index: usize, method: &str, network: &FaultyNetwork, wanted: Outcome, cell: &str) {
+fn check(
+    gateway: &Gateway,
+    index: usize,
+    method: &str,
+    network: &FaultyNetwork,
+    wanted: Outcome,
+    cell: &str,
+    targets: &[&str],
+) {
     let asked = |method: &str, target: &str| {
         let body = if method == "POST" { BODY.as_slice() } else { b"" };
         request(method, target, &host(index), &[("Origin", ORIGIN)], body)
     };
-    // Cut off, an answer that ends with its connection looks whole to anybody.
-    let targets = if matches!(wanted, Whole) { ["/", "/until-closed"].as_slice() } else { &["/"] };
     for target in targets {
         let (begun, mut connection) = (Instant::now(), Connection::open(gateway.data));
         // An answer may come before the request was taken whole.

@@ -44,6 +44,6 @@ pub(crate) use site::{
 };
 pub(crate) use tls::{Authority, Issued, TlsConnection, Tunnel, tls_error};
 pub(crate) use tls_front::{Handshake, TlsFront};
-pub(crate) use upstream::{Exchange, RecordingUpstream, Then};
+pub(crate) use upstream::{Exchange, RecordingUpstream, Seen, Then};
 pub(crate) use websocket::{accept, handshake, websocket};
 pub(crate) use wire::{Connection, Headers, Response, WireError, request};

@@ -258,7 +258,6 @@ fn heads_that_are_none_are_a_502() {
         ("200", own(&[("X-Upper", "1")])),
         ("200", own(&[("x-nul", "a\0b")])),
         ("200", own(&[("x-lines", "a\r\nset-cookie: b")])),
-        ("200", own(&[(":path", "/")])),
         ("200", own(&[("content-length", "5"), ("content-length", "6")])),
         ("200", own(&[("content-length", "-5")])),
         ("20", own(&[])),
@@ -456,17 +455,33 @@ fn many_requests_share_a_connection() {
 }
 
 #[test]
-fn a_server_that_takes_one_at_a_time_is_waited_for() {
+fn a_server_that_takes_one_at_a_time_is_asked_over_more_connections() {
+    let (said, heard) = std::sync::mpsc::channel();
+    let held = Arc::new(Notify::new());
+    let hold = Arc::clone(&held);
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(1);
-    let upstream =
-        Http2Upstream::start_with(builder, |asked: Asked| async move { asked.answer(200, &[], b"hello").await });
-    let gateway = before(upstream.address, "");
-    thread::scope(|scope| {
-        for _ in 0..10 {
-            scope.spawn(|| assert_hello(&ask(&gateway, "GET", b"").unwrap()));
+    let upstream = Http2Upstream::start_with(builder, move |asked: Asked| {
+        let (said, hold) = (said.clone(), Arc::clone(&hold));
+        async move {
+            if asked.seen.target == "/held" {
+                said.send(()).unwrap();
+                hold.notified().await;
+            }
+            asked.answer(200, &[], b"hello").await
         }
     });
+    let gateway = before(upstream.address, "");
+    let mut first = Connection::open(gateway.data);
+    let ask_held = request("GET", "/held", HOST, &[("Origin", ORIGIN)], b"");
+    // What the server allows is known after an answer.
+    assert_hello(&first.exchange(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")).unwrap());
+    first.send(&ask_held).unwrap();
+    heard.recv().unwrap();
+    assert_hello(&ask(&gateway, "GET", b"").unwrap());
+    held.notify_one();
+    assert_hello(&first.answer_to(&ask_held).unwrap());
+    assert_eq!(upstream.connections(), 2);
 }
 
 #[test]

@@ -28,6 +28,15 @@ fn ask(gateway: &Gateway) -> Response {
     gateway.ask("GET", "/", HOST, &[("Origin", ORIGIN)])
 }
 
+/// On one connection, so that the gateway has put the upstream's away when the next request comes.
+#[track_caller]
+fn ask_often(gateway: &Gateway) {
+    let mut connection = Connection::open(gateway.data);
+    for _ in 0..3 {
+        assert_hello(&connection.exchange(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")).unwrap());
+    }
+}
+
 #[track_caller]
 fn assert_hello(answer: &Response) {
     assert_eq!((answer.status, &*answer.text()), (200, "hello"), "{answer:?}");
@@ -54,9 +63,7 @@ fn a_server_is_asked_for_and_trusted_by_its_name() {
     let (authority, upstream) = (Authority::new("ours"), RecordingUpstream::answering("hello"));
     let front = TlsFront::start(authority.issue(&[NAME]).server(&[]), upstream.address);
     let gateway = before(front.address, &format!("tls: {{ serverName: {NAME}, ca: ca.pem }}"), &authority);
-    for _ in 0..3 {
-        assert_hello(&ask(&gateway));
-    }
+    ask_often(&gateway);
     let wanted = Handshake { server_name: Some(NAME.to_owned()), protocol: None, has_certificate: false };
     assert_eq!(front.handshakes(), [wanted], "one connection for all");
     let seen = upstream.seen();
@@ -159,17 +166,15 @@ fn whoever_does_not_shake_hands_is_told_apart() {
     let authority = Authority::new("ours");
     let tls = "tls: { ca: ca.pem }";
     let hangs_up = instead(|stream| {
-        let _some = stream.read(&mut [0; 64]);
+        let _all = stream.read(&mut [0; 4096]);
     });
     assert_refused(&before(hangs_up, tls, &authority), 502, "tls_handshake", "tls handshake eof");
-    let plain = RecordingUpstream::answering("hello");
     let talks_http = instead(|stream| {
         let _some = stream.read(&mut [0; 4096]);
         let _sent = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
         let _rest = stream.read(&mut [0; 4096]);
     });
     assert_refused(&before(talks_http, tls, &authority), 502, "tls_handshake", "corrupt message");
-    drop(plain);
     let is_silent = instead(|stream| {
         let _rest = stream.read_to_end(&mut Vec::new());
     });
@@ -202,9 +207,7 @@ fn the_best_http_that_both_speak_is_spoken() {
     let spoken = |protocol: &str, offered: &[&str], behind: SocketAddr| {
         let front = TlsFront::start(certificate.server(offered), behind);
         let gateway = before(front.address, &format!("protocol: {protocol}, tls: {{ ca: ca.pem }}"), &authority);
-        for _ in 0..3 {
-            assert_hello(&ask(&gateway));
-        }
+        ask_often(&gateway);
         let handshakes = front.handshakes();
         assert_eq!(handshakes.len(), 1, "{handshakes:?}");
         handshakes[0].protocol.clone()
@@ -253,7 +256,10 @@ fn the_gateway_shows_who_it_is_to_who_asks() {
         assert!(front.handshakes()[0].has_certificate);
         for own in [None, Some(&stranger)] {
             let (gateway, _front) = start(asking(), behind, protocol, own);
-            assert_refused(&gateway, 502, "tls_handshake", "received fatal alert");
+            assert_edge_error(&ask(&gateway), 502);
+            // Since TLS 1.3 a server looks when the gateway is done, and what it says can get lost with the connection.
+            let count = |kind| gateway.metric("crossgate_upstream_errors_total", &[("kind", kind)]);
+            assert_eq!(count("tls_handshake") + count("reset"), 1.0, "{}", gateway.process.stderr());
         }
     }
     assert_eq!(http1.total(), 1);
@@ -283,9 +289,12 @@ fn upstreams_that_differ_share_no_connection() {
     let files = [("ours.pem", ours.pem()), ("theirs.pem", theirs.pem()), ("own.pem", own.pem), ("own.key", own.key)];
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, &**text)).collect();
     let gateway = Gateway::start(&config(&(text + &tenants)), &files);
-    let statuses = || [0, 1, 2, 3, 4].map(|nth| gateway.ask("GET", "/", &format!("t{nth}.test"), &[]).status);
-    for round in 0..3 {
-        assert_eq!(statuses(), [200, 502, 200, 200, 502], "round {round}");
+    for (nth, wanted) in [(1, 502), (2, 200), (3, 200), (4, 502)] {
+        // On one connection, so that the first upstream's has been put away when the other is asked.
+        let mut connection = Connection::open(gateway.data);
+        let mut status =
+            |nth| connection.exchange(&request("GET", "/", &format!("t{nth}.test"), &[], b"")).unwrap().status;
+        assert_eq!([status(0), status(0), status(nth)], [200, 200, wanted], "{nth}");
     }
     assert_eq!(front.handshakes().len(), 3, "each has its own, and keeps it");
 }
@@ -309,11 +318,11 @@ fn files_that_change_are_read_anew_and_what_was_trusted_is_trusted_no_more() {
     assert_edge_error(&ask(&gateway), 502);
     std::fs::write(gateway.path("ca.pem"), ours.pem()).unwrap();
     generation(3.0);
-    assert_hello(&ask(&gateway));
+    ask_often(&gateway);
     // Written anew, they say the same: nothing is made anew.
     std::fs::write(gateway.path("ca.pem"), ours.pem()).unwrap();
     assert_eq!(gateway.admin("POST", "/reload").status, 200);
-    assert_hello(&ask(&gateway));
+    ask_often(&gateway);
     assert_eq!(front.handshakes().len(), 2, "and the connection is used on");
 }
 
