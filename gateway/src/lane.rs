@@ -6,6 +6,7 @@
 //! the socket itself, its idle timers, its head buffer of 1 MiB and its pipelining are unused.
 
 pub mod chunked;
+pub mod clock;
 pub mod conn;
 pub mod head;
 pub mod preflight;

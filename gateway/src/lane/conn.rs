@@ -5,10 +5,8 @@
 //! the next head. Without it Pingora 0.9.1 loses a second request that is already in its buffer, and
 //! turns one that arrives mid-flight into an error of the running request.
 //!
-//! It is also the clock of the exchange: Pingora has one read timeout for everything, so the waits
-//! for a response head, between pieces of a body and for a slow client are bounded here, where every
-//! byte passes. How many bytes belong to the body is the head reader's finding ([`Framing`]); a
-//! chunked one is followed to its end by [`Chunked`]. Absent on purpose: any other parsing.
+//! Every byte passes here, so this is also where the waits are bounded ([`Clock`]). How many bytes belong to the body is the head
+//! reader's finding ([`Framing`]); a chunked one is followed to its end by [`Chunked`]. Absent on purpose: any other parsing.
 
 use std::fmt;
 use std::io;
@@ -16,16 +14,15 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use pingora::protocols::Stream;
 use pingora::protocols::l4::socket::SocketAddr;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
 
 use super::OpenConnection;
 use super::chunked::{Chunked, Malformed};
+use super::clock::Clock;
 use super::linger;
 use super::waiting::Alarm;
 use super::watch::{Expired, Phase, Watch};
@@ -56,25 +53,9 @@ pub struct Conn {
     eof: bool,
     wrote: bool,
     unflushed: bool,
-    watch: Arc<Watch>,
-    alarm: Alarm,
-    /// When it was first seen that nothing moves any more. The clock is read when somebody waits, not with every piece.
-    quiet_since: Option<Instant>,
-    write_blocked: Option<Instant>,
-    waiting: Option<Waiting>,
-    /// Time the client has kept a reader of its body waiting, and the bytes it sent meanwhile.
-    body_awaited: Option<Instant>,
-    body_wait: Duration,
-    body_read: u64,
+    clock: Clock,
     /// Kept until the connection is closed for good: it is what a drain waits for.
     guard: OpenConnection,
-}
-
-/// A response that is being waited for: since when, and which attempt.
-#[derive(Clone, Copy)]
-struct Waiting {
-    attempt: u32,
-    since: Instant,
 }
 
 /// What is left of a connection after a request on it was served and it may carry another.
@@ -102,21 +83,14 @@ impl Conn {
             eof: from.eof,
             wrote: false,
             unflushed: false,
-            watch,
-            alarm: from.alarm,
-            quiet_since: None,
-            write_blocked: None,
-            waiting: None,
-            body_awaited: None,
-            body_wait: Duration::ZERO,
-            body_read: 0,
+            clock: Clock::new(watch, from.alarm),
             guard: from.guard,
         }
     }
 
     /// The shared state of this exchange, for the proxy's hooks.
     pub fn watch(&self) -> &Arc<Watch> {
-        &self.watch
+        self.clock.watch()
     }
 
     /// The socket and what was read ahead of it; `None` where the request's body was not read to its
@@ -129,7 +103,7 @@ impl Conn {
             io: self.io.take()?,
             ahead: std::mem::take(&mut self.ahead),
             eof: self.eof,
-            alarm: std::mem::take(&mut self.alarm),
+            alarm: self.clock.take_alarm(),
             guard: self.guard.clone(),
         })
     }
@@ -152,7 +126,7 @@ impl Conn {
         match &self.framing {
             Framing::Length(left) => usize::try_from(*left).unwrap_or(usize::MAX).min(room),
             Framing::Chunked(chunked) if chunked.is_done() => 0,
-            Framing::Upgrade if self.watch.phase() != Phase::Upgraded => 0,
+            Framing::Upgrade if self.watch().phase() != Phase::Upgraded => 0,
             Framing::Chunked(_) | Framing::Upgrade => room,
         }
     }
@@ -166,10 +140,10 @@ impl Conn {
             }
             Framing::Chunked(chunked) => chunked
                 .take(bytes)
-                .map_err(|Malformed| self.watch.fail(Expired::Malformed, io::ErrorKind::InvalidData))?,
+                .map_err(|Malformed| self.clock.watch().fail(Expired::Malformed, io::ErrorKind::InvalidData))?,
             Framing::Upgrade => bytes.len(),
         };
-        self.body_read = self.body_read.saturating_add(len as u64);
+        self.clock.note_given(len);
         Ok(len)
     }
 
@@ -202,37 +176,14 @@ impl Conn {
         let len = self.consume(read)?;
         self.ahead.extend_from_slice(read.get(len..).unwrap_or_default());
         buf.set_filled(before + len);
-        self.quiet_since = None;
-        if let Some(since) = self.body_awaited.take() {
-            self.body_wait = self.body_wait.saturating_add(since.elapsed());
-        }
-        let limits = self.watch.limits();
-        let owed = limits.body_rate_min as f64 * self.body_wait.as_secs_f64();
-        let slow = self.body_wait > limits.body_grace && (self.body_read as f64) < owed;
-        if slow && self.watch.phase() == Phase::Request {
-            return Poll::Ready(Err(self.watch.fail(Expired::Body, io::ErrorKind::TimedOut)));
-        }
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.clock.note_came())
     }
 
     fn poll_slow_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let phase = self.watch.phase();
-        // A client that waits for `100 Continue` is not slow; whoever does not send it is.
-        if phase == Phase::Request && self.body_read == 0 && self.watch.expects_continue() {
-            self.body_awaited = None;
+        if self.clock.is_continue_awaited() {
             return self.poll_response(cx);
         }
-        let since = *self.body_awaited.get_or_insert_with(Instant::now);
-        let grace = self.watch.limits().body_grace;
-        match phase {
-            Phase::Request => self.poll_until(cx, since + grace, Expired::Body),
-            // An upload that stopped after the answer began must not hold the upstream, unless the answer still flows.
-            Phase::Streaming => {
-                let quiet_since = self.quiet_since();
-                self.poll_until(cx, quiet_since + grace, Expired::Body)
-            }
-            Phase::Upgraded => self.poll_idle(cx),
-        }
+        self.clock.poll_body(cx).map(Err)
     }
 
     /// Reads ahead without giving anything out: the request's bytes are all there, a reader only
@@ -263,39 +214,7 @@ impl Conn {
             flushed?;
             self.unflushed = false;
         }
-        match self.watch.phase() {
-            Phase::Request => {
-                let deadline = self.waiting_since() + self.watch.head();
-                self.poll_until(cx, deadline, Expired::Head)
-            }
-            Phase::Streaming | Phase::Upgraded => self.poll_idle(cx),
-        }
-    }
-
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let quiet_since = self.quiet_since();
-        self.poll_until(cx, quiet_since + self.watch.idle(), Expired::Idle)
-    }
-
-    fn quiet_since(&mut self) -> Instant {
-        *self.quiet_since.get_or_insert_with(Instant::now)
-    }
-
-    fn waiting_since(&mut self) -> Instant {
-        let attempt = self.watch.attempt();
-        match self.waiting {
-            Some(waiting) if waiting.attempt == attempt => waiting.since,
-            _ => {
-                let since = Instant::now();
-                self.waiting = Some(Waiting { attempt, since });
-                since
-            }
-        }
-    }
-
-    fn poll_until<T>(&mut self, cx: &mut Context<'_>, deadline: Instant, expired: Expired) -> Poll<io::Result<T>> {
-        let rung = self.alarm.poll_until(cx, deadline);
-        rung.map(|()| Err(self.watch.fail(expired, io::ErrorKind::TimedOut)))
+        self.clock.poll_response(cx).map(Err)
     }
 
     /// Bounds a write that the client does not take.
@@ -304,12 +223,10 @@ impl Conn {
         if let Poll::Ready(written) = result {
             self.wrote = true;
             self.unflushed = true;
-            self.write_blocked = None;
-            self.quiet_since = None;
+            self.clock.note_written();
             return Poll::Ready(written);
         }
-        let since = *self.write_blocked.get_or_insert_with(Instant::now);
-        self.poll_until(cx, since + self.watch.limits().write_stall, Expired::Write)
+        self.clock.poll_write(cx).map(Err)
     }
 
     /// Whether closing now would make the kernel answer unread bytes with a reset, which can
@@ -325,7 +242,7 @@ impl Drop for Conn {
             return;
         }
         if let (Some(io), Ok(runtime)) = (self.io.take(), tokio::runtime::Handle::try_current()) {
-            let limits = *self.watch.limits();
+            let limits = *self.watch().limits();
             let guard = self.guard.clone();
             runtime.spawn(async move {
                 linger(io, limits.drain_bytes, limits.drain_time).await;
@@ -390,7 +307,7 @@ impl fmt::Debug for Conn {
         f.debug_struct("Conn")
             .field("framing", &self.framing)
             .field("ahead_len", &self.ahead.remaining())
-            .field("phase", &self.watch.phase())
+            .field("phase", &self.watch().phase())
             .finish_non_exhaustive()
     }
 }
