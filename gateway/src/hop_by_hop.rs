@@ -189,6 +189,25 @@ fn strip_hop(status: StatusCode, fields: &mut HeaderMap) {
     }
 }
 
+/// Removes from an answer's trailers what has no place there: fields of one hop, and of framing (RFC 9110, section 6.5.1).
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    rewrite::remove(trailers, |name| {
+        matches!(
+            name.as_str(),
+            "connection"
+                | "content-length"
+                | "host"
+                | "keep-alive"
+                | "proxy-authenticate"
+                | "proxy-connection"
+                | "te"
+                | "trailer"
+                | "transfer-encoding"
+                | "upgrade"
+        )
+    });
+}
+
 /// RFC 9110, section 8.6: one length that is said twice is said once; two lengths are an error.
 fn one_length(fields: &mut HeaderMap) -> Result<(), &'static str> {
     let name = header::CONTENT_LENGTH;

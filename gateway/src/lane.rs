@@ -27,7 +27,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::Stream;
+use pingora::protocols::{ALPN, Stream};
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,10 +40,12 @@ use self::unattended::Unattended;
 use self::waiting::{Alarm, Stop};
 use self::watch::{ExchangeLimits, Watch};
 use crate::fields::Noted;
+use crate::http2::{self, Http2, Http2Limits};
 use crate::metrics::{
     ActiveConnection, BadIntroduction, ConnectionLimits, Connections, EarlyClose, Full, HandshakeEnd,
 };
 use crate::proxy_protocol::{self, Entry, NoIntroduction};
+use crate::respond::Answer;
 use crate::tls::{self, Failure, Terminator};
 
 /// Counts a connection as open until the last holder is gone: the lane, the exchange, a lingering close.
@@ -68,6 +70,8 @@ pub trait Backstage: Send + Sync + 'static {
     fn answer(&self, preflight: &Preflight<'_>, client: &Client, out: &mut Vec<u8>) -> Answered;
     /// The whole answer to a head that the lane refuses, and its accounting.
     fn refuse(&self, refusal: &Refusal, peer: Option<std::net::SocketAddr>) -> Vec<u8>;
+    /// The same over HTTP/2.
+    fn refusal(&self, refusal: &Refusal, peer: Option<std::net::SocketAddr>) -> Answer;
     /// A connection that ended without an answer, for this reason.
     fn closed_early(&self, reason: EarlyClose);
     /// A TLS handshake that ended so.
@@ -89,6 +93,8 @@ pub struct LaneLimits {
     pub requests: u64,
     /// Connections at one time.
     pub connections: ConnectionLimits,
+    /// Of a connection over HTTP/2.
+    pub http2: Http2Limits,
 }
 
 /// Whether the lane's answer was made.
@@ -117,6 +123,7 @@ pub struct Lane<P, B> {
     connections: Arc<Connections>,
     listener: usize,
     answers: Answers,
+    http2: Http2,
 }
 
 /// What is at the beginning of what a client has sent.
@@ -148,8 +155,9 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         connections: Arc<Connections>,
         listener: usize,
         answers: Answers,
+        http2: Http2,
     ) -> Self {
-        Lane { proxy, backstage, connections, listener, answers }
+        Lane { proxy, backstage, connections, listener, answers, http2 }
     }
 
     async fn serve(&self, mut line: Reclaimed, client: &Client, shutdown: &ShutdownWatch) {
@@ -159,6 +167,9 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         let mut served = 0_u64;
         let mut limits = self.backstage.limits();
         loop {
+            if served == 0 && self.http2 == Http2::Offered && http2::begins(&line.ahead) {
+                return self.serve_http2(line, client, shutdown).await;
+            }
             let last = served + 1 >= limits.requests || stop.is_told() || self.backstage.is_draining();
             let taken = self.take(&mut line.ahead, &mut wait, client, last, &limits, &mut answers);
             let goes_on = matches!(taken, Taken::Preflight(Persistence::KeepAlive)) && answers.len() < ANSWERS_LEN_MAX;
@@ -190,6 +201,13 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
             wait = Wait::new(Turn::Next);
             served += 1;
         }
+    }
+
+    /// A connection over HTTP/2 is another's, whole. Boxed, since most connections are none and are not to be larger for it.
+    async fn serve_http2(&self, line: Reclaimed, client: &Client, shutdown: &ShutdownWatch) {
+        let Lane { proxy, backstage, connections, .. } = self;
+        let behind = http2::Behind { proxy, backstage, connections, shutdown };
+        Box::pin(http2::serve(line, client.clone(), behind)).await;
     }
 
     /// Takes the next head, if it is whole, and answers it, if it is a preflight. Nothing is waited for.
@@ -427,8 +445,12 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> ServerApp for Lane<
             }
             None => io,
         };
+        let is_http2 = matches!(io.selected_alpn_proto(), Some(ALPN::H2));
         let line = Reclaimed { io, ahead: BytesMut::new(), eof: false, alarm, guard: Arc::new(guard) };
-        self.serve(line, &client, shutdown).await;
+        match is_http2 {
+            true => self.serve_http2(line, &client, shutdown).await,
+            false => self.serve(line, &client, shutdown).await,
+        }
         None
     }
 

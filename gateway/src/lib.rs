@@ -16,6 +16,7 @@ pub mod fields;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod host;
+pub mod http2;
 pub mod judge;
 pub mod lane;
 pub mod log_request;

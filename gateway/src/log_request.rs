@@ -8,7 +8,7 @@ use crossgate_policy::{Kind, Scheme};
 use http::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, COOKIE, HOST, ORIGIN,
 };
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, StatusCode, Version};
 
 use crate::access_log::{AccessLog, Escaped, Filter, Level, Record};
 use crate::config::LogLevel;
@@ -31,6 +31,8 @@ const ABANDONED_NOTE: &str = "the client went away before the answer";
 
 /// A request that is over.
 pub struct Finished<'a> {
+    /// By which version of HTTP.
+    pub version: Version,
     /// What was asked.
     pub head: HeadView<'a>,
     /// By whom.
@@ -110,6 +112,7 @@ pub fn write(log: &AccessLog, request: &Finished<'_>) {
         sec_fetch_site_fields: count(fields, SEC_FETCH_SITE),
         connection: connection.as_deref().map(Escaped),
         scheme: request.head.scheme.map(Scheme::as_str),
+        protocol: Some(protocol(request.version)),
         has_credentials: value(COOKIE).or(value(AUTHORIZATION)).is_some(),
         status: request.status.map_or(0, |status| status.as_u16()),
         duration: request.took,
@@ -129,6 +132,7 @@ pub fn write_refused(
     refusal: &Refusal,
     request_id: &str,
     client: Option<IpAddr>,
+    version: Option<Version>,
 ) {
     let record = Record {
         time: SystemTime::now(),
@@ -155,6 +159,7 @@ pub fn write_refused(
         sec_fetch_site_fields: 0,
         connection: None,
         scheme: None,
+        protocol: version.map(protocol),
         has_credentials: false,
         status: refusal.status.as_u16(),
         duration: Duration::ZERO,
@@ -207,6 +212,15 @@ impl<'a> Told<'a> {
                 reason: refusal.reason,
             },
         }
+    }
+}
+
+/// As a request line of HTTP/1 has it.
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
     }
 }
 

@@ -143,8 +143,7 @@ impl Process {
             control.is_closing(),
             descriptors,
         );
-        let threads = settings.runtime.threads.count();
-        let running = serve(sockets.data, gateway, &metrics.connections, threads, options.answers, descriptors)?;
+        let running = serve(sockets.data, gateway, &metrics.connections, &settings, options.answers, descriptors)?;
         if let Some((bound, access)) = sockets.admin {
             let state = AdminState { access, metrics, control: Arc::clone(&control) as Arc<_> };
             side.spawn(admin::serve(bound.into_listener(), Arc::new(state), side.stopped()));
@@ -259,10 +258,11 @@ fn serve(
     data: Vec<Bound>,
     gateway: Gateway,
     connections: &Arc<Connections>,
-    threads: usize,
+    settings: &Settings,
     answers: Answers,
     descriptors: Shares,
 ) -> io::Result<Running> {
+    let threads = settings.runtime.threads.count();
     let backstage = Arc::new(gateway.clone());
     let conf = ServerConf {
         threads,
@@ -274,9 +274,11 @@ fn serve(
     let mut proxy = HttpProxy::new(gateway, Arc::new(conf));
     proxy.handle_init_modules();
     let proxy = Arc::new(proxy);
-    let lane =
-        |listener| Lane::new(Arc::clone(&proxy), Arc::clone(&backstage), Arc::clone(connections), listener, answers);
-    let services = data.into_iter().enumerate().map(|(listener, bound)| (bound, lane(listener)));
+    let lane = |listener, http2| {
+        Lane::new(Arc::clone(&proxy), Arc::clone(&backstage), Arc::clone(connections), listener, answers, http2)
+    };
+    let bound = data.into_iter().zip(&settings.listeners).enumerate();
+    let services = bound.map(|(listener, (bound, configured))| (bound, lane(listener, configured.http2)));
     Running::start(services.collect(), Arc::clone(connections), threads)
 }
 

@@ -46,7 +46,7 @@ use crate::snapshot::{CurrentSnapshot, Pinned};
 use crate::tenant::Upstream;
 use crate::upstream::Failure;
 use crate::verdicts::RuleSeat;
-use crate::{hop_by_hop, rewrite, upstream};
+use crate::{hop_by_hop, http2, rewrite, upstream};
 
 mod backstage;
 mod edge;
@@ -95,6 +95,7 @@ impl Gateway {
         let status = session.response_written().map(|written| written.status).filter(is_answer);
         let (duration, error) = (context.upstream_duration, context.upstream_error);
         let finished = Finished {
+            version: session.req_header().version,
             head: head_view(session.req_header(), request.peer, &request.watch),
             peer: request.peer,
             request_id: &request.request_id,
@@ -121,10 +122,14 @@ impl Gateway {
     }
 }
 
-/// The state that the connection shares with the hooks. Every request comes through the lane, so it is always there.
+/// The state that the client's side shares with the hooks: over HTTP/1 in its connection, over HTTP/2 with the request. Every request
+/// comes through the lane, so it is always there.
 fn watch_of(session: &Session) -> Option<Arc<Watch>> {
-    let conn = session.stream()?.as_any().downcast_ref::<Conn>()?;
-    Some(Arc::clone(conn.watch()))
+    let watch = match session.stream() {
+        Some(stream) => stream.as_any().downcast_ref::<Conn>()?.watch(),
+        None => http2::watch(session.req_header())?,
+    };
+    Some(Arc::clone(watch))
 }
 
 fn head_view<'a>(header: &'a RequestHeader, peer: Peer, watch: &'a Watch) -> HeadView<'a> {
@@ -327,6 +332,7 @@ impl ProxyHttp for Gateway {
         trailers: &mut HeaderMap,
         context: &mut Context,
     ) -> Result<Option<Bytes>> {
+        hop_by_hop::clean_trailers(trailers);
         if judged(context).is_some_and(|(_, judged)| judged.action != Action::Report) {
             respond::strip_cors_trailers(trailers);
         }

@@ -310,11 +310,16 @@ fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The whole bytes of the lane's answer to a head that it refuses. The connection closes after it.
-pub fn refusal_bytes(refusal: &lane_head::Refusal, request_id: &str) -> Vec<u8> {
+/// The answer to a head that is refused before it is judged.
+pub fn refusal(refusal: &lane_head::Refusal, request_id: &str) -> Answer {
     let mut answer = problem(refusal.status, refusal.detail, refusal.reason, request_id);
     answer.fields.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
+    answer
+}
+
+/// The whole bytes of such an answer of the lane. The connection closes after it.
+pub fn refusal_bytes(refused: &lane_head::Refusal, request_id: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    write_answer(&answer, Persistence::Close, &mut bytes);
+    write_answer(&refusal(refused, request_id), Persistence::Close, &mut bytes);
     bytes
 }

@@ -18,6 +18,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{ServerConfig, SupportedProtocolVersion, version};
 
 use crate::config::model::TlsVersion;
+use crate::http2::Http2;
 
 mod certificate;
 mod handshake;
@@ -31,15 +32,23 @@ pub use certificate::{BadFile, Certificate};
 pub(crate) use handshake::{Failure, shake_hands};
 pub(crate) use names::Names;
 
-/// What is spoken within TLS, best first. HTTP/2 is offered by its place here; what a client took is the stream's
-/// `selected_alpn_proto`.
-const OFFERED: [(&[u8], ALPN); 1] = [(b"http/1.1", ALPN::H1)];
+/// What is spoken within TLS, best first; what a client took is the stream's `selected_alpn_proto`.
+const OFFERED: [(&[u8], ALPN); 2] = [(b"h2", ALPN::H2), (b"http/1.1", ALPN::H1)];
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(default_provider()));
 
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spoken {
+    /// The oldest version of TLS.
+    pub min_version: TlsVersion,
+    /// Whether HTTP/2 within it.
+    pub http2: Http2,
+}
+
 /// The certificates of one listener.
 pub struct Terminator {
-    min_version: TlsVersion,
+    spoken: Spoken,
     /// By the names they are for, in canonical form.
     exact: AHashMap<Box<str>, Vec<Arc<Served>>>,
     /// By what is right of a wildcard's star and dot.
@@ -68,12 +77,12 @@ impl Shown {
 
 impl Terminator {
     /// That serves these certificates, and goes on with what `previous` has of them. With none, no handshake succeeds.
-    pub fn new(certificates: &[Arc<Certificate>], min_version: TlsVersion, previous: Option<&Terminator>) -> Self {
+    pub fn new(certificates: &[Arc<Certificate>], spoken: Spoken, previous: Option<&Terminator>) -> Self {
         let served: Vec<_> = certificates
             .iter()
             .map(|certificate| {
-                let same = previous.and_then(|previous| previous.same(certificate, min_version));
-                same.map_or_else(|| Arc::new(Served::new(certificate, min_version)), Arc::clone)
+                let same = previous.and_then(|previous| previous.same(certificate, spoken));
+                same.map_or_else(|| Arc::new(Served::new(certificate, spoken)), Arc::clone)
             })
             .collect();
         let (mut exact, mut below) = (AHashMap::new(), AHashMap::new());
@@ -85,12 +94,12 @@ impl Terminator {
             names.exact().for_each(|name| add(&mut exact, name));
             names.below().for_each(|name| add(&mut below, name));
         }
-        Terminator { min_version, exact, below, served }
+        Terminator { spoken, exact, below, served }
     }
 
-    fn same(&self, certificate: &Arc<Certificate>, min_version: TlsVersion) -> Option<&Arc<Served>> {
+    fn same(&self, certificate: &Arc<Certificate>, spoken: Spoken) -> Option<&Arc<Served>> {
         let is_same = |one: &&Arc<Served>| Arc::ptr_eq(&one.certificate, certificate);
-        self.served.iter().find(is_same).filter(|_| self.min_version == min_version)
+        self.served.iter().find(is_same).filter(|_| self.spoken == spoken)
     }
 
     /// Its certificates, in the order of the configuration.
@@ -109,8 +118,8 @@ impl Terminator {
 }
 
 impl Served {
-    fn new(certificate: &Arc<Certificate>, min_version: TlsVersion) -> Self {
-        let versions: &[&SupportedProtocolVersion] = match min_version {
+    fn new(certificate: &Arc<Certificate>, spoken: Spoken) -> Self {
+        let versions: &[&SupportedProtocolVersion] = match spoken.min_version {
             TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
             TlsVersion::Tls13 => &[&version::TLS13],
         };
@@ -120,7 +129,8 @@ impl Served {
             .expect("suites for these versions");
         let key = SingleCertAndKey::from(Arc::clone(certificate.key()));
         let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(key));
-        config.alpn_protocols = OFFERED.map(|(name, _)| name.to_vec()).into();
+        let is_spoken = |(_, protocol): &(&[u8], ALPN)| *protocol == ALPN::H1 || spoken.http2 == Http2::Offered;
+        config.alpn_protocols = OFFERED.into_iter().filter(is_spoken).map(|(name, _)| name.to_vec()).collect();
         // What is needed to resume a session is in the client's ticket, and nothing of it here.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         match Ticketer::new() {

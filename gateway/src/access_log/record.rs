@@ -100,6 +100,9 @@ pub struct Record<'a> {
     /// The scheme the client used, `http` or `https`, where that is known: over TLS, or by a trusted proxy's word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<&'static str>,
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`; left out of a head refused as such, but for one over HTTP/2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<&'static str>,
     /// Whether there was a `Cookie` or an `Authorization` field; left out if not. Their values are never logged.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub has_credentials: bool,

@@ -35,6 +35,7 @@ fn record(verdict: VerdictLabel) -> Record<'static> {
         sec_fetch_site_fields: 0,
         connection: None,
         scheme: None,
+        protocol: Some("HTTP/1.1"),
         has_credentials: false,
         status: 403,
         duration: Duration::from_micros(1_250),

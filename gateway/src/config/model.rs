@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 pub use super::tree::At;
 use crate::host::HostPattern;
+use crate::http2::Http2;
 
 /// A value and where it was written. Equal to another when the values are.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +84,8 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     /// Whether connections begin with a PROXY header, and whose.
     pub proxy_protocol: Option<Balancers>,
+    /// Whether it speaks HTTP/2.
+    pub http2: Http2,
 }
 
 /// What a listener speaks TLS with.
@@ -213,6 +216,10 @@ pub struct Limits {
     pub drain_bytes: usize,
     /// How long they are read.
     pub drain_time: Duration,
+    /// Requests at one time on a connection over HTTP/2.
+    pub http2_streams: u32,
+    /// How long such a connection may be without any.
+    pub http2_idle: Duration,
     /// What rules may take.
     pub rules: RuleBounds,
 }
@@ -246,6 +253,8 @@ impl Default for Limits {
             write_stall: Duration::from_secs(60),
             drain_bytes: 64 << 10,
             drain_time: Duration::from_secs(5),
+            http2_streams: 100,
+            http2_idle: Duration::from_secs(60),
             rules: RuleBounds::default(),
         }
     }

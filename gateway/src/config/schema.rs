@@ -142,6 +142,8 @@ described! {
         tls: Option<ListenerTls>,
         /// Connections begin with a PROXY header, version 1 or 2, that names the client. Off by default.
         proxy_protocol: Option<ProxyProtocol>,
+        /// Whether clients may speak HTTP/2: those that begin with it, and over TLS those that agree on it. Default true.
+        http2: Option<bool>,
     }
 
     /// What a listener speaks TLS with.
@@ -230,6 +232,10 @@ described! {
         drain_bytes: Option<Size>,
         /// How long it is read. Default 5s.
         drain_time: Option<Duration>,
+        /// Requests at one time on a connection over HTTP/2. Default 100.
+        http2_streams: Option<u32>,
+        /// How long such a connection may be without any. Default 60s.
+        http2_idle: Option<Duration>,
         /// What rules may take.
         rules: Option<RuleLimits>,
     }

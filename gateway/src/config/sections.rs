@@ -65,7 +65,7 @@ sections! {
         "tenants", "tenantsDir", "scriptsDir",
     ];
     TENANTS_FILE = "TenantsFile", "a tenants file", ["version", "tenants"];
-    LISTENER = "Listener", "a listener", ["address", "trustedProxies", "tls", "proxyProtocol"];
+    LISTENER = "Listener", "a listener", ["address", "trustedProxies", "tls", "proxyProtocol", "http2"];
     LISTENER_TLS = "ListenerTls", "the TLS of a listener", ["certificates", "minVersion"];
     CERTIFICATE = "Certificate", "a certificate", ["certificate", "key"];
     PROXY_PROTOCOL = "ProxyProtocol", "the PROXY protocol", ["from"];
@@ -74,7 +74,7 @@ sections! {
     LIMITS = "Limits", "the limits", [
         "maxConnections", "maxConnectionsPerClient", "tlsHandshake", "head", "headFields", "headFieldBytes", "headBytes",
         "keepAliveIdle", "keepAliveRequests", "maxRequestBody", "minBodyRate", "minBodyRateAfter", "writeStall", "drainBytes",
-        "drainTime", "rules",
+        "drainTime", "http2Streams", "http2Idle", "rules",
     ];
     RULE_LIMITS = "RuleLimits", "the limits of rules", [
         "operations", "stringBytes", "arrayLength", "mapLength", "callDepth", "sourceBytes", "time", "timePerSecond",

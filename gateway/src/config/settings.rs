@@ -17,6 +17,7 @@ use super::model::{
 use super::sections;
 use super::tree::{Node, Value};
 use crate::host;
+use crate::http2::Http2;
 
 /// Data listeners: enough for every address family and port anybody has needed.
 const LISTENERS_MAX: usize = 64;
@@ -28,6 +29,8 @@ const ADMIN_HOSTS_MAX: usize = 64;
 const HEAD_FIELDS_MAX: u32 = 256;
 /// Worker threads.
 const THREADS_MAX: u32 = 1_024;
+/// Requests at one time on a connection over HTTP/2: each may hold what one connection over HTTP/1.1 does.
+const HTTP2_STREAMS_MAX: u32 = 10_000;
 const CONNECTIONS_MAX: u32 = 100_000_000;
 
 /// From so many milliseconds to so many seconds.
@@ -72,9 +75,13 @@ impl Decoder<'_> {
         let trusted_proxies = fields.find("trustedProxies").map_or(Vec::new(), |node| self.address_ranges(node));
         let tls = fields.find("tls").map(|node| self.listener_tls(node));
         let proxy_protocol = fields.find("proxyProtocol").and_then(|node| self.proxy_protocol(node));
+        let http2 = match fields.find("http2").and_then(|node| self.flag(node)) {
+            Some(false) => Http2::Off,
+            Some(true) | None => Http2::Offered,
+        };
         let node = self.required(&fields, "address")?;
         let address = self.address(node)?;
-        Some((node.at, Listener { address, trusted_proxies, tls, proxy_protocol }))
+        Some((node.at, Listener { address, trusted_proxies, tls, proxy_protocol, http2 }))
     }
 
     fn proxy_protocol(&mut self, node: &Node) -> Option<Balancers> {
@@ -197,6 +204,8 @@ impl Decoder<'_> {
             write_stall: self.duration_or(&fields, "writeStall", span(1_000, 3_600), old.write_stall),
             drain_bytes: self.size_or(&fields, "drainBytes", 0..=64 << 20, old.drain_bytes),
             drain_time: self.duration_or(&fields, "drainTime", span(0, 300), old.drain_time),
+            http2_streams: self.count_or(&fields, "http2Streams", 1..=HTTP2_STREAMS_MAX, old.http2_streams),
+            http2_idle: self.duration_or(&fields, "http2Idle", span(1_000, 3_600), old.http2_idle),
             rules: fields.find("rules").and_then(|node| self.rule_bounds(node)).unwrap_or_default(),
         };
         self.check_head_bytes(&fields, &limits);

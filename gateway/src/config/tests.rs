@@ -295,10 +295,10 @@ fn heeds_the_tags_of_yaml_itself() {
 #[test]
 fn keeps_what_the_file_says() {
     let text = r#"version: 1
-listeners: [{ address: "127.0.0.1:8080", trustedProxies: ["10.0.0.0/8", "::1/128"] }]
+listeners: [{ address: "127.0.0.1:8080", trustedProxies: ["10.0.0.0/8", "::1/128"], http2: false }]
 admin: { address: "0.0.0.0:9900", tokenFile: secrets/token, openMetrics: true, hosts: [Admin.example.] }
 runtime: { threads: 3 }
-limits: { head: 5, headBytes: 16KiB, maxRequestBody: 10MiB, keepAliveRequests: 10 }
+limits: { head: 5, headBytes: 16KiB, maxRequestBody: 10MiB, keepAliveRequests: 10, http2Streams: 7 }
 shutdown: { grace: 1m }
 accessLog: { level: Denied, sample: 0.5 }
 upstreams: { orders: { servers: ["127.0.0.1:9001", "[::1]:9002"], timeouts: { head: 1500ms }, attempts: 1, host: o.example } }
@@ -320,6 +320,8 @@ tenantsDir: tenants.d
     assert_eq!(main.settings.limits.head.as_secs(), 5);
     assert_eq!(main.settings.limits.max_request_body, model::BodyMax::Bytes(10 << 20));
     assert_eq!(main.settings.limits.drain_bytes, 64 << 10);
+    assert_eq!((main.settings.limits.http2_streams, main.settings.limits.http2_idle.as_secs()), (7, 60));
+    assert_eq!(main.settings.listeners[0].http2, crate::http2::Http2::Off);
     assert_eq!(main.upstreams[0].timeouts.head.as_millis(), 1_500);
     assert_eq!(main.policies[0].max_age.value, 600);
     assert_eq!(main.tenants[0].hosts[0].value, HostPattern::Exact("api.acme.example".into()));

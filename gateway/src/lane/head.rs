@@ -78,21 +78,21 @@ pub struct Refusal {
     pub detail: &'static str,
 }
 
-const fn refusal(status: StatusCode, reason: &'static str, detail: &'static str) -> Refusal {
+pub(crate) const fn refusal(status: StatusCode, reason: &'static str, detail: &'static str) -> Refusal {
     Refusal { status, reason, detail }
 }
 
 const TIMEOUT: Refusal =
     refusal(StatusCode::REQUEST_TIMEOUT, "head_timeout", "the request head did not arrive in time");
-const TOO_LARGE: Refusal = refusal(
+pub(crate) const TOO_LARGE: Refusal = refusal(
     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
     "head_too_large",
     "the request head has too many fields or bytes",
 );
 const MALFORMED: Refusal = refusal(StatusCode::BAD_REQUEST, "head_malformed", "the request head is not valid HTTP/1.1");
-const HOST: Refusal =
+pub(crate) const HOST: Refusal =
     refusal(StatusCode::BAD_REQUEST, "host", "a request needs exactly one Host field, which agrees with its target");
-const FRAMING: Refusal = refusal(StatusCode::BAD_REQUEST, "framing", "the length of the request body is ambiguous");
+pub(crate) const FRAMING: Refusal = refusal(StatusCode::BAD_REQUEST, "framing", "the length of the request body is ambiguous");
 /// For a connection too many.
 pub(super) const NO_ROOM: Refusal = refusal(
     StatusCode::SERVICE_UNAVAILABLE,
@@ -102,7 +102,7 @@ pub(super) const NO_ROOM: Refusal = refusal(
 /// For a request in plain text where TLS is spoken.
 pub(super) const PLAIN_HTTP: Refusal =
     refusal(StatusCode::BAD_REQUEST, "plain_http", "this port speaks TLS; ask for an https URL");
-const METHOD: Refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method", "TRACE and CONNECT are not served");
+pub(crate) const METHOD: Refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method", "TRACE and CONNECT are not served");
 
 /// Which head of its connection is awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,7 +305,10 @@ fn framing(request: &httparse::Request<'_, '_>, noted: &Noted<'_>) -> Result<Fra
 }
 
 /// Digits alone: no sign, no list, no blanks within, and no zero before others, with which some would read them as octal.
-fn length_of(value: &[u8]) -> Result<u64, Refusal> {
+///
+/// # Errors
+/// The refusal of anything else.
+pub(crate) fn length_of(value: &[u8]) -> Result<u64, Refusal> {
     let digits = std::str::from_utf8(value).map_err(|_| FRAMING)?;
     if digits.is_empty()
         || digits.len() > 1 && digits.starts_with('0')

@@ -15,8 +15,10 @@ use super::head::{HeadLimits, Refusal};
 use super::preflight::{Client, Preflight};
 use super::watch::{ExchangeLimits, Phase};
 use super::{Answered, Answers, Backstage, Lane, LaneLimits, conn::Conn};
+use crate::http2::{Http2, Http2Limits};
 use crate::metrics::{BadIntroduction, ConnectionLimits, Connections, EarlyClose, HandshakeEnd, Metrics};
 use crate::proxy_protocol::Entry;
+use crate::respond::{self, Answer};
 use crate::runner::{Bound, Running};
 use crate::tls::Terminator;
 
@@ -72,6 +74,9 @@ impl Backstage for Limits {
     fn refuse(&self, refusal: &Refusal, _: Option<SocketAddr>) -> Vec<u8> {
         format!("HTTP/1.1 {} -\r\nconnection: close\r\n\r\n", refusal.status.as_u16()).into_bytes()
     }
+    fn refusal(&self, refusal: &Refusal, _: Option<SocketAddr>) -> Answer {
+        respond::refusal(refusal, "")
+    }
     fn lone_client(&self, client: &Client) -> Option<IpAddr> {
         client.address.map(|address| address.ip())
     }
@@ -108,6 +113,7 @@ const LIMITS: LaneLimits = LaneLimits {
     },
     requests: 1000,
     connections: ConnectionLimits { all: 1000, of_client: None },
+    http2: Http2Limits { streams: 100, idle: Duration::from_secs(5) },
 };
 
 /// An upstream that answers each request with its own request line, after reading its body; `/wait`
@@ -166,7 +172,7 @@ impl Served {
         proxy.handle_init_modules();
         let connections = Arc::clone(&Metrics::new().connections);
         let lane =
-            Lane::new(Arc::new(proxy), Arc::new(Limits(limits)), Arc::clone(&connections), 0, Answers::Preflights);
+            Lane::new(Arc::new(proxy), Arc::new(Limits(limits)), Arc::clone(&connections), 0, Answers::Preflights, Http2::Off);
         let bound = Bound::new("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = bound.address();
         let running = Running::start(vec![(bound, lane)], Arc::clone(&connections), 2).expect("started");

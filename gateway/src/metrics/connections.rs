@@ -26,6 +26,8 @@ pub struct Connections {
     opened: AtomicU64,
     active: AtomicU64,
     told: AtomicU64,
+    http2: AtomicU64,
+    http2_requests: AtomicU64,
     /// Open connections of each client, where these are limited.
     by_client: DashMap<IpAddr, u32>,
     closed_early: [AtomicU64; EarlyClose::ALL.len()],
@@ -40,6 +42,8 @@ impl Default for Connections {
             opened: AtomicU64::new(0),
             active: AtomicU64::new(0),
             told: AtomicU64::new(0),
+            http2: AtomicU64::new(0),
+            http2_requests: AtomicU64::new(0),
             by_client: DashMap::new(),
             closed_early: array::from_fn(|_| AtomicU64::new(0)),
             bad_introductions: array::from_fn(|_| AtomicU64::new(0)),
@@ -110,6 +114,26 @@ impl Connections {
     /// How many are open.
     pub fn active(&self) -> u64 {
         self.active.load(Relaxed)
+    }
+
+    /// Counts a connection that turned out to speak HTTP/2.
+    pub fn count_http2_connection(&self) {
+        self.http2.fetch_add(1, Relaxed);
+    }
+
+    /// How many did.
+    pub fn http2_connections(&self) -> u64 {
+        self.http2.load(Relaxed)
+    }
+
+    /// Counts a request over HTTP/2.
+    pub fn count_http2_request(&self) {
+        self.http2_requests.fetch_add(1, Relaxed);
+    }
+
+    /// How many there were.
+    pub fn http2_requests(&self) -> u64 {
+        self.http2_requests.load(Relaxed)
     }
 
     /// Counts a connection that the gateway ended by itself.

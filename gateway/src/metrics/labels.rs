@@ -122,6 +122,10 @@ label_set! {
         ExchangeIdle => "exchange_idle",
         /// The client did not take its response.
         WriteStall => "write_stall",
+        /// Too much was sent over HTTP/2 that is no request, or more requests than were allowed.
+        Http2Flood => "http2_flood",
+        /// What was sent is no HTTP/2.
+        Http2Error => "http2_error",
         /// The client went away before its answer was whole.
         ClientGone => "client_gone",
     }

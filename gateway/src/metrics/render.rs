@@ -79,6 +79,16 @@ impl Metrics {
         let connections = &self.connections;
         exposition.gauge("crossgate_connections_active", "Open connections of clients.", connections.active() as f64);
         exposition.counter("crossgate_connections_total", "Accepted connections of clients.", connections.opened());
+        exposition.counter(
+            "crossgate_http2_connections_total",
+            "Of the accepted connections, those over HTTP/2.",
+            connections.http2_connections(),
+        );
+        exposition.counter(
+            "crossgate_http2_requests_total",
+            "Requests over HTTP/2, those refused as such included.",
+            connections.http2_requests(),
+        );
         let mut closed = Family::counter(
             "crossgate_connections_closed_early_total",
             "Connections that the gateway ended by itself, by reason: idle ones awaited no answer, the others got no whole one.",

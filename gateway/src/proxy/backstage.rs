@@ -4,12 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{StatusCode, Version};
 
 use super::Gateway;
 use crate::config::{Limits, Mode};
 use crate::fields::Fields;
 use crate::forwarded::Peer;
+use crate::http2::Http2Limits;
 use crate::judge::{self, Action, HeadView, Judgement};
 use crate::lane::head::{HeadLimits, Refusal};
 use crate::lane::preflight::{Client, Preflight};
@@ -18,6 +19,7 @@ use crate::lane::{Answered, Backstage, LaneLimits};
 use crate::log_request::{self, Finished};
 use crate::metrics::{BadIntroduction, ConnectionLimits, EarlyClose, HandshakeEnd};
 use crate::proxy_protocol::Entry;
+use crate::respond::Answer;
 use crate::tenant::Route;
 use crate::tls::Terminator;
 use crate::verdicts::RuleSeat;
@@ -68,6 +70,7 @@ impl Backstage for Gateway {
                 drain_time: limits.drain_time,
             },
             requests: u64::from(limits.keep_alive_requests),
+            http2: Http2Limits { streams: limits.http2_streams, idle: limits.http2_idle },
             connections: ConnectionLimits {
                 all: limits.max_connections.map_or(u64::MAX, u64::from).min(self.descriptors.clients),
                 of_client: limits.max_connections_per_client,
@@ -76,11 +79,11 @@ impl Backstage for Gateway {
     }
 
     fn refuse(&self, refusal: &Refusal, peer: Option<SocketAddr>) -> Vec<u8> {
-        self.metrics.connections.count_refusal(refusal.status.as_u16());
-        let request_id = forwarded::new_request_id();
-        let client = peer.map(|peer| peer.ip());
-        log_request::write_refused(&self.log, &self.snapshot.load(), refusal, &request_id, client);
-        respond::refusal_bytes(refusal, &request_id)
+        respond::refusal_bytes(refusal, &self.note_refusal(refusal, peer, None))
+    }
+
+    fn refusal(&self, refusal: &Refusal, peer: Option<SocketAddr>) -> Answer {
+        respond::refusal(refusal, &self.note_refusal(refusal, peer, Some(Version::HTTP_2)))
     }
 
     fn closed_early(&self, reason: EarlyClose) {
@@ -93,6 +96,17 @@ impl Backstage for Gateway {
 
     fn refused_unseen(&self) {
         self.metrics.connections.count_refusal(StatusCode::BAD_REQUEST.as_u16());
+    }
+}
+
+impl Gateway {
+    /// Counts and logs a head that is refused; its id.
+    fn note_refusal(&self, refusal: &Refusal, peer: Option<SocketAddr>, version: Option<Version>) -> String {
+        self.metrics.connections.count_refusal(refusal.status.as_u16());
+        let request_id = forwarded::new_request_id();
+        let client = peer.map(|peer| peer.ip());
+        log_request::write_refused(&self.log, &self.snapshot.load(), refusal, &request_id, client, version);
+        request_id
     }
 }
 
@@ -134,6 +148,7 @@ fn answer_preflight(gateway: &Gateway, preflight: &Preflight<'_>, client: &Clien
     context::count(&gateway.metrics, &judgement);
     if is_logged {
         let finished = Finished {
+            version: Version::HTTP_11,
             head,
             peer,
             request_id: &request_id,

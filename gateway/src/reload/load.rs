@@ -522,8 +522,8 @@ fn restart_needed(started: &Settings, wanted: &Settings) -> Vec<&'static str> {
 }
 
 /// What of a listener is for its whole life: not its certificates.
-fn socket(Listener { address, trusted_proxies, tls, proxy_protocol }: &Listener) -> impl PartialEq + '_ {
-    (address, trusted_proxies, tls.is_some(), proxy_protocol)
+fn socket(Listener { address, trusted_proxies, tls, proxy_protocol, http2 }: &Listener) -> impl PartialEq + '_ {
+    (address, trusted_proxies, tls.is_some(), proxy_protocol, http2)
 }
 
 fn effective(started: &Arc<Settings>, wanted: &Arc<Settings>) -> Arc<Settings> {

@@ -13,6 +13,8 @@ use tokio_rustls::TlsConnector;
 use super::*;
 use crate::metrics::HandshakeEnd;
 
+const TLS12: Spoken = Spoken { min_version: TlsVersion::Tls12, http2: Http2::Offered };
+
 /// The texts of both files, for these names.
 fn issue(names: &[&str], kind: &'static rcgen::SignatureAlgorithm) -> (String, String) {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -96,7 +98,7 @@ fn time_makes_it_doubtful_and_nothing_more() {
 #[test]
 fn a_key_is_not_printed() {
     let certificate = certificate(&["a.test"], &PKCS_ED25519);
-    let printed = format!("{:?}", Terminator::new(&[certificate], TlsVersion::Tls12, None));
+    let printed = format!("{:?}", Terminator::new(&[certificate], TLS12, None));
     assert!(printed.contains("a.test") && printed.len() < 200, "{printed}");
 }
 
@@ -158,7 +160,7 @@ async fn shown(terminator: &Terminator, host: &str, knows: &[SignatureScheme]) -
 async fn of_two_certificates_for_a_name_a_client_is_shown_one_that_it_knows() {
     use SignatureScheme as S;
     let both = [certificate(&["a.test"], &PKCS_ED25519), certificate(&["a.test"], &PKCS_ECDSA_P256_SHA256)];
-    let terminator = Terminator::new(&both, TlsVersion::Tls12, None);
+    let terminator = Terminator::new(&both, TLS12, None);
     let number = async |knows: &[SignatureScheme]| {
         let shown = shown(&terminator, "a.test", knows).await?;
         Ok(both.iter().position(|one| Arc::ptr_eq(one, &shown.certificate)).unwrap())
@@ -170,7 +172,7 @@ async fn of_two_certificates_for_a_name_a_client_is_shown_one_that_it_knows() {
 
 #[tokio::test]
 async fn without_a_certificate_nobody_is_let_in() {
-    let terminator = Terminator::new(&[], TlsVersion::Tls12, None);
+    let terminator = Terminator::new(&[], TLS12, None);
     for host in ["a.test", "127.0.0.1"] {
         let shown = shown(&terminator, host, &[SignatureScheme::ED25519]).await;
         assert_eq!(shown.err(), Some(HandshakeEnd::UnknownName), "{host}");
@@ -180,24 +182,28 @@ async fn without_a_certificate_nobody_is_let_in() {
 #[test]
 fn what_did_not_change_goes_on() {
     let (one, other) = (certificate(&["a.test"], &PKCS_ED25519), certificate(&["b.test"], &PKCS_ED25519));
-    let before = Terminator::new(&[Arc::clone(&one)], TlsVersion::Tls12, None);
-    let goes_on = |version| {
-        let after = Terminator::new(&[other.clone(), one.clone()], version, Some(&before));
+    let before = Terminator::new(&[Arc::clone(&one)], TLS12, None);
+    let goes_on = |spoken| {
+        let after = Terminator::new(&[other.clone(), one.clone()], spoken, Some(&before));
         Arc::ptr_eq(&after.served[1], &before.served[0])
     };
-    assert!(goes_on(TlsVersion::Tls12));
-    assert!(!goes_on(TlsVersion::Tls13));
+    assert!(goes_on(TLS12));
+    assert!(!goes_on(Spoken { min_version: TlsVersion::Tls13, ..TLS12 }));
+    assert!(!goes_on(Spoken { http2: Http2::Off, ..TLS12 }));
 }
 
-/// A connection whose handshake is done, and its client's end.
-async fn connection() -> (pingora::protocols::Stream, tokio_rustls::client::TlsStream<tokio::io::DuplexStream>) {
+/// A connection whose handshake is done, and the end of its client, which speaks these protocols.
+async fn connection(
+    spoken: Spoken,
+    protocols: &[&str],
+) -> (pingora::protocols::Stream, tokio_rustls::client::TlsStream<tokio::io::DuplexStream>) {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let terminator = Terminator::new(&[certificate(&["a.test"], &PKCS_ED25519)], TlsVersion::Tls12, None);
+    let terminator = Terminator::new(&[certificate(&["a.test"], &PKCS_ED25519)], spoken, None);
     let builder =
         ClientConfig::builder_with_provider(Arc::clone(&PROVIDER)).with_protocol_versions(rustls::ALL_VERSIONS);
     let verifier = Arc::new(Knows(vec![SignatureScheme::ED25519]));
     let mut client = builder.unwrap().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    client.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let connector = TlsConnector::from(Arc::new(client));
     let client = connector.connect("a.test".try_into().unwrap(), near);
     let (server, client) = tokio::join!(shake_hands(Box::new(far), &terminator), client);
@@ -207,22 +213,31 @@ async fn connection() -> (pingora::protocols::Stream, tokio_rustls::client::TlsS
 
 #[tokio::test]
 async fn a_stream_tells_what_was_agreed() {
-    let (stream, _client) = connection().await;
+    let (stream, _client) = connection(TLS12, &["http/1.1"]).await;
     assert_eq!(stream.selected_alpn_proto(), Some(ALPN::H1));
+    let off = Spoken { http2: Http2::Off, ..TLS12 };
+    for (spoken, protocols, chosen) in [
+        (TLS12, &["http/1.1", "h2"][..], Some(ALPN::H2)),
+        (off, &["h2", "http/1.1"], Some(ALPN::H1)),
+        (TLS12, &[], None),
+    ] {
+        let (stream, _client) = connection(spoken, protocols).await;
+        assert_eq!(stream.selected_alpn_proto(), chosen, "{spoken:?} {protocols:?}");
+    }
     let digest = stream.get_ssl_digest().unwrap();
     assert_eq!((&*digest.version, digest.cipher.starts_with("TLS13_")), ("TLSv1_3", true), "{digest:?}");
 }
 
 #[tokio::test]
 async fn the_end_is_told_by_whoever_lets_a_stream_go_and_need_not_be_told_by_clients() {
-    let (mut stream, mut client) = connection().await;
+    let (mut stream, mut client) = connection(TLS12, &["http/1.1"]).await;
     stream.write_all(b"last words").await.unwrap();
     drop(stream);
     let mut all = Vec::new();
     client.read_to_end(&mut all).await.expect("the end is told");
     assert_eq!(all, b"last words");
 
-    let (mut stream, mut client) = connection().await;
+    let (mut stream, mut client) = connection(TLS12, &["http/1.1"]).await;
     client.write_all(b"more to come").await.unwrap();
     client.flush().await.unwrap();
     drop(client.into_inner().0);

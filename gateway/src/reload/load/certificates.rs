@@ -13,8 +13,9 @@ use super::{BrokenFile, Loader};
 use crate::config::diagnostics::{Diagnostic, Diagnostics};
 use crate::config::files::read_bytes;
 use crate::config::model::{CertificateSpec, Listener, ListenerTls, Main};
+use crate::http2::Http2;
 use crate::reload::stamp::Stamp;
-use crate::tls::{BadFile, Certificate, Terminator};
+use crate::tls::{BadFile, Certificate, Spoken, Terminator};
 
 /// A chain of some certificates has a few kilobytes.
 const PEM_BYTES_MAX: u64 = 1 << 20;
@@ -78,16 +79,20 @@ impl Loader {
 
     /// Those of the listeners that this process has. One that speaks TLS goes on with what it has where the file says nothing of it.
     fn terminators(&self, wanted: &[Listener], tls: &[Option<Vec<Arc<Certificate>>>]) -> Vec<Option<Arc<Terminator>>> {
-        let make = |index: usize, previous: Option<&Arc<Terminator>>| {
+        let make = |index: usize, http2: Http2, previous: Option<&Arc<Terminator>>| {
             let (spec, certificates) = (wanted.get(index)?.tls.as_ref()?, tls.get(index)?.as_ref()?);
-            Some(Arc::new(Terminator::new(certificates, spec.min_version, previous.map(|previous| &**previous))))
+            let spoken = Spoken { min_version: spec.min_version, http2 };
+            Some(Arc::new(Terminator::new(certificates, spoken, previous.map(|previous| &**previous))))
         };
-        let Some(live) = &self.live else { return (0..wanted.len()).map(|index| make(index, None)).collect() };
+        let Some(live) = &self.live else {
+            let all = wanted.iter().enumerate();
+            return all.map(|(index, listener)| make(index, listener.http2, None)).collect();
+        };
         let started = live.started.listeners.iter().enumerate();
         let terminator = |(index, listener): (usize, &Listener)| {
             listener.tls.as_ref()?;
             let previous = live.snapshot.terminator(index);
-            let now = place(index, listener, wanted).and_then(|now| make(now, previous));
+            let now = place(index, listener, wanted).and_then(|now| make(now, listener.http2, previous));
             now.or_else(|| previous.map(Arc::clone))
         };
         started.map(terminator).collect()

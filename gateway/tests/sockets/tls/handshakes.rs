@@ -75,7 +75,7 @@ fn versions_older_than_configured_are_refused() {
 }
 
 #[test]
-fn a_protocol_that_is_not_spoken_is_refused_and_http_1_chosen() {
+fn a_protocol_that_is_not_spoken_is_refused_and_http_2_liked_best() {
     let stage = Stage::start();
     let offering = |protocols: &[&[u8]]| {
         let mut client = ClientConfig::clone(&stage.authority.usual_client());
@@ -85,6 +85,7 @@ fn a_protocol_that_is_not_spoken_is_refused_and_http_1_chosen() {
     let chosen = |protocols: &[&[u8]]| offering(protocols).unwrap().session().alpn_protocol().map(<[u8]>::to_vec);
     assert_eq!(chosen(&[b"http/1.1"]).as_deref(), Some(&b"http/1.1"[..]));
     assert_eq!(chosen(&[b"http/1.0", b"http/1.1"]).as_deref(), Some(&b"http/1.1"[..]));
+    assert_eq!(chosen(&[b"http/1.1", b"h2"]).as_deref(), Some(&b"h2"[..]));
     assert_eq!(chosen(&[]), None);
     let error = offering(&[b"smtp"]).err().expect("nothing that both speak");
     assert_eq!(tls_error(&error), Some(&Error::AlertReceived(AlertDescription::NoApplicationProtocol)));
