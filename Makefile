@@ -155,7 +155,7 @@ build-tools:
 	@ops/install-missing.sh cc=gcc cc=libc6-dev cmake=cmake
 
 test-tools: build-tools
-	@ops/install-missing.sh chromium=chromium chromedriver=chromium-driver promtool=prometheus
+	@ops/install-missing.sh chromium=chromium chromedriver=chromium-driver promtool=prometheus curl=curl h2load=nghttp2-client
 
 # Debian keeps servers in /usr/sbin, which is not on everybody's path.
 bench-peers peer-tools: export PATH := $(PATH):/usr/sbin

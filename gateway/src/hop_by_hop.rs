@@ -79,6 +79,12 @@ pub fn expects_continue(request: &RequestHeader) -> bool {
     request.version == Version::HTTP_11 && request.headers.contains_key(header::EXPECT)
 }
 
+/// Whether whoever asks takes trailers. gRPC wants a server to be told so.
+fn takes_trailers(request: &RequestHeader) -> bool {
+    let fields = Fields::from(&request.headers);
+    fields.elements(&header::TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+}
+
 /// Removes from a request on its way to an upstream what is for this hop alone, beyond what Pingora removes: an upgrade that
 /// is not meant, an expectation that is none, and names that a server which takes `_` for `-` reads as one of ours.
 ///
@@ -98,14 +104,14 @@ pub fn clean_request(asked: &RequestHeader, sent: &mut HeaderMap, is_unwanted: i
 }
 
 /// Removes from a request that goes out over HTTP/2 what has no place there: RFC 9113, section 8.2.2. With the expectation of
-/// `100 Continue`, which the gateway answers then.
-pub fn clean_http2_request(sent: &mut HeaderMap) {
-    let wants_trailers = sent.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+/// `100 Continue`, which the gateway answers then. That the client takes trailers is said again: Pingora removes it with the fields of the
+/// client's hop, or leaves it.
+pub fn clean_http2_request(asked: &RequestHeader, sent: &mut HeaderMap) {
     rewrite::remove(sent, |name| {
         let name = name.as_str();
         name == "expect" || name == "te" || CONNECTION_FIELDS.contains(&name)
     });
-    if wants_trailers {
+    if takes_trailers(asked) {
         sent.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }
@@ -269,13 +275,15 @@ mod tests {
         for name in CONNECTION_FIELDS.iter().chain(&["expect", "te", "x-app"]) {
             sent.insert(HeaderName::from_static(name), HeaderValue::from_static("trailers"));
         }
-        clean_http2_request(&mut sent);
+        let mut asked = RequestHeader::build("POST", b"/", None).unwrap();
+        clean_http2_request(&asked, &mut sent);
+        assert!(!sent.contains_key(header::TE));
+        asked.insert_header(header::TE, "gzip, Trailers").unwrap();
+        clean_http2_request(&asked, &mut sent);
         let mut left: Vec<&str> = sent.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["te", "x-app"]);
-        sent.insert(header::TE, HeaderValue::from_static("trailers, gzip"));
-        clean_http2_request(&mut sent);
-        assert!(!sent.contains_key(header::TE));
+        assert_eq!(sent[header::TE], "trailers");
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod wire;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::server::{Connection, SendResponse};
@@ -33,11 +34,13 @@ use self::stream::Exchange;
 use self::traffic::Traffic;
 use self::wire::Wire;
 use crate::lane::conn::Reclaimed;
+use crate::lane::head::{NO_ROOM, Refusal};
 use crate::lane::preflight::Client;
+use crate::lane::unattended::bounded;
 use crate::lane::waiting::{Alarm, Stop};
 use crate::lane::watch::Watch;
 use crate::lane::{Backstage, LaneLimits, OpenConnection};
-use crate::metrics::{Connections, EarlyClose};
+use crate::metrics::{Connections, EarlyClose, ExtraRequest, Full};
 use crate::respond::Answer;
 
 /// How a connection over HTTP/2 begins, RFC 9113, section 3.4: up to where it can be no HTTP/1.1.
@@ -58,6 +61,9 @@ const UNSEEN_RESETS_MAX: usize = 20;
 /// for the settings may open as many too many as there may be.
 const BROKEN_STREAMS_MAX: usize = 100;
 
+/// For a client that was told to go, and has nothing left to wait for, to say that it knows. It may have sent a request meanwhile.
+const FAREWELL_TIME: Duration = Duration::from_millis(500);
+
 /// Whether a listener speaks HTTP/2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Http2 {
@@ -74,7 +80,7 @@ pub struct Http2Limits {
     /// Streams at one time.
     pub streams: u32,
     /// Time without any.
-    pub idle: std::time::Duration,
+    pub idle: Duration,
 }
 
 /// What is behind a connection.
@@ -84,7 +90,7 @@ pub struct Behind<'a, P, B> {
     /// Answers what is refused, and knows the limits.
     pub backstage: &'a Arc<B>,
     /// Counts.
-    pub connections: &'a Connections,
+    pub connections: &'a Arc<Connections>,
     /// Tells of the gateway's stop.
     pub shutdown: &'a ShutdownWatch,
 }
@@ -97,7 +103,7 @@ pub fn begins(sent: &[u8]) -> bool {
 /// Serves a connection to its end. What was read of it already is `line.ahead`.
 pub async fn serve<P: HttpServerApp + Send + Sync + 'static, B: Backstage>(
     line: Reclaimed,
-    client: Client,
+    client: &Client,
     behind: Behind<'_, P, B>,
 ) {
     let Reclaimed { io, ahead, alarm, guard, .. } = line;
@@ -122,7 +128,7 @@ pub async fn serve<P: HttpServerApp + Send + Sync + 'static, B: Backstage>(
         alarm,
         look_at: Instant::now() + limits.http2.idle,
         taken: 0,
-        is_going_away: false,
+        going: Going::No,
     };
     served.run().await;
 }
@@ -150,7 +156,7 @@ async fn handshake(
 /// A connection that is served.
 struct Served<'a, P, B> {
     h2: Connection<Wire, Bytes>,
-    client: Client,
+    client: &'a Client,
     behind: Behind<'a, P, B>,
     guard: OpenConnection,
     traffic: Arc<Traffic>,
@@ -162,8 +168,18 @@ struct Served<'a, P, B> {
     look_at: Instant,
     /// What the client had taken when that was seen last.
     taken: u64,
-    /// The client was told to send no more requests.
-    is_going_away: bool,
+    going: Going,
+}
+
+/// Whether the client was told to send no more requests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Going {
+    /// Not yet.
+    No,
+    /// What it has sent is served.
+    WithStreams,
+    /// Nothing is left. Until then it may acknowledge that.
+    At(Instant),
 }
 
 /// What happens to a connection.
@@ -171,6 +187,8 @@ enum Event {
     Request(Request<RecvStream>, SendResponse<Bytes>),
     /// The gateway stops.
     Stop,
+    /// The client has not said that it knows the end.
+    Farewell,
     /// Nothing has moved for as long as it may.
     Idle,
     /// There are too many frames that carry nothing.
@@ -192,15 +210,17 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Served<'_, P, B> {
                     }
                     // The client does not heed it.
                     if self.requests >= self.limits.requests.saturating_mul(2) {
-                        return self.end(Reason::ENHANCE_YOUR_CALM, EarlyClose::Http2Flood).await;
+                        return self.end(Reason::ENHANCE_YOUR_CALM, Some(EarlyClose::Http2Flood)).await;
                     }
                 }
                 Event::Stop => self.go_away(),
-                Event::Flood => return self.end(Reason::ENHANCE_YOUR_CALM, EarlyClose::Http2Flood).await,
-                Event::Idle if self.h2.has_streams() => {
-                    return self.end(Reason::NO_ERROR, EarlyClose::WriteStall).await;
+                Event::Farewell => return self.end(Reason::NO_ERROR, None).await,
+                Event::Flood => return self.end(Reason::ENHANCE_YOUR_CALM, Some(EarlyClose::Http2Flood)).await,
+                Event::Idle => {
+                    let stalled = self.h2.has_streams();
+                    let reason = if stalled { EarlyClose::WriteStall } else { EarlyClose::Idle };
+                    return self.end(Reason::NO_ERROR, Some(reason)).await;
                 }
-                Event::Idle => return self.end(Reason::NO_ERROR, EarlyClose::Idle).await,
                 Event::End(Ok(())) => return,
                 Event::End(Err(error)) => return count_end(self.behind.backstage.as_ref(), &error),
             }
@@ -219,8 +239,13 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Served<'_, P, B> {
             Poll::Ready(None) => return Poll::Ready(Event::End(Ok(()))),
             Poll::Pending => {}
         }
-        if !self.is_going_away && self.stop.poll_last_chance(cx).is_ready() {
+        if self.going == Going::No && self.stop.poll_last_chance(cx).is_ready() {
             return Poll::Ready(Event::Stop);
+        }
+        if let Some(farewell) = self.farewell()
+            && self.alarm.poll_until(cx, farewell).is_ready()
+        {
+            return Poll::Ready(Event::Farewell);
         }
         while self.alarm.poll_until(cx, self.look_at).is_ready() {
             if self.is_idle() {
@@ -244,17 +269,30 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Served<'_, P, B> {
 
     /// Tells the client to send no more requests. What it has sent is answered, and then the connection ends.
     fn go_away(&mut self) {
-        if !std::mem::replace(&mut self.is_going_away, true) {
-            if !self.h2.has_streams() {
-                self.traffic.end_at_once();
-            }
+        if self.going == Going::No {
+            self.going = Going::WithStreams;
             self.h2.graceful_shutdown();
         }
     }
 
+    /// When a client that was told to go is left, if it has nothing to wait for.
+    fn farewell(&mut self) -> Option<Instant> {
+        self.going = match self.going {
+            Going::WithStreams if !self.h2.has_streams() => Going::At(Instant::now() + FAREWELL_TIME),
+            Going::At(_) if self.h2.has_streams() => Going::WithStreams,
+            going => going,
+        };
+        match self.going {
+            Going::At(farewell) => Some(farewell),
+            Going::No | Going::WithStreams => None,
+        }
+    }
+
     /// Ends the connection and all of its streams, and tells the client why, if it takes that in time.
-    async fn end(&mut self, reason: Reason, counted: EarlyClose) {
-        self.behind.backstage.closed_early(counted);
+    async fn end(&mut self, reason: Reason, counted: Option<EarlyClose>) {
+        if let Some(counted) = counted {
+            self.behind.backstage.closed_early(counted);
+        }
         if !self.h2.has_streams() && reason == Reason::NO_ERROR {
             self.traffic.end_at_once();
         }
@@ -263,37 +301,51 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Served<'_, P, B> {
         let _told_or_not = timeout(self.limits.exchange.drain_time, closed).await;
     }
 
+    /// Room for one more request. The connection has its own for one at a time.
+    fn room(&self) -> Result<Option<ExtraRequest>, Refusal> {
+        match self.traffic.quiet_since() {
+            Some(_) => Ok(None),
+            None => match self.behind.connections.begin_extra(self.limits.connections) {
+                Ok(extra) => Ok(Some(extra)),
+                Err(Full) => Err(NO_ROOM),
+            },
+        }
+    }
+
     /// Takes a request up: in a task of its own, if its head is one to be judged.
     fn begin(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         self.limits = self.behind.backstage.limits();
         self.behind.connections.count_http2_request();
         let (parts, body) = request.into_parts();
-        let Client { address, listener, shown } = &self.client;
+        let Client { address, listener, shown } = self.client;
         let watch = Arc::new(Watch::new(self.limits.exchange, *address, *listener).over(shown.clone()));
-        match head::accept(parts, Arc::clone(&watch), &self.limits.head) {
+        let accepted = head::accept(parts, Arc::clone(&watch), &self.limits.head);
+        match accepted.and_then(|head| Ok((head, self.room()?))) {
             Err(refusal) => {
                 let answer = self.behind.backstage.refusal(&refusal, *address);
                 refuse(&mut respond, answer);
             }
-            Ok(head) => {
+            Ok((head, room)) => {
                 let running = self.traffic.begin();
                 let exchange = Exchange::new(head, body, respond, Arc::clone(&watch), Arc::clone(&self.traffic));
                 let (proxy, backstage) = (Arc::clone(self.behind.proxy), Arc::clone(self.behind.backstage));
                 let (shutdown, guard) = (self.behind.shutdown.clone(), Arc::clone(&self.guard));
                 tokio::spawn(async move {
                     let session = ServerSession::new_custom(Box::new(exchange));
-                    let _no_stream = proxy.process_new_http(session, &shutdown).await;
+                    if bounded(proxy.process_new_http(session, &shutdown), &watch).await.is_err() {
+                        backstage.closed_early(EarlyClose::ExchangeIdle);
+                    }
                     if !watch.was_seen() {
                         backstage.refused_unseen();
                     }
-                    drop((running, guard));
+                    drop((running, room, guard));
                 });
             }
         }
     }
 }
 
-/// Answers a head that is refused. What does not fit is held by `h2`, and what fails is the end of the stream.
+/// Answers a request that is refused. What does not fit is held by `h2`, and what fails is the end of the stream.
 fn refuse(respond: &mut SendResponse<Bytes>, answer: Answer) {
     let Answer { status, fields, body } = answer;
     let mut head = Response::new(());

@@ -10,7 +10,7 @@ pub mod clock;
 pub mod conn;
 pub mod head;
 pub mod preflight;
-mod unattended;
+pub(crate) mod unattended;
 pub mod waiting;
 pub mod watch;
 
@@ -27,8 +27,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::{ALPN, Stream};
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
@@ -207,7 +207,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
     async fn serve_http2(&self, line: Reclaimed, client: &Client, shutdown: &ShutdownWatch) {
         let Lane { proxy, backstage, connections, .. } = self;
         let behind = http2::Behind { proxy, backstage, connections, shutdown };
-        Box::pin(http2::serve(line, client.clone(), behind)).await;
+        Box::pin(http2::serve(line, client, behind)).await;
     }
 
     /// Takes the next head, if it is whole, and answers it, if it is a preflight. Nothing is waited for.

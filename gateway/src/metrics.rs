@@ -28,7 +28,7 @@ mod tls;
 mod upstream;
 
 pub(crate) use self::cells::Cells;
-pub use self::connections::{ActiveConnection, ConnectionLimits, Connections, Full};
+pub use self::connections::{ActiveConnection, ConnectionLimits, Connections, ExtraRequest, Full};
 pub use self::histogram::{Histogram, SampledTimer};
 pub use self::labels::{
     AcceptError, BadIntroduction, Change, EarlyClose, HandshakeEnd, ReloadResult, UpstreamError, VerdictLabel,

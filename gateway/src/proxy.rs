@@ -228,7 +228,7 @@ impl ProxyHttp for Gateway {
         rewrite::request(sent, |fields| {
             hop_by_hop::clean_request(session.req_header(), fields, |name| forwarded::is_claim(name, *peer));
             if is_http2 {
-                hop_by_hop::clean_http2_request(fields);
+                hop_by_hop::clean_http2_request(session.req_header(), fields);
             }
             forwarded::write(fields, *peer, *scheme, request_id, &judged.tenant.id)?;
             if let Some(host) = judged.route.and_then(|route| route.upstream.host.clone()) {
@@ -424,7 +424,7 @@ impl ProxyHttp for Gateway {
 /// From here on silence is judged as a pause in a body, not as a missing head.
 fn enter_response(watch: &Watch, judged: &Judged<'_>, header: &ResponseHeader) {
     let upgraded = header.status == StatusCode::SWITCHING_PROTOCOLS;
-    let is_stream = |value: &http::HeaderValue| {
+    let is_stream = |value: &HeaderValue| {
         let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
         essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
     };

@@ -86,7 +86,7 @@ async fn a_line_has_the_documented_fields() {
         r#"{"time":"2023-11-14T22:13:20.123Z","request_id":"r-1","tenant":"acme","route":"/","policy":"spa","#,
         r#""kind":"actual","verdict":"deny","reason":"no_match","#,
         r#""origin":"https://evil.example\\x0d\\x0a\"\\x1b\\xff","host":"api.acme.example:8080","#,
-        r#""method":"GET","path":"/orders/1","status":403,"duration_ms":1.25,"#,
+        r#""method":"GET","path":"/orders/1","protocol":"HTTP/1.1","status":403,"duration_ms":1.25,"#,
         r#""client":"192.0.2.1","generation":7}"#,
     );
     assert_eq!(lines, [expected]);

@@ -82,6 +82,7 @@ impl Exchange {
 
     /// The next piece of the body; `None` at its end.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        self.clock.watch().attend();
         match self.body.poll_data(cx) {
             Poll::Pending => {
                 self.ask_for_body();
@@ -121,6 +122,7 @@ impl Exchange {
 
     /// Ready when there is no more use in waiting for the response: the client has gone, or it is overdue.
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+        self.clock.watch().attend();
         let reset = match &mut self.answer {
             Some(answer) => answer.poll_reset(cx),
             None => self.respond.poll_reset(cx),
@@ -202,6 +204,7 @@ impl Exchange {
 
     /// How much of the answer may be sent now.
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize>> {
+        self.clock.watch().attend();
         let Some(answer) = &mut self.answer else { return Poll::Ready(Err(headless())) };
         answer.reserve_capacity(wanted);
         let mut room = answer.capacity();

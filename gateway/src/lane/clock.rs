@@ -94,8 +94,7 @@ impl Clock {
     /// Whether the client waits for `100 Continue`: it is not slow then; whoever does not send it is, so that the wait is one for the
     /// response.
     pub fn is_continue_awaited(&mut self) -> bool {
-        let is_awaited =
-            self.watch.phase() == Phase::Request && self.body_read == 0 && self.watch.expects_continue();
+        let is_awaited = self.watch.phase() == Phase::Request && self.body_read == 0 && self.watch.expects_continue();
         if is_awaited {
             self.body_awaited = None;
         }

@@ -92,9 +92,10 @@ pub(crate) const TOO_LARGE: Refusal = refusal(
 const MALFORMED: Refusal = refusal(StatusCode::BAD_REQUEST, "head_malformed", "the request head is not valid HTTP/1.1");
 pub(crate) const HOST: Refusal =
     refusal(StatusCode::BAD_REQUEST, "host", "a request needs exactly one Host field, which agrees with its target");
-pub(crate) const FRAMING: Refusal = refusal(StatusCode::BAD_REQUEST, "framing", "the length of the request body is ambiguous");
-/// For a connection too many.
-pub(super) const NO_ROOM: Refusal = refusal(
+pub(crate) const FRAMING: Refusal =
+    refusal(StatusCode::BAD_REQUEST, "framing", "the length of the request body is ambiguous");
+/// For a connection too many, or a request over HTTP/2 that counts like one.
+pub(crate) const NO_ROOM: Refusal = refusal(
     StatusCode::SERVICE_UNAVAILABLE,
     "connections",
     "there are as many connections as there may be; try again later",
@@ -102,7 +103,8 @@ pub(super) const NO_ROOM: Refusal = refusal(
 /// For a request in plain text where TLS is spoken.
 pub(super) const PLAIN_HTTP: Refusal =
     refusal(StatusCode::BAD_REQUEST, "plain_http", "this port speaks TLS; ask for an https URL");
-pub(crate) const METHOD: Refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method", "TRACE and CONNECT are not served");
+pub(crate) const METHOD: Refusal =
+    refusal(StatusCode::METHOD_NOT_ALLOWED, "method", "TRACE and CONNECT are not served");
 
 /// Which head of its connection is awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

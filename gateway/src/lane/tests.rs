@@ -171,8 +171,14 @@ impl Served {
         let mut proxy = HttpProxy::new(Plain(upstream()), conf);
         proxy.handle_init_modules();
         let connections = Arc::clone(&Metrics::new().connections);
-        let lane =
-            Lane::new(Arc::new(proxy), Arc::new(Limits(limits)), Arc::clone(&connections), 0, Answers::Preflights, Http2::Off);
+        let lane = Lane::new(
+            Arc::new(proxy),
+            Arc::new(Limits(limits)),
+            Arc::clone(&connections),
+            0,
+            Answers::Preflights,
+            Http2::Off,
+        );
         let bound = Bound::new("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = bound.address();
         let running = Running::start(vec![(bound, lane)], Arc::clone(&connections), 2).expect("started");

@@ -14,10 +14,10 @@ use super::waiting::Alarm;
 use super::watch::Watch;
 
 /// Nobody has looked at the client for as long as the exchange may be silent.
-pub(super) struct Unattended;
+pub(crate) struct Unattended;
 
 /// What an exchange leads to.
-pub(super) async fn bounded<T>(exchange: impl Future<Output = T>, watch: &Watch) -> Result<T, Unattended> {
+pub(crate) async fn bounded<T>(exchange: impl Future<Output = T>, watch: &Watch) -> Result<T, Unattended> {
     let mut exchange = pin!(exchange);
     let (mut alarm, mut since) = (Alarm::default(), None);
     poll_fn(|cx| {

@@ -25,6 +25,8 @@ const TOLD_MAX: u64 = 32;
 pub struct Connections {
     opened: AtomicU64,
     active: AtomicU64,
+    /// Requests over HTTP/2 that run beside others of their connection.
+    extra: AtomicU64,
     told: AtomicU64,
     http2: AtomicU64,
     http2_requests: AtomicU64,
@@ -41,6 +43,7 @@ impl Default for Connections {
         Connections {
             opened: AtomicU64::new(0),
             active: AtomicU64::new(0),
+            extra: AtomicU64::new(0),
             told: AtomicU64::new(0),
             http2: AtomicU64::new(0),
             http2_requests: AtomicU64::new(0),
@@ -59,6 +62,10 @@ pub struct ActiveConnection {
     connections: Arc<Connections>,
     client: Option<IpAddr>,
 }
+
+/// One running request over HTTP/2 that is as good as a connection, until this is dropped.
+#[derive(Debug)]
+pub struct ExtraRequest(Arc<Connections>);
 
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +92,8 @@ impl Connections {
     pub fn open(self: &Arc<Self>, client: Option<IpAddr>, limits: ConnectionLimits) -> Result<ActiveConnection, Full> {
         self.opened.fetch_add(1, Relaxed);
         let client = client.map(network).filter(|_| limits.of_client.is_some());
-        if self.active.fetch_add(1, Relaxed) >= limits.all || !self.has_room(client, limits) {
+        let open = self.active.fetch_add(1, Relaxed) + self.extra.load(Relaxed);
+        if open >= limits.all || !self.has_room(client, limits) {
             self.active.fetch_sub(1, Relaxed);
             return Err(Full);
         }
@@ -98,6 +106,17 @@ impl Connections {
         let has_room = *open < max;
         *open += u32::from(has_room);
         has_room
+    }
+
+    /// Counts a request over HTTP/2 that begins while others of its connection run, if there may be one more connection: it will have one
+    /// to an upstream, as a connection over HTTP/1.1 has.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn begin_extra(self: &Arc<Self>, limits: ConnectionLimits) -> Result<ExtraRequest, Full> {
+        let extra = ExtraRequest(Arc::clone(self));
+        let open = self.extra.fetch_add(1, Relaxed) + self.active.load(Relaxed);
+        if open < limits.all { Ok(extra) } else { Err(Full) }
     }
 
     /// Leave to tell one more client that there is no room. Not everybody can be told: who is told has a connection too.
@@ -212,6 +231,12 @@ impl Drop for ActiveConnection {
     }
 }
 
+impl Drop for ExtraRequest {
+    fn drop(&mut self) {
+        self.0.extra.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Drop for Told<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
@@ -266,6 +291,19 @@ mod tests {
         drop(one);
         let _four = open("192.0.2.1").unwrap();
         assert_eq!(open("192.0.2.9").err(), Some(Full));
+    }
+
+    #[test]
+    fn requests_beside_each_other_count_as_connections() {
+        let connections = Arc::new(Connections::default());
+        let _one = connections.open(None, LIMITS).unwrap();
+        let two = connections.begin_extra(LIMITS).unwrap();
+        let _three = connections.begin_extra(LIMITS).unwrap();
+        assert_eq!(connections.begin_extra(LIMITS).err(), Some(Full));
+        assert_eq!(connections.open(None, LIMITS).err(), Some(Full));
+        assert_eq!(connections.active(), 1, "a drain waits for connections");
+        drop(two);
+        assert!(connections.open(None, LIMITS).is_ok());
     }
 
     #[test]

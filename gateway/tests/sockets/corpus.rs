@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::support::{
-    Asked, Connection, Exchange, Gateway, Http2Upstream, RecordingUpstream, Response, Seen, Then, WireError,
+    Asked, Connection, Exchange, Gateway, Http2, Http2Upstream, RecordingUpstream, Response, Seen, Then, WireError,
     assert_edge_error, assert_never_readable, config,
 };
 use model::{Case, Lines, OneOrMany, Policies, UpstreamAnswer, corpus, read};
@@ -23,6 +23,7 @@ const CASE: &str = "x-corpus-case";
 struct Stage {
     gateway: Gateway,
     upstream: Upstream,
+    http2: Http2,
 }
 
 /// Each in its HTTP.
@@ -65,7 +66,16 @@ impl Stage {
              tenants:\n  - {{ id: it, hosts: [\"*\"], upstream: api, policy: it, allowOrigins: {allow_origins:?} }}\n",
             upstream.address()
         );
-        Self { gateway: Gateway::start(&config(&text), &[]), upstream }
+        let gateway = Gateway::start(&config(&text), &[]);
+        let http2 = Http2::open(gateway.data);
+        Self { gateway, upstream, http2 }
+    }
+
+    /// The answer over HTTP/2 to a case that can be said in it.
+    fn over_http2(&self, case: &Case) -> Option<Response> {
+        let request = case.http2((CASE, &case.id))?;
+        let begun = self.http2.begin(request, true).unwrap();
+        Some(self.http2.answer(begun.answer).unwrap_or_else(|error| panic!("over HTTP/2: {error}")))
     }
 
     /// How many requests of that case reached the upstream.
@@ -113,16 +123,25 @@ fn check(stage: &Stage, case: &Case) -> Result<(), String> {
             return check_ended_line(&Connection::ask(stage.gateway.data, &plain));
         }
         if let Some(status) = refused(case) {
-            return check_refused(&Connection::ask(stage.gateway.data, &plain), status);
+            check_refused(&Connection::ask(stage.gateway.data, &plain), status);
+            return stage.over_http2(case).into_iter().for_each(|answer| check_refused(&Ok(answer), status));
         }
         // The lane answers no head with such a byte in it, so the proxy does.
         let through_proxy = case.bytes("/", &[(CASE, &case.id), ("x-filler", "\u{e9}")]);
         let asked = [&plain, &plain, &through_proxy];
         let answers = ask_all(stage, &asked);
-        assert_eq!(stage.reached(&case.id), asked.len() * case.expect.upstream, "requests at the upstream");
+        let over_http2 = stage.over_http2(case);
+        let all = asked.len() + usize::from(over_http2.is_some());
+        assert_eq!(stage.reached(&case.id), all * case.expect.upstream, "requests at the upstream");
         for answer in &answers {
             check_answer(case, answer);
             assert_eq!(steady(answer), steady(&answers[0]), "it is not always answered so");
+        }
+        if let Some(answer) = over_http2 {
+            check_answer(case, &answer);
+            let mut over_http1 = answers[0].clone();
+            over_http1.headers.0.retain(|(name, _)| !name.eq_ignore_ascii_case("connection"));
+            assert_eq!(steady(&answer), steady(&over_http1), "it is answered otherwise over HTTP/2");
         }
     });
     outcome.map_err(|panic| {
@@ -211,6 +230,8 @@ fn run(file: &str) {
     let policies: Policies = read("policies.yaml");
     let cases: Vec<Case> = read(file);
     assert!(!cases.is_empty(), "{file} has no cases");
+    let over_http2 = cases.iter().filter(|case| case.http2((CASE, "")).is_some()).count();
+    assert!(over_http2 * 2 > cases.len(), "{over_http2} of {} cases of {file} can be said over HTTP/2", cases.len());
     let mut by_policy: BTreeMap<&str, Vec<Case>> = BTreeMap::new();
     for case in &cases {
         by_policy.entry(&case.policy).or_default().push(case.clone());

@@ -19,6 +19,7 @@ mod faults;
 mod gone;
 mod harness;
 mod hops;
+mod http2;
 mod lifecycle;
 mod metrics;
 mod network;

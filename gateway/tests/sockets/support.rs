@@ -13,9 +13,11 @@ mod faulty;
 mod flood;
 mod gateway;
 mod heir;
+mod http2;
 pub(crate) mod http2_frames;
 mod http2_upstream;
 mod process;
+mod raw_http2;
 mod requests;
 mod sink;
 mod site;
@@ -34,8 +36,13 @@ pub(crate) use faulty::{Fault, FaultyNetwork, Way};
 pub(crate) use flood::counted_flood;
 pub(crate) use gateway::{Gateway, config, listening};
 pub(crate) use heir::Heir;
+pub(crate) use http2::{Begun, Http2, http2_request};
 pub(crate) use http2_upstream::{Asked, Http2Upstream, send};
 pub(crate) use process::{PATIENCE, Process};
+pub(crate) use raw_http2::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, Outcome, PING, PREFACE, PRIORITY,
+    RST_STREAM, RawHttp2, SETTINGS, WINDOW_UPDATE, block, frame, head,
+};
 pub(crate) use requests::{WholeRequest, requests_in};
 pub(crate) use sink::{LARGE_LEN, Sink};
 pub(crate) use site::{

@@ -124,6 +124,26 @@ impl Case {
     }
 }
 
+impl Case {
+    /// The same over HTTP/2; `None` where that cannot say it. What surrounds a value is no part of it.
+    pub(crate) fn http2(&self, more: (&str, &str)) -> Option<http::Request<()>> {
+        let of_a_connection = ["connection", "upgrade", "transfer-encoding", "keep-alive", "te"];
+        let mut host = DEFAULT_HOST.to_owned();
+        let mut request = http::Request::builder().method(self.request.method.as_str()).header(more.0, more.1);
+        for (name, value) in &self.request.headers {
+            let (name, value) = (name.to_ascii_lowercase(), value.text());
+            if of_a_connection.contains(&name.as_str()) {
+                return None;
+            }
+            match name.as_str() {
+                "host" => host = value,
+                _ => request = request.header(name, latin1(value.trim_matches([' ', '\t']))),
+            }
+        }
+        request.uri(format!("http://{host}/")).body(()).ok()
+    }
+}
+
 /// Each character, U+0000 to U+00FF, is a byte.
 fn latin1(text: &str) -> Vec<u8> {
     text.chars().map(|char| u8::try_from(u32::from(char)).unwrap()).collect()
