@@ -219,7 +219,7 @@ impl Conn {
 
     /// Bounds a write that the client does not take.
     fn poll_written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.watch.attend();
+        self.clock.watch().attend();
         if let Poll::Ready(written) = result {
             self.wrote = true;
             self.unflushed = true;
@@ -255,7 +255,7 @@ impl Drop for Conn {
 impl AsyncRead for Conn {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.watch.attend();
+        this.clock.watch().attend();
         match this.allowance(buf.remaining()) {
             0 => this.poll_hold(cx),
             allowed => this.poll_body(cx, buf, allowed),
