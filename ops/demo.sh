@@ -16,12 +16,14 @@ gateway=
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 stop() {
-    trap - EXIT INT TERM HUP
+    trap - EXIT
+    trap '' INT TERM HUP
     for pid in $gateway $upstream; do
         kill "$pid" 2>/dev/null || true
     done
-    wait
     [ -z "$tls" ] || rm -r "$tls"
+    trap - INT TERM HUP
+    wait
 }
 
 # An authority, a certificate of it for the demo's API, and the demo's configuration with a listener that has that.

@@ -64,6 +64,9 @@ const BROKEN_STREAMS_MAX: usize = 100;
 /// For a client that was told to go, and has nothing left to wait for, to say that it knows. It may have sent a request meanwhile.
 const FAREWELL_TIME: Duration = Duration::from_millis(500);
 
+/// What a client too many is told: no settings, and to go away and be calm. RFC 9113, sections 6.5 and 6.8.
+pub const TURNED_AWAY: [u8; 26] = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xb];
+
 /// Whether a listener speaks HTTP/2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Http2 {

@@ -394,8 +394,11 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         let told = async {
             // Closing a socket with unread bytes makes the kernel send a reset, which can destroy the answer.
             let mut request = [0; READ_WHEN_FULL_LEN];
-            let _whole_or_not = io.read(&mut request).await?;
-            io.write_all(&answer).await?;
+            let len = io.read(&mut request).await?;
+            match http2::begins(request.get(..len).unwrap_or_default()) {
+                true => io.write_all(&http2::TURNED_AWAY).await?,
+                false => io.write_all(&answer).await?,
+            }
             AsyncWriteExt::shutdown(&mut io).await
         };
         let _done_or_gone = timeout(TELL_FULL_TIME, told).await;

@@ -54,6 +54,7 @@ fn the_narrowest_entry_answers() {
         "https://pr-1-*.a.test",
         "https://x.a.test",
         "https://y.a.test:*",
+        "https://*.p.test:8443",
     ];
     let (policy, _) = extended(&spec(&origins), &["https://*.b.a.test"]);
     let table = [
@@ -66,6 +67,9 @@ fn the_narrowest_entry_answers() {
         ("https://c.b.a.test", "https://*.b.a.test"),
         ("https://c.b.a.test:1", "https://*.a.test:*"),
         ("https://a.test", "https://*.test"),
+        ("https://x.p.test:8443", "https://*.p.test:8443"),
+        ("https://x.p.test:8444", ""),
+        ("https://x.p.test", "https://*.test"),
     ];
     for (origin, expected) in table {
         assert_eq!(entry(&policy, origin), expected, "{origin}");

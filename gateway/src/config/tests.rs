@@ -168,7 +168,7 @@ fn reads_how_upstreams_are_spoken_to() {
     };
     let told = |upstream: &str| {
         let found = main(upstream).found;
-        found.iter().map(|one| format!("{}:{} {}", one.line, one.column, one.message)).collect::<Vec<_>>()
+        found.iter().map(|one| format!("{}:{} {}", one.place.line, one.place.column, one.message)).collect::<Vec<_>>()
     };
     let plain = main("").value.upstreams.remove(0);
     assert_eq!((plain.protocol, plain.tls), (Protocol::Http1, None));
@@ -420,22 +420,22 @@ fn a_listener_speaks_tls_with_certificates() {
     assert_eq!((pair.certificate.value.as_path(), pair.key.value.as_path()), (Path::new("a.crt"), Path::new("/b.key")));
     assert_eq!(tls.min_version, model::TlsVersion::Tls13);
     for (tls, expected) in [
-        ("true", "2:45 expected the TLS of a listener (keys and values), found true"),
-        ("{}", "2:45 the TLS of a listener needs the key `certificates`"),
+        ("true", "2:44 expected the TLS of a listener (keys and values), found true"),
+        ("{}", "2:44 the TLS of a listener needs the key `certificates`"),
         (
             "{ certificates: [] }",
-            "2:61 there is no certificate; write one such as { certificate: tls.crt, key: tls.key }",
+            "2:60 there is no certificate; write one such as { certificate: tls.crt, key: tls.key }",
         ),
-        ("{ certificates: [{ certificate: a.crt }] }", "2:62 a certificate needs the key `key`"),
-        ("{ certificates: [{ certificate: 1, key: b }] }", "2:77 expected a path, found the number 1"),
-        ("{ certificates: [{ certificate: a, key: '' }] }", "2:85 the path is empty; write one, relative to this file"),
+        ("{ certificates: [{ certificate: a.crt }] }", "2:61 a certificate needs the key `key`"),
+        ("{ certificates: [{ certificate: 1, key: b }] }", "2:76 expected a path, found the number 1"),
+        ("{ certificates: [{ certificate: a, key: '' }] }", "2:84 the path is empty; write one, relative to this file"),
         (
             "{ certificates: [{ certificate: a, key: b, cert: c }] }",
-            "2:88 a certificate has no key `cert`; did you mean `certificate`?",
+            "2:87 a certificate has no key `cert`; did you mean `certificate`?",
         ),
         (
             "{ certificates: [{ certificate: a, key: b }], minVersion: Tls11 }",
-            "2:103 `Tls11` is not known here; write Tls12 or Tls13",
+            "2:102 `Tls11` is not known here; write Tls12 or Tls13",
         ),
     ] {
         check(&text(tls), &[expected]);

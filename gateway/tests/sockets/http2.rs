@@ -12,8 +12,8 @@ use h2::Reason;
 use rustix::process::Signal;
 
 use crate::support::{
-    Connection, Gateway, HOST, Http2, ORIGIN, PATIENCE, RawHttp2, RecordingUpstream, Response, Site, Then,
-    assert_allowed, assert_denied, assert_edge_error, config, http2_request, request, requests_in, tenant_config,
+    Connection, ENHANCE_YOUR_CALM, Gateway, HOST, Http2, ORIGIN, PATIENCE, RawHttp2, RecordingUpstream, Response, Site,
+    Then, assert_allowed, assert_denied, assert_edge_error, config, http2_request, request, requests_in, tenant_config,
 };
 
 /// What is alike over both versions: all but what belongs to the connection, and what differs each time.
@@ -192,14 +192,13 @@ fn a_connection_carries_so_many_requests_and_ends_in_order() {
 }
 
 #[test]
-fn a_connection_too_many_is_closed_before_anything_is_served() {
+fn a_connection_too_many_is_told_to_go_before_anything_is_served() {
     let site = Site::before(RecordingUpstream::answering("hello"), "limits: { maxConnections: 1 }\n");
     let first = Http2::open(site.gateway.data);
     assert_allowed(&first.ask("GET", "/", HOST, &[("Origin", ORIGIN)], b"").unwrap());
     let mut second = RawHttp2::open(site.gateway.data, &[]);
-    let mut told = Vec::new();
-    let _ended = std::io::Read::read_to_end(&mut second.stream, &mut told);
-    assert!(told.is_empty() || told.starts_with(b"HTTP/1.1 503 "), "{told:?}");
+    assert_eq!(second.reason_of_end(), Some(ENHANCE_YOUR_CALM));
+    site.gateway.wait_metric("crossgate_requests_refused_total", &[("status", "503")], 1.0);
     assert_eq!(site.upstream.total(), 1);
 }
 

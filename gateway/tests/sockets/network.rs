@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Connection, Fault, FaultyNetwork, Gateway, Http2Upstream, ORIGIN, RecordingUpstream, Response, Then, Way,
+    Connection, Fault, FaultyNetwork, Gateway, Http2, Http2Upstream, ORIGIN, RecordingUpstream, Response, Then, Way,
     WireError, assert_allowed, assert_edge_error, config, request, tenant_config, tenant_config_at,
 };
 
@@ -155,12 +155,26 @@ fn check(
         let answer = connection.answer_to(method.as_bytes());
         assert!(begun.elapsed() < ENDS_WITHIN, "{cell} {target}: {:?}", begun.elapsed());
         assert_outcome(answer, wanted, &format!("{cell} {target}"));
+        let begun = Instant::now();
+        let answer = ask_over_http2(gateway, method, target, &host(index));
+        assert!(begun.elapsed() < ENDS_WITHIN, "{cell} {target} over HTTP/2: {:?}", begun.elapsed());
+        assert_outcome(answer, wanted, &format!("{cell} {target} over HTTP/2"));
     }
     network.mend();
     for method in ["GET", "POST", "GET"] {
         let answer = Connection::ask(gateway.data, &asked(method, "/"));
         assert_outcome(answer, Outcome::Whole, &format!("{method} after {cell}"));
     }
+}
+
+/// The same by a client of HTTP/2, for which a stream that is reset is an answer that is.
+fn ask_over_http2(gateway: &Gateway, method: &str, target: &str, host: &str) -> Result<Response, WireError> {
+    let body = if method == "POST" { BODY.as_slice() } else { b"" };
+    let answer = Http2::open(gateway.data).ask(method, target, host, &[("Origin", ORIGIN)], body);
+    answer.map_err(|error| match error.is_reset() {
+        true => WireError::Reset,
+        false => panic!("the connection: {error}"),
+    })
 }
 
 fn assert_outcome(answer: Result<Response, WireError>, wanted: Outcome, cell: &str) {

@@ -184,7 +184,7 @@ fn certificates_come_and_go_with_the_configuration() {
     while stage.connect("x.b.test").is_err() {
         assert!(Instant::now() < deadline, "the file that came was not seen");
     }
-    assert_eq!(stage.gateway.admin("GET", "/status").json()["restartNeeded"], serde_json::json!([]));
+    assert_eq!(stage.gateway.admin("GET", "/status").json()["reload"]["restartNeeded"], serde_json::json!([]));
     rename(&config, &before);
     assert_eq!(stage.gateway.admin("POST", "/reload").status, 200);
     assert!(stage.connect("x.b.test").is_err());
