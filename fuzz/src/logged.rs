@@ -55,6 +55,7 @@ fn check_line(bytes: &[u8]) {
         sec_fetch_site_fields: 1,
         connection: Some(Escaped(bytes)),
         scheme: None,
+        protocol: Some("HTTP/1.1"),
         has_credentials: false,
         status: 403,
         duration: Duration::ZERO,
