@@ -186,6 +186,7 @@ enum Going {
 }
 
 /// What happens to a connection.
+#[expect(clippy::large_enum_variant, reason = "it is looked at where it is made, and never kept")]
 enum Event {
     Request(Request<RecvStream>, SendResponse<Bytes>),
     /// The gateway stops.
@@ -283,7 +284,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Served<'_, P, B> {
         self.going = match self.going {
             Going::WithStreams if !self.h2.has_streams() => Going::At(Instant::now() + FAREWELL_TIME),
             Going::At(_) if self.h2.has_streams() => Going::WithStreams,
-            going => going,
+            going @ (Going::No | Going::WithStreams | Going::At(_)) => going,
         };
         match self.going {
             Going::At(farewell) => Some(farewell),

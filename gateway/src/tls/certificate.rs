@@ -61,12 +61,7 @@ impl Certificate {
         let first = chain.first().map(CertificateDer::as_ref).unwrap_or_default();
         let (names, valid) = facts(first).map_err(|what| BadFile::Certificate(what.to_owned()))?;
         let key = private_key(key).map_err(|what| BadFile::Key(what.to_owned()))?;
-        let key = CertifiedKey::from_der(chain, key, &PROVIDER).map_err(|error| match error {
-            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => BadFile::Key(OTHER_KEY.to_owned()),
-            // Other errors may come with words about the key.
-            Error::InvalidCertificate(_) => BadFile::Certificate(UNREADABLE_CERTIFICATE.to_owned()),
-            _ => BadFile::Key(UNKNOWN_KEY.to_owned()),
-        })?;
+        let key = CertifiedKey::from_der(chain, key, &PROVIDER).map_err(|error| told(&error))?;
         Ok(Certificate { key: Arc::new(key), names, valid })
     }
 
@@ -108,6 +103,16 @@ impl Certificate {
     }
 }
 
+/// What is wrong with a pair, without the library's words, which may be about the key.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the errors are rustls' own, most of them of no concern here")]
+fn told(error: &Error) -> BadFile {
+    match error {
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => BadFile::Key(OTHER_KEY.to_owned()),
+        Error::InvalidCertificate(_) => BadFile::Certificate(UNREADABLE_CERTIFICATE.to_owned()),
+        _ => BadFile::Key(UNKNOWN_KEY.to_owned()),
+    }
+}
+
 fn chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
     let chain: Result<Vec<_>, PemError> = CertificateDer::pem_slice_iter(text).collect();
     match chain {
@@ -117,6 +122,7 @@ fn chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the errors are the reader's own: the rest is about damage")]
 fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, &'static str> {
     let is_encrypted = || contains(text, b"ENCRYPTED");
     PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {

@@ -80,6 +80,7 @@ async fn read_hello(io: &mut Stream) -> Result<Accepted, HandshakeEnd> {
 }
 
 /// What a client has sent so far.
+#[expect(clippy::large_enum_variant, reason = "it is looked at where it is made, and never kept")]
 enum Taken {
     /// It has ended its connection.
     Nothing,
@@ -126,6 +127,7 @@ fn ended(error: &io::Error) -> HandshakeEnd {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the errors are rustls' own, most of them of no concern here")]
 fn ended_by(error: &Error) -> HandshakeEnd {
     match error {
         Error::AlertReceived(_) => HandshakeEnd::Rejected,

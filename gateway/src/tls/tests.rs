@@ -47,19 +47,22 @@ fn what_is_wrong_is_told_of_the_file_that_it_is_wrong_with() {
     let empty_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
     let of_certificate = |message: &'static str| Err((true, message));
     let of_key = |message: &'static str| Err((false, message));
-    let cases: [(&str, &str, Result<(), (bool, &str)>); 14] = [
+    let half = |text: &str| text.get(..text.len() / 2).unwrap().to_owned();
+    let (half_certificate, half_key) = (half(&good), half(&key));
+    type Read = Result<(), (bool, &'static str)>;
+    let cases: [(&str, &str, Read); 14] = [
         (&good, &key, Ok(())),
         ("", &key, of_certificate("there is no certificate in it; name a PEM file")),
         ("\u{30}\u{82}\u{1}", &key, of_certificate("there is no certificate in it; name a PEM file")),
         (&key, &key, of_certificate("there is no certificate in it")),
-        (&good[..good.len() / 2], &key, of_certificate("its PEM text is damaged")),
+        (&half_certificate, &key, of_certificate("its PEM text is damaged")),
         (empty_certificate, &key, of_certificate("its first certificate cannot be understood")),
         (&nameless, &nameless_key, of_certificate("its certificate is for no host")),
         (&good, "", of_key("there is no private key in it; name a PEM file")),
         (&good, &good, of_key("there is no private key in it")),
         (&good, &encrypted, of_key("its private key is encrypted")),
         (&good, &old, of_key("its private key is encrypted")),
-        (&good, &key[..key.len() / 2], of_key("its PEM text is damaged")),
+        (&good, &half_key, of_key("its PEM text is damaged")),
         (&good, empty_key, of_key("its private key is of no supported kind")),
         (&good, &other, of_key("its private key belongs to another certificate")),
     ];

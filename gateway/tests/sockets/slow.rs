@@ -84,7 +84,7 @@ const fn at(seconds: u64) -> Range<Duration> {
 }
 
 fn tls() -> (Authority, Issued) {
-    let authority = Authority::new();
+    let authority = Authority::new("ours");
     let issued = authority.issue(&[HOST]);
     (authority, issued)
 }

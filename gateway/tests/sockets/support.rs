@@ -29,7 +29,7 @@ mod wire;
 
 pub(crate) use address::{RefusedAddress, UnansweredAddress};
 pub(crate) use browser::Browser;
-pub(crate) use certificates::{Authority, Certificate, Valid};
+pub(crate) use certificates::{Authority, Issued, Valid};
 pub(crate) use crowd::{End, Reads, SlowClient, allow_open_files, crowd};
 pub(crate) use demo::DemoUpstream;
 pub(crate) use faulty::{Fault, FaultyNetwork, Way};
@@ -49,7 +49,7 @@ pub(crate) use site::{
     HOST, ORIGIN, Site, assert_allowed, assert_denied, assert_edge_error, assert_never_readable, tenant_config,
     tenant_config_at,
 };
-pub(crate) use tls::{Authority, Issued, TlsConnection, Tunnel, tls_error};
+pub(crate) use tls::{TlsConnection, Tunnel, tls_error};
 pub(crate) use tls_front::{Handshake, TlsFront};
 pub(crate) use upstream::{Exchange, RecordingUpstream, Seen, Then};
 pub(crate) use websocket::{accept, handshake, websocket};

@@ -38,7 +38,7 @@ impl Stage {
 
     /// With certificates for these names, `more` in the TLS of the listener, and `rest` in the configuration.
     fn with(names: &[&[&str]], upstream: RecordingUpstream, more: &str, rest: &str) -> Self {
-        let (authority, directory) = (Authority::new(), TempDir::new().unwrap());
+        let (authority, directory) = (Authority::new("ours"), TempDir::new().unwrap());
         let issued: Vec<Issued> = names.iter().map(|names| authority.issue(names)).collect();
         for (number, one) in issued.iter().enumerate() {
             one.write(&directory.path().join(format!("{number}.crt")), &directory.path().join(format!("{number}.key")));

@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use rustls::ServerConfig;
 
 use crate::support::{
-    Authority, Certificate, Connection, Gateway, HOST, Handshake, Http2Upstream, ORIGIN, RecordingUpstream, Response,
+    Authority, Connection, Gateway, HOST, Handshake, Http2Upstream, Issued, ORIGIN, RecordingUpstream, Response,
     TlsFront, Valid, assert_allowed, assert_edge_error, config, handshake, request, tenant_config_at, websocket,
 };
 
 const NAME: &str = "api.internal.test";
 const TIMEOUTS: &str = ", timeouts: { connect: 1s, head: 5s, idle: 5s }, attempts: 1";
 
-/// A gateway before `server`, spoken to with these options; `ca.pem` beside its configuration is the authority's.
+/// A gateway before `server`, spoken to with these options; `ca.certificate` beside its configuration is the authority's.
 fn before(server: SocketAddr, options: &str, authority: &Authority) -> Gateway {
-    before_with(server, options, &[("ca.pem", &authority.pem())])
+    before_with(server, options, &[("ca.certificate", &authority.pem())])
 }
 
 fn before_with(server: SocketAddr, options: &str, files: &[(&str, &str)]) -> Gateway {
@@ -62,7 +62,7 @@ fn assert_refused(gateway: &Gateway, status: u16, kind: &str, told: &str) {
 fn a_server_is_asked_for_and_trusted_by_its_name() {
     let (authority, upstream) = (Authority::new("ours"), RecordingUpstream::answering("hello"));
     let front = TlsFront::start(authority.issue(&[NAME]).server(&[]), upstream.address);
-    let gateway = before(front.address, &format!("tls: {{ serverName: {NAME}, ca: ca.pem }}"), &authority);
+    let gateway = before(front.address, &format!("tls: {{ serverName: {NAME}, ca: ca.certificate }}"), &authority);
     ask_often(&gateway);
     let wanted = Handshake { server_name: Some(NAME.to_owned()), protocol: None, has_certificate: false };
     assert_eq!(front.handshakes(), [wanted], "one connection for all");
@@ -74,7 +74,7 @@ fn a_server_is_asked_for_and_trusted_by_its_name() {
 fn an_address_is_a_name_too() {
     let (authority, upstream) = (Authority::new("ours"), RecordingUpstream::answering("hello"));
     let front = TlsFront::start(authority.issue(&["127.0.0.1"]).server(&[]), upstream.address);
-    let gateway = before(front.address, "tls: { ca: ca.pem }", &authority);
+    let gateway = before(front.address, "tls: { ca: ca.certificate }", &authority);
     assert_hello(&ask(&gateway));
     assert_eq!(front.handshakes()[0].server_name, None, "RFC 6066, section 3: addresses are not asked for");
 }
@@ -82,10 +82,10 @@ fn an_address_is_a_name_too() {
 #[test]
 fn a_certificate_can_be_its_own_authority() {
     let upstream = RecordingUpstream::answering("hello");
-    let certificate = Certificate::self_signed(&[NAME]);
+    let certificate = Issued::self_signed(&[NAME]);
     let front = TlsFront::start(certificate.server(&[]), upstream.address);
-    let tls = format!("tls: {{ serverName: {NAME}, ca: it.pem }}");
-    assert_hello(&ask(&before_with(front.address, &tls, &[("it.pem", &certificate.pem)])));
+    let tls = format!("tls: {{ serverName: {NAME}, ca: it.certificate }}");
+    assert_hello(&ask(&before_with(front.address, &tls, &[("it.certificate", &certificate.certificate)])));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_certificate_that_is_no_good_is_refused_and_named() {
     let (ours, theirs, upstream) =
         (Authority::new("ours"), Authority::new("theirs"), RecordingUpstream::answering("hello"));
     for (certificate, told) in [
-        (Certificate::self_signed(&[NAME]), "UnknownIssuer"),
+        (Issued::self_signed(&[NAME]), "UnknownIssuer"),
         (theirs.issue(&[NAME]), "UnknownIssuer"),
         (ours.issue_valid(&[NAME], Valid::Before), "certificate expired"),
         (ours.issue_valid(&[NAME], Valid::Later), "certificate not valid yet"),
@@ -132,7 +132,7 @@ fn a_certificate_that_is_no_good_is_refused_and_named() {
         (ours.issue(&["internal.test"]), "certificate not valid for name"),
     ] {
         let front = TlsFront::start(certificate.server(&[]), upstream.address);
-        let gateway = before(front.address, &format!("tls: {{ serverName: {NAME}, ca: ca.pem }}"), &ours);
+        let gateway = before(front.address, &format!("tls: {{ serverName: {NAME}, ca: ca.certificate }}"), &ours);
         assert_refused(&gateway, 502, "tls_certificate", told);
         // It is mended when the server is, and not before.
         front.renew(ours.issue(&[NAME]).server(&[]));
@@ -145,7 +145,7 @@ fn a_certificate_that_is_no_good_is_refused_and_named() {
 fn an_address_must_be_in_the_certificate_where_no_name_is_given() {
     let (authority, upstream) = (Authority::new("ours"), RecordingUpstream::answering("hello"));
     let front = TlsFront::start(authority.issue(&[NAME, "127.0.0.2"]).server(&[]), upstream.address);
-    let gateway = before(front.address, "tls: { ca: ca.pem }", &authority);
+    let gateway = before(front.address, "tls: { ca: ca.certificate }", &authority);
     assert_refused(&gateway, 502, "tls_certificate", "certificate not valid for name");
 }
 
@@ -164,7 +164,7 @@ fn instead(what: fn(&mut std::net::TcpStream)) -> SocketAddr {
 #[test]
 fn whoever_does_not_shake_hands_is_told_apart() {
     let authority = Authority::new("ours");
-    let tls = "tls: { ca: ca.pem }";
+    let tls = "tls: { ca: ca.certificate }";
     let hangs_up = instead(|stream| {
         let _all = stream.read(&mut [0; 4096]);
     });
@@ -191,7 +191,7 @@ fn whoever_does_not_shake_hands_is_told_apart() {
 fn a_server_without_http2_is_refused_where_that_is_demanded() {
     let (authority, upstream) = (Authority::new("ours"), RecordingUpstream::answering("hello"));
     let certificate = authority.issue(&["127.0.0.1"]);
-    let demanded = "protocol: Http2, tls: { ca: ca.pem }";
+    let demanded = "protocol: Http2, tls: { ca: ca.certificate }";
     for (protocols, told) in [(&["http/1.1"][..], "NoApplicationProtocol"), (&[], "speaks no HTTP/2")] {
         let front = TlsFront::start(certificate.server(protocols), upstream.address);
         assert_refused(&before(front.address, demanded, &authority), 502, "tls_alpn", told);
@@ -206,7 +206,8 @@ fn the_best_http_that_both_speak_is_spoken() {
     let (old, new) = (RecordingUpstream::answering("hello"), Http2Upstream::answering("hello"));
     let spoken = |protocol: &str, offered: &[&str], behind: SocketAddr| {
         let front = TlsFront::start(certificate.server(offered), behind);
-        let gateway = before(front.address, &format!("protocol: {protocol}, tls: {{ ca: ca.pem }}"), &authority);
+        let gateway =
+            before(front.address, &format!("protocol: {protocol}, tls: {{ ca: ca.certificate }}"), &authority);
         ask_often(&gateway);
         let handshakes = front.handshakes();
         assert_eq!(handshakes.len(), 1, "{handshakes:?}");
@@ -225,7 +226,7 @@ fn the_best_http_that_both_speak_is_spoken() {
 fn a_websocket_goes_over_http1_where_the_server_may_choose() {
     let (authority, upstream) = (Authority::new("ours"), RecordingUpstream::start(websocket));
     let front = TlsFront::start(authority.issue(&["127.0.0.1"]).server(&["h2", "http/1.1"]), upstream.address);
-    let gateway = before(front.address, "protocol: Auto, tls: { ca: ca.pem }", &authority);
+    let gateway = before(front.address, "protocol: Auto, tls: { ca: ca.certificate }", &authority);
     let mut connection = Connection::open(gateway.data);
     let answer = connection.exchange(&handshake(ORIGIN)).unwrap();
     assert_eq!(answer.status, 101, "{answer:?}");
@@ -239,12 +240,12 @@ fn the_gateway_shows_who_it_is_to_who_asks() {
     let (servers, clients) = (Authority::new("of servers"), Authority::new("of clients"));
     let (own, stranger) = (clients.issue(&["gateway.test"]), servers.issue(&["gateway.test"]));
     let certificate = servers.issue(&["127.0.0.1"]);
-    let start = |config: ServerConfig, behind, protocol: &str, own: Option<&Certificate>| {
+    let start = |config: ServerConfig, behind, protocol: &str, own: Option<&Issued>| {
         let front = TlsFront::start(config, behind);
-        let shown = own.map_or("", |_| ", clientCertificate: { certificate: own.pem, key: own.key }");
-        let options = format!("protocol: {protocol}, tls: {{ ca: ca.pem{shown} }}");
-        let (pem, key) = own.map_or_else(Default::default, |own| (own.pem.clone(), own.key.clone()));
-        let files = [("ca.pem", &*servers.pem()), ("own.pem", &pem), ("own.key", &key)];
+        let shown = own.map_or("", |_| ", clientCertificate: { certificate: own.certificate, key: own.key }");
+        let options = format!("protocol: {protocol}, tls: {{ ca: ca.certificate{shown} }}");
+        let (pem, key) = own.map_or_else(Default::default, |own| (own.certificate.clone(), own.key.clone()));
+        let files = [("ca.certificate", &*servers.pem()), ("own.certificate", &pem), ("own.key", &key)];
         let gateway = before_with(front.address, &options, &files);
         (gateway, front)
     };
@@ -274,11 +275,13 @@ fn upstreams_that_differ_share_no_connection() {
     let own = ours.issue(&["gateway.test"]);
     let server = front.address;
     let spoken = [
-        format!("serverName: {NAME}, ca: ours.pem"),
-        format!("serverName: {NAME}, ca: theirs.pem"),
-        format!("serverName: {NAME}, ca: ours.pem, clientCertificate: {{ certificate: own.pem, key: own.key }}"),
-        "ca: ours.pem".to_owned(),
-        "serverName: wrong.test, ca: ours.pem".to_owned(),
+        format!("serverName: {NAME}, ca: ours.certificate"),
+        format!("serverName: {NAME}, ca: theirs.certificate"),
+        format!(
+            "serverName: {NAME}, ca: ours.certificate, clientCertificate: {{ certificate: own.certificate, key: own.key }}"
+        ),
+        "ca: ours.certificate".to_owned(),
+        "serverName: wrong.test, ca: ours.certificate".to_owned(),
     ];
     let mut text = "upstreams:\n".to_owned();
     let mut tenants = "policies: { spa: { allowOrigins: [\"https://app.a.test\"] } }\ntenants:\n".to_owned();
@@ -286,7 +289,12 @@ fn upstreams_that_differ_share_no_connection() {
         text.push_str(&format!("  u{nth}: {{ servers: [{server}], tls: {{ {tls} }} }}\n"));
         tenants.push_str(&format!("  - {{ id: t{nth}, hosts: [t{nth}.test], upstream: u{nth}, policy: spa }}\n"));
     }
-    let files = [("ours.pem", ours.pem()), ("theirs.pem", theirs.pem()), ("own.pem", own.pem), ("own.key", own.key)];
+    let files = [
+        ("ours.certificate", ours.pem()),
+        ("theirs.certificate", theirs.pem()),
+        ("own.certificate", own.certificate),
+        ("own.key", own.key),
+    ];
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, &**text)).collect();
     let gateway = Gateway::start(&config(&(text + &tenants)), &files);
     for (nth, wanted) in [(1, 502), (2, 200), (3, 200), (4, 502)] {
@@ -304,23 +312,23 @@ fn files_that_change_are_read_anew_and_what_was_trusted_is_trusted_no_more() {
     let (ours, theirs, upstream) =
         (Authority::new("ours"), Authority::new("theirs"), RecordingUpstream::answering("hello"));
     let front = TlsFront::start(ours.issue(&["127.0.0.1"]).server(&[]), upstream.address);
-    let gateway = before(front.address, "tls: { ca: ca.pem }", &ours);
+    let gateway = before(front.address, "tls: { ca: ca.certificate }", &ours);
     let generation = |wanted: f64| gateway.wait_metric("crossgate_config_generation", &[], wanted);
     assert_hello(&ask(&gateway));
-    std::fs::write(gateway.path("ca.pem"), theirs.pem()).unwrap();
+    std::fs::write(gateway.path("ca.certificate"), theirs.pem()).unwrap();
     generation(2.0);
     assert_edge_error(&ask(&gateway), 502);
     assert_eq!(upstream.connections(), 1, "the kept connection was made under another trust");
     // What is no certificate changes nothing, and is told with its place.
-    std::fs::write(gateway.path("ca.pem"), "-----BEGIN CERTIFICATE-----\nsecret\n").unwrap();
-    let told = |line: &str| (line.contains("ca.pem has no readable certificate")).then(|| line.to_owned());
+    std::fs::write(gateway.path("ca.certificate"), "-----BEGIN CERTIFICATE-----\nsecret\n").unwrap();
+    let told = |line: &str| (line.contains("ca.certificate has no readable certificate")).then(|| line.to_owned());
     assert!(!gateway.process.stderr_line(told).contains("secret"));
     assert_edge_error(&ask(&gateway), 502);
-    std::fs::write(gateway.path("ca.pem"), ours.pem()).unwrap();
+    std::fs::write(gateway.path("ca.certificate"), ours.pem()).unwrap();
     generation(3.0);
     ask_often(&gateway);
     // Written anew, they say the same: nothing is made anew.
-    std::fs::write(gateway.path("ca.pem"), ours.pem()).unwrap();
+    std::fs::write(gateway.path("ca.certificate"), ours.pem()).unwrap();
     assert_eq!(gateway.admin("POST", "/reload").status, 200);
     ask_often(&gateway);
     assert_eq!(front.handshakes().len(), 2, "and the connection is used on");
@@ -329,12 +337,12 @@ fn files_that_change_are_read_anew_and_what_was_trusted_is_trusted_no_more() {
 #[test]
 fn a_neighbour_is_served_while_an_upstream_is_not_trusted() {
     let (ours, upstream) = (Authority::new("ours"), RecordingUpstream::answering("hello"));
-    let front = TlsFront::start(Certificate::self_signed(&["127.0.0.1"]).server(&[]), upstream.address);
+    let front = TlsFront::start(Issued::self_signed(&["127.0.0.1"]).server(&[]), upstream.address);
     let text = tenant_config_at(upstream.address, "").replace(
         "\npolicies:",
-        &format!("  bad: {{ servers: [{}], tls: {{ ca: ca.pem }} }}\n\npolicies:", front.address),
+        &format!("  bad: {{ servers: [{}], tls: {{ ca: ca.certificate }} }}\n\npolicies:", front.address),
     ) + "  - { id: b, hosts: [api.b.test], upstream: bad, policy: spa }\n";
-    let gateway = Gateway::start(&config(&text), &[("ca.pem", &ours.pem())]);
+    let gateway = Gateway::start(&config(&text), &[("ca.certificate", &ours.pem())]);
     for _ in 0..20 {
         assert_eq!(gateway.ask("GET", "/", "api.b.test", &[("Origin", ORIGIN)]).status, 502);
         assert_hello(&ask(&gateway));
@@ -352,7 +360,7 @@ fn a_large_body_goes_both_ways() {
         exchange.answer(200, &[("x-req", &total.to_string())], &kept)
     });
     let front = TlsFront::start(authority.issue(&["127.0.0.1"]).server(&[]), upstream.address);
-    let gateway = before(front.address, "tls: { ca: ca.pem }", &authority);
+    let gateway = before(front.address, "tls: { ca: ca.certificate }", &authority);
     let body: Vec<u8> = (0..length).map(|at: u32| at as u8).collect();
     let answer = Connection::ask(gateway.data, &request("POST", "/", HOST, &[("Origin", ORIGIN)], &body)).unwrap();
     assert_eq!(answer.headers.one("x-req"), body.len().to_string());

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, PublicKeyData as _, date_time_ymd,
 };
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject as _;
@@ -13,13 +14,16 @@ use rustls::{RootCertStore, ServerConfig};
 
 /// An authority that certificates are of.
 #[derive(Debug)]
-pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(pub(super) CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, as the files have them.
 #[derive(Debug, Clone)]
-pub(crate) struct Certificate {
-    pub(crate) pem: String,
+pub(crate) struct Issued {
+    pub(crate) certificate: String,
     pub(crate) key: String,
+    pub(crate) der: CertificateDer<'static>,
+    /// Of its public key, as browsers want it.
+    pub(crate) spki: Vec<u8>,
 }
 
 /// When a certificate is good.
@@ -30,6 +34,8 @@ pub(crate) enum Valid {
     Before,
     /// Not yet.
     Later,
+    /// Until that year begins.
+    Until(i32),
 }
 
 impl Authority {
@@ -37,6 +43,7 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
@@ -45,23 +52,30 @@ impl Authority {
     }
 
     /// A certificate for these names and addresses.
-    pub(crate) fn issue(&self, names: &[&str]) -> Certificate {
+    pub(crate) fn issue(&self, names: &[&str]) -> Issued {
         self.issue_valid(names, Valid::Now)
     }
 
-    pub(crate) fn issue_valid(&self, names: &[&str], valid: Valid) -> Certificate {
+    pub(crate) fn issue_valid(&self, names: &[&str], valid: Valid) -> Issued {
         let key = KeyPair::generate().unwrap();
-        let certificate = params(names, valid).signed_by(&key, &self.0).unwrap();
-        Certificate { pem: certificate.pem(), key: key.serialize_pem() }
+        Issued::new(&params(names, valid).signed_by(&key, &self.0).unwrap(), &key)
     }
 }
 
-impl Certificate {
+impl Issued {
+    fn new(certificate: &rcgen::Certificate, key: &KeyPair) -> Self {
+        Self {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+            der: certificate.der().clone(),
+            spki: key.subject_public_key_info(),
+        }
+    }
+
     /// One that nobody but itself vouches for.
     pub(crate) fn self_signed(names: &[&str]) -> Self {
         let key = KeyPair::generate().unwrap();
-        let certificate = params(names, Valid::Now).self_signed(&key).unwrap();
-        Self { pem: certificate.pem(), key: key.serialize_pem() }
+        Self::new(&params(names, Valid::Now).self_signed(&key).unwrap(), &key)
     }
 
     /// What a server needs to show it, and to choose one of these protocols by ALPN; to choose none if there are none.
@@ -87,7 +101,7 @@ impl Certificate {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let chain = CertificateDer::pem_slice_iter(self.pem.as_bytes()).map(Result::unwrap).collect();
+        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes()).map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
         let mut config = builder.with_single_cert(chain, key).unwrap();
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -97,12 +111,14 @@ impl Certificate {
 
 fn params(names: &[&str], valid: Valid) -> CertificateParams {
     let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+    // OpenSSL takes one whose subject is its issuer's for self-signed.
     params.distinguished_name.push(DnType::CommonName, "of a test");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let (not_before, not_after) = match valid {
         Valid::Now => ((2001, 1, 1), (4001, 1, 1)),
         Valid::Before => ((2001, 1, 1), (2002, 1, 1)),
         Valid::Later => ((4001, 1, 1), (4002, 1, 1)),
+        Valid::Until(year) => ((2001, 1, 1), (year, 1, 1)),
     };
     params.not_before = date_time_ymd(not_before.0, not_before.1, not_before.2);
     params.not_after = date_time_ymd(not_after.0, not_after.1, not_after.2);

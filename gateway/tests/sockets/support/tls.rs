@@ -1,4 +1,4 @@
-//! TLS from outside: an authority that issues certificates, clients that trust nobody else, and a tunnel through which any other
+//! TLS from outside: clients that trust one authority and nobody else, and a tunnel through which any other
 //! client of the suites, which speaks plain text, reaches a listener that speaks TLS.
 
 use std::io::{self, Read as _, Write as _};
@@ -8,10 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData as _,
-    date_time_ymd,
-};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
@@ -20,64 +16,16 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
 
+use super::certificates::{Authority, Issued};
+
 /// As for a connection in plain text.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Who is trusted.
-pub(crate) struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-/// A certificate and its key, as files have them.
-#[derive(Debug, Clone)]
-pub(crate) struct Issued {
-    pub(crate) certificate: String,
-    pub(crate) key: String,
-    pub(crate) der: CertificateDer<'static>,
-    /// Of its public key, as browsers want it.
-    pub(crate) spki: Vec<u8>,
-}
-
 impl Authority {
-    pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "an authority of a test");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
-    }
-
-    /// A certificate for these names, and addresses, that is valid now.
-    pub(crate) fn issue(&self, names: &[&str]) -> Issued {
-        self.issue_until(names, 2099)
-    }
-
-    /// One that expires with that year's beginning.
-    pub(crate) fn issue_until(&self, names: &[&str], year: i32) -> Issued {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(year, 1, 1));
-        // OpenSSL takes one whose subject is its issuer's for self-signed.
-        params.distinguished_name.push(DnType::CommonName, "a server of a test");
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Issued {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-            der: certificate.der().clone(),
-            spki: key.subject_public_key_info(),
-        }
-    }
-
-    /// Its own certificate.
-    pub(crate) fn pem(&self) -> String {
-        self.issuer.pem()
-    }
-
     /// A client that trusts it alone and speaks these versions.
     pub(crate) fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).unwrap();
+        roots.add(self.0.der().clone()).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder = builder.with_protocol_versions(versions).unwrap().with_root_certificates(roots);
         let mut client = builder.with_no_client_auth();

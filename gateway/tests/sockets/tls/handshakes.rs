@@ -52,7 +52,7 @@ fn a_host_that_no_certificate_is_for_is_told_so() {
 #[test]
 fn a_client_that_takes_no_such_certificate_is_counted() {
     let stage = Stage::start();
-    let stranger = crate::support::Authority::new();
+    let stranger = crate::support::Authority::new("ours");
     let error = stranger.connect(stage.secure, HOST).err().expect("nobody whom the client trusts");
     assert!(matches!(tls_error(&error), Some(Error::InvalidCertificate(_))), "{error}");
     stage.wait_handshakes("rejected", 1.0);

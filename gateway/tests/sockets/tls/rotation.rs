@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{Stage, rename, text};
 use crate::support::{
-    Authority, Connection, Gateway, HOST, Issued, ORIGIN, RecordingUpstream, Tunnel, assert_allowed, request,
+    Authority, Connection, Gateway, HOST, Issued, ORIGIN, RecordingUpstream, Tunnel, Valid, assert_allowed, request,
 };
 
 /// As for any file.
@@ -98,7 +98,7 @@ fn certificates_rotate_under_load() {
 #[test]
 fn certificates_of_a_swapped_directory_are_seen() {
     // As Kubernetes mounts a Secret: file -> ..data/file, ..data -> ..VERSION, and only ..data is swapped.
-    let (authority, directory) = (Authority::new(), TempDir::new().unwrap());
+    let (authority, directory) = (Authority::new("ours"), TempDir::new().unwrap());
     let volume = directory.path().to_owned();
     let publish = |number: usize| {
         let (version, issued) = (format!("..{number}"), authority.issue(&[HOST]));
@@ -117,7 +117,7 @@ fn certificates_of_a_swapped_directory_are_seen() {
     fs::write(&path, text(1, &upstream, "", "accessLog: { level: Off }\n")).unwrap();
     let gateway = Gateway::start_in(directory, &path, &[]);
     let [plain, secure] = gateway.data_listeners()[..] else { panic!("two listeners") };
-    let stage = Stage { authority: Authority::new(), issued: vec![first], upstream, gateway, plain, secure };
+    let stage = Stage { authority: Authority::new("ours"), issued: vec![first], upstream, gateway, plain, secure };
     let shown = |issued: &Issued| {
         let deadline = Instant::now() + LIVE_WITHIN;
         while *authority.connect(stage.secure, HOST).unwrap().certificate() != issued.der {
@@ -228,7 +228,7 @@ fn when_a_certificate_expires_is_told() {
         value
     };
     assert_eq!(expiry(), 4_070_908_800.0, "2099");
-    let expired = stage.authority.issue_until(&[HOST], 2002);
+    let expired = stage.authority.issue_valid(&[HOST], Valid::Until(2002));
     stage.replace(0, &expired);
     let answer = stage.gateway.admin("POST", "/reload");
     assert!(answer.text().contains("has expired on 2002-01-01"), "{answer:?}");

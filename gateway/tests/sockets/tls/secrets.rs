@@ -17,7 +17,7 @@ fn material(key: &str) -> Vec<&str> {
 
 #[test]
 fn a_key_is_in_nothing_that_is_said() {
-    let (authority, directory) = (Authority::new(), TempDir::new().unwrap());
+    let (authority, directory) = (Authority::new("ours"), TempDir::new().unwrap());
     let (issued, other) = (authority.issue(&[HOST, "127.0.0.1"]), authority.issue(&[HOST]));
     issued.write(&directory.path().join("0.crt"), &directory.path().join("0.key"));
     let path = directory.path().join("crossgate.yaml");
