@@ -104,14 +104,14 @@ pub fn clean_request(asked: &RequestHeader, sent: &mut HeaderMap, is_unwanted: i
 }
 
 /// Removes from a request that goes out over HTTP/2 what has no place there: RFC 9113, section 8.2.2. With the expectation of
-/// `100 Continue`, which the gateway answers then. That the client takes trailers is said again: Pingora removes it with the fields of the
-/// client's hop, or leaves it.
+/// `100 Continue`, which the gateway answers then. That a client of HTTP/2 takes trailers is said again, which
+/// Pingora removes with the fields of its hop; one of HTTP/1.1 gets none.
 pub fn clean_http2_request(asked: &RequestHeader, sent: &mut HeaderMap) {
     rewrite::remove(sent, |name| {
         let name = name.as_str();
         name == "expect" || name == "te" || CONNECTION_FIELDS.contains(&name)
     });
-    if takes_trailers(asked) {
+    if asked.version == Version::HTTP_2 && takes_trailers(asked) {
         sent.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }
@@ -279,6 +279,9 @@ mod tests {
         clean_http2_request(&asked, &mut sent);
         assert!(!sent.contains_key(header::TE));
         asked.insert_header(header::TE, "gzip, Trailers").unwrap();
+        clean_http2_request(&asked, &mut sent);
+        assert!(!sent.contains_key(header::TE));
+        asked.set_version(Version::HTTP_2);
         clean_http2_request(&asked, &mut sent);
         let mut left: Vec<&str> = sent.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();

@@ -431,7 +431,7 @@ fn a_listener_speaks_tls_with_certificates() {
         ("{ certificates: [{ certificate: a, key: '' }] }", "2:84 the path is empty; write one, relative to this file"),
         (
             "{ certificates: [{ certificate: a, key: b, cert: c }] }",
-            "2:87 a certificate has no key `cert`; did you mean `certificate`?",
+            "2:87 a certificate has no key `cert`; its keys are `certificate`, `key`",
         ),
         (
             "{ certificates: [{ certificate: a, key: b }], minVersion: Tls11 }",

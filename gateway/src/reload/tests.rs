@@ -490,6 +490,12 @@ fn the_example_of_the_readme_is_good_and_draws_no_warning() {
     let files = Files::new(&[]);
     files.write("gateway.yaml", rest.split_once("```").unwrap().0);
     files.write("scripts/preview.rhai", include_str!("../../../scripts/preview.rhai"));
+    for (name, host) in [("api", "api.acme.example"), ("wild", "*.api.acme.example")] {
+        certificates::issue(&files, name, &[host], 2099);
+    }
+    for (from, to) in [("api.crt", "internal-ca.pem"), ("api.crt", "gateway.pem"), ("api.key", "gateway.key")] {
+        std::fs::copy(files.path("tls").join(from), files.path(to)).unwrap();
+    }
     let found = check(&files.path("gateway.yaml"));
     assert!(found.is_empty(), "{found}");
 }

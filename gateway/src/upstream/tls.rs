@@ -282,7 +282,7 @@ mod tests {
         check(&files, "good.pem", None, &[]);
         check(&files, "twice.pem", Some(("good.pem", "good.key")), &[]);
         check(&files, "missing.pem", None, &["missing.pem cannot be read: No such file"]);
-        check(&files, ".", None, &["cannot be read: it is not a regular file"]);
+        check(&files, ".", None, &[". cannot be read: it is not a regular file"]);
         for unreadable in ["text.pem", "cut.pem", "good.key"] {
             check(&files, unreadable, None, &[&format!("{unreadable} {none}")]);
         }

@@ -267,7 +267,6 @@ fn bent() -> Vec<Vec<u8>> {
             b"GET /\r\n\r\n",
             b"G@T / HTTP/1.1\r\nHost: api.a.test\r\n\r\n",
             b"GET / HTTP/1.1\r\n Host: api.a.test\r\n\r\n",
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
             b"\xff\xff\xff\xff\r\n\r\n",
         ]

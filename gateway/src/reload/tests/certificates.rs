@@ -16,7 +16,7 @@ tenants: [{ id: main, hosts: [a.example, "*.a.example"], upstream: a, policy: sp
 "#;
 
 /// Writes a certificate for these names, that expires with that year's beginning, and its key.
-fn issue(files: &Files, name: &str, names: &[&str], year: i32) {
+pub(super) fn issue(files: &Files, name: &str, names: &[&str], year: i32) {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names).unwrap();
     (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(year, 1, 1));

@@ -227,7 +227,7 @@ fn when_a_certificate_expires_is_told() {
         assert!(name.ends_with("0.crt\"}") && expiries.next().is_none(), "{name}");
         value
     };
-    assert_eq!(expiry(), 4_070_908_800.0, "2099");
+    assert_eq!(expiry(), 64_092_211_200.0, "4001");
     let expired = stage.authority.issue_valid(&[HOST], Valid::Until(2002));
     stage.replace(0, &expired);
     let answer = stage.gateway.admin("POST", "/reload");
