@@ -2,7 +2,7 @@
 //!
 //! Pingora has one read timeout for everything, so the waits for a response head, between pieces of a body and for a slow client are
 //! bounded by whoever moves the client's bytes: over HTTP/1 its connection ([`conn`](super::conn)), over HTTP/2 its stream
-//! ([`crate::http2::stream`]). They say here what came and what they wait for; the hooks say in the [`Watch`] which wait it is. The clock
+//! (`http2/stream.rs`). They say here what came and what they wait for; the hooks say in the [`Watch`] which wait it is. The clock
 //! is read when somebody waits, not with every piece that moves.
 
 use std::io;
