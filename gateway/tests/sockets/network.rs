@@ -21,9 +21,9 @@ const PART_OF_BODY: usize = 4 * 1024;
 const PAUSE: Duration = Duration::from_millis(200);
 /// A quarter of a second for a body.
 const RATE: usize = 64 * 1024;
-const TIMEOUTS: &str = ", timeouts: { connect: 2s, head: 2s, idle: 2s }";
+const TIMEOUTS: &str = ", timeouts: { connect: 4s, head: 4s, idle: 4s }";
 /// The gateway's limits, two attempts, and what a busy machine needs.
-const ENDS_WITHIN: Duration = Duration::from_secs(15);
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a client sees.
 #[derive(Debug, Clone, Copy)]
