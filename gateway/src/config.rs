@@ -15,6 +15,7 @@ mod policies;
 mod rules;
 mod scalars;
 mod sections;
+mod servers;
 mod settings;
 mod tenants;
 mod tree;

@@ -12,7 +12,8 @@ use self_cell::self_cell;
 use crate::forwarded::Peer;
 use crate::judge::Judgement;
 use crate::lane::watch::Watch;
-use crate::metrics::{Metrics, UpstreamError};
+use crate::metrics::{Metrics, UpstreamError, UpstreamRefusal};
+use crate::queue::Place;
 use crate::servers::Picked;
 use crate::snapshot::{Pinned, Snapshot};
 
@@ -37,6 +38,10 @@ pub struct Context {
     pub upstream_duration: Option<Duration>,
     /// Why the last attempt failed.
     pub upstream_error: Option<UpstreamError>,
+    /// Why there was none.
+    pub upstream_refusal: Option<UpstreamRefusal>,
+    /// Its place at an upstream whose requests are bounded.
+    pub place: Option<Place>,
     counted: bool,
 }
 
@@ -179,7 +184,9 @@ tenants: [{ id: acme, hosts: [api.example], upstream: a, policy: spa }]
             request_id: String::new(),
             watch: Arc::new(Watch::new(LIMITS, None, 0)),
         };
-        Context { request: Some(request), ..Context::default() }
+        let mut context = Context::default();
+        context.request = Some(request);
+        context
     }
 
     #[track_caller]

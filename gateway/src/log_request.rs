@@ -18,7 +18,7 @@ use crate::forwarded::Peer;
 use crate::hop_by_hop::connection_is_harmless;
 use crate::judge::{HeadView, Judged, Judgement, SEC_FETCH_SITE};
 use crate::lane::head::Refusal;
-use crate::metrics::{NO_TENANT, UpstreamError, VerdictLabel};
+use crate::metrics::{NO_TENANT, UpstreamError, UpstreamRefusal, VerdictLabel};
 use crate::snapshot::Snapshot;
 use crate::{forwarded, proxy};
 
@@ -51,6 +51,8 @@ pub struct Finished<'a> {
     pub is_abandoned: bool,
     /// What the upstream did, if it was asked.
     pub upstream: Option<Asked>,
+    /// Why it was not asked, though it should have been.
+    pub upstream_refusal: Option<UpstreamRefusal>,
 }
 
 /// What an upstream did.
@@ -240,6 +242,9 @@ fn note(request: &Finished<'_>) -> Option<&'static str> {
     match request.judgement {
         Judgement::Refused(refusal) => Some(refusal.detail),
         Judgement::Judged(judged) if proxy::is_denied_navigation(judged, request.head.headers) => Some(NAVIGATION_NOTE),
-        Judgement::Judged(_) => request.upstream?.error.map(UpstreamError::as_str),
+        Judgement::Judged(_) => match request.upstream_refusal {
+            Some(refusal) => Some(refusal.as_str()),
+            None => request.upstream?.error.map(UpstreamError::as_str),
+        },
     }
 }

@@ -31,7 +31,8 @@ pub(crate) use self::cells::Cells;
 pub use self::connections::{ActiveConnection, ConnectionLimits, Connections, ExtraRequest, Full};
 pub use self::histogram::{Histogram, SampledTimer};
 pub use self::labels::{
-    AcceptError, BadIntroduction, Change, EarlyClose, HandshakeEnd, ReloadResult, UpstreamError, VerdictLabel,
+    AcceptError, BadIntroduction, Change, CheckResult, EarlyClose, HandshakeEnd, ReloadResult, UpstreamError,
+    UpstreamRefusal, VerdictLabel,
 };
 pub use self::origins::{EntryHandles, SERIES_MAX_TENANT, SERIES_MAX_TOTAL};
 pub use self::reloads::Reloads;

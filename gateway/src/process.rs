@@ -125,7 +125,7 @@ impl Process {
     ) -> Result<Self, StartError> {
         let metrics = Metrics::new();
         let reloader =
-            Reloader::start(&options.config, options.broken_tenants, &metrics).map_err(StartError::Config)?;
+            Reloader::start_tending(&options.config, options.broken_tenants, &metrics).map_err(StartError::Config)?;
         let settings = Arc::clone(&reloader.current().latest().settings);
         let sockets = Sockets::bind(&settings, predecessor)?;
         let offered = sockets.offered(&settings)?;
@@ -189,18 +189,21 @@ impl Process {
             Stop::Gracefully => {
                 self.control.drain();
                 std::thread::sleep(drain_delay);
+                self.control.reloader().end_upkeep();
                 began = Instant::now();
                 drop(self.offered);
                 self.running.stop(grace)
             }
             Stop::AtOnce => {
                 self.control.drain();
+                self.control.reloader().end_upkeep();
                 self.running.stop(Duration::ZERO)
             }
             Stop::HandedOver => {
                 // Probes are the other's to answer from here on: this one would say that it is not ready.
                 self.side.end_tasks();
                 self.control.close();
+                self.control.reloader().end_upkeep();
                 drop(self.offered);
                 let unhurried = UNHURRIED.min(grace);
                 self.running.hand_over(unhurried, grace.saturating_sub(unhurried))

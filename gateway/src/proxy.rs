@@ -40,7 +40,7 @@ use crate::judge::{self, Action, HeadView, Judged, Judgement};
 use crate::lane::conn::Conn;
 use crate::lane::watch::{Expired, Phase, Watch};
 use crate::log_request::{self, Asked, Finished};
-use crate::metrics::{EarlyClose, Metrics};
+use crate::metrics::{EarlyClose, Metrics, UpstreamRefusal};
 use crate::respond;
 use crate::snapshot::{CurrentSnapshot, Pinned};
 use crate::tenant::Upstream;
@@ -48,11 +48,13 @@ use crate::upstream::Failure;
 use crate::verdicts::RuleSeat;
 use crate::{hop_by_hop, http2, rewrite, upstream};
 
+mod admission;
 mod backstage;
 mod edge;
 mod report;
 mod until_close;
 
+use admission::Entered;
 pub(crate) use backstage::head_limits;
 pub(crate) use edge::answer_at_edge;
 use edge::{body_may_be_drained, write_answer};
@@ -105,6 +107,7 @@ impl Gateway {
             status,
             is_abandoned: status.is_none() && request.watch.expired().is_none(),
             upstream: (context.attempts > 0).then_some(Asked { duration, error }),
+            upstream_refusal: context.upstream_refusal,
         };
         log_request::write(&self.log, &finished);
     }
@@ -199,10 +202,16 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+        if let Entered::Later(queue) = admission::enter(context) {
+            // Boxed, so that requests which need not wait are no larger for it.
+            Box::pin(admission::wait(session, context, queue)).await?;
+        }
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
         let route = judged.route.ok_or_else(|| internal("no route"))?;
         let turn = context.turn.unwrap_or_else(|| route.upstream.draw_turn());
-        let server = route.upstream.server(turn, context.attempts).ok_or_else(|| internal("no server"))?;
+        let Some(server) = route.upstream.server(turn, context.attempts, context.server) else {
+            return Err(admission::refuse(context, UpstreamRefusal::NoAddress));
+        };
         let peer = upstream::peer(&route.upstream, server.address, protocol_for(session, &route.upstream)?);
         request.watch.begin_attempt(route.upstream.timeouts.head, route.upstream.timeouts.idle);
         (context.turn, context.server) = (Some(turn), Some(server));
@@ -397,6 +406,7 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
         context.count();
+        context.place = None;
         if let Some(request) = &context.request {
             let ended = match request.watch.expired() {
                 Some(expired) => early_close(expired),

@@ -15,6 +15,7 @@ use crate::config::diagnostics::{Diagnostic, Diagnostics};
 use crate::config::model::At;
 use crate::metrics::{Metrics, ReloadResult};
 use crate::snapshot::CurrentSnapshot;
+use crate::upkeep::Upkeep;
 
 mod load;
 mod prune;
@@ -45,6 +46,7 @@ pub struct Reloader {
     current: Arc<CurrentSnapshot>,
     status: Arc<Mutex<Status>>,
     commands: Sender<Command>,
+    upkeep: Option<Arc<Upkeep>>,
 }
 
 type Answer = Result<Report, Diagnostics>;
@@ -64,6 +66,27 @@ impl Reloader {
     /// # Errors
     /// Every mistake in every file; those of tenants files are in the status instead if they are to be skipped.
     pub fn start(main: &Path, broken_tenants: BrokenTenants, metrics: &Arc<Metrics>) -> Result<Self, Diagnostics> {
+        Self::begin(main, broken_tenants, metrics, None)
+    }
+
+    /// The same for a gateway that serves: names of upstreams are resolved, and their servers checked.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) fn start_tending(
+        main: &Path,
+        broken_tenants: BrokenTenants,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, Diagnostics> {
+        Self::begin(main, broken_tenants, metrics, Some(Arc::new(Upkeep::new())))
+    }
+
+    fn begin(
+        main: &Path,
+        broken_tenants: BrokenTenants,
+        metrics: &Arc<Metrics>,
+        upkeep: Option<Arc<Upkeep>>,
+    ) -> Result<Self, Diagnostics> {
         let mut loader = Loader::new(main, broken_tenants, Arc::clone(metrics));
         let loaded = loader.load()?;
         let status = Arc::new(Mutex::new(Status::default()));
@@ -71,9 +94,10 @@ impl Reloader {
         let current = Arc::new(CurrentSnapshot::new(&loaded.snapshot, metrics, workers));
         let (commands, inbox) = mpsc::channel();
         let metrics = Arc::clone(metrics);
-        let mut keeper = Keeper { loader, current, status, metrics, refused: None };
+        let mut keeper = Keeper { loader, current, status, metrics, refused: None, upkeep: upkeep.clone() };
         keeper.note_good(&loaded);
-        let reloader = Reloader { current: Arc::clone(&keeper.current), status: Arc::clone(&keeper.status), commands };
+        let (current, status) = (Arc::clone(&keeper.current), Arc::clone(&keeper.status));
+        let reloader = Reloader { current, status, commands, upkeep };
         let watch = Watch::new(reloader.commands.clone());
         // Without the thread the gateway still serves; it only never learns of changes.
         let spawned = thread::Builder::new().name("reload".to_owned()).spawn(move || keeper.run(&inbox, watch));
@@ -105,6 +129,11 @@ impl Reloader {
         let _ = self.commands.send(Command::Reload(None));
     }
 
+    /// Upstreams are tended no more, whatever is loaded from now on.
+    pub(crate) fn end_upkeep(&self) {
+        self.upkeep.iter().for_each(|upkeep| upkeep.end());
+    }
+
     /// How reloading stands.
     pub fn status(&self) -> Status {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -131,6 +160,7 @@ struct Keeper {
     metrics: Arc<Metrics>,
     /// The mistakes of the last load, if it failed: they are told once.
     refused: Option<Diagnostics>,
+    upkeep: Option<Arc<Upkeep>>,
 }
 
 /// What there was to do since the last round.
@@ -210,6 +240,7 @@ impl Keeper {
         let result = if loaded.broken.is_empty() { ReloadResult::Success } else { ReloadResult::Partial };
         let now = SystemTime::now();
         let generation = loaded.snapshot.generation;
+        self.upkeep.iter().for_each(|upkeep| upkeep.tend(&loaded.snapshot));
         // Whoever sees the snapshot sees its status too.
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         self.current.store(&loaded.snapshot);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ahash::AHashMap;
 
 use crate::config::Settings;
-use crate::tenant::Tenant;
+use crate::tenant::{Tenant, Upstream};
 use crate::tls::Terminator;
 
 mod build;
@@ -78,6 +78,11 @@ impl Snapshot {
     /// Every tenant, in the order of the files.
     pub fn tenants(&self) -> &[Arc<Tenant>] {
         &self.tenants
+    }
+
+    /// Every upstream, in no order.
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.shared.upstreams.values()
     }
 
     /// The tenant of that id.

@@ -2,7 +2,7 @@
 //!
 //! All of it is frozen when a snapshot is compiled, and shared: a tenant that did not change is the same object in the next
 //! snapshot, with its counters and its upstreams' turns. Routes are few, and tried longest first; tenants and origins are
-//! many, and hashed. Absent on purpose: names still to be resolved, and anything a request could change but for counters.
+//! many, and hashed. Absent on purpose: anything a request could change but for counters, and for what is known of servers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use crate::config::model::{Mode, Protocol, TenantSpec, Timeouts, UnmatchedRequests, UpstreamSpec};
 use crate::metrics::{Cells, EntryHandles, TenantCounters, UpstreamCounters};
+use crate::queue::Queue;
 use crate::servers::{Picked, Retries, Servers};
 use crate::snapshot::SharedPolicy;
 use crate::upstream::{Throttle, UpstreamTls};
@@ -100,7 +101,9 @@ pub struct Upstream {
     /// What it is called.
     pub name: Arc<str>,
     /// Where it is.
-    pub servers: Servers,
+    pub servers: Arc<Servers>,
+    /// What bounds its requests, if anything does.
+    pub queue: Option<Arc<Queue>>,
     /// How long to wait for it.
     pub timeouts: Timeouts,
     /// How often a request is tried, the first time included.
@@ -125,11 +128,26 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    pub(crate) fn new(spec: &UpstreamSpec, tls: Option<UpstreamTls>, counters: Arc<UpstreamCounters>) -> Self {
+    /// The upstream of that name. What `previous` has and would be made the same again is kept.
+    pub(crate) fn new(
+        spec: &UpstreamSpec,
+        tls: Option<UpstreamTls>,
+        counters: Arc<UpstreamCounters>,
+        previous: Option<&Upstream>,
+    ) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        let same_servers = previous.filter(|previous| previous.servers.are_of(spec));
+        let new_servers =
+            || Arc::new(Servers::new(spec, Arc::clone(&counters), previous.map(|previous| &*previous.servers)));
+        let same_queue = previous.filter(|previous| previous.spec.limits == spec.limits);
+        let queue = match same_queue {
+            Some(previous) => previous.queue.clone(),
+            None => spec.limits.map(|limits| Arc::new(Queue::new(limits))),
+        };
         Upstream {
             name: Arc::from(&*spec.name.value),
-            servers: Servers::new(&spec.servers, Arc::clone(&counters)),
+            servers: same_servers.map_or_else(new_servers, |previous| Arc::clone(&previous.servers)),
+            queue,
             timeouts: spec.timeouts,
             attempts: spec.attempts,
             host: spec.host.clone(),
@@ -150,10 +168,10 @@ impl Upstream {
         usize::try_from(self.turn.count(0)).unwrap_or_default()
     }
 
-    /// The server for an attempt of the request that drew `turn`. There is always one: the configuration refuses an upstream
-    /// without.
-    pub fn server(&self, turn: usize, attempt: u32) -> Option<Picked> {
-        self.servers.pick(turn.wrapping_add(attempt as usize))
+    /// The server for an attempt of the request that drew `turn`: another than the one that failed `last`. There is one, unless all
+    /// servers have names, and none of them has led anywhere yet.
+    pub fn server(&self, turn: usize, attempt: u32, last: Option<Picked>) -> Option<Picked> {
+        self.servers.pick(turn.wrapping_add(attempt as usize), last)
     }
 
     /// What tells its kept connections from all others: none is used by another upstream, or outlives the trust that it was made under.

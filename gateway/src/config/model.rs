@@ -4,6 +4,7 @@
 //! same, wherever it stands: reuse across reloads hangs on that. Defaults are those of the documented limits. Policies keep
 //! their texts as written, because origins, methods and header names are the policy engine's to judge.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,8 @@ pub struct Settings {
     pub shutdown: Shutdown,
     /// What is logged of requests.
     pub access_log: AccessLog,
+    /// Who is asked for the addresses of servers that have names.
+    pub resolver: Resolver,
 }
 
 /// A data listener.
@@ -313,13 +316,22 @@ pub enum LogLevel {
     Off,
 }
 
+/// Who is asked for the addresses of servers that have names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resolver {
+    /// Name servers. None: what the system's `resolv.conf` and `hosts` say.
+    pub servers: Vec<SocketAddr>,
+    /// How long one try may take, instead of what the system says.
+    pub timeout: Option<Duration>,
+}
+
 /// Servers that answer the same requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamSpec {
     /// What tenants call it.
     pub name: Text,
-    /// Its addresses, in turn.
-    pub servers: Vec<SocketAddr>,
+    /// Its servers, in turn.
+    pub servers: Vec<ServerSpec>,
     /// How long to wait for it.
     pub timeouts: Timeouts,
     /// How often a request is tried, the first time included.
@@ -330,6 +342,10 @@ pub struct UpstreamSpec {
     pub protocol: Protocol,
     /// How its connections are encrypted; in clear text if there is nothing.
     pub tls: Option<Located<TlsSpec>>,
+    /// How its servers are asked whether they are well; not at all if left out.
+    pub health_check: Option<HealthCheck>,
+    /// How many requests it has at one time; as many as there are if left out.
+    pub limits: Option<UpstreamLimits>,
 }
 
 /// Which HTTP an upstream is asked in.
@@ -346,7 +362,8 @@ pub enum Protocol {
 /// How an upstream's connections are encrypted, its files still unread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSpec {
-    /// The name that its certificate must have, and that it is asked for by; the server's own address if there is nothing.
+    /// The name that its certificate must have, and that it is asked for by: the servers' own, where all go by one; each server's address if
+    /// there is nothing.
     pub server_name: Option<Box<str>>,
     /// The certificates that are trusted instead of the system's.
     pub ca: Option<Located<PathBuf>>,
@@ -369,6 +386,66 @@ impl TlsSpec {
         let own = self.client_certificate.iter().flat_map(|own| [&own.certificate, &own.key]);
         self.ca.iter().chain(own).map(|file| &*file.value)
     }
+}
+
+/// A server of an upstream, or those that a name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerSpec {
+    /// Where it is.
+    pub address: ServerAddress,
+    /// How many turns it has while one of weight 1 has one. Of a name's servers each has as many.
+    pub weight: u32,
+}
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// There.
+    Address(SocketAddr),
+    /// Wherever the name leads.
+    Name {
+        /// In lower case. One that ends with a dot is looked up as it is, not in the search domains.
+        name: Box<str>,
+        /// On every address of it.
+        port: u16,
+    },
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerAddress::Address(address) => write!(f, "{address}"),
+            ServerAddress::Name { name, port } => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
+/// How servers are asked whether they are well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked for, from the slash on.
+    pub path: Box<str>,
+    /// Between two checks of a server.
+    pub interval: Duration,
+    /// For a connection and the head of an answer.
+    pub timeout: Duration,
+    /// Good checks in a row that make an unhealthy server healthy.
+    pub healthy_after: u32,
+    /// Bad checks in a row that make a healthy one unhealthy.
+    pub unhealthy_after: u32,
+    /// The `Host` that a check names, instead of the upstream's or the server's address.
+    pub host: Option<HeaderValue>,
+}
+
+/// How many requests an upstream has at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpstreamLimits {
+    /// Under way; over HTTP/1.1 each has a connection.
+    pub max_requests: u32,
+    /// Waiting to be.
+    pub max_pending: u32,
+    /// How long one waits.
+    pub pending_timeout: Duration,
 }
 
 /// How long to wait for an upstream.

@@ -3,8 +3,6 @@
 //! Only their form is looked at here. Whether an origin pattern, a method or a header name is any good is for the policy engine to
 //! say, when the snapshot is compiled; it points back at the list element through the place kept with every text.
 
-use std::net::SocketAddr;
-
 use http::HeaderValue;
 
 use super::decode::{Decoder, Fields, duration_of};
@@ -17,8 +15,6 @@ use super::settings::span;
 use super::tree::Node;
 use crate::host;
 
-/// Servers of one upstream.
-const SERVERS_MAX: usize = 1_024;
 /// Entries of one list of origins. Lookups do not slow down with them.
 pub(super) const ORIGINS_MAX: usize = 1_000_000;
 /// Entries of the other lists of a policy.
@@ -50,41 +46,25 @@ impl Decoder<'_> {
             host: None,
             protocol: Protocol::Http1,
             tls: None,
+            health_check: None,
+            limits: None,
         };
         let Some(fields) = self.fields(node, &sections::UPSTREAM) else {
             return blank;
         };
+        let servers = self.servers(&fields);
+        let protocol = self.protocol(&fields);
         UpstreamSpec {
-            servers: self.servers(&fields),
             timeouts: fields.find("timeouts").and_then(|node| self.timeouts(node)).unwrap_or_default(),
             attempts: self.count_or(&fields, "attempts", 1..=ATTEMPTS_MAX, blank.attempts),
             host: fields.find("host").and_then(|node| self.upstream_host(node)),
-            protocol: self.protocol(&fields),
-            tls: fields.find("tls").and_then(|node| self.upstream_tls(node)),
+            protocol,
+            tls: fields.find("tls").and_then(|node| self.upstream_tls(node, &servers)),
+            health_check: self.health_check(&fields, protocol),
+            limits: fields.find("limits").and_then(|node| self.upstream_limits(node)),
+            servers,
             ..blank
         }
-    }
-
-    fn servers(&mut self, fields: &Fields<'_>) -> Vec<SocketAddr> {
-        let Some(node) = self.required(fields, "servers") else {
-            return Vec::new();
-        };
-        let before = self.found.len();
-        let items = self.list(node, "a list of servers", SERVERS_MAX);
-        let servers: Vec<_> = items.iter().filter_map(|item| self.server(item)).collect();
-        if servers.is_empty() && self.found.len() == before {
-            self.error(node.at, "there is no server; write one such as 127.0.0.1:9001");
-        }
-        servers
-    }
-
-    fn server(&mut self, node: &Node) -> Option<SocketAddr> {
-        let address = self.address(node)?;
-        if address.port() == 0 {
-            self.error(node.at, "a server has no port 0; write its port, from 1 to 65535");
-            return None;
-        }
-        Some(address)
     }
 
     fn timeouts(&mut self, node: &Node) -> Option<Timeouts> {
@@ -98,7 +78,7 @@ impl Decoder<'_> {
         })
     }
 
-    fn upstream_host(&mut self, node: &Node) -> Option<HeaderValue> {
+    pub(super) fn upstream_host(&mut self, node: &Node) -> Option<HeaderValue> {
         self.parsed(node, "a host", |text| {
             host::parse_authority(text.as_bytes()).map_err(|error| error.to_string())?;
             HeaderValue::from_str(text).map_err(|error| error.to_string())

@@ -62,7 +62,7 @@ macro_rules! sections {
 sections! {
     MAIN = "Config", "a configuration", [
         "version", "listeners", "admin", "runtime", "limits", "shutdown", "accessLog", "upstreams", "originSets", "policies",
-        "tenants", "tenantsDir", "scriptsDir",
+        "tenants", "tenantsDir", "scriptsDir", "resolver",
     ];
     TENANTS_FILE = "TenantsFile", "a tenants file", ["version", "tenants"];
     LISTENER = "Listener", "a listener", ["address", "trustedProxies", "tls", "proxyProtocol", "http2"];
@@ -82,9 +82,17 @@ sections! {
     ];
     SHUTDOWN = "Shutdown", "the shutdown", ["drainDelay", "grace"];
     ACCESS_LOG = "AccessLog", "the access log", ["level", "sample"];
-    UPSTREAM = "Upstream", "an upstream", ["servers", "timeouts", "attempts", "host", "protocol", "tls"];
+    UPSTREAM = "Upstream", "an upstream", [
+        "servers", "timeouts", "attempts", "host", "protocol", "tls", "healthCheck", "limits",
+    ];
     UPSTREAM_TLS = "UpstreamTls", "the TLS of an upstream", ["serverName", "ca", "clientCertificate"];
     CLIENT_CERTIFICATE = "ClientCertificate", "a client certificate", ["certificate", "key"];
+    SERVER = "Server", "a server", ["address", "weight"];
+    HEALTH_CHECK = "HealthCheck", "a health check", [
+        "path", "interval", "timeout", "healthyAfter", "unhealthyAfter", "host",
+    ];
+    UPSTREAM_LIMITS = "UpstreamLimits", "the limits of an upstream", ["maxRequests", "maxPending", "pendingTimeout"];
+    RESOLVER = "Resolver", "the resolver", ["servers", "timeout"];
     TIMEOUTS = "Timeouts", "the timeouts", ["connect", "head", "idle", "upgradedIdle"];
     POLICY = "Policy", "a policy", [
         "allowOrigins", "allowOriginSets", "allowOriginRegexes", "allowMethods", "allowHeaders", "exposeHeaders",

@@ -1,4 +1,4 @@
-//! Decodes what concerns the gateway as a whole: listeners, admin, runtime, limits, shutdown, access log.
+//! Decodes what concerns the gateway as a whole: listeners, admin, runtime, limits, shutdown, access log, resolver.
 //!
 //! Every value has a range, with room on both sides of its default, so that no typing mistake switches a limit off.
 
@@ -51,6 +51,7 @@ impl Decoder<'_> {
             access_log: main.find("accessLog").and_then(|node| self.access_log(node)).unwrap_or(defaults.access_log),
             listeners: listeners.iter().map(|(_, listener)| listener.clone()).collect(),
             admin: admin.as_ref().map(|(_, admin)| admin.clone()),
+            resolver: main.find("resolver").and_then(|node| self.resolver(node)).unwrap_or_default(),
         };
         let admin = admin.map(|(at, admin)| (at, admin.address));
         self.check_addresses(listeners.iter().map(|(at, listener)| (*at, listener.address)).chain(admin));

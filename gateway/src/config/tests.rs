@@ -1,5 +1,7 @@
 //! What the decoder says about files, right and wrong.
 
+use std::time::Duration;
+
 use super::diagnostics::Diagnostic;
 use super::model::Protocol;
 use super::*;
@@ -33,7 +35,7 @@ listeners:
 limits: { head: 10 minutes, headFields: many, headBytes: 64KB }
 accessLog: { level: Everything, sample: 2 }
 upstreams:
-  orders: { servers: [orders.internal:80], servers: [], timeouts: {} }
+  orders: { servers: [orders.internal/80], servers: [], timeouts: {} }
 policies:
   spa:
     allowMethods: GET
@@ -61,7 +63,7 @@ tenants:
             "6:58 expected a size from 1KiB to 1MiB, such as 8192, 64KiB or 10MiB, found the text `64KB`",
             "7:21 `Everything` is not known here; write All, Denied or Off",
             "7:41 expected a number from 0 to 1, such as 0.1, found the number 2",
-            "9:23 `orders.internal:80` is not an address; write an IP address and a port",
+            "9:23 `orders.internal/80` is not the address of a server; a host name is made of letters",
             "9:44 the key `servers` is there twice; keep one",
             "12:19 expected a list of methods, found the text `GET`",
             "13:13 expected whole seconds, such as 600, 30s or 10m, found the text `soon`",
@@ -99,6 +101,93 @@ fn a_max_age_is_no_negative_number() {
             format!("version: 1\nlisteners: [{{ address: 127.0.0.1:0 }}]\npolicies: {{ spa: {{ maxAge: {age} }} }}\n");
         check(&policy, &["3:28 expected whole seconds, such as 600, 30s or 10m, found"]);
     }
+}
+
+#[test]
+fn servers_have_names_and_weights() {
+    use model::{HealthCheck, Resolver, ServerAddress, ServerSpec, UpstreamLimits};
+    let text = r#"version: 1
+listeners: [{ address: "127.0.0.1:0" }]
+resolver: { servers: ["127.0.0.1:53", "[::1]:5353"], timeout: 500ms }
+upstreams:
+  a:
+    servers: ["10.0.0.1:80", Orders.Internal:9001, "db.:1", { address: "[::1]:9002", weight: 7 }, { address: x:65535 }]
+    healthCheck: { path: "/healthz?full", interval: 5s, timeout: 1s, healthyAfter: 1, unhealthyAfter: 4, host: h.example }
+    limits: { maxRequests: 10, maxPending: 0, pendingTimeout: 2s }
+  b: { servers: ["10.0.0.1:80"], healthCheck: { path: / }, limits: { maxRequests: 3 } }
+"#;
+    let main = main_file(text);
+    assert!(main.found.is_empty(), "{}", main.found);
+    let [a, b] = &main.value.upstreams[..] else { panic!("two upstreams") };
+    let at = |address: &str, weight| ServerSpec { address: ServerAddress::Address(address.parse().unwrap()), weight };
+    let name = |name: &str, port| ServerSpec { address: ServerAddress::Name { name: name.into(), port }, weight: 1 };
+    let servers =
+        [at("10.0.0.1:80", 1), name("orders.internal", 9001), name("db.", 1), at("[::1]:9002", 7), name("x", 65_535)];
+    assert_eq!(a.servers, servers);
+    let seconds = Duration::from_secs;
+    let check = HealthCheck {
+        path: "/healthz?full".into(),
+        interval: seconds(5),
+        timeout: seconds(1),
+        healthy_after: 1,
+        unhealthy_after: 4,
+        host: Some(http::HeaderValue::from_static("h.example")),
+    };
+    assert_eq!(a.health_check, Some(check));
+    let check = b.health_check.as_ref().unwrap();
+    assert_eq!((check.interval, check.timeout), (seconds(10), seconds(2)));
+    assert_eq!((check.healthy_after, check.unhealthy_after, &check.host), (2, 3, &None));
+    assert_eq!(a.limits, Some(UpstreamLimits { max_requests: 10, max_pending: 0, pending_timeout: seconds(2) }));
+    assert_eq!(b.limits, Some(UpstreamLimits { max_requests: 3, max_pending: 3, pending_timeout: seconds(1) }));
+    let servers = ["127.0.0.1:53", "[::1]:5353"].map(|server| server.parse().unwrap()).into();
+    let timeout = Some(Duration::from_millis(500));
+    assert_eq!(main.value.settings.resolver, Resolver { servers, timeout });
+}
+
+#[test]
+fn reports_mistakes_about_servers() {
+    let text = r#"version: 1
+listeners: [{ address: "127.0.0.1:0" }]
+resolver: { servers: ["dns.example:53", "10.0.0.2"], timeout: 1h }
+upstreams:
+  a:
+    servers: [orders, "orders:0", "10.0.0.256:80", "1:80", "a..b:80", "http://a:80", { weight: 1 }, { address: "a:1", weight: 0 }, "[::1]"]
+    healthCheck: { path: healthz, interval: 1ms, healthyAfter: 0, port: 9 }
+    limits: { maxRequests: 0 }
+  b: { servers: ["10.0.0.1:80"], healthCheck: { interval: 10s }, limits: { maxPending: 5 } }
+  c: { servers: [{ adress: "a:1" }], healthCheck: { path: "/a b" } }
+"#;
+    check(
+        text,
+        &[
+            "3:23 `dns.example:53` is not the address of a name server; write an IP address and a port, such as 10.0.0.2:53",
+            "3:41 `10.0.0.2` is not the address of a name server; write an IP address and a port",
+            "3:63 expected a duration from 10ms to 1m",
+            "6:15 `orders` is not the address of a server; write its port too",
+            "6:23 `orders:0` is not the address of a server; a port is a number from 1 to 65535",
+            "6:35 `10.0.0.256:80` is not the address of a server; it is neither an IPv4 address of four numbers",
+            "6:52 `1:80` is not the address of a server; it is neither an IPv4 address of four numbers",
+            "6:60 `a..b:80` is not the address of a server; a host name has no empty part",
+            "6:71 `http://a:80` is not the address of a server; a port is a number",
+            "6:86 a server needs the key `address`",
+            "6:127 expected a whole number from 1 to 256, found the number 0",
+            "6:132 `[::1]` is not the address of a server; write its port too",
+            "7:26 `healthz` is not the path of a health check; write what is asked for, from the slash on, such as /healthz",
+            "7:45 expected a duration from 100ms to 1h",
+            "7:64 expected a whole number from 1 to 100, found the number 0",
+            "7:67 a health check has no key `port`",
+            "8:28 expected a whole number from 1 to 1000000, found the number 0",
+            "9:47 a health check needs the key `path`",
+            "9:74 the limits of an upstream needs the key `maxRequests`",
+            "10:18 a server needs the key `address`",
+            "10:20 a server has no key `adress`; did you mean `address`?",
+            "10:59 `/a b` is not the path of a health check",
+        ],
+    );
+    check(
+        "version: 1\nlisteners: [{ address: \"127.0.0.1:0\" }]\nresolver: { servers: [] }\n",
+        &["3:23 there is no name server; write one"],
+    );
 }
 
 #[test]
@@ -195,6 +284,40 @@ fn reads_how_upstreams_are_spoken_to() {
     ] {
         let told = told(upstream);
         assert!(told.len() == 1 && told[0].starts_with(wanted), "{upstream}: {told:?}");
+    }
+}
+
+#[test]
+fn servers_that_speak_tls_go_by_one_name() {
+    let main = |servers: &str, rest: &str| {
+        main_file(&format!(
+            "version: 1\nlisteners: [{{ address: \"127.0.0.1:0\" }}]\nupstreams:\n  a: {{ servers: [{servers}], {rest} }}\n"
+        ))
+    };
+    for (servers, name) in [
+        ("\"10.0.0.1:443\", \"10.0.0.2:443\"", None),
+        ("\"orders.internal:443\"", Some("orders.internal")),
+        ("\"Orders.internal.:443\", \"orders.internal:8443\"", Some("orders.internal")),
+    ] {
+        let read = main(servers, "tls: {}");
+        assert!(read.found.is_empty(), "{servers}: {:?}", read.found);
+        assert_eq!(read.value.upstreams[0].tls.as_ref().unwrap().value.server_name.as_deref(), name, "{servers}");
+    }
+    let named = main("\"a.internal:443\", \"10.0.0.2:443\"", "tls: { serverName: api.internal }");
+    assert!(named.found.is_empty(), "{:?}", named.found);
+    let by_more = "these servers go by more than one name; write the serverName that the certificates of all have";
+    let not_checked = "health checks speak HTTP/1.1 in clear text as yet; leave healthCheck out";
+    for (servers, rest, wanted) in [
+        ("\"a.internal:443\", \"10.0.0.2:443\"", "tls: {}", by_more),
+        ("\"10.0.0.2:443\", \"a.internal:443\"", "tls: {}", by_more),
+        ("\"a.internal:443\", \"b.internal:443\"", "tls: {}", by_more),
+        ("\"a_b.internal:443\"", "tls: {}", "no certificate is for a_b.internal; write the serverName"),
+        ("\"10.0.0.2:443\"", "tls: {}, healthCheck: { path: / }", not_checked),
+        ("\"10.0.0.2:80\"", "protocol: Http2, healthCheck: { path: / }", not_checked),
+    ] {
+        let found = main(servers, rest).found;
+        let told: Vec<_> = found.iter().map(|one| (one.place.line, &*one.message)).collect();
+        assert!(told.len() == 1 && told[0].0 == 4 && told[0].1.starts_with(wanted), "{servers} {rest}: {told:?}");
     }
 }
 

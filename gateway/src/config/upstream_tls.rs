@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rustls::pki_types::ServerName;
 
 use super::decode::{Decoder, Fields};
-use super::model::{ClientCertificateSpec, Located, Protocol, TlsSpec};
+use super::model::{At, ClientCertificateSpec, Located, Protocol, ServerAddress, ServerSpec, TlsSpec};
 use super::sections;
 use super::tree::Node;
 
@@ -24,10 +24,13 @@ impl Decoder<'_> {
         protocol
     }
 
-    pub(super) fn upstream_tls(&mut self, node: &Node) -> Option<Located<TlsSpec>> {
+    pub(super) fn upstream_tls(&mut self, node: &Node, servers: &[ServerSpec]) -> Option<Located<TlsSpec>> {
         let fields = self.fields(node, &sections::UPSTREAM_TLS)?;
         let value = TlsSpec {
-            server_name: fields.find("serverName").and_then(|node| self.server_name(node)),
+            server_name: match fields.find("serverName") {
+                Some(node) => self.server_name(node),
+                None => self.name_of_all(servers, node.at),
+            },
             ca: fields.find("ca").and_then(|node| self.certificate_file(node)),
             client_certificate: fields.find("clientCertificate").and_then(|node| self.client_certificate(node)),
         };
@@ -52,5 +55,30 @@ impl Decoder<'_> {
             Ok(_) if !text.contains('_') && !text.ends_with('.') => Ok(Box::from(text)),
             Ok(_) | Err(_) => Err(hint),
         })
+    }
+
+    /// The name that all servers go by, if they do: once it is resolved, nothing tells which of several an address came from. Servers that
+    /// are addresses have theirs in their certificates.
+    fn name_of_all(&mut self, servers: &[ServerSpec], at: At) -> Option<Box<str>> {
+        let name = servers.first().and_then(name_of);
+        if servers.iter().any(|server| name_of(server) != name) {
+            self.error(
+                at,
+                "these servers go by more than one name; write the serverName that the certificates of all have",
+            );
+        }
+        let name = name?;
+        if name.contains('_') {
+            self.error(at, format!("no certificate is for {name}; write the serverName that the server's has"));
+        }
+        Some(Box::from(name))
+    }
+}
+
+/// As certificates have it: without the dot at its end.
+fn name_of(server: &ServerSpec) -> Option<&str> {
+    match &server.address {
+        ServerAddress::Address(_) => None,
+        ServerAddress::Name { name, .. } => Some(name.trim_end_matches('.')),
     }
 }

@@ -122,16 +122,20 @@ impl Exchange {
 
     /// Ready when there is no more use in waiting for the response: the client has gone, or it is overdue.
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+        match self.poll_gone(cx) {
+            Poll::Ready(error) => Poll::Ready(error),
+            Poll::Pending => self.clock.poll_response(cx).map(overdue),
+        }
+    }
+
+    /// Ready when the client has gone. Nothing else is read, and whoever asks for no more than this bounds the wait.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
         self.clock.watch().attend();
         let reset = match &mut self.answer {
             Some(answer) => answer.poll_reset(cx),
             None => self.respond.poll_reset(cx),
         };
-        match reset {
-            Poll::Ready(Ok(reason)) => Poll::Ready(gone(h2::Error::from(reason))),
-            Poll::Ready(Err(error)) => Poll::Ready(gone(error)),
-            Poll::Pending => self.clock.poll_response(cx).map(overdue),
-        }
+        reset.map(|reset| gone(reset.map_or_else(|error| error, h2::Error::from)))
     }
 
     /// An error of the client's body. Where `h2` found it wrong, by its length for instance, it has reset the stream.

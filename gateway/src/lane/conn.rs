@@ -202,7 +202,8 @@ impl Conn {
         if self.eof && self.ahead.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        self.poll_response(cx)
+        // Nobody is asked yet; whoever holds the request bounds the wait.
+        if self.watch().is_held() { Poll::Pending } else { self.poll_response(cx) }
     }
 
     /// Pending until the response head, or the next piece of the body, is overdue. What has come of a response is not held
@@ -257,6 +258,7 @@ impl AsyncRead for Conn {
         let this = self.get_mut();
         this.clock.watch().attend();
         match this.allowance(buf.remaining()) {
+            _ if this.watch().is_held() => this.poll_hold(cx),
             0 => this.poll_hold(cx),
             allowed => this.poll_body(cx, buf, allowed),
         }

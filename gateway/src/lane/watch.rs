@@ -83,6 +83,7 @@ pub struct Watch {
     expects_continue: AtomicBool,
     over_http2: AtomicBool,
     attended: AtomicBool,
+    is_held: AtomicBool,
 }
 
 impl Watch {
@@ -102,6 +103,7 @@ impl Watch {
             expects_continue: AtomicBool::new(false),
             over_http2: AtomicBool::new(false),
             attended: AtomicBool::new(false),
+            is_held: AtomicBool::new(false),
         }
     }
 
@@ -232,6 +234,16 @@ impl Watch {
     /// Whether it waits.
     pub fn expects_continue(&self) -> bool {
         self.expects_continue.load(Relaxed)
+    }
+
+    /// While the request waits for its upstream nothing of its body is given out: a read only tells that the client has gone.
+    pub fn hold(&self, is_held: bool) {
+        self.is_held.store(is_held, Relaxed);
+    }
+
+    /// Whether the request waits so.
+    pub fn is_held(&self) -> bool {
+        self.is_held.load(Relaxed)
     }
 
     /// The limit that was hit, if any.

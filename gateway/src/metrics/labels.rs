@@ -82,6 +82,28 @@ label_set! {
 }
 
 label_set! {
+    /// Why a request was not sent to an upstream.
+    UpstreamRefusal {
+        /// As many as may were under way, and as many as may waited.
+        Limit => "limit",
+        /// It waited for as long as it may.
+        PendingTimeout => "pending_timeout",
+        /// No name of the upstream's servers has led anywhere yet.
+        NoAddress => "no_address",
+    }
+}
+
+label_set! {
+    /// How a health check ended.
+    CheckResult {
+        /// With a status from 200 to 299.
+        Passed => "passed",
+        /// Without.
+        Failed => "failed",
+    }
+}
+
+label_set! {
     /// Why an upstream gave no usable answer.
     UpstreamError {
         /// Nothing listens there.

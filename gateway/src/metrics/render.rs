@@ -11,6 +11,8 @@ use prometheus::core::Collector as _;
 
 use super::exposition::{Exposition, Family, unix_seconds};
 use super::{Metrics, TenantCounters, UpstreamCounters};
+use crate::servers::Standing;
+use crate::tenant::Upstream;
 
 const START_TIME: &str = "process_start_time_seconds";
 
@@ -212,22 +214,71 @@ fn push_upstreams(exposition: &mut Exposition, upstreams: &[Arc<UpstreamCounters
         "crossgate_upstream_errors_total",
         "Attempts that got no usable answer from an upstream, by upstream and kind.",
     );
-    let mut ejected =
-        Family::gauge("crossgate_upstream_servers_ejected", "Servers left out now because they failed, by upstream.");
     let mut ejections = Family::counter(
         "crossgate_upstream_ejections_total",
         "Times a server was left out because it failed, by upstream.",
     );
+    let mut refusals = Family::counter(
+        "crossgate_upstream_refusals_total",
+        "Requests that were answered 503 instead of being sent to an upstream, by upstream and reason.",
+    );
+    let mut lookup_failures = Family::counter(
+        "crossgate_upstream_lookup_failures_total",
+        "Lookups of a server's name that led nowhere, by upstream.",
+    );
+    let mut checks =
+        Family::counter("crossgate_upstream_health_checks_total", "Health checks of servers, by upstream and result.");
     for upstream in upstreams {
-        ejected.level(&[("upstream", upstream.name())], upstream.ejected.load(Relaxed) as f64);
-        ejections.count(&[("upstream", upstream.name())], upstream.ejections());
-        durations.distribution(&[("upstream", upstream.name())], &upstream.duration.read());
-        for (kind, count) in upstream.errors() {
-            errors.count(&[("upstream", upstream.name()), ("kind", kind.as_str())], count);
+        let name = ("upstream", upstream.name());
+        ejections.count(&[name], upstream.ejections());
+        durations.distribution(&[name], &upstream.duration.read());
+        upstream.errors().for_each(|(kind, count)| errors.count(&[name, ("kind", kind.as_str())], count));
+        upstream.refusals().for_each(|(why, count)| refusals.count(&[name, ("reason", why.as_str())], count));
+        upstream.checks().for_each(|(result, count)| checks.count(&[name, ("result", result.as_str())], count));
+        if upstream.lookup_failures() > 0 {
+            lookup_failures.count(&[name], upstream.lookup_failures());
         }
     }
-    exposition.push(durations);
-    exposition.push(errors);
-    exposition.push(ejected);
-    exposition.push(ejections);
+    [durations, errors, ejections, refusals, lookup_failures, checks]
+        .into_iter()
+        .for_each(|family| exposition.push(family));
+    let serving: Vec<_> = upstreams.iter().filter_map(|upstream| upstream.serving()).collect();
+    push_serving(exposition, &serving);
+}
+
+/// What upstreams are like now.
+fn push_serving(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
+    let mut servers = Family::gauge(
+        "crossgate_upstream_servers",
+        "Addresses of an upstream's servers, by upstream and state: up, ejected (requests failed there), unhealthy (checks did).",
+    );
+    let mut ejected =
+        Family::gauge("crossgate_upstream_servers_ejected", "Servers left out now because they failed, by upstream.");
+    let mut lost = Family::gauge(
+        "crossgate_upstream_names_lost",
+        "Names of servers whose last lookup failed, by upstream; the addresses they had serve on.",
+    );
+    let mut active = Family::gauge(
+        "crossgate_upstream_requests_active",
+        "Requests under way, by upstream; of those with limits alone.",
+    );
+    let mut pending =
+        Family::gauge("crossgate_upstream_requests_pending", "Requests that wait for others to end, by upstream.");
+    for upstream in upstreams {
+        let name = ("upstream", &*upstream.name);
+        let standings = upstream.servers.standings();
+        let count = |wanted| standings.iter().filter(|(_, _, standing)| *standing == wanted).count() as f64;
+        for standing in Standing::ALL {
+            servers.level(&[name, ("state", standing.as_str())], count(standing));
+        }
+        ejected.level(&[name], count(Standing::Ejected));
+        if upstream.servers.names().next().is_some() {
+            lost.level(&[name], upstream.servers.lost_names().len() as f64);
+        }
+        if let Some(queue) = &upstream.queue {
+            active.level(&[name], queue.active() as f64);
+            pending.level(&[name], f64::from(queue.waiting()));
+        }
+    }
+    [servers, ejected, lost, active, pending].into_iter().for_each(|family| exposition.push(family));
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use crossgate_policy::{EntryId, Kind, Policy, PolicySpec, Reason, Template};
 
 use super::*;
+use crate::config::model::{At, Located, Protocol, ServerAddress, ServerSpec, Timeouts, UpstreamLimits, UpstreamSpec};
+use crate::tenant::Upstream;
 
 fn policy(origins: &[&str]) -> Policy {
     let spec = PolicySpec {
@@ -237,8 +239,51 @@ fn a_refused_reload_shows() {
     check(&metrics, r#"crossgate_config_reloads_total{result="failure"} 0"#);
 }
 
+/// An upstream of which there is something to tell in every family.
+fn upstream_spec() -> UpstreamSpec {
+    let address = ServerAddress::Address(([10, 0, 0, 1], 80).into());
+    let name = ServerAddress::Name { name: "orders.internal".into(), port: 80 };
+    UpstreamSpec {
+        name: Located { value: "orders".into(), at: At::START },
+        servers: [address, name].map(|address| ServerSpec { address, weight: 1 }).into(),
+        timeouts: Timeouts::default(),
+        attempts: 2,
+        host: None,
+        protocol: Protocol::Http1,
+        tls: None,
+        health_check: None,
+        limits: Some(UpstreamLimits { max_requests: 9, max_pending: 9, pending_timeout: Duration::from_secs(1) }),
+    }
+}
+
+#[test]
+fn an_upstream_shows_as_it_is_now_and_not_after_its_end() {
+    let (metrics, _tenant, upstream) = filled();
+    let _place = upstream.queue.as_ref().unwrap().enter().unwrap();
+    upstream.servers.listed()[0].server.set_unhealthy(true);
+    let states = |up, unhealthy| {
+        check(&metrics, &format!(r#"crossgate_upstream_servers{{upstream="orders",state="up"}} {up}"#));
+        check(&metrics, r#"crossgate_upstream_servers{upstream="orders",state="ejected"} 0"#);
+        check(&metrics, &format!(r#"crossgate_upstream_servers{{upstream="orders",state="unhealthy"}} {unhealthy}"#));
+    };
+    states(0, 1);
+    check(&metrics, r#"crossgate_upstream_names_lost{upstream="orders"} 1"#);
+    check(&metrics, r#"crossgate_upstream_lookup_failures_total{upstream="orders"} 1"#);
+    check(&metrics, r#"crossgate_upstream_requests_active{upstream="orders"} 1"#);
+    check(&metrics, r#"crossgate_upstream_requests_pending{upstream="orders"} 0"#);
+    upstream.servers.found_at(1, ["10.0.0.2", "10.0.0.3"].map(|address| address.parse().unwrap()).into());
+    states(2, 1);
+    check(&metrics, r#"crossgate_upstream_names_lost{upstream="orders"} 0"#);
+    let counters = Arc::clone(&upstream.counters);
+    drop(upstream);
+    let text = metrics.render();
+    assert!(!text.contains("crossgate_upstream_servers"), "{text}");
+    check(&metrics, r#"crossgate_upstream_refusals_total{upstream="orders",reason="limit"} 1"#);
+    drop(counters);
+}
+
 /// Metrics in which every family has a series. What is returned beside them keeps them alive.
-fn filled() -> (Arc<Metrics>, Arc<TenantCounters>, Arc<UpstreamCounters>) {
+fn filled() -> (Arc<Metrics>, Arc<TenantCounters>, Arc<Upstream>) {
     let metrics = Metrics::new();
     let tenant = metrics.tenant("acme");
     tenant.count_request(Kind::Actual, VerdictLabel::Allow, Reason::Exact);
@@ -247,9 +292,13 @@ fn filled() -> (Arc<Metrics>, Arc<TenantCounters>, Arc<UpstreamCounters>) {
     for entry in entries(&policy) {
         tenant.count_origin(&EntryHandles::new(), &policy, Some(entry), VerdictLabel::Allow);
     }
-    let upstream = metrics.upstream("orders");
-    upstream.duration.observe(Duration::from_millis(3));
-    upstream.count_error(UpstreamError::ConnectRefused);
+    let upstream = Arc::new(Upstream::new(&upstream_spec(), None, metrics.upstream("orders"), None));
+    upstream.counters.set_serving(&upstream);
+    upstream.counters.duration.observe(Duration::from_millis(3));
+    upstream.counters.count_error(UpstreamError::ConnectRefused);
+    upstream.counters.count_refusal(UpstreamRefusal::Limit);
+    upstream.counters.count_check(CheckResult::Passed);
+    upstream.servers.lost_at(1, "refused");
     metrics.connections.count_early_close(EarlyClose::SlowBody);
     metrics.connections.count_refusal(431);
     metrics.decisions.time(|| ());

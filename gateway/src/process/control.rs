@@ -1,5 +1,6 @@
 //! What the admin listener may see and do of the running gateway.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
@@ -11,6 +12,8 @@ use crate::explain::explain;
 use crate::explain::probe::Probe;
 use crate::metrics::Metrics;
 use crate::reload::Reloader;
+use crate::servers::Standing;
+use crate::tenant::Upstream;
 
 pub(super) struct ProcessControl {
     reloader: Reloader,
@@ -37,6 +40,13 @@ impl ProcessControl {
         Arc::clone(&self.is_closing)
     }
 
+    fn upstreams(&self) -> Vec<Value> {
+        let snapshot = self.reloader.current().latest();
+        let mut upstreams: Vec<_> = snapshot.upstreams().collect();
+        upstreams.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        upstreams.into_iter().map(|upstream| status_of(upstream)).collect()
+    }
+
     /// From now on connections end with their present answer.
     pub(super) fn close(&self) {
         self.is_closing.store(true, SeqCst);
@@ -47,6 +57,16 @@ impl ProcessControl {
         self.metrics.draining.store(true, SeqCst);
         self.close();
     }
+}
+
+/// Where an upstream's servers are and how they are, and which of their names cannot be resolved now.
+fn status_of(upstream: &Upstream) -> Value {
+    let server = |(address, weight, standing): (SocketAddr, u32, Standing)| json!({ "address": address, "weight": weight, "state": standing.as_str() });
+    json!({
+        "name": &*upstream.name,
+        "servers": upstream.servers.standings().into_iter().map(server).collect::<Vec<_>>(),
+        "lostNames": upstream.servers.lost_names(),
+    })
 }
 
 impl Control for ProcessControl {
@@ -64,6 +84,7 @@ impl Control for ProcessControl {
             "connections": self.metrics.connections.active(),
             "listening": self.listening,
             "reload": self.reloader.status(),
+            "upstreams": self.upstreams(),
         })
     }
 

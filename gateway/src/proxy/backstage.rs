@@ -158,6 +158,7 @@ fn answer_preflight(gateway: &Gateway, preflight: &Preflight<'_>, client: &Clien
             status: Some(status),
             is_abandoned: false,
             upstream: None,
+            upstream_refusal: None,
         };
         log_request::write(&gateway.log, &finished);
     }

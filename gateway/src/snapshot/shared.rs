@@ -71,7 +71,8 @@ impl Shared {
             let tls = spec.tls.as_ref().and_then(|tls| UpstreamTls::read(tls, file, &system, compiler.found));
             let old = previous.and_then(|shared| shared.upstreams.get(&spec.name.value));
             let same = old.filter(|old| old.spec == *spec && old.tls == tls);
-            same.map_or_else(|| Arc::new(Upstream::new(spec, tls, metrics.upstream(&spec.name.value))), Arc::clone)
+            let new = || Upstream::new(spec, tls, metrics.upstream(&spec.name.value), old.map(|old| &**old));
+            same.map_or_else(|| Arc::new(new()), Arc::clone)
         };
         let upstreams = main.upstreams.iter().map(|spec| (spec.name.value.clone(), upstream(spec))).collect();
         Shared { upstreams, policies }

@@ -136,7 +136,8 @@ fn a_method_of_no_route_falls_to_a_shorter_one_or_none() {
 fn servers_take_turns() {
     let snapshot = good("tenants: [{ id: x, hosts: [x], upstream: a, policy: spa }]\n");
     let upstream = &tenant(&snapshot, "x").routes()[0].upstream;
-    let ports: Vec<_> = (0..4).map(|_| upstream.server(upstream.draw_turn(), 0).unwrap().address.port()).collect();
+    let ports: Vec<_> =
+        (0..4).map(|_| upstream.server(upstream.draw_turn(), 0, None).unwrap().address.port()).collect();
     assert_eq!(ports, [9001, 9002, 9001, 9002]);
 }
 

@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod balance;
 mod balancers;
 mod browser;
 mod cache;
@@ -22,10 +23,12 @@ mod hops;
 mod http2;
 mod lifecycle;
 mod metrics;
+mod names;
 mod network;
 mod overload;
 mod pages;
 mod probes;
+mod queue;
 mod reload;
 mod requests;
 mod routes;

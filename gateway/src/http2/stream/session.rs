@@ -39,6 +39,9 @@ impl Session for Exchange {
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        if self.clock.watch().is_held() {
+            return Err(poll_fn(|cx| self.poll_gone(cx)).await);
+        }
         if no_body_expected || self.is_body_done() {
             return Err(poll_fn(|cx| self.poll_response(cx)).await);
         }

@@ -1,0 +1,191 @@
+//! How requests are shared out among servers: by weight, and to those that health checks find well.
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use crate::support::{Gateway, HOST, ORIGIN, PATIENCE, RecordingUpstream, assert_allowed, config, tenant_config};
+
+const CHECK: &str =
+    "healthCheck: { path: /healthz, interval: 100ms, timeout: 10s, healthyAfter: 2, unhealthyAfter: 2 }";
+
+/// A server of which checks hear a status, and requests its name.
+struct Checked {
+    upstream: RecordingUpstream,
+    health: Arc<AtomicUsize>,
+}
+
+impl Checked {
+    fn start(name: &'static str, status: usize) -> Self {
+        let health = Arc::new(AtomicUsize::new(status));
+        let said = Arc::clone(&health);
+        let upstream = RecordingUpstream::start(move |exchange| match &*exchange.seen.target {
+            "/healthz" => exchange.answer(u16::try_from(said.load(SeqCst)).unwrap(), &[], b""),
+            _ => exchange.answer(200, &[], name.as_bytes()),
+        });
+        Self { upstream, health }
+    }
+
+    fn seen(&self, target: &str) -> usize {
+        self.upstream.seen().iter().filter(|seen| seen.target == target).count()
+    }
+}
+
+/// The usual tenant before these servers, as they stand in the list.
+fn before(servers: &str, options: &str) -> String {
+    let nobody = RecordingUpstream::answering("");
+    let text = tenant_config(&nobody, options);
+    config(&text.replace(&nobody.address.to_string(), servers))
+}
+
+fn two(options: &str) -> (Checked, Checked, String) {
+    let (one, two) = (Checked::start("one", 200), Checked::start("two", 200));
+    let text = before(&format!("{}, {}", one.upstream.address, two.upstream.address), &format!(", {options}"));
+    (one, two, text)
+}
+
+/// How often each of the two answers.
+fn shares(gateway: &Gateway, requests: usize) -> (usize, usize) {
+    let ask = || {
+        let answer = gateway.ask("GET", "/", HOST, &[("Origin", ORIGIN)]);
+        assert_allowed(&answer);
+        answer.text()
+    };
+    let answers: Vec<_> = (0..requests).map(|_| ask()).collect();
+    let of = |name: &str| answers.iter().filter(|answer| *answer == name).count();
+    assert_eq!(of("one") + of("two"), requests, "{answers:?}");
+    (of("one"), of("two"))
+}
+
+fn unhealthy(gateway: &Gateway) -> f64 {
+    gateway.metric("crossgate_upstream_servers", &[("upstream", "api"), ("state", "unhealthy")])
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn turns_are_shared_out_by_weight() {
+    let (one, two) = (RecordingUpstream::answering("one"), RecordingUpstream::answering("two"));
+    let servers =
+        format!("{{ address: \"{}\", weight: 30 }}, {{ address: \"{}\", weight: 10 }}", one.address, two.address);
+    let gateway = Gateway::start(&before(&servers, ""), &[]);
+    assert_eq!(shares(&gateway, 40), (30, 10));
+}
+
+#[test]
+fn the_load_of_a_heavy_server_that_fails_is_shared_by_all_others() {
+    let broken = RecordingUpstream::start(|exchange| exchange.answer(503, &[], b""));
+    let (one, two) = (RecordingUpstream::answering("one"), RecordingUpstream::answering("two"));
+    let heavy = format!("{{ address: \"{}\", weight: 8 }}, {}, {}", broken.address, one.address, two.address);
+    let gateway = Gateway::start(&before(&heavy, ""), &[]);
+    let ask = || gateway.ask("GET", "/", HOST, &[("Origin", ORIGIN)]).status;
+    let failed = (0..200).filter(|_| ask() == 503).count();
+    // A slow machine may be past a time that it is out for before it has asked that often.
+    assert!((5..=9).contains(&failed), "{failed} of 200");
+    let (one, two) = (one.total(), two.total());
+    assert!(one >= 60 && two >= 60, "{one} and {two}");
+    assert_eq!(gateway.metric("crossgate_upstream_ejections_total", &[]).min(1.0), 1.0);
+}
+
+#[test]
+fn a_server_whose_checks_fail_is_left_out_until_they_succeed() {
+    let (one, two, text) = two(CHECK);
+    let gateway = Gateway::start(&text, &[]);
+    until("both are checked", || one.seen("/healthz") > 0 && two.seen("/healthz") > 0);
+    assert_eq!(shares(&gateway, 20), (10, 10));
+    one.health.store(503, SeqCst);
+    until("unhealthy", || unhealthy(&gateway) == 1.0);
+    assert_eq!(shares(&gateway, 20), (0, 20));
+    let status = gateway.admin("GET", "/status").json();
+    assert_eq!(status["upstreams"][0]["servers"][0]["state"], "unhealthy");
+    one.health.store(204, SeqCst);
+    until("healthy", || unhealthy(&gateway) == 0.0);
+    assert_eq!(shares(&gateway, 20), (10, 10));
+    // Checks are no requests.
+    assert_eq!(gateway.metric("crossgate_requests_total", &[]), 60.0);
+    let checks = |result| gateway.metric("crossgate_upstream_health_checks_total", &[("result", result)]);
+    assert!(checks("failed") >= 2.0 && checks("passed") >= 4.0);
+    let seen = one.upstream.seen();
+    let check = seen.iter().find(|seen| seen.target == "/healthz").unwrap();
+    assert_eq!((&*check.method, check.headers.one("host")), ("GET", &*one.upstream.address.to_string()));
+    assert_eq!(check.headers.one("connection"), "close");
+}
+
+#[test]
+fn all_are_asked_when_checks_fail_everywhere() {
+    let (one, two, text) = two(CHECK);
+    one.health.store(500, SeqCst);
+    two.health.store(302, SeqCst);
+    let gateway = Gateway::start(&text, &[]);
+    until("unhealthy", || unhealthy(&gateway) == 2.0);
+    assert_eq!(shares(&gateway, 20), (10, 10));
+}
+
+#[test]
+fn a_server_that_is_well_every_other_time_stays_in() {
+    let times = Arc::new(AtomicUsize::new(0));
+    let asked = Arc::clone(&times);
+    let one = RecordingUpstream::start(move |exchange| {
+        let is_well = exchange.seen.target != "/healthz" || asked.fetch_add(1, SeqCst) % 2 == 0;
+        exchange.answer(if is_well { 200 } else { 500 }, &[], b"one")
+    });
+    let two = RecordingUpstream::answering("two");
+    let servers = format!("{}, {}", one.address, two.address);
+    let gateway = Gateway::start(&before(&servers, &format!(", {CHECK}")), &[]);
+    until("checked often", || {
+        assert_eq!(unhealthy(&gateway), 0.0);
+        times.load(SeqCst) >= 12
+    });
+    assert_eq!(shares(&gateway, 20), (10, 10));
+}
+
+#[test]
+fn what_checks_say_survives_a_reload_and_they_end_with_the_upstream() {
+    // The first check decides, and there is no second.
+    let check = "healthCheck: { path: /healthz, interval: 1h }";
+    let (one, two, text) = two(check);
+    one.health.store(503, SeqCst);
+    let gateway = Gateway::start(&text, &[]);
+    until("unhealthy", || unhealthy(&gateway) == 1.0);
+    let reload = |text: &str| {
+        fs::write(gateway.path("next"), text).unwrap();
+        fs::rename(gateway.path("next"), gateway.path("crossgate.yaml")).unwrap();
+        assert_eq!(gateway.admin("POST", "/reload").status, 200);
+    };
+    reload(&text.replace(check, &format!("attempts: 1, {check}")));
+    assert_eq!(unhealthy(&gateway), 1.0);
+    assert_eq!(shares(&gateway, 10), (0, 10));
+    // Other checks know nothing yet; without any, nothing is known.
+    one.health.store(200, SeqCst);
+    reload(&text.replace(check, CHECK));
+    until("checked often", || one.seen("/healthz") > 3 && two.seen("/healthz") > 3);
+    assert_eq!(shares(&gateway, 10), (5, 5));
+    one.health.store(503, SeqCst);
+    until("unhealthy", || unhealthy(&gateway) == 1.0);
+    let three = Checked::start("two", 200);
+    let other = format!("{CHECK} }}\n  other: {{ servers: [{}], {CHECK}", three.upstream.address);
+    reload(&text.replace(check, "attempts: 2").replace("attempts: 2", &other.replacen(CHECK, "attempts: 2", 1)));
+    assert_eq!(shares(&gateway, 10), (5, 5));
+    let before = one.seen("/healthz");
+    until("the other is checked", || three.seen("/healthz") >= 5);
+    assert!(one.seen("/healthz") <= before + 1, "nobody checks it any more");
+}
+
+#[test]
+fn a_server_that_gives_no_answer_is_unhealthy() {
+    use crate::support::{RefusedAddress, Then};
+    let (silent, down) = (RecordingUpstream::start(|_| Then::Stall), RefusedAddress::new());
+    let wells = [Checked::start("one", 200), Checked::start("two", 200), Checked::start("two", 200)];
+    let mut servers: Vec<_> = wells.iter().map(|well| well.upstream.address.to_string()).collect();
+    servers.extend([silent.address.to_string(), down.address.to_string()]);
+    let check = ", healthCheck: { path: /healthz, interval: 1h, timeout: 200ms }";
+    let gateway = Gateway::start(&before(&servers.join(", "), check), &[]);
+    until("unhealthy", || unhealthy(&gateway) == 2.0);
+    shares(&gateway, 20);
+}

@@ -1,0 +1,176 @@
+//! Servers with names: resolved beside the requests, which wait for no name server, whatever it does.
+use std::fs;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    Answer, Gateway, HOST, NameServer, ORIGIN, PATIENCE, RecordingUpstream, assert_allowed, assert_edge_error, config,
+    tenant_config,
+};
+
+/// Two upstreams on one port of two addresses, each of which says which it is.
+fn two() -> (RecordingUpstream, RecordingUpstream) {
+    let one = RecordingUpstream::answering("one");
+    let at = SocketAddr::from(([127, 0, 0, 2], one.address.port()));
+    let two = RecordingUpstream::start_at(at, |exchange| exchange.answer(200, &[], b"two"));
+    (one, two)
+}
+
+/// The usual tenant before `api.test` on the port of `upstream`.
+fn named(upstream: &RecordingUpstream, dns: &NameServer, options: &str) -> String {
+    let text = tenant_config(upstream, options);
+    let name = format!("api.test:{}", upstream.address.port());
+    config(&(text.replace(&upstream.address.to_string(), &name) + &dns.section()))
+}
+
+fn ask(gateway: &Gateway) -> String {
+    let answer = gateway.ask("GET", "/", HOST, &[("Origin", ORIGIN)]);
+    assert_allowed(&answer);
+    if answer.status != 200 {
+        assert_edge_error(&answer, answer.status);
+        return answer.status.to_string();
+    }
+    answer.text()
+}
+
+/// Asks until that is the answer.
+fn ask_until(gateway: &Gateway, wanted: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while ask(gateway) != wanted {
+        assert!(Instant::now() < deadline, "never {wanted}");
+    }
+}
+
+fn reload(gateway: &Gateway, text: &str) {
+    // By rename, as a file in use is replaced.
+    fs::write(gateway.path("next"), text).unwrap();
+    fs::rename(gateway.path("next"), gateway.path("crossgate.yaml")).unwrap();
+    let answer = gateway.admin("POST", "/reload");
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[test]
+fn a_name_stands_for_all_its_addresses_in_turn() {
+    let (one, two) = two();
+    let dns = NameServer::with(&["127.0.0.2", "127.0.0.1"]);
+    let gateway = Gateway::start(&named(&one, &dns, ""), &[]);
+    for _ in 0..10 {
+        assert_eq!((ask(&gateway), ask(&gateway)), ("one".to_owned(), "two".to_owned()));
+    }
+    assert_eq!((one.count("GET"), two.count("GET")), (10, 10));
+    assert_eq!(gateway.metric("crossgate_upstream_servers", &[("state", "up")]), 2.0);
+    let status = gateway.admin("GET", "/status").json();
+    let server = |address: SocketAddr| serde_json::json!({ "address": address, "weight": 1, "state": "up" });
+    let servers = [server(one.address), server(two.address)];
+    assert_eq!(status["upstreams"], serde_json::json!([{ "name": "api", "servers": servers, "lostNames": [] }]));
+}
+
+#[test]
+fn an_address_of_a_name_that_fails_is_left_out_like_any_server() {
+    let one = RecordingUpstream::answering("one");
+    // Nobody listens at the other one.
+    let dns = NameServer::with(&["127.0.0.1", "127.0.0.3"]);
+    let gateway = Gateway::start(&named(&one, &dns, ""), &[]);
+    for _ in 0..20 {
+        assert_eq!(ask(&gateway), "one");
+    }
+    assert!(gateway.metric("crossgate_upstream_ejections_total", &[("upstream", "api")]) >= 1.0);
+    assert_eq!(one.count("GET"), 20);
+}
+
+#[test]
+fn a_name_that_stops_resolving_serves_on_and_is_found_anew() {
+    let (one, two) = two();
+    let dns = NameServer::with(&["127.0.0.1"]);
+    let gateway = Gateway::start(&named(&one, &dns, ""), &[]);
+    assert_eq!(ask(&gateway), "one");
+    for lost in [Answer::NoSuchName, Answer::Failure, Answer::Silence, Answer::Addresses(Vec::new(), 1)] {
+        let shown = format!("{lost:?}");
+        dns.say(lost);
+        gateway.wait_metric("crossgate_upstream_names_lost", &[("upstream", "api")], 1.0);
+        assert_eq!(ask(&gateway), "one", "{shown}");
+        assert_eq!(gateway.admin("GET", "/status").json()["upstreams"][0]["lostNames"][0], "api.test", "{shown}");
+        dns.say_addresses(&["127.0.0.1"]);
+        gateway.wait_gone("crossgate_upstream_names_lost", &[]);
+    }
+    assert!(gateway.metric("crossgate_upstream_lookup_failures_total", &[("upstream", "api")]) >= 4.0);
+    dns.say_addresses(&["127.0.0.2"]);
+    ask_until(&gateway, "two");
+    assert_eq!(ask(&gateway), "two", "and no more at its old address");
+    assert!(two.count("GET") >= 2);
+    let said = gateway.process.stderr();
+    assert_eq!(said.matches("the name cannot be resolved").count(), 4, "once each time:\n{said}");
+}
+
+#[test]
+fn no_start_and_no_reload_waits_for_a_name_server_that_swallows_everything() {
+    let one = RecordingUpstream::answering("one");
+    let dns = NameServer::start(Answer::Silence);
+    let gateway = Gateway::start(&named(&one, &dns, ""), &[]);
+    assert_eq!(ask(&gateway), "503");
+    assert!(gateway.metric("crossgate_upstream_refusals_total", &[("reason", "no_address")]) >= 1.0);
+    let preflight = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")];
+    assert_eq!(gateway.ask("OPTIONS", "/", HOST, &preflight).status, 204);
+    // Each of these has a name that is new.
+    for round in 0..3 {
+        let text = named(&one, &dns, "").replace("api.test", &format!("api-{round}.test"));
+        reload(&gateway, &text);
+        assert_eq!(ask(&gateway), "503");
+    }
+    // One without any serves at once.
+    reload(&gateway, &config(&tenant_config(&one, "")));
+    assert_eq!(ask(&gateway), "one");
+    reload(&gateway, &named(&one, &dns, ""));
+    dns.say_addresses(&["127.0.0.1"]);
+    ask_until(&gateway, "one");
+}
+
+#[test]
+fn a_reload_keeps_what_names_led_to() {
+    let (one, two) = two();
+    let dns = NameServer::start(Answer::Addresses(vec!["127.0.0.1".parse().unwrap()], 300));
+    let text = named(&one, &dns, "");
+    let gateway = Gateway::start(&text, &[]);
+    assert_eq!(ask(&gateway), "one");
+    let asked = dns.asked();
+    dns.say(Answer::Silence);
+    reload(&gateway, &named(&one, &dns, ", attempts: 3"));
+    assert_eq!(ask(&gateway), "one");
+    assert_eq!(dns.asked(), asked, "the same servers are followed by the same task");
+    // Another list, in which the name stays.
+    let both = format!("servers: [{}, api.test", two.address);
+    reload(&gateway, &text.replace("servers: [api.test", &both));
+    let mut answers = [ask(&gateway), ask(&gateway)];
+    answers.sort();
+    assert_eq!(answers, ["one", "two"]);
+    // Another name server.
+    let other = NameServer::with(&["127.0.0.2"]);
+    reload(&gateway, &text.replace(&dns.address.to_string(), &other.address.to_string()));
+    ask_until(&gateway, "two");
+}
+
+#[test]
+fn lookups_end_with_the_upstream() {
+    let one = RecordingUpstream::answering("one");
+    let (dns, other) = (NameServer::with(&["127.0.0.1"]), NameServer::with(&["127.0.0.1"]));
+    let gateway = Gateway::start(&named(&one, &dns, ""), &[]);
+    reload(&gateway, &named(&one, &other, ""));
+    let (before, others) = (dns.asked(), other.asked());
+    let deadline = Instant::now() + PATIENCE;
+    while other.asked() < others + 4 {
+        assert!(Instant::now() < deadline, "looked up no more");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(dns.asked() <= before + 2, "{} after {before}", dns.asked());
+}
+
+#[test]
+fn localhost_needs_no_name_server() {
+    let one = RecordingUpstream::answering("one");
+    let dns = NameServer::start(Answer::Failure);
+    let text = named(&one, &dns, "").replace("api.test", "localhost");
+    let gateway = Gateway::start(&text, &[]);
+    // It leads to ::1 too, where nobody listens: a second attempt is made.
+    assert_eq!((ask(&gateway), ask(&gateway)), ("one".to_owned(), "one".to_owned()));
+    assert_eq!(dns.asked(), 0);
+}

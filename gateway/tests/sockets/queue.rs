@@ -1,0 +1,201 @@
+//! Upstreams whose requests are bounded: so many at one time, so many waiting, everybody else is told at once.
+use std::fs;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    Connection, HOST, ORIGIN, PATIENCE, RecordingUpstream, Response, Site, WireError, assert_allowed,
+    assert_edge_error, assert_never_readable, config, request, tenant_config,
+};
+
+/// A door that requests to `/held` wait at until it is opened.
+#[derive(Clone, Default)]
+struct Door(Arc<(Mutex<bool>, Condvar)>);
+
+impl Door {
+    fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let is_open = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_timeout_while(is_open, PATIENCE, |is_open| !*is_open).unwrap());
+    }
+}
+
+/// The usual stage with limits, before an upstream that answers with what it was sent.
+fn limited(limits: &str) -> (Site, Door) {
+    let door = Door::default();
+    let held = door.clone();
+    let upstream = RecordingUpstream::start(move |exchange| {
+        let (_, body) = exchange.read_body();
+        if exchange.seen.target == "/held" {
+            held.pass();
+        }
+        exchange.answer(200, &[], &body)
+    });
+    let gateway = crate::support::Gateway::start(&text(&upstream, limits), &[]);
+    (Site { gateway, upstream }, door)
+}
+
+fn text(upstream: &RecordingUpstream, limits: &str) -> String {
+    config(&tenant_config(upstream, &format!(", limits: {{ {limits} }}")))
+}
+
+/// Sends a request that takes up a place until the door is open.
+fn hold(site: &Site) -> Connection {
+    let mut connection = site.connect();
+    connection.send(&request("GET", "/held", HOST, &[("Origin", ORIGIN)], b"")).unwrap();
+    until("asked", || site.upstream.total() > 0);
+    connection
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn assert_refused(answer: &Response) {
+    assert_edge_error(answer, 503);
+    assert_allowed(answer);
+    assert!(!answer.headers.has("retry-after"));
+}
+
+#[test]
+fn one_request_too_many_is_refused_at_once() {
+    let (site, door) = limited("maxRequests: 1, maxPending: 0");
+    let mut held = hold(&site);
+    assert_refused(&site.ask("GET", "/", &[]));
+    let own = site.gateway.ask("GET", "/", HOST, &[]);
+    assert_edge_error(&own, 503);
+    assert_never_readable(&own);
+    let preflight = [("Access-Control-Request-Method", "PUT")];
+    assert_eq!(site.ask("OPTIONS", "/", &preflight).status, 204, "what is answered here takes no place");
+    let refused = |reason| site.gateway.metric("crossgate_upstream_refusals_total", &[("reason", reason)]);
+    assert_eq!((refused("limit"), refused("pending_timeout"), refused("no_address")), (2.0, 0.0, 0.0));
+    assert_eq!(site.gateway.metric("crossgate_upstream_requests_active", &[]), 1.0);
+    let line = site.gateway.process.stdout_line(|line| line.contains("\"note\":\"limit\"").then(|| line.to_owned()));
+    assert!(line.contains("\"status\":503"), "{line}");
+    door.open();
+    assert_eq!(held.answer_to(b"GET").unwrap().status, 200);
+    site.gateway.wait_gone("crossgate_upstream_requests_active", &[]);
+    assert_eq!(site.ask("GET", "/", &[]).status, 200);
+    assert_eq!(site.upstream.total(), 2);
+}
+
+#[test]
+fn those_that_wait_are_served_in_their_order_with_their_bodies() {
+    let (site, door) = limited("maxRequests: 1, maxPending: 2, pendingTimeout: 60s");
+    let mut held = hold(&site);
+    let pending = |wanted| site.gateway.wait_metric("crossgate_upstream_requests_pending", &[], wanted);
+    let mut waiting: Vec<Connection> = ["/1", "/2"]
+        .iter()
+        .zip([1.0, 2.0])
+        .map(|(target, nth)| {
+            let mut connection = site.connect();
+            let whole = request("POST", target, HOST, &[("Origin", ORIGIN)], b"a whole body");
+            // A part of the body comes with the head, the rest while it waits.
+            connection.send(&whole[..whole.len() - 5]).unwrap();
+            pending(nth);
+            connection.send(&whole[whole.len() - 5..]).unwrap();
+            connection
+        })
+        .collect();
+    assert_refused(&site.ask("GET", "/3", &[]));
+    door.open();
+    assert_eq!(held.answer_to(b"GET").unwrap().status, 200);
+    for connection in &mut waiting {
+        let answer = connection.answer_to(b"GET").unwrap();
+        assert_allowed(&answer);
+        assert_eq!((answer.status, &*answer.text()), (200, "a whole body"));
+    }
+    let targets: Vec<_> = site.upstream.seen().into_iter().map(|seen| seen.target).collect();
+    assert_eq!(targets, ["/held", "/1", "/2"]);
+}
+
+#[test]
+fn nobody_waits_for_longer_than_configured() {
+    let (site, door) = limited("maxRequests: 1, pendingTimeout: 300ms");
+    let mut held = hold(&site);
+    let begun = Instant::now();
+    assert_refused(&site.ask("GET", "/", &[]));
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    assert_eq!(site.gateway.metric("crossgate_upstream_refusals_total", &[("reason", "pending_timeout")]), 1.0);
+    door.open();
+    assert_eq!(held.answer_to(b"GET").unwrap().status, 200);
+}
+
+#[test]
+fn a_client_that_leaves_gives_up_its_turn() {
+    let (site, door) = limited("maxRequests: 1, maxPending: 1, pendingTimeout: 300s");
+    let mut held = hold(&site);
+    for (target, body) in [("/gone", &b""[..]), ("/gone-with-body", b"body")] {
+        let mut gone = site.connect();
+        gone.send(&request("POST", target, HOST, &[("Origin", ORIGIN)], body)).unwrap();
+        site.gateway.wait_metric("crossgate_upstream_requests_pending", &[], 1.0);
+        drop(gone);
+        if body.is_empty() {
+            site.gateway.wait_gone("crossgate_upstream_requests_pending", &[]);
+            site.gateway.wait_metric("crossgate_connections_closed_early_total", &[("reason", "client_gone")], 1.0);
+        }
+    }
+    door.open();
+    assert_eq!(held.answer_to(b"GET").unwrap().status, 200);
+    site.gateway.wait_gone("crossgate_upstream_requests_active", &[]);
+    assert!(site.upstream.seen().iter().all(|seen| seen.target != "/gone"));
+}
+
+#[test]
+fn a_reload_with_the_same_limits_makes_no_room() {
+    let (site, door) = limited("maxRequests: 1, maxPending: 0");
+    let mut held = hold(&site);
+    let changed = text(&site.upstream, "maxRequests: 1, maxPending: 0").replace("limits:", "attempts: 1, limits:");
+    fs::write(site.gateway.path("next"), changed).unwrap();
+    fs::rename(site.gateway.path("next"), site.gateway.path("crossgate.yaml")).unwrap();
+    assert_eq!(site.gateway.admin("POST", "/reload").status, 200);
+    assert_refused(&site.ask("GET", "/", &[]));
+    door.open();
+    assert_eq!(held.answer_to(b"GET").unwrap().status, 200);
+    site.gateway.wait_gone("crossgate_upstream_requests_active", &[]);
+    assert_eq!(site.ask("GET", "/", &[]).status, 200);
+}
+
+#[test]
+fn never_more_than_so_many_are_under_way_however_many_come() {
+    const CLIENTS: usize = 24;
+    const ROUNDS: usize = 10;
+    let (now, most) = (Arc::new(Mutex::new(0_usize)), Arc::new(Mutex::new(0_usize)));
+    let (running, peak) = (Arc::clone(&now), Arc::clone(&most));
+    let upstream = RecordingUpstream::start(move |exchange| {
+        let under_way = {
+            let mut running = running.lock().unwrap();
+            *running += 1;
+            *running
+        };
+        let mut peak = peak.lock().unwrap();
+        *peak = under_way.max(*peak);
+        drop(peak);
+        thread::sleep(Duration::from_millis(1));
+        // Before the answer: its client may be back before this thread goes on.
+        *running.lock().unwrap() -= 1;
+        exchange.answer(200, &[], b"")
+    });
+    let gateway =
+        crate::support::Gateway::start(&text(&upstream, "maxRequests: 3, maxPending: 100, pendingTimeout: 60s"), &[]);
+    let ask = || -> Result<u16, WireError> {
+        let get = request("GET", "/", HOST, &[("Origin", ORIGIN)], b"");
+        Connection::ask(gateway.data, &get).map(|answer| answer.status)
+    };
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| (0..ROUNDS).for_each(|_| assert_eq!(ask(), Ok(200))));
+        }
+    });
+    assert!((1..=3).contains(&*most.lock().unwrap()), "{most:?}");
+    gateway.wait_gone("crossgate_upstream_requests_active", &[]);
+}
