@@ -400,7 +400,7 @@ described! {
     struct Resolver {
         /// IP addresses and ports of name servers. Default what resolv.conf and the hosts file say.
         servers: Option<Vec<String>>,
-        /// For one try, of which there are three. Default what resolv.conf says, or 2s for servers named here.
+        /// How long one try may take. Default what resolv.conf says, or 2s for servers named here.
         timeout: Option<Duration>,
     }
 

@@ -186,7 +186,7 @@ upstreams:
     );
     check(
         "version: 1\nlisteners: [{ address: \"127.0.0.1:0\" }]\nresolver: { servers: [] }\n",
-        &["3:23 there is no name server; write one"],
+        &["3:22 there is no name server; write one"],
     );
 }
 

@@ -34,7 +34,7 @@ const LOOKUP_MAX: Duration = Duration::from_secs(30);
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 /// Lookups under way at one time, each with two open files of the gateway's own share.
-const LOOKUPS_MAX: usize = 16;
+const LOOKUPS_MAX: usize = 32;
 /// Addresses of one name.
 const ADDRESSES_MAX: usize = 256;
 

@@ -1,10 +1,16 @@
 //! How requests are shared out among servers: by weight, and to those that health checks find well.
 use std::fs;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use crate::support::{Gateway, HOST, ORIGIN, PATIENCE, RecordingUpstream, assert_allowed, config, tenant_config};
+use rustix::process::Signal;
+
+use crate::support::{
+    Connection, Gateway, HOST, ORIGIN, PATIENCE, RecordingUpstream, RefusedAddress, Then, assert_allowed, config,
+    request, tenant_config,
+};
 
 const CHECK: &str =
     "healthCheck: { path: /healthz, interval: 100ms, timeout: 10s, healthyAfter: 2, unhealthyAfter: 2 }";
@@ -178,8 +184,28 @@ fn what_checks_say_survives_a_reload_and_they_end_with_the_upstream() {
 }
 
 #[test]
+fn checks_end_when_the_listeners_close() {
+    let held = RecordingUpstream::start(|exchange| match &*exchange.seen.target {
+        "/healthz" => exchange.answer(200, &[], b""),
+        _ => Then::Stall,
+    });
+    let checks = || held.seen().iter().filter(|seen| seen.target == "/healthz").count();
+    let gateway = Gateway::start(&before(&held.address.to_string(), &format!(", {CHECK}")), &[]);
+    // Somebody who keeps the gateway from ending.
+    let mut busy = Connection::open(gateway.data);
+    busy.send(&request("GET", "/", HOST, &[], b"")).unwrap();
+    until("asked and checked", || checks() > 0 && held.total() > checks());
+    gateway.process.signal(Signal::TERM);
+    until("closed", || TcpStream::connect(gateway.data).is_err());
+    let before_end = checks();
+    let clock = Checked::start("one", 200);
+    let _other = Gateway::start(&before(&clock.upstream.address.to_string(), &format!(", {CHECK}")), &[]);
+    until("time has passed", || clock.seen("/healthz") >= 5);
+    assert!(checks() <= before_end + 1, "{} after {before_end}", checks());
+}
+
+#[test]
 fn a_server_that_gives_no_answer_is_unhealthy() {
-    use crate::support::{RefusedAddress, Then};
     let (silent, down) = (RecordingUpstream::start(|_| Then::Stall), RefusedAddress::new());
     let wells = [Checked::start("one", 200), Checked::start("two", 200), Checked::start("two", 200)];
     let mut servers: Vec<_> = wells.iter().map(|well| well.upstream.address.to_string()).collect();
