@@ -138,7 +138,7 @@ fn a_server_that_is_well_every_other_time_stays_in() {
     let times = Arc::new(AtomicUsize::new(0));
     let asked = Arc::clone(&times);
     let one = RecordingUpstream::start(move |exchange| {
-        let is_well = exchange.seen.target != "/healthz" || asked.fetch_add(1, SeqCst) % 2 == 0;
+        let is_well = exchange.seen.target != "/healthz" || asked.fetch_add(1, SeqCst).is_multiple_of(2);
         exchange.answer(if is_well { 200 } else { 500 }, &[], b"one")
     });
     let two = RecordingUpstream::answering("two");

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Answer, Gateway, HOST, NameServer, ORIGIN, PATIENCE, RecordingUpstream, assert_allowed, assert_edge_error, config,
-    tenant_config,
+    Answer, Authority, Gateway, HOST, NameServer, ORIGIN, PATIENCE, RecordingUpstream, TlsFront, assert_allowed,
+    assert_edge_error, config, tenant_config, tenant_config_at,
 };
 
 /// Two upstreams on one port of two addresses, each of which says which it is.
@@ -173,4 +173,20 @@ fn localhost_needs_no_name_server() {
     // It leads to ::1 too, where nobody listens: a second attempt is made.
     assert_eq!((ask(&gateway), ask(&gateway)), ("one".to_owned(), "one".to_owned()));
     assert_eq!(dns.asked(), 0);
+}
+
+#[test]
+fn over_tls_a_server_is_trusted_by_its_name() {
+    let (authority, upstream) = (Authority::new("ours"), RecordingUpstream::answering("hello"));
+    for (name, wanted) in [("api.test", "hello"), ("other.test", "502")] {
+        let front = TlsFront::start(authority.issue(&[name]).server(&[]), upstream.address);
+        let dns = NameServer::with(&["127.0.0.1"]);
+        let text = config(&(tenant_config_at(front.address, ", attempts: 1, tls: { ca: ca.pem }") + &dns.section()));
+        let text = text.replace(&front.address.to_string(), &format!("api.test:{}", front.address.port()));
+        let gateway = Gateway::start(&text, &[("ca.pem", &authority.pem())]);
+        assert_eq!(ask(&gateway), wanted);
+        if wanted == "hello" {
+            assert_eq!(front.handshakes()[0].server_name.as_deref(), Some("api.test"));
+        }
+    }
 }

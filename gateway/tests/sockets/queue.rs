@@ -4,9 +4,12 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use h2::Reason;
+
 use crate::support::{
-    Connection, HOST, ORIGIN, PATIENCE, RecordingUpstream, Response, Site, WireError, assert_allowed,
-    assert_edge_error, assert_never_readable, config, request, tenant_config,
+    Begun, Connection, HOST, Http2, ORIGIN, PATIENCE, RecordingUpstream, Response, Site, WireError, assert_allowed,
+    assert_edge_error, assert_never_readable, config, http2_request, request, tenant_config,
 };
 
 /// A door that requests to `/held` wait at until it is opened.
@@ -198,4 +201,38 @@ fn never_more_than_so_many_are_under_way_however_many_come() {
     });
     assert!((1..=3).contains(&*most.lock().unwrap()), "{most:?}");
     gateway.wait_gone("crossgate_upstream_requests_active", &[]);
+}
+
+#[test]
+fn streams_wait_and_leave_as_connections_do() {
+    let (site, door) = limited("maxRequests: 1, maxPending: 2, pendingTimeout: 300s");
+    let mut held = hold(&site);
+    let client = Http2::open(site.gateway.data);
+    let pending = |wanted| site.gateway.wait_metric("crossgate_upstream_requests_pending", &[], wanted);
+    let begin = |target, end| client.begin(http2_request("POST", target, HOST, &[("Origin", ORIGIN)]), end).unwrap();
+    // With its body still to come, and without one: nothing of either is asked for before its turn.
+    for end in [false, true] {
+        let gone = begin("/gone", end);
+        pending(1.0);
+        let Begun { answer, mut body } = gone;
+        body.send_reset(Reason::CANCEL);
+        drop(answer);
+        site.gateway.wait_gone("crossgate_upstream_requests_pending", &[]);
+    }
+    let mut waits = begin("/waits", false);
+    pending(1.0);
+    waits.body.send_data(Bytes::from_static(b"a whole body"), true).unwrap();
+    let last = begin("/last", true);
+    pending(2.0);
+    let refused = client.ask("GET", "/", HOST, &[("Origin", ORIGIN)], b"").unwrap();
+    assert_refused(&refused);
+    door.open();
+    assert_eq!(held.answer_to(b"GET").unwrap().status, 200);
+    let answers = [waits, last].map(|begun| client.answer(begun.answer).unwrap());
+    assert_eq!(
+        answers.each_ref().map(|answer| (answer.status, answer.text())),
+        [(200, "a whole body".to_owned()), (200, String::new())]
+    );
+    let targets: Vec<_> = site.upstream.seen().into_iter().map(|seen| seen.target).collect();
+    assert_eq!(targets, ["/held", "/waits", "/last"]);
 }
