@@ -26,6 +26,7 @@ pub use compile::check_rule;
 pub use headers::{Edit, Value, missing_vary};
 pub use names::is_cors_response_field;
 pub use near_miss::{Explanation, How, NearMiss};
+pub use origin::{ORIGIN_LEN_MAX, is_origin};
 pub use policy::{Decision, EntryCounts, Policy, Template};
 pub use request::{Credentials, Field, FieldLines, HeadFields, OwnOrigin, Request, Scheme, Upgrade};
 pub use rule::{

@@ -15,4 +15,5 @@ pub(crate) mod set;
 pub(crate) mod suffix;
 pub(crate) mod table;
 
+pub use parse::{ORIGIN_LEN_MAX, is_origin};
 pub(crate) use parse::{Origin, parse};

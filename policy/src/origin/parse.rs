@@ -8,7 +8,7 @@ use super::host;
 use crate::request::Scheme;
 
 /// The longest origin: scheme 64, `://`, host 253, `:`, port 5.
-pub(crate) const ORIGIN_LEN_MAX: usize = 326;
+pub const ORIGIN_LEN_MAX: usize = 326;
 
 /// The longest scheme, as in other implementations; the URL standard names no limit.
 const SCHEME_LEN_MAX: usize = 64;
@@ -82,6 +82,18 @@ pub(crate) enum Flaw {
     Port,
     #[error("writes out the default port, expected the origin without it")]
     DefaultPort,
+}
+
+/// Whether these bytes are an origin in the exact form in which browsers send one; `null` is none. Allocates nothing.
+///
+/// ```
+/// use crossgate_policy::is_origin;
+///
+/// assert!(is_origin(b"https://app.example:8443"));
+/// assert!(!is_origin(b"https://app.example/") && !is_origin(b"https://app.example:443") && !is_origin(b"null"));
+/// ```
+pub fn is_origin(value: &[u8]) -> bool {
+    parse(value).is_ok()
 }
 
 /// Parses one origin.
