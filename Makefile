@@ -55,7 +55,7 @@ install: build-tools ## Builds what is shipped, and installs it with manual page
 test: format-check rows lint unit doc samples licences ops-check instructions ## Everything that CI runs
 	@echo "all good"
 
-test-long: build-tools ## Runs the tests that take minutes, one after the other: ten minutes
+test-long: build-tools ## Runs the tests that take minutes, one after the other: a quarter of an hour
 	cargo test --locked --package crossgate --test long -- --test-threads 1
 
 soak: build-tools ## Loads what is shipped for MINUTES=30, and watches its memory, descriptors and threads

@@ -12,6 +12,7 @@
 mod aborts;
 mod clock;
 mod counts;
+mod latency;
 mod reloads;
 mod rules;
 mod soak;
