@@ -33,6 +33,7 @@ fn check_line(bytes: &[u8]) {
     let record = Record {
         time: SystemTime::UNIX_EPOCH,
         request_id: "r-1",
+        trace_id: None,
         tenant: "acme",
         route: None,
         policy: None,

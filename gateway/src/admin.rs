@@ -20,6 +20,7 @@ use crate::explain::probe::Probe;
 use crate::lane::head::{self, HeadLimits, NoHead};
 use crate::lane::linger;
 use crate::lane::waiting::Stop;
+use crate::ledger::Origins;
 use crate::metrics::Metrics;
 use crate::runner::accept_error;
 
@@ -68,6 +69,8 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// Every mistake, if it does not.
     fn reload(&self) -> Result<serde_json::Value, serde_json::Value>;
+    /// What the ledger has of the origins that were asked for; `None` if there is no such tenant.
+    fn origins(&self, asked: &Origins) -> Option<serde_json::Value>;
     /// What the live path would answer, and why.
     fn explain(&self, probe: &Probe) -> serde_json::Value;
 }

@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossgate_policy::Scheme;
+use crossgate_policy::{Field, Scheme};
 use self_cell::self_cell;
 
 use crate::forwarded::Peer;
 use crate::judge::Judgement;
 use crate::lane::watch::Watch;
+use crate::ledger;
 use crate::metrics::{Metrics, UpstreamError, UpstreamRefusal};
 use crate::queue::Place;
 use crate::servers::Picked;
@@ -64,6 +65,8 @@ pub struct Judging {
     pub scheme: Option<Scheme>,
     /// Its id.
     pub request_id: String,
+    /// Whether it belongs to a trace.
+    pub is_traced: bool,
     /// What the connection knows.
     pub watch: Arc<Watch>,
 }
@@ -106,6 +109,16 @@ pub fn count(metrics: &Metrics, judgement: &Judgement<'_>) {
                 counters.count_origin(&route.handles, &route.policy, judged.verdict.entry, label);
             }
         }
+    }
+}
+
+/// Records the origin of a request that was judged, where it was looked at.
+pub fn note_origin(metrics: &Metrics, judgement: &Judgement<'_>, origin: Field<'_>) {
+    match judgement {
+        Judgement::Judged(judged) if judged.route.is_some() && judges_origin(judged.verdict.kind) => {
+            ledger::note(&metrics.ledger, judged, origin);
+        }
+        Judgement::Judged(_) | Judgement::Refused(_) => {}
     }
 }
 
@@ -182,6 +195,7 @@ tenants: [{ id: acme, hosts: [api.example], upstream: a, policy: spa }]
             peer,
             scheme: None,
             request_id: String::new(),
+            is_traced: false,
             watch: Arc::new(Watch::new(LIMITS, None, 0)),
         };
         let mut context = Context::default();

@@ -64,6 +64,8 @@ pub struct Noted<'a> {
     pub forwarded_proto: Field<'a>,
     /// `X-Request-Id`
     pub request_id: Field<'a>,
+    /// `Traceparent`
+    pub traceparent: Field<'a>,
     /// `Connection`
     pub connection: Field<'a>,
     /// `Upgrade`
@@ -88,6 +90,7 @@ impl<'a> Noted<'a> {
             sec_fetch_site: Field::Absent,
             forwarded_proto: Field::Absent,
             request_id: Field::Absent,
+            traceparent: Field::Absent,
             connection: Field::Absent,
             upgrade: Field::Absent,
             content_length: Field::Absent,
@@ -109,6 +112,7 @@ impl<'a> Noted<'a> {
             6 if is("origin") => &mut self.origin,
             7 if is("upgrade") => &mut self.upgrade,
             10 if is("connection") => &mut self.connection,
+            11 if is("traceparent") => &mut self.traceparent,
             12 if is("x-request-id") => &mut self.request_id,
             14 if is("sec-fetch-site") => &mut self.sec_fetch_site,
             14 if is("content-length") => &mut self.content_length,

@@ -40,7 +40,7 @@ use crate::lane::unattended::bounded;
 use crate::lane::waiting::{Alarm, Stop};
 use crate::lane::watch::Watch;
 use crate::lane::{Backstage, LaneLimits, OpenConnection};
-use crate::metrics::{Connections, EarlyClose, ExtraRequest, Full};
+use crate::metrics::{Connections, EarlyClose, ExtraRequest, Full, PanicPlace, PanicWatch};
 use crate::respond::Answer;
 
 /// How a connection over HTTP/2 begins, RFC 9113, section 3.4: up to where it can be no HTTP/1.1.
@@ -335,6 +335,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Served<'_, P, B> {
                 let (proxy, backstage) = (Arc::clone(self.behind.proxy), Arc::clone(self.behind.backstage));
                 let (shutdown, guard) = (self.behind.shutdown.clone(), Arc::clone(&self.guard));
                 tokio::spawn(async move {
+                    let _panics = PanicWatch::new(PanicPlace::Proxy, |place| backstage.panicked(place));
                     let session = ServerSession::new_custom(Box::new(exchange));
                     if bounded(proxy.process_new_http(session, &shutdown), &watch).await.is_err() {
                         backstage.closed_early(EarlyClose::ExchangeIdle);

@@ -264,6 +264,8 @@ fn decide<'s, E>(
     with_request(head, own_origin(authority, head), |request| {
         let kind = request.classify();
         tenant.counters.foresee(kind);
+        #[cfg(test)]
+        crate::fault::strike("judging", head.target);
         // A preflight asks for another request, and is answered for that one.
         let method = match (kind, request.requested_method) {
             (Kind::Preflight, Field::One(method)) => method,

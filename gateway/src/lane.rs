@@ -42,7 +42,8 @@ use self::watch::{ExchangeLimits, Watch};
 use crate::fields::Noted;
 use crate::http2::{self, Http2, Http2Limits};
 use crate::metrics::{
-    ActiveConnection, BadIntroduction, ConnectionLimits, Connections, EarlyClose, Full, HandshakeEnd,
+    ActiveConnection, BadIntroduction, ConnectionLimits, Connections, EarlyClose, Full, HandshakeEnd, PanicPlace,
+    PanicWatch,
 };
 use crate::proxy_protocol::{self, Entry, NoIntroduction};
 use crate::respond::Answer;
@@ -78,6 +79,8 @@ pub trait Backstage: Send + Sync + 'static {
     fn handshake_over(&self, end: HandshakeEnd);
     /// A request that Pingora refused by itself, before any hook saw it.
     fn refused_unseen(&self);
+    /// A connection that a panic ends.
+    fn panicked(&self, place: PanicPlace);
 }
 
 /// All limits of a connection.
@@ -161,6 +164,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
     }
 
     async fn serve(&self, mut line: Reclaimed, client: &Client, shutdown: &ShutdownWatch) {
+        let mut panics = PanicWatch::new(PanicPlace::Lane, |place| self.backstage.panicked(place));
         let mut stop = Stop::new(shutdown);
         let mut wait = Wait::new(Turn::First);
         let mut answers = Vec::new();
@@ -194,7 +198,12 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
                 }
                 Taken::Preflight(Persistence::Close) => return close(line, &limits).await,
                 Taken::Preflight(Persistence::KeepAlive) => Some(line),
-                Taken::Request(head) => self.exchange(line, head, client, last, &limits, shutdown).await,
+                Taken::Request(head) => {
+                    panics.place = PanicPlace::Proxy;
+                    let next = self.exchange(line, head, client, last, &limits, shutdown).await;
+                    panics.place = PanicPlace::Lane;
+                    next
+                }
             };
             let Some(next) = next else { return };
             line = next;

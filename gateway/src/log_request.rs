@@ -20,7 +20,7 @@ use crate::judge::{HeadView, Judged, Judgement, SEC_FETCH_SITE};
 use crate::lane::head::Refusal;
 use crate::metrics::{NO_TENANT, UpstreamError, UpstreamRefusal, VerdictLabel};
 use crate::snapshot::Snapshot;
-use crate::{forwarded, proxy};
+use crate::{forwarded, proxy, trace_context};
 
 /// What the log says where a denial looks like single sign-on.
 pub const NAVIGATION_NOTE: &str = "a cross-site navigation was refused; where single sign-on or a payment page returns here, \
@@ -92,6 +92,7 @@ pub fn write(log: &AccessLog, request: &Finished<'_>) {
     let record = Record {
         time: now.checked_sub(request.took).unwrap_or(now),
         request_id: request.request_id,
+        trace_id: trace_context::trace_id(request.head.noted.traceparent),
         tenant: told.tenant,
         route: judged.and_then(|judged| Some(&*judged.route?.prefix)),
         policy: judged.and_then(|judged| Some(&*judged.route?.policy_name)),
@@ -139,6 +140,7 @@ pub fn write_refused(
     let record = Record {
         time: SystemTime::now(),
         request_id,
+        trace_id: None,
         tenant: NO_TENANT,
         route: None,
         policy: None,

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use prometheus::process_collector::ProcessCollector;
 
+use crate::ledger::{self, Ledger, LedgerLimits, Page};
 use crate::verdicts::Verdicts;
 
 mod cells;
@@ -20,6 +21,7 @@ mod histogram;
 mod labels;
 mod live;
 mod origins;
+mod panics;
 mod reloads;
 mod render;
 mod rules;
@@ -31,10 +33,11 @@ pub(crate) use self::cells::Cells;
 pub use self::connections::{ActiveConnection, ConnectionLimits, Connections, ExtraRequest, Full};
 pub use self::histogram::{Histogram, SampledTimer};
 pub use self::labels::{
-    AcceptError, BadIntroduction, Change, CheckResult, EarlyClose, HandshakeEnd, ReloadResult, UpstreamError,
-    UpstreamRefusal, VerdictLabel,
+    AcceptError, BadIntroduction, Change, CheckResult, EarlyClose, HandshakeEnd, PanicPlace, ReloadResult,
+    UpstreamError, UpstreamRefusal, VerdictLabel,
 };
 pub use self::origins::{EntryHandles, SERIES_MAX_TENANT, SERIES_MAX_TOTAL};
+pub use self::panics::{PanicWatch, Panics};
 pub use self::reloads::Reloads;
 pub use self::rules::RuleCounters;
 pub use self::tenant::TenantCounters;
@@ -59,12 +62,16 @@ pub struct Metrics {
     pub connections: Arc<Connections>,
     /// Their TLS.
     pub tls: TlsCounters,
+    /// Bugs that ended something.
+    pub panics: Panics,
     /// The configuration in force.
     pub reloads: Reloads,
     /// Access log lines that were not written, since the log could not keep up.
     pub access_log_dropped: Arc<AtomicU64>,
     /// What is kept and counted of rules.
     pub verdicts: Arc<Verdicts>,
+    /// Which origins were seen.
+    pub ledger: Arc<Ledger>,
     tenants: Live<TenantCounters>,
     upstreams: Live<UpstreamCounters>,
     no_tenant: Arc<TenantCounters>,
@@ -80,20 +87,24 @@ impl Metrics {
     pub fn new() -> Arc<Self> {
         let budget = Arc::new(SeriesBudget::default());
         let tenants = Live::new();
+        let started = SystemTime::now();
+        let ledger = Ledger::new(started);
         let make = |id| TenantCounters::new(id, Arc::clone(&budget));
         let no_tenant = tenants.get_or_make(NO_TENANT, make);
         Arc::new(Metrics {
             decisions: SampledTimer::new(&DECISION_BOUNDS_NS),
             connections: Arc::default(),
             tls: TlsCounters::default(),
+            panics: Panics::default(),
             reloads: Reloads::new(),
             access_log_dropped: Arc::default(),
             verdicts: Arc::default(),
+            ledger,
             tenants,
             upstreams: Live::new(),
             no_tenant,
             budget,
-            started: SystemTime::now(),
+            started,
             draining: Arc::default(),
             process: ProcessCollector::for_self(),
         })
@@ -102,7 +113,8 @@ impl Metrics {
     /// The counters of a tenant: those of the living one of that id, or new ones that stand at zero. Its series are gone
     /// when the last of these is dropped.
     pub fn tenant(&self, id: &str) -> Arc<TenantCounters> {
-        self.tenants.get_or_make(id, |id| TenantCounters::new(id, Arc::clone(&self.budget)))
+        let make = |id| TenantCounters::new(id, Arc::clone(&self.budget));
+        self.tenants.get_or_make(id, make)
     }
 
     /// The counters of requests to hosts of no tenant.
@@ -113,6 +125,31 @@ impl Metrics {
     /// The counters of an upstream, like [`Metrics::tenant`].
     pub fn upstream(&self, name: &str) -> Arc<UpstreamCounters> {
         self.upstreams.get_or_make(name, UpstreamCounters::new)
+    }
+
+    /// Sets how many origins are recorded; if that is news, the record begins anew.
+    pub fn set_ledger_limits(&self, limits: LedgerLimits) {
+        self.ledger.set_limits(limits, || self.pages());
+    }
+
+    /// Enters in the ledger what workers have noted. To be called several times a second, by a thread that may wait.
+    pub fn tend_ledger(&self, now: SystemTime) {
+        self.ledger.tend(now, || self.pages());
+    }
+
+    /// What the ledger says of the origins that somebody asks for, up to this moment.
+    pub fn origins(&self, asked: &ledger::Origins, now: SystemTime) -> ledger::Report {
+        self.tend_ledger(now);
+        let tenants = self.tenants.all();
+        let is_asked_for = |id: &str| asked.tenant.as_ref().is_none_or(|asked| asked == id);
+        let pages = tenants.iter().filter(|tenant| is_asked_for(tenant.id()));
+        let pages: Vec<_> =
+            pages.filter_map(|tenant| Some((tenant.id().into(), Arc::clone(tenant.page_if_any()?)))).collect();
+        ledger::report(&self.ledger, &pages, asked)
+    }
+
+    fn pages(&self) -> Vec<Arc<Page>> {
+        self.tenants.all().iter().filter_map(|tenant| tenant.page_if_any().cloned()).collect()
     }
 
     /// When the process started.

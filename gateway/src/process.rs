@@ -41,6 +41,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// pause between two requests, and nobody waits for it.
 const UNHURRIED: Duration = Duration::from_secs(5);
 
+/// How often the ledger is entered what workers have noted.
+const LEDGER_TURN: Duration = Duration::from_millis(250);
+
 /// How a gateway is started.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -133,6 +136,7 @@ impl Process {
         let side = SideThread::start()?;
         let listening = sockets.listening();
         let control = Arc::new(ProcessControl::new(reloader, Arc::clone(&metrics), listening));
+        side.tend_ledger(LEDGER_TURN, Arc::clone(&metrics));
         let descriptors = Shares::now();
         let current = Arc::clone(control.reloader().current());
         let gateway = Gateway::new(
@@ -289,6 +293,8 @@ fn serve(
 mod corpus;
 #[cfg(test)]
 mod differential;
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]

@@ -33,6 +33,8 @@ use crate::config::Mode;
 use crate::config::model::{BodyMax, Listener, Protocol};
 use crate::context::{Context, Judging, PinnedJudgement};
 use crate::descriptors::Shares;
+#[cfg(test)]
+use crate::fault;
 use crate::fields::Fields;
 use crate::forwarded::{self, Peer};
 use crate::hop_by_hop::Reframed;
@@ -46,7 +48,7 @@ use crate::snapshot::{CurrentSnapshot, Pinned};
 use crate::tenant::Upstream;
 use crate::upstream::Failure;
 use crate::verdicts::RuleSeat;
-use crate::{hop_by_hop, http2, rewrite, upstream};
+use crate::{context, hop_by_hop, http2, rewrite, trace_context, upstream};
 
 mod admission;
 mod backstage;
@@ -89,7 +91,10 @@ impl Gateway {
         let timer = &self.metrics.decisions;
         let pinned =
             PinnedJudgement::new(snapshot, |snapshot| timer.time(|| judge::judge(snapshot, head, RuleSeat::ask)));
-        Judging { pinned, peer, scheme: head.scheme, request_id: forwarded::request_id(&head.noted, peer), watch }
+        context::note_origin(&self.metrics, pinned.borrow_dependent(), head.noted.origin);
+        let request_id = forwarded::request_id(&head.noted, peer);
+        let is_traced = trace_context::trace_id(head.noted.traceparent).is_some();
+        Judging { pinned, peer, scheme: head.scheme, request_id, is_traced, watch }
     }
 
     fn log(&self, session: &Session, context: &Context, request: &Judging) {
@@ -185,6 +190,8 @@ impl ProxyHttp for Gateway {
         let snapshot = self.snapshot.pin();
         context.began = log_request::is_on(&snapshot).then(Instant::now);
         let request = context.request.insert(self.judge(snapshot, Arc::clone(&watch), &head, peer));
+        #[cfg(test)]
+        fault::strike("request-filter", session.req_header().raw_path());
         if hop_by_hop::expects_continue(session.req_header()) {
             request.watch.expect_continue();
         }
@@ -228,14 +235,17 @@ impl ProxyHttp for Gateway {
         sent: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
+        #[cfg(test)]
+        fault::strike("upstream-request-filter", session.req_header().raw_path());
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
-        let Judging { peer, scheme, request_id, .. } = request;
+        let Judging { peer, scheme, request_id, is_traced, .. } = request;
         let is_http2 = sent.version == Version::HTTP_2;
         if judged.route.is_some_and(|route| route.upstream.protocol == Protocol::Http2) && !is_http2 {
             return Err(Error::explain(upstream::NO_HTTP2, "the server speaks no HTTP/2").into_up());
         }
+        let is_unwanted = |name: &str| forwarded::is_claim(name, *peer) || !is_traced && trace_context::is_part(name);
         rewrite::request(sent, |fields| {
-            hop_by_hop::clean_request(session.req_header(), fields, |name| forwarded::is_claim(name, *peer));
+            hop_by_hop::clean_request(session.req_header(), fields, is_unwanted);
             if is_http2 {
                 hop_by_hop::clean_http2_request(session.req_header(), fields);
             }
@@ -277,6 +287,8 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
     ) -> Result<()> {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
+        #[cfg(test)]
+        fault::strike("response-filter", session.req_header().raw_path());
         let head = head_view(session.req_header(), request.peer, &request.watch);
         let is_upgrade = header.status == StatusCode::SWITCHING_PROTOCOLS;
         if is_upgrade && !hop_by_hop::upgrades_to_websocket(session.req_header(), &header.headers) {
@@ -405,6 +417,8 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        #[cfg(test)]
+        fault::strike("logging", session.req_header().raw_path());
         context.count();
         context.place = None;
         if let Some(request) = &context.request {

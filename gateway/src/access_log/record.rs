@@ -35,6 +35,9 @@ pub struct Record<'a> {
     pub time: SystemTime,
     /// The request id, as the upstream and the client got it.
     pub request_id: &'a str,
+    /// The id of the trace that the request belongs to: 32 hexadecimal digits of a well-formed `traceparent`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<&'a str>,
     /// The id of the tenant whose host it is, or `none`.
     pub tenant: &'a str,
     /// The route's path prefix.

@@ -13,6 +13,7 @@ fn record(verdict: VerdictLabel) -> Record<'static> {
     Record {
         time: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         request_id: "r-1",
+        trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736"),
         tenant: "acme",
         route: Some("/"),
         policy: Some("spa"),
@@ -83,7 +84,7 @@ async fn logged(filter: Filter, records: &[Record<'_>]) -> Vec<String> {
 async fn a_line_has_the_documented_fields() {
     let lines = logged(Filter::default(), &[record(VerdictLabel::Deny)]).await;
     let expected = concat!(
-        r#"{"time":"2023-11-14T22:13:20.123Z","request_id":"r-1","tenant":"acme","route":"/","policy":"spa","#,
+        r#"{"time":"2023-11-14T22:13:20.123Z","request_id":"r-1","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","tenant":"acme","route":"/","policy":"spa","#,
         r#""kind":"actual","verdict":"deny","reason":"no_match","#,
         r#""origin":"https://evil.example\\x0d\\x0a\"\\x1b\\xff","host":"api.acme.example:8080","#,
         r#""method":"GET","path":"/orders/1","protocol":"HTTP/1.1","status":403,"duration_ms":1.25,"#,

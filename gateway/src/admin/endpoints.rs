@@ -11,6 +11,8 @@ use super::answer::Answer;
 use super::request::Request;
 use super::{AdminState, Phase};
 use crate::explain::probe::Description;
+use crate::ledger::Origins;
+use crate::metrics::PanicPlace;
 
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +22,7 @@ pub(super) enum Endpoint {
     Metrics,
     Status,
     Explain,
+    Origins,
     Reload,
 }
 
@@ -31,6 +34,7 @@ impl Endpoint {
             "/metrics" => Some(Endpoint::Metrics),
             "/status" => Some(Endpoint::Status),
             "/explain" => Some(Endpoint::Explain),
+            "/origins" => Some(Endpoint::Origins),
             "/reload" => Some(Endpoint::Reload),
             _ => None,
         }
@@ -44,9 +48,12 @@ impl Endpoint {
     fn allowed_methods(self) -> &'static str {
         match self {
             Endpoint::Reload => "POST",
-            Endpoint::Livez | Endpoint::Readyz | Endpoint::Metrics | Endpoint::Status | Endpoint::Explain => {
-                "GET, HEAD"
-            }
+            Endpoint::Livez
+            | Endpoint::Readyz
+            | Endpoint::Metrics
+            | Endpoint::Status
+            | Endpoint::Explain
+            | Endpoint::Origins => "GET, HEAD",
         }
     }
 
@@ -57,7 +64,7 @@ impl Endpoint {
 
 pub(super) async fn answer(request: &Request, state: &Arc<AdminState>) -> Answer {
     let Some(endpoint) = Endpoint::of(&request.path) else {
-        let detail = "no such endpoint: there are /metrics, /livez, /readyz, /status, /explain and /reload";
+        let detail = "no such endpoint: there are /metrics, /livez, /readyz, /status, /explain, /origins and /reload";
         return Answer::error(StatusCode::NOT_FOUND, detail);
     };
     if let Err(refusal) = state.access.check(endpoint, request) {
@@ -73,6 +80,7 @@ pub(super) async fn answer(request: &Request, state: &Arc<AdminState>) -> Answer
         Endpoint::Metrics => blocking(state, |state| Answer::metrics(state.metrics.render())).await,
         Endpoint::Status => blocking(state, |state| Answer::json(StatusCode::OK, &state.control.status())).await,
         Endpoint::Explain => explain(&request.query, state).await,
+        Endpoint::Origins => origins(&request.query, state).await,
         Endpoint::Reload => blocking(state, reload).await,
     }
 }
@@ -91,6 +99,18 @@ async fn explain(query: &str, state: &Arc<AdminState>) -> Answer {
     }
 }
 
+async fn origins(query: &str, state: &Arc<AdminState>) -> Answer {
+    let asked = match Origins::from_query(query) {
+        Ok(asked) => asked,
+        Err(error) => return Answer::error(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    blocking(state, move |state| match state.control.origins(&asked) {
+        Some(told) => Answer::json(StatusCode::OK, &told),
+        None => Answer::error(StatusCode::NOT_FOUND, "no tenant has this id; without tenant= all are told of"),
+    })
+    .await
+}
+
 fn reload(state: &AdminState) -> Answer {
     match state.control.reload() {
         Ok(report) => Answer::json(StatusCode::OK, &report),
@@ -99,8 +119,11 @@ fn reload(state: &AdminState) -> Answer {
 }
 
 async fn blocking(state: &Arc<AdminState>, work: impl FnOnce(&AdminState) -> Answer + Send + 'static) -> Answer {
-    let state = Arc::clone(state);
-    tokio::task::spawn_blocking(move || work(&state)).await.unwrap_or_else(|error| {
+    let own = Arc::clone(state);
+    tokio::task::spawn_blocking(move || work(&own)).await.unwrap_or_else(|error| {
+        if error.is_panic() {
+            state.metrics.panics.count(PanicPlace::Admin);
+        }
         tracing::error!(%error, "admin: an answer failed");
         Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "the answer failed; see the log")
     })

@@ -29,6 +29,10 @@ impl Control for Fake {
         if self.is_broken.load(SeqCst) { Err(json!({ "errors": ["bad"] })) } else { Ok(json!({ "generation": 4 })) }
     }
 
+    fn origins(&self, asked: &Origins) -> Option<Value> {
+        asked.tenant.as_ref().is_none_or(|id| id == "acme").then(|| json!({ "limit": asked.limit }))
+    }
+
     fn explain(&self, probe: &Probe) -> Value {
         json!({ "fields": probe.fields.len() })
     }
@@ -85,6 +89,7 @@ async fn every_endpoint_answers() {
     assert!(ask(&fixture, "GET /metrics", 200).await.1.contains("crossgate_build_info{"));
     assert!(ask(&fixture, "GET /status", 200).await.1.contains("\"generation\": 3"));
     assert!(ask(&fixture, "GET /explain?host=a&origin=b", 200).await.1.contains("\"fields\": 2"));
+    assert!(ask(&fixture, "GET /origins?tenant=acme&limit=7", 200).await.1.contains("\"limit\": 7"));
     assert!(ask(&fixture, "POST /reload", 200).await.1.contains("\"generation\": 4"));
 }
 
@@ -97,6 +102,9 @@ async fn what_is_not_there_is_refused() {
     assert!(ask(&fixture, "GET /reload", 405).await.0.contains("allow: post"));
     assert!(ask(&fixture, "POST /metrics", 405).await.0.contains("allow: get, head"));
     assert!(ask(&fixture, "GET /explain", 400).await.1.contains("no host given"));
+    assert!(ask(&fixture, "GET /origins?limit=0", 400).await.1.contains("from 1 to"));
+    ask(&fixture, "GET /origins?tenant=nobody", 404).await;
+    assert!(ask(&fixture, "POST /origins", 405).await.0.contains("allow: get, head"));
     let (head, _) = send(fixture.address, "GET /status HTTP/1.1\r\nHost: evil.test\r\n\r\n").await;
     check_head(&head, 421);
 }

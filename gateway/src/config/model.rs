@@ -74,6 +74,8 @@ pub struct Settings {
     pub access_log: AccessLog,
     /// Who is asked for the addresses of servers that have names.
     pub resolver: Resolver,
+    /// How many origins are recorded.
+    pub ledger: crate::ledger::LedgerLimits,
 }
 
 /// A data listener.

@@ -108,6 +108,8 @@ described! {
         shutdown: Option<Shutdown>,
         /// What is logged of requests.
         access_log: Option<AccessLog>,
+        /// Which origins were seen: what /origins tells.
+        ledger: Option<Ledger>,
         /// Where requests go, by name.
         upstreams: Option<BTreeMap<String, Upstream>>,
         /// Named lists of origins, which policies share.
@@ -294,6 +296,17 @@ described! {
         Denied,
         /// None.
         Off,
+    }
+
+    /// The bounded record of origins seen. A change of it begins it anew.
+    #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+    struct Ledger {
+        /// Whether there is one. Default true.
+        enabled: Option<bool>,
+        /// Origins that are recorded. Default 65536.
+        origins: Option<u32>,
+        /// Origins that are recorded of one tenant. Default 256.
+        origins_per_tenant: Option<u32>,
     }
 
     /// Servers that answer the same requests, in turn.

@@ -62,7 +62,7 @@ macro_rules! sections {
 sections! {
     MAIN = "Config", "a configuration", [
         "version", "listeners", "admin", "runtime", "limits", "shutdown", "accessLog", "upstreams", "originSets", "policies",
-        "tenants", "tenantsDir", "scriptsDir", "resolver",
+        "tenants", "tenantsDir", "scriptsDir", "resolver", "ledger",
     ];
     TENANTS_FILE = "TenantsFile", "a tenants file", ["version", "tenants"];
     LISTENER = "Listener", "a listener", ["address", "trustedProxies", "tls", "proxyProtocol", "http2"];
@@ -93,6 +93,7 @@ sections! {
     ];
     UPSTREAM_LIMITS = "UpstreamLimits", "the limits of an upstream", ["maxRequests", "maxPending", "pendingTimeout"];
     RESOLVER = "Resolver", "the resolver", ["servers", "timeout"];
+    LEDGER = "Ledger", "the ledger", ["enabled", "origins", "originsPerTenant"];
     TIMEOUTS = "Timeouts", "the timeouts", ["connect", "head", "idle", "upgradedIdle"];
     POLICY = "Policy", "a policy", [
         "allowOrigins", "allowOriginSets", "allowOriginRegexes", "allowMethods", "allowHeaders", "exposeHeaders",

@@ -18,6 +18,7 @@ use super::sections;
 use super::tree::{Node, Value};
 use crate::host;
 use crate::http2::Http2;
+use crate::ledger::LedgerLimits;
 
 /// Data listeners: enough for every address family and port anybody has needed.
 const LISTENERS_MAX: usize = 64;
@@ -32,6 +33,10 @@ const THREADS_MAX: u32 = 1_024;
 /// Requests at one time on a connection over HTTP/2: each may hold what one connection over HTTP/1.1 does.
 const HTTP2_STREAMS_MAX: u32 = 10_000;
 const CONNECTIONS_MAX: u32 = 100_000_000;
+/// Origins of the ledger: half a gibibyte, should all be as long as they can be.
+const LEDGER_ORIGINS_MAX: u32 = 1_000_000;
+/// Of one tenant. They are looked through.
+const LEDGER_ORIGINS_MAX_TENANT: u32 = 4_096;
 
 /// From so many milliseconds to so many seconds.
 pub(super) const fn span(low_ms: u64, high_s: u64) -> RangeInclusive<Duration> {
@@ -49,6 +54,7 @@ impl Decoder<'_> {
             limits: main.find("limits").and_then(|node| self.limits(node)).unwrap_or(defaults.limits),
             shutdown: main.find("shutdown").and_then(|node| self.shutdown(node)).unwrap_or(defaults.shutdown),
             access_log: main.find("accessLog").and_then(|node| self.access_log(node)).unwrap_or(defaults.access_log),
+            ledger: main.find("ledger").and_then(|node| self.ledger(node)).unwrap_or(defaults.ledger),
             listeners: listeners.iter().map(|(_, listener)| listener.clone()).collect(),
             admin: admin.as_ref().map(|(_, admin)| admin.clone()),
             resolver: main.find("resolver").and_then(|node| self.resolver(node)).unwrap_or_default(),
@@ -252,6 +258,21 @@ impl Decoder<'_> {
             level: fields.find("level").and_then(|node| self.choice(node, LEVELS)).unwrap_or(old.level),
             sample: fields.find("sample").and_then(|node| self.share(node)).unwrap_or(old.sample),
         })
+    }
+
+    fn ledger(&mut self, node: &Node) -> Option<LedgerLimits> {
+        let fields = self.fields(node, &sections::LEDGER)?;
+        let old = LedgerLimits::default();
+        let mut most = |key, max, default| {
+            let found = fields.find(key).and_then(|node| self.count(node, 1..=max));
+            found.map_or(default, |count| count as usize)
+        };
+        let limits = LedgerLimits {
+            origins: most("origins", LEDGER_ORIGINS_MAX, old.origins),
+            origins_per_tenant: most("originsPerTenant", LEDGER_ORIGINS_MAX_TENANT, old.origins_per_tenant),
+        };
+        let is_enabled = fields.find("enabled").and_then(|node| self.flag(node)).unwrap_or(true);
+        Some(if is_enabled { limits } else { LedgerLimits::OFF })
     }
 
     /// The duration under a key, or the default.

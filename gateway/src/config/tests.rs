@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::diagnostics::Diagnostic;
 use super::model::Protocol;
 use super::*;
+use crate::ledger::LedgerLimits;
 
 fn main_file(text: &str) -> Decoded<Main> {
     decode_text(Path::new("gateway.yaml"), text, |decoder, root| decoder.main(root))
@@ -424,6 +425,7 @@ runtime: { threads: 3 }
 limits: { head: 5, headBytes: 16KiB, maxRequestBody: 10MiB, keepAliveRequests: 10, http2Streams: 7 }
 shutdown: { grace: 1m }
 accessLog: { level: Denied, sample: 0.5 }
+ledger: { origins: 1000 }
 upstreams: { orders: { servers: ["127.0.0.1:9001", "[::1]:9002"], timeouts: { head: 1500ms }, attempts: 1, host: o.example } }
 originSets: { partners: ["https://a.example"] }
 policies:
@@ -445,6 +447,7 @@ tenantsDir: tenants.d
     assert_eq!(main.settings.limits.drain_bytes, 64 << 10);
     assert_eq!((main.settings.limits.http2_streams, main.settings.limits.http2_idle.as_secs()), (7, 60));
     assert_eq!(main.settings.listeners[0].http2, crate::http2::Http2::Off);
+    assert_eq!(main.settings.ledger, LedgerLimits { origins: 1_000, origins_per_tenant: 256 });
     assert_eq!(main.upstreams[0].timeouts.head.as_millis(), 1_500);
     assert_eq!(main.policies[0].max_age.value, 600);
     assert_eq!(main.tenants[0].hosts[0].value, HostPattern::Exact("api.acme.example".into()));
@@ -692,4 +695,20 @@ fn a_rule_names_a_script_and_what_it_may_read() {
     check(&missing, &["5:21 there is no directory of scripts; write scriptsDir: scripts at the top"]);
     let limits = "version: 1\nlisteners: [{ address: \"127.0.0.1:0\" }]\nlimits: { rules: { operations: 1, time: 1h, depth: 3 } }\n";
     assert_eq!(main_file(limits).found.len(), 3);
+}
+
+#[test]
+fn a_ledger_has_bounds_and_can_be_switched_off() {
+    let ledger = |text: &str| format!("version: 1\nlisteners: [{{ address: \"127.0.0.1:0\" }}]\nledger: {text}\n");
+    check(
+        &ledger("{ enabled: yes, origins: 0, originsPerTenant: 5000, size: 1 }"),
+        &[
+            "3:20 expected true or false, found the text `yes`",
+            "3:34 expected a whole number from 1 to 1000000, found the number 0",
+            "3:55 expected a whole number from 1 to 4096, found the number 5000",
+            "3:61 the ledger has no key `size`",
+        ],
+    );
+    let decoded = main_file(&ledger("{ enabled: false, origins: 10 }"));
+    assert_eq!(decoded.value.settings.ledger, LedgerLimits::OFF);
 }

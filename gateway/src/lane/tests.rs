@@ -16,7 +16,7 @@ use super::preflight::{Client, Preflight};
 use super::watch::{ExchangeLimits, Phase};
 use super::{Answered, Answers, Backstage, Lane, LaneLimits, conn::Conn};
 use crate::http2::{Http2, Http2Limits};
-use crate::metrics::{BadIntroduction, ConnectionLimits, Connections, EarlyClose, HandshakeEnd, Metrics};
+use crate::metrics::{BadIntroduction, ConnectionLimits, Connections, EarlyClose, HandshakeEnd, Metrics, PanicPlace};
 use crate::proxy_protocol::Entry;
 use crate::respond::{self, Answer};
 use crate::runner::{Bound, Running};
@@ -61,7 +61,7 @@ impl ProxyHttp for Plain {
     }
 }
 
-struct Limits(LaneLimits);
+struct Limits(LaneLimits, Arc<Metrics>);
 
 impl Backstage for Limits {
     fn limits(&self) -> LaneLimits {
@@ -93,6 +93,9 @@ impl Backstage for Limits {
     fn closed_early(&self, _: EarlyClose) {}
     fn handshake_over(&self, _: HandshakeEnd) {}
     fn refused_unseen(&self) {}
+    fn panicked(&self, place: PanicPlace) {
+        self.1.panics.count(place);
+    }
 }
 
 const LIMITS: LaneLimits = LaneLimits {
@@ -159,6 +162,7 @@ struct Served {
     running: Option<Running>,
     address: SocketAddr,
     connections: Arc<Connections>,
+    metrics: Arc<Metrics>,
 }
 
 impl Served {
@@ -170,19 +174,14 @@ impl Served {
         let conf = Arc::new(ServerConf { threads: 2, ..ServerConf::default() });
         let mut proxy = HttpProxy::new(Plain(upstream()), conf);
         proxy.handle_init_modules();
-        let connections = Arc::clone(&Metrics::new().connections);
-        let lane = Lane::new(
-            Arc::new(proxy),
-            Arc::new(Limits(limits)),
-            Arc::clone(&connections),
-            0,
-            Answers::Preflights,
-            Http2::Off,
-        );
+        let metrics = Metrics::new();
+        let connections = Arc::clone(&metrics.connections);
+        let limits = Arc::new(Limits(limits, Arc::clone(&metrics)));
+        let lane = Lane::new(Arc::new(proxy), limits, Arc::clone(&connections), 0, Answers::Preflights, Http2::Off);
         let bound = Bound::new("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = bound.address();
         let running = Running::start(vec![(bound, lane)], Arc::clone(&connections), 2).expect("started");
-        Served { running: Some(running), address, connections }
+        Served { running: Some(running), address, connections, metrics }
     }
 
     fn connect(&self) -> TcpStream {
@@ -389,5 +388,9 @@ fn a_hook_that_panics_ends_its_own_connection_alone() {
         thread::yield_now();
     }
     assert_eq!(served.connections.opened(), 61);
+    let text = served.metrics.render();
+    for line in [r#"crossgate_panics_total{place="lane"} 20"#, r#"crossgate_panics_total{place="proxy"} 40"#] {
+        assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
+    }
     assert_eq!(served.running.take().expect("running").stop(Duration::from_secs(10)), 0);
 }

@@ -206,6 +206,18 @@ label_set! {
 }
 
 label_set! {
+    /// Where a panic ended what was being done.
+    PanicPlace {
+        /// A connection, while the lane had it: a preflight that it answers, a head that it refuses.
+        Lane => "lane",
+        /// A connection, while the proxy had it: all other requests.
+        Proxy => "proxy",
+        /// An answer of the admin listener.
+        Admin => "admin",
+    }
+}
+
+label_set! {
     /// How a reload ended.
     ReloadResult {
         /// Everything on disk is live.

@@ -26,6 +26,7 @@ impl Metrics {
         self.push_connections(&mut exposition);
         self.tls.push(&mut exposition);
         self.push_decisions(&mut exposition);
+        self.push_ledger(&mut exposition);
         push_tenants(&mut exposition, &self.tenants.all());
         push_upstreams(&mut exposition, &self.upstreams.all());
         super::rules::push_rules(&mut exposition, &self.verdicts);
@@ -123,6 +124,14 @@ impl Metrics {
             failed.count(&[("reason", reason.as_str())], count);
         }
         exposition.push(failed);
+        let mut panics = Family::counter(
+            "crossgate_panics_total",
+            "Bugs that ended a connection, or an answer of the admin listener, by place.",
+        );
+        for (place, count) in self.panics.read() {
+            panics.count(&[("place", place.as_str())], count);
+        }
+        exposition.push(panics);
     }
 
     fn push_decisions(&self, exposition: &mut Exposition) {
@@ -136,6 +145,25 @@ impl Metrics {
             "crossgate_access_log_dropped_total",
             "Access log lines that were not written, since the log could not keep up.",
             self.access_log_dropped.load(Relaxed),
+        );
+    }
+
+    fn push_ledger(&self, exposition: &mut Exposition) {
+        let ledger = &self.ledger;
+        exposition.gauge(
+            "crossgate_ledger_entries",
+            "Origins that the ledger has an entry for.",
+            ledger.entries() as f64,
+        );
+        exposition.counter(
+            "crossgate_ledger_evictions_total",
+            "Entries of the ledger that were given up for other origins.",
+            ledger.evictions(),
+        );
+        exposition.counter(
+            "crossgate_ledger_dropped_total",
+            "Requests that the ledger did not record, since it could not keep up.",
+            ledger.dropped(),
         );
     }
 }

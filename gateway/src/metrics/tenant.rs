@@ -14,6 +14,7 @@ use crossgate_policy::{EntryId, Kind, Policy, Reason};
 use super::cells::Cells;
 use super::origins::{EntryHandles, Handle, OriginSeries, SeriesBudget};
 use super::{Change, VerdictLabel};
+use crate::ledger::{Ledger, Page};
 
 const REASONS: usize = Reason::ALL.len();
 const CELLS: usize = VerdictLabel::ALL.len() * REASONS;
@@ -24,6 +25,7 @@ pub struct TenantCounters {
     id: Arc<str>,
     budget: Arc<SeriesBudget>,
     tables: OnceLock<Box<Tables>>,
+    page: OnceLock<Arc<Page>>,
 }
 
 #[derive(Debug)]
@@ -36,7 +38,7 @@ struct Tables {
 
 impl TenantCounters {
     pub(super) fn new(id: Arc<str>, budget: Arc<SeriesBudget>) -> Self {
-        TenantCounters { id, budget, tables: OnceLock::new() }
+        TenantCounters { id, budget, tables: OnceLock::new(), page: OnceLock::new() }
     }
 
     /// The tenant's id, as its series carry it.
@@ -80,6 +82,16 @@ impl TenantCounters {
                 tables.other.count(verdict as usize);
             }
         }
+    }
+
+    /// Its page of this ledger, of which there is one.
+    pub fn page(&self, ledger: &Arc<Ledger>) -> &Arc<Page> {
+        self.page.get_or_init(|| Page::new(Arc::clone(ledger)))
+    }
+
+    /// The same, unless nothing was recorded yet.
+    pub fn page_if_any(&self) -> Option<&Arc<Page>> {
+        self.page.get()
     }
 
     /// Counts one answer that enforcing a reported policy would have changed.

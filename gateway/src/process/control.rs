@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
@@ -10,6 +11,7 @@ use super::Listening;
 use crate::admin::{Control, Phase};
 use crate::explain::explain;
 use crate::explain::probe::Probe;
+use crate::ledger::Origins;
 use crate::metrics::Metrics;
 use crate::reload::Reloader;
 use crate::servers::Standing;
@@ -93,6 +95,12 @@ impl Control for ProcessControl {
             Ok(report) => Ok(json!(report)),
             Err(errors) => Err(json!({ "generation": self.reloader.current().latest().generation, "errors": errors })),
         }
+    }
+
+    fn origins(&self, asked: &Origins) -> Option<Value> {
+        let is_known = |id: &String| self.reloader.current().latest().tenant_by_id(id).is_some();
+        let is_known = asked.tenant.as_ref().is_none_or(is_known);
+        is_known.then(|| json!(self.metrics.origins(asked, SystemTime::now())))
     }
 
     fn explain(&self, probe: &Probe) -> Value {

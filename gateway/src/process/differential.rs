@@ -208,6 +208,10 @@ fn lane_and_proxy_answer_count_and_log_alike() {
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
     assert_eq!(lane.counts(), proxy.counts());
+    for gateway in [&lane, &proxy] {
+        let (recorded, judged) = gateway.recorded();
+        assert_eq!(recorded, judged);
+    }
     let (lane, proxy) = (lane.logged(), proxy.logged());
     assert!(lane.iter().filter(|record| record["kind"] == "preflight").count() > 1_000);
     assert_eq!(lane, proxy);

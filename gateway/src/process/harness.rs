@@ -67,12 +67,48 @@ impl Gateway {
         responses(&answer)
     }
 
-    /// What was counted of requests.
-    pub(super) fn counts(&self) -> Vec<String> {
+    /// What the admin listener answers, head and body.
+    fn admin(&self, target: &str) -> String {
         let mut socket = TcpStream::connect(self.process.listening().admin.unwrap()).unwrap();
-        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).unwrap();
         let mut text = String::new();
         socket.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// Waits until a series, as it is written with its labels, has that value: what ends is counted when the client may know of it already.
+    pub(super) fn wait_metric(&self, series: &str, value: usize) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let line = format!("{series} {value}");
+        loop {
+            let text = self.admin("/metrics");
+            if text.lines().any(|found| found == line) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no line {line:?} in\n{text}");
+        }
+    }
+
+    /// How many requests the ledger tells of, and how many have an origin that was judged.
+    pub(super) fn recorded(&self) -> (u64, u64) {
+        let text = self.admin("/origins?limit=10000");
+        let (_, body) = text.split_once("\r\n\r\n").unwrap();
+        let told: Value = serde_json::from_str(body).unwrap();
+        let count = |from: &Value, name: &str| from[name].as_u64().unwrap();
+        let counts = ["allowed", "denied", "wouldAllow", "wouldDeny"];
+        let entries = told["origins"].as_array().unwrap().iter();
+        let counted: u64 = entries.flat_map(|entry| counts.map(|name| count(entry, name))).sum();
+        let text = self.admin("/metrics");
+        let judged = text.lines().filter(|line| line.starts_with("crossgate_origin_requests_total{"));
+        let judged = judged.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
+        assert_eq!(count(&told, "leftOut"), 0);
+        (counted + count(&told, "forgotten") + count(&told, "dropped"), judged)
+    }
+
+    /// What was counted of requests.
+    pub(super) fn counts(&self) -> Vec<String> {
+        let text = self.admin("/metrics");
         let counted =
             ["crossgate_requests_", "crossgate_origin_requests_", "crossgate_rule_runs", "crossgate_verdict_"];
         text.lines().filter(|line| counted.iter().any(|name| line.starts_with(name))).map(str::to_owned).collect()

@@ -2,10 +2,14 @@
 
 use std::future::Future;
 use std::io;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use crate::metrics::Metrics;
 
 /// Threads for answers that take time: scrapes, reloads, explanations.
 const BLOCKING_THREADS_MAX: usize = 4;
@@ -32,6 +36,18 @@ impl SideThread {
         self.runtime.spawn(async move {
             if let Err(error) = task.await {
                 tracing::error!(%error, "the admin listener failed");
+            }
+        });
+    }
+
+    /// Looks after the ledger at every turn, as long as this lives.
+    pub(super) fn tend_ledger(&self, turn: Duration, metrics: Arc<Metrics>) {
+        self.runtime.spawn(async move {
+            let mut turns = tokio::time::interval(turn);
+            turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                turns.tick().await;
+                metrics.tend_ledger(SystemTime::now());
             }
         });
     }

@@ -17,7 +17,7 @@ use crate::lane::preflight::{Client, Preflight};
 use crate::lane::watch::ExchangeLimits;
 use crate::lane::{Answered, Backstage, LaneLimits};
 use crate::log_request::{self, Finished};
-use crate::metrics::{BadIntroduction, ConnectionLimits, EarlyClose, HandshakeEnd};
+use crate::metrics::{BadIntroduction, ConnectionLimits, EarlyClose, HandshakeEnd, PanicPlace};
 use crate::proxy_protocol::Entry;
 use crate::respond::Answer;
 use crate::tenant::Route;
@@ -94,6 +94,10 @@ impl Backstage for Gateway {
         self.metrics.tls.count_handshake(end);
     }
 
+    fn panicked(&self, place: PanicPlace) {
+        self.metrics.panics.count(place);
+    }
+
     fn refused_unseen(&self) {
         self.metrics.connections.count_refusal(StatusCode::BAD_REQUEST.as_u16());
     }
@@ -126,6 +130,8 @@ fn answer_preflight(gateway: &Gateway, preflight: &Preflight<'_>, client: &Clien
     };
     let judge = || judge::judge_unless(&snapshot, &head, enforced, RuleSeat::ask);
     let judgement = gateway.metrics.decisions.time(judge).ok()?;
+    #[cfg(test)]
+    crate::fault::strike("answering", preflight.target);
     let is_logged = log_request::is_wanted(&snapshot, &judgement);
     let allowed = match &judgement {
         Judgement::Judged(judged) if judged.action == Action::AnswerPreflight => Some(judged),
@@ -146,6 +152,7 @@ fn answer_preflight(gateway: &Gateway, preflight: &Preflight<'_>, client: &Clien
         }
     };
     context::count(&gateway.metrics, &judgement);
+    context::note_origin(&gateway.metrics, &judgement, head.noted.origin);
     if is_logged {
         let finished = Finished {
             version: Version::HTTP_11,

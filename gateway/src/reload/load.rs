@@ -306,6 +306,7 @@ impl Loader {
         let files = candidates.into_iter().map(|candidate| candidate.into_serving(at_start)).collect();
         let rules = main.settings.limits.rules;
         self.metrics.verdicts.set_limits(rules.cache, rules.times);
+        self.metrics.set_ledger_limits(main.settings.ledger);
         let (scripts, certificates) = (scripts.scripts, certificates.certificates);
         self.metrics.tls.note_expiries(certificates.expiries());
         let (broken_now, serving) = (broken.clone(), Arc::clone(&snapshot));

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use crate::support::{Connection, Gateway, HOST, ORIGIN, Site, counted_flood, request};
+use crate::support::{Connection, Gateway, HOST, ORIGIN, Site, counted_flood, recorded, request};
 
 const DISTINCT: usize = 100_000;
 const CONNECTIONS: usize = 4;
@@ -83,6 +83,9 @@ fn a_flood_of_denied_origins_adds_no_series() {
     let grown = site.gateway.process.memory("VmRSS").saturating_sub(memory) / (1024 * 1024);
     assert!(grown < 32, "grown by {grown} MiB");
     assert_eq!(site.upstream.connections(), 0);
+    let told = site.gateway.origins("tenant=a&limit=10000");
+    assert_eq!(recorded(&told), DISTINCT as u64 + 100);
+    assert_eq!((site.gateway.metric("crossgate_ledger_entries", &[]), &told["entries"]), (256.0, &256.into()));
 }
 
 #[test]

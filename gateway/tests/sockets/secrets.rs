@@ -23,7 +23,7 @@ fn nothing_secret_is_said_however_much_is_said() {
             said += &answer.text();
         }
     }
-    for path in ["/metrics", "/status"] {
+    for path in ["/metrics", "/status", "/origins"] {
         said += &gateway.admin("GET", path).text();
     }
     gateway.process.stdout_line(|line| line.contains("evil.test").then_some(()));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 
-use super::gateway::Gateway;
+use super::gateway::{Gateway, recorded};
 use super::site::{HOST, ORIGIN, tenant_config};
 use super::upstream::RecordingUpstream;
 use super::wire::{Connection, request};
@@ -73,6 +73,7 @@ fn scrape(gateway: &Gateway, total: usize, is_over: &AtomicBool) -> usize {
 
 fn assert_counted(gateway: &Gateway, total: usize) {
     gateway.wait_metric("crossgate_requests_total", &[], total as f64);
+    assert_eq!(recorded(&gateway.origins("tenant=a&limit=10000")), total as u64);
     for (times, .., [verdict, reason]) in MIX {
         let labels = [("tenant", "a"), ("kind", "preflight"), ("verdict", verdict), ("reason", reason)];
         let counted = gateway.metric("crossgate_requests_total", &labels);

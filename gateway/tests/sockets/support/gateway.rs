@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::process::{PATIENCE, Process};
@@ -96,6 +97,11 @@ impl Gateway {
         Connection::ask(self.admin, &bytes).unwrap_or_else(|error| panic!("admin {method} {target}: {error:?}"))
     }
 
+    /// What `/origins` answers to a query.
+    pub(crate) fn origins(&self, query: &str) -> Value {
+        self.admin("GET", &format!("/origins?{query}")).json()
+    }
+
     /// The samples of `/metrics`: a series as written there, and its value.
     pub(crate) fn metrics(&self) -> Vec<(String, f64)> {
         let text = self.admin("GET", "/metrics").text();
@@ -127,6 +133,14 @@ impl Gateway {
         }
     }
 
+    /// Waits until a gauge stands there.
+    pub(crate) fn wait_level(&self, name: &str, wanted: f64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric(name, &[]) != wanted {
+            assert!(Instant::now() < deadline, "{name} is {}, not {wanted}", self.metric(name, &[]));
+        }
+    }
+
     /// Waits until a gauge is at 0.
     pub(crate) fn wait_gone(&self, name: &str, labels: &[(&str, &str)]) {
         let deadline = Instant::now() + PATIENCE;
@@ -139,6 +153,16 @@ impl Gateway {
     pub(crate) fn data_listeners(&self) -> Vec<SocketAddr> {
         self.process.stderr().lines().filter_map(|line| listening(line, "data")).collect()
     }
+}
+
+/// How many requests `/origins` tells of, one way or another.
+pub(crate) fn recorded(told: &Value) -> u64 {
+    let count = |from: &Value, name: &str| from[name].as_u64().expect("a number");
+    assert_eq!(count(told, "leftOut"), 0, "{told}");
+    let counts = ["allowed", "denied", "wouldAllow", "wouldDeny"];
+    let origins = told["origins"].as_array().expect("a list").iter();
+    let counted: u64 = origins.flat_map(|origin| counts.map(|name| count(origin, name))).sum();
+    counted + count(told, "forgotten") + count(told, "dropped")
 }
 
 /// The address in a line that says `listening role=ROLE address=ADDRESS`.

@@ -1,0 +1,68 @@
+//! The W3C trace context on its way to the upstream, and in the log.
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{HOST, ORIGIN, Site, request};
+
+const ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+const STATE: &str = "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7";
+
+/// What the upstream gets of it.
+fn passed_on(site: &Site, fields: &[(&str, &str)]) -> [Vec<String>; 2] {
+    assert_eq!(site.ask("GET", "/", fields).status, 200);
+    let seen = site.upstream.seen();
+    let headers = &seen.last().unwrap().headers;
+    ["traceparent", "tracestate"].map(|name| headers.all(name).into_iter().map(str::to_owned).collect())
+}
+
+#[test]
+fn what_is_well_formed_goes_on_untouched_and_nothing_else_does() {
+    let site = Site::start();
+    let one = |value: &str| vec![value.to_owned()];
+    let later = format!("01{}-more", &PARENT[2..]);
+    for (fields, expected) in [
+        (&[("traceparent", PARENT), ("tracestate", STATE)][..], [one(PARENT), one(STATE)]),
+        (
+            &[("Traceparent", PARENT), ("TraceState", "a=1"), ("tracestate", "b=2")],
+            [one(PARENT), vec!["a=1".to_owned(), "b=2".to_owned()]],
+        ),
+        (&[("traceparent", &later)], [one(&later), vec![]]),
+        (&[("traceparent", "00-1-2-3"), ("tracestate", STATE)], [vec![], vec![]]),
+        (&[("traceparent", PARENT), ("traceparent", PARENT), ("tracestate", STATE)], [vec![], vec![]]),
+        (&[("tracestate", STATE)], [vec![], vec![]]),
+        (&[], [vec![], vec![]]),
+    ] {
+        assert_eq!(passed_on(&site, fields), expected, "{fields:?}");
+    }
+}
+
+#[test]
+fn the_log_has_the_traces_id_and_explain_takes_the_line() {
+    let site = Site::start();
+    let logged = |path: &str, is: &dyn Fn(&Value) -> bool| {
+        let line = site.gateway.process.stdout_line(|line| line.contains(path).then(|| line.to_owned()));
+        let logged: Value = serde_json::from_str(&line).unwrap();
+        assert!(is(&logged["trace_id"]), "{line}");
+        line
+    };
+    site.ask("GET", "/good", &[("traceparent", PARENT)]);
+    let line = logged("/good", &|id| id == ID);
+    site.ask("GET", "/bad", &[("traceparent", "00-\"\\n-2-3")]);
+    logged("/bad", &Value::is_null);
+    let fields = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT"), ("traceparent", PARENT)];
+    site.raw(&request("OPTIONS", "/preflight", HOST, &fields, b"")).unwrap();
+    logged("/preflight", &|id| id == ID);
+
+    let mut explain = Command::new(env!("CARGO_BIN_EXE_crossgate"))
+        .args(["explain", "--config", site.gateway.path("crossgate.yaml").to_str().unwrap(), "--log-line", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    explain.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
+    let said = explain.wait_with_output().unwrap();
+    assert!(said.status.success() && String::from_utf8_lossy(&said.stdout).contains(ORIGIN), "{said:?}");
+}
