@@ -1,6 +1,6 @@
 //! Panics, by what they ended.
 //!
-//! A panic is a bug, and ends the connection whose task it was in and nothing else. Whoever runs a task holds a [`PanicWatch`] as long as it
+//! A panic is a bug, and ends the connection, or the stream of HTTP/2, whose task it was in and nothing else. Whoever runs a task holds a [`PanicWatch`] as long as it
 //! runs: unwinding drops that, once.
 
 use std::array;
