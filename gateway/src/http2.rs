@@ -55,8 +55,8 @@ const STREAM_WINDOW_LEN: u32 = 256 * 1024;
 const CONNECTION_WINDOW_LEN: u32 = 1024 * 1024;
 /// What is held of an answer that the client does not take: a piece as Pingora reads them.
 const SEND_BUFFER_LEN: usize = 64 * 1024;
-/// Streams that a client may cancel before they are looked at; they are looked at whenever the connection is.
-const UNSEEN_RESETS_MAX: usize = 20;
+/// Streams that a client may cancel before they are looked at, which is whenever the connection is: all that it may have at one time.
+const UNSEEN_RESETS_MAX: usize = 100;
 /// Streams that break the protocol, over the life of a connection: each has cost a request ("MadeYouReset"). A client that does not wait
 /// for the settings may open as many too many as there may be.
 const BROKEN_STREAMS_MAX: usize = 100;
@@ -212,8 +212,9 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Served<'_, P, B> {
                     if self.requests >= self.limits.requests || self.behind.backstage.is_draining() {
                         self.go_away();
                     }
-                    // The client does not heed it.
-                    if self.requests >= self.limits.requests.saturating_mul(2) {
+                    // The client does not heed it, even after all that was on its way.
+                    let on_their_way = u64::from(self.limits.http2.streams).saturating_mul(2);
+                    if self.requests >= self.limits.requests.saturating_add(on_their_way) {
                         return self.end(Reason::ENHANCE_YOUR_CALM, Some(EarlyClose::Http2Flood)).await;
                     }
                 }

@@ -35,7 +35,6 @@ async fn client(gateway: &Gateway) -> HealthClient<Channel> {
 }
 
 #[test]
-#[ignore = "needs an upstream of HTTP/2"]
 fn a_status_arrives_in_trailers() {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let service = service(&runtime);
