@@ -163,8 +163,13 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
         Lane { proxy, backstage, connections, listener, answers, http2 }
     }
 
-    async fn serve(&self, mut line: Reclaimed, client: &Client, shutdown: &ShutdownWatch) {
-        let mut panics = PanicWatch::new(PanicPlace::Lane, |place| self.backstage.panicked(place));
+    async fn serve(
+        &self,
+        mut line: Reclaimed,
+        client: &Client,
+        shutdown: &ShutdownWatch,
+        panics: &mut PanicWatch<impl Fn(PanicPlace) + Send + Sync>,
+    ) {
         let mut stop = Stop::new(shutdown);
         let mut wait = Wait::new(Turn::First);
         let mut answers = Vec::new();
@@ -431,6 +436,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
 #[async_trait]
 impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> ServerApp for Lane<P, B> {
     async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let mut panics = PanicWatch::new(PanicPlace::Lane, |place| self.backstage.panicked(place));
         let peer = self.peer(&io);
         let limits = self.backstage.limits();
         let entry = self.backstage.entry(&peer);
@@ -461,7 +467,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> ServerApp for Lane<
         let line = Reclaimed { io, ahead: BytesMut::new(), eof: false, alarm, guard: Arc::new(guard) };
         match is_http2 {
             true => self.serve_http2(line, &client, shutdown).await,
-            false => self.serve(line, &client, shutdown).await,
+            false => self.serve(line, &client, shutdown, &mut panics).await,
         }
         None
     }

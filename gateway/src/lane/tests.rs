@@ -63,6 +63,9 @@ impl ProxyHttp for Plain {
 
 struct Limits(LaneLimits, Arc<Metrics>);
 
+/// A listener whose connections end in a panic before any byte of theirs is read.
+const WITH_A_BUG: usize = 1;
+
 impl Backstage for Limits {
     fn limits(&self) -> LaneLimits {
         self.0
@@ -87,7 +90,8 @@ impl Backstage for Limits {
     fn is_draining(&self) -> bool {
         false
     }
-    fn terminator(&self, _: usize) -> Option<Arc<Terminator>> {
+    fn terminator(&self, listener: usize) -> Option<Arc<Terminator>> {
+        assert_ne!(listener, WITH_A_BUG);
         None
     }
     fn closed_early(&self, _: EarlyClose) {}
@@ -171,13 +175,18 @@ impl Served {
     }
 
     fn with(limits: LaneLimits) -> Self {
+        Self::on(0, limits)
+    }
+
+    fn on(listener: usize, limits: LaneLimits) -> Self {
         let conf = Arc::new(ServerConf { threads: 2, ..ServerConf::default() });
         let mut proxy = HttpProxy::new(Plain(upstream()), conf);
         proxy.handle_init_modules();
         let metrics = Metrics::new();
         let connections = Arc::clone(&metrics.connections);
         let limits = Arc::new(Limits(limits, Arc::clone(&metrics)));
-        let lane = Lane::new(Arc::new(proxy), limits, Arc::clone(&connections), 0, Answers::Preflights, Http2::Off);
+        let lane =
+            Lane::new(Arc::new(proxy), limits, Arc::clone(&connections), listener, Answers::Preflights, Http2::Off);
         let bound = Bound::new("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = bound.address();
         let running = Running::start(vec![(bound, lane)], Arc::clone(&connections), 2).expect("started");
@@ -188,6 +197,27 @@ impl Served {
         let stream = TcpStream::connect(self.address).expect("connected");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
         stream
+    }
+
+    #[track_caller]
+    fn wait_until(&self, is_so: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !is_so() {
+            assert!(began.elapsed() < Duration::from_secs(10), "in vain:\n{}", self.metrics.render());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// All connections are over, and as many panics were counted.
+    #[track_caller]
+    fn ends_with_panics(&self, lane: u32, proxy: u32) {
+        let wanted = [("lane", lane), ("proxy", proxy)];
+        let wanted = wanted.map(|(place, count)| format!("crossgate_panics_total{{place=\"{place}\"}} {count}"));
+        self.wait_until(|| self.connections.active() == 0);
+        self.wait_until(|| {
+            let text = self.metrics.render();
+            wanted.iter().all(|wanted| text.lines().any(|line| line == wanted))
+        });
     }
 }
 
@@ -382,15 +412,17 @@ fn a_hook_that_panics_ends_its_own_connection_alone() {
         read_until(&mut kept, "GET /kept");
     }
     drop(kept);
-    let began = Instant::now();
-    while served.connections.active() > 0 {
-        assert!(began.elapsed() < Duration::from_secs(10), "{} are open", served.connections.active());
-        thread::yield_now();
-    }
+    served.ends_with_panics(20, 40);
     assert_eq!(served.connections.opened(), 61);
-    let text = served.metrics.render();
-    for line in [r#"crossgate_panics_total{place="lane"} 20"#, r#"crossgate_panics_total{place="proxy"} 40"#] {
-        assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
+    assert_eq!(served.running.take().expect("running").stop(Duration::from_secs(10)), 0);
+}
+
+#[test]
+fn a_panic_before_the_first_byte_is_counted_too() {
+    let mut served = Served::on(WITH_A_BUG, LIMITS);
+    for _ in 0..20 {
+        assert_eq!(read_all(served.connect()), "");
     }
+    served.ends_with_panics(20, 0);
     assert_eq!(served.running.take().expect("running").stop(Duration::from_secs(10)), 0);
 }
