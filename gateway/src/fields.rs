@@ -183,13 +183,14 @@ impl FieldLines for Named<'_> {
 mod tests {
     use super::*;
 
-    const NOTED: [&str; 13] = [
+    const NOTED: [&str; 14] = [
         "Host",
         "Origin",
         "Access-Control-Request-Method",
         "Sec-Fetch-Site",
         "X-Forwarded-Proto",
         "X-Request-Id",
+        "Traceparent",
         "Connection",
         "Upgrade",
         "Content-Length",
@@ -209,6 +210,7 @@ mod tests {
             noted.sec_fetch_site,
             noted.forwarded_proto,
             noted.request_id,
+            noted.traceparent,
             noted.connection,
             noted.upgrade,
             noted.content_length,

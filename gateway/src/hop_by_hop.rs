@@ -283,10 +283,50 @@ mod tests {
         assert!(!sent.contains_key(header::TE));
         asked.set_version(Version::HTTP_2);
         clean_http2_request(&asked, &mut sent);
+        assert_eq!(sent[header::TE], "trailers");
+        asked.insert_header(header::TE, "gzip").unwrap();
+        clean_http2_request(&asked, &mut sent);
+        assert!(!sent.contains_key(header::TE));
+        asked.insert_header(header::TE, "trailers").unwrap();
+        clean_http2_request(&asked, &mut sent);
         let mut left: Vec<&str> = sent.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["te", "x-app"]);
         assert_eq!(sent[header::TE], "trailers");
+    }
+
+    #[test]
+    fn a_head_over_http2_is_bounded_as_one_over_http1() {
+        let fields = |count: usize, value_len: usize| {
+            let value = HeaderValue::from_str(&"v".repeat(value_len)).unwrap();
+            let names = (0..count).map(|nth| HeaderName::try_from(format!("x{nth:03}")).unwrap());
+            names.map(|name| (name, value.clone())).collect::<HeaderMap>()
+        };
+        let check = |count, value_len| check_http2_response(&fields(count, value_len));
+        assert_eq!(check(1, 1), Ok(()));
+        assert_eq!(check(HEAD_FIELDS_MAX, 1), Ok(()));
+        assert_eq!(check(HEAD_FIELDS_MAX + 1, 1), Err("a head of too many fields"));
+        assert_eq!(check(4, HEAD_LEN_MAX / 4 - 4), Ok(()));
+        assert_eq!(check(4, HEAD_LEN_MAX / 4 - 3), Err("a head that is too long"));
+    }
+
+    #[test]
+    fn trailers_frame_nothing_and_say_nothing_of_connections() {
+        let mut trailers = map(&[
+            ("connection", "x"),
+            ("content-length", "1"),
+            ("host", "a.test"),
+            ("keep-alive", "x"),
+            ("proxy-authenticate", "x"),
+            ("proxy-connection", "x"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("grpc-status", "0"),
+        ]);
+        clean_trailers(&mut trailers);
+        assert_eq!(told(&trailers), ["grpc-status: 0"]);
     }
 
     #[test]

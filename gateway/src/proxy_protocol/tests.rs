@@ -1,6 +1,9 @@
 //! Headers to the letter, near misses, and the same cut anywhere.
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::*;
+use crate::lane::conn::peer_addr;
 
 /// A header of version 2: command and version, family and transport, and what follows.
 fn block(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
@@ -125,4 +128,54 @@ fn a_header_has_a_largest_length() {
         let hostile = block(0x21, 0x11, &vec![0; len]);
         assert_eq!(read(&hostile[..FIXED_LEN]), Err(BadIntroduction::TooLarge), "before the rest is there");
     }
+}
+
+/// What comes of a connection that sends `sent`, in pieces of `piece` bytes, and ends; and the first byte after the header.
+async fn introduced(
+    entry: Entry,
+    sent: &[u8],
+    piece: usize,
+) -> Result<(Option<SocketAddr>, Option<SocketAddr>, u8), NoIntroduction> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut balancer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, peer) = listener.accept().await.unwrap();
+    let io: Stream = Box::new(Socket::new(stream, peer).unwrap());
+    let (_stop, shutdown) = tokio::sync::watch::channel(false);
+    let mut stop = Stop::new(&shutdown);
+    let send = async {
+        for piece in sent.chunks(piece) {
+            // Whoever is refused is closed upon.
+            let _closed = balancer.write_all(piece).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let _closed = balancer.shutdown().await;
+    };
+    let (introduced, ()) = tokio::join!(introduce(io, entry, Duration::from_secs(30), &mut stop), send);
+    let (mut io, named) = introduced?;
+    let next = io.read_u8().await.unwrap();
+    Ok((named, peer_addr(&io).filter(|address| *address != peer), next))
+}
+
+#[tokio::test]
+async fn a_header_is_taken_from_the_connection_and_nothing_after_it() {
+    // Pieces that end within the header, with it, and far after it.
+    for (header, client) in good() {
+        let followed = [&header[..], b"!and so on"].concat();
+        for piece in [header.len().div_ceil(3), header.len(), followed.len()] {
+            let found = introduced(Entry::Header, &followed, piece).await;
+            assert_eq!(found, Ok((client, client, b'!')), "{header:?} in pieces of {piece}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_introduce_a_client_is_told_apart() {
+    let line = good().remove(0).0;
+    let bad = |reason: BadIntroduction| Err(NoIntroduction::Bad(reason));
+    let door = Entry::Header;
+    assert_eq!(introduced(Entry::Closed, &line, line.len()).await, bad(BadIntroduction::Stranger));
+    assert_eq!(introduced(door, b"", 1).await, Err(NoIntroduction::Nothing));
+    assert_eq!(introduced(door, &line[..10], 10).await, bad(BadIntroduction::Truncated));
+    assert_eq!(introduced(door, &line[..10], 3).await, bad(BadIntroduction::Truncated));
+    assert_eq!(introduced(door, b"GET / HTTP/1.1\r\n\r\n", 99).await, bad(BadIntroduction::Malformed));
 }
