@@ -50,6 +50,11 @@ mod tests {
     }
 
     #[test]
+    fn two_fields_are_its_parts() {
+        assert_eq!(["traceparent", "tracestate", "tracestat", "baggage"].map(is_part), [true, true, false, false]);
+    }
+
+    #[test]
     fn what_is_well_formed_tells_its_trace() {
         check(&format!("00-{ID}-00f067aa0ba902b7-01"), Some(ID));
         check(&format!("00-{ID}-00f067aa0ba902b7-ff"), Some(ID));

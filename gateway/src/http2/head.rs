@@ -158,6 +158,7 @@ mod tests {
         {
             let head = accepted("GET", uri, fields);
             assert_eq!((head.raw_path(), head.headers[header::HOST].as_bytes()), (&b"/x"[..], &b"a.test"[..]), "{uri}");
+            assert!(watch(&head).is_some());
         }
         let bad = StatusCode::BAD_REQUEST;
         refused("GET", "/x", &[], bad);
