@@ -166,7 +166,7 @@ peer-tools:
 	@python3 -c 'import ensurepip' 2>/dev/null || ops/install-missing.sh ensurepip=python3-venv
 
 ops-tools:
-	@ops/install-missing.sh python3=python3 promtool=prometheus systemd-analyze=systemd
+	@ops/install-missing.sh python3=python3 promtool=prometheus systemd-analyze=systemd openssl=openssl curl=curl
 	@python3 -c 'import ensurepip' 2>/dev/null || ops/install-missing.sh ensurepip=python3-venv
 
 $(PEERS)/installed: benches/peers/requirements.txt | peer-tools

@@ -9,10 +9,11 @@ import urllib.parse
 
 import dashboard
 import promql
-from load import MANY, Load
+from load import HOST, MANY, Load
 from paths import OPS
 from processes import Running, free_port
 from rules import PROMETHEUS, RULE_FILES, alerts, records
+from tls import Secure
 
 SITE = OPS / "check" / "site"
 TOKEN = "a-token-for-this-run-alone"
@@ -26,9 +27,10 @@ class Site:
 
     def __init__(self, binary, directory):
         self.binary, self.directory = binary, directory
-        self.ports = {name: free_port() for name in ("DATA", "BALANCED", "ADMIN", "UPSTREAM", "PAGES", "PROMETHEUS")}
+        self.ports = {name: free_port() for name in ("DATA", "BALANCED", "TLS", "ADMIN", "UPSTREAM", "PAGES", "PROMETHEUS")}
         self.servers = []
-        self.loaded = Load(self.ports["DATA"], self.ports["BALANCED"])
+        self.secure = Secure(self.ports["TLS"], self.ports["DATA"], directory, HOST)
+        self.loaded = Load(self.ports["DATA"], self.ports["BALANCED"], self.secure)
 
     def __enter__(self):
         try:
@@ -46,6 +48,7 @@ class Site:
     def start(self):
         self.token = self.directory / "token"
         self.token.write_text(TOKEN)
+        self.secure.make_certificate()
         self.mounted = Mounted(self.directory / "mounted")
         self.mounted.put({"crossgate.yaml": self.config(max_age="5m")})
         for name in ("scripts", "tenants.d"):
@@ -67,6 +70,7 @@ class Site:
     def config(self, max_age):
         text = (SITE / "crossgate.yaml").read_text()
         filled = {**self.ports, "TOKEN": self.token, "MAX_AGE": max_age,
+                  "CERTIFICATE": self.secure.certificate, "KEY": self.secure.key,
                   "MANY": ", ".join(f'"https://o{number}.example"' for number in range(MANY))}
         return re.sub(r"\$([A-Z_]+)\b(?! are)", lambda match: str(filled[match.group(1)]), text)
 

@@ -13,9 +13,9 @@ PIPELINED = 50
 
 
 class Load:
-    def __init__(self, port, balanced):
-        """The port for clients, and the one for a balancer that passes connections on."""
-        self.port, self.balanced = port, balanced
+    def __init__(self, port, balanced, secure):
+        """The port for clients, the one for a balancer that passes connections on, and the load of the one that speaks TLS."""
+        self.port, self.balanced, self.secure = port, balanced, secure
 
     def round(self, number, times=1):
         """A few of everything that is over at once. Each call with another number has some origins and paths of its own."""
@@ -25,6 +25,7 @@ class Load:
                 if answered != status:
                     raise AssertionError(f"{method} {host}{path} {fields} was answered with {answered}, expected {status}")
             self.pass_on(turn)
+        self.secure.round()
 
     def cases(self, number):
         preview = f"https://b{number % 5}.preview.acme.example"
@@ -46,6 +47,8 @@ class Load:
         yield "GET", "/", "nobody.example", {}, 421
         yield "GET", "/nowhere", "api.many.example", {}, 404
         yield "GET", "/down", HOST, {"Origin": APP}, 502
+        yield "GET", "/untrusted", HOST, {"Origin": APP}, 502
+        yield "GET", "/nowhere", HOST, {"Origin": APP}, 503
         yield "GET", "/orders", "api.globex.example", {"Origin": "https://app.globex.example"}, 200
         yield "GET", "/orders", "api.globex.example", {"Origin": "https://evil.example"}, 200
         # Asked again, so that some are kept.
@@ -99,6 +102,9 @@ class Load:
             lambda: self.raw(whole),
             lambda: self.ask("GET", "/slow", HOST, {"Origin": APP}),
             self.leave,
+            # One is let through, one waits in vain, and one is too many.
+            *3 * [lambda: self.ask("GET", "/slow", "api.hooli.example", {})],
+            *self.secure.slow_ones(),
         ]
         threads = [threading.Thread(target=task) for task in tasks]
         for thread in threads:

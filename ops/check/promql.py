@@ -22,10 +22,10 @@ def name(selector):
 
 
 def alternatives(selector):
-    """For `=~"a|b"`, the selector with `="a"` and the one with `="b"`."""
-    for label, values in re.findall(r'(\w+)=~"(\w+(?:\|\w+)+)"', selector):
+    """For `=~"a|b"`, the selector with `="a"` and the one with `="b"`; for `!~` too, since what is left out has to be there."""
+    for label, operator, values in re.findall(r'(\w+)(=~|!~)"(\w+(?:\|\w+)+)"', selector):
         for value in values.split("|"):
-            yield selector.replace(f'{label}=~"{values}"', f'{label}="{value}"')
+            yield selector.replace(f'{label}{operator}"{values}"', f'{label}="{value}"')
 
 
 def matcher_labels(selector):
