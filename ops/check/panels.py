@@ -76,7 +76,9 @@ def chart_text(site, panel, begun):
             values = [(at - begun, float(value)) for at, value in one["values"]]
             lines.append((legend(target["legendFormat"], one["metric"]), values))
     largest = lambda line: max((value for _, value in line[1] if not math.isnan(value)), default=0)
-    lines = sorted(lines, key=largest, reverse=True)[:LINES_MAX]
+    # Where there are more than are drawn, what never counted is left out.
+    few = [line for line in lines if len(lines) <= LINES_MAX or largest(line)]
+    lines = sorted(few, key=largest, reverse=True)[:LINES_MAX]
     factor, unit = UNITS[panel["fieldConfig"]["defaults"]["unit"]]
     top = max(map(largest, lines), default=0) * 1.05 or 1
     width, height = WIDTH - MARGIN - 14, HEIGHT - 84

@@ -58,11 +58,11 @@ class Secure:
     def ask_over_http2(self):
         """Two requests over one connection, as a browser agrees on it."""
         url = f"https://{self.host}:{self.port}/orders"
-        command = ["curl", "--silent", "--http2", "--cacert", self.certificate, "--resolve", f"{self.host}:{self.port}:127.0.0.1",
+        command = ["curl", "--silent", "--show-error", "--http2", "--cacert", self.certificate, "--resolve", f"{self.host}:{self.port}:127.0.0.1",
                    "--write-out", "%{http_version} %{http_code}\n", *2 * ["--output", "/dev/null", url]]
-        answered = subprocess.run(command, check=False, capture_output=True, text=True).stdout
-        if answered != 2 * "2 200\n":
-            raise AssertionError(f"requests over HTTP/2 were answered with {answered!r}")
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.stdout != 2 * "2 200\n":
+            raise AssertionError(f"requests over HTTP/2 were answered with {done.stdout!r}: {done.stderr}")
 
     def send(self, bytes_sent, port):
         """Sends bytes and reads until the other side ends."""
