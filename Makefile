@@ -1,6 +1,6 @@
 # `make run` and `make test` need Debian, rustup's stable toolchain and make; what else they need they install.
 .DEFAULT_GOAL := help
-.PHONY: help run run-https install test rows fuzz test-long soak mutants bench bench-peers bench-scale fmt format-check lint unit doc samples licences ops-check ops-tools build-tools test-tools peer-tools instructions instructions-budget count-instructions
+.PHONY: help run run-https release install test rows fuzz test-long soak mutants bench bench-peers bench-scale fmt format-check lint unit doc samples licences ops-check ops-tools build-tools test-tools peer-tools instructions instructions-budget count-instructions
 
 # One profile for everything that is tested, so that the dependencies are built once.
 CROSSGATE := $(or $(CARGO_TARGET_DIR),target)/debug/crossgate
@@ -43,8 +43,13 @@ run-https: build-tools ## The same, with the API over https too
 	cargo build --locked --package crossgate
 	@ops/demo.sh $(CROSSGATE) https
 
-install: build-tools ## Builds what is shipped, and installs it with manual pages and completions under PREFIX=/usr/local
+release: build-tools ## Builds what is shipped
 	cargo build --release --locked --package crossgate
+
+install: ## Installs what is shipped, with manual pages and completions, under PREFIX=/usr/local
+# Root may have no Rust, and need not if somebody else has built it.
+	@if command -v cargo >/dev/null 2>&1; then $(MAKE) --no-print-directory release; else test -x $(RELEASE)/crossgate || \
+	  { echo "there is no $(RELEASE)/crossgate, and no cargo to build it: run make release as whoever has Rust" >&2; exit 1; }; fi
 	install -D -m 755 $(RELEASE)/crossgate $(BIN)/crossgate
 	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	$(BIN)/crossgate completions bash >$(SHARE)/bash-completion/completions/crossgate
