@@ -1,9 +1,10 @@
-"""Whatever ops/ names of the gateway has to exist in it: metrics, commands, options, configuration keys and endpoints."""
+"""Whatever ops/ names of the gateway has to exist in it: metrics, commands, options, configuration keys and endpoints. And whatever the gateway
+counts has to be told in the README, and asked for by a panel or a rule."""
 
 import json
 import re
 
-from paths import OPS, texts
+from paths import OPS, ROOT, texts
 from rules import records
 
 SERIES = re.compile(r"(?<![\w:/.-])(?:crossgate_\w+|(?:job|job_\w+):crossgate\w*:\w+)")
@@ -28,7 +29,23 @@ def faults(site):
         endpoints = sorted(set(ENDPOINT.findall(endpoint_text(path, spans))))
         unknown = [name for name in endpoints if site.admin("GET", f"/{name}")[0] == 404]
         found += [f"{path} names the endpoint /{name}, which is none" for name in unknown]
-    return found
+    return found + forgotten(families)
+
+
+def forgotten(families):
+    own = {family for family in families if family.startswith("crossgate_")}
+    told = " ".join(braces_filled((ROOT / "README.md").read_text()))
+    asked = "".join((OPS / file).read_text() for file in ("grafana/crossgate.json", "prometheus/alerts.yml", "prometheus/recording.yml"))
+    return ([f"README.md does not tell of {family}" for family in sorted(own - set(SERIES.findall(told)))]
+            + [f"no panel and no rule asks for {family}" for family in sorted(own) if not re.search(rf"{family}(?:_bucket|_count)?\b", asked)])
+
+
+def braces_filled(text):
+    """`crossgate_a_{b,c}_total` as the names that it stands for."""
+    for before, choices, after in re.findall(r"(crossgate_\w*)(?:\{([\w,]+)\}(\w*))?", text):
+        # Without something before or after, braces hold labels.
+        inner = choices.split(",") if choices and (after or before.endswith("_")) else [""]
+        yield from (before + choice + after for choice in inner)
 
 
 def spoken(path, text):
