@@ -75,8 +75,8 @@ pub trait Backstage: Send + Sync + 'static {
     fn refusal(&self, refusal: &Refusal, peer: Option<std::net::SocketAddr>) -> Answer;
     /// A connection that ended without an answer, for this reason.
     fn closed_early(&self, reason: EarlyClose);
-    /// A TLS handshake that ended so.
-    fn handshake_over(&self, end: HandshakeEnd);
+    /// A TLS handshake that ended so, with a client that asked for this host, if it came to that.
+    fn handshake_over(&self, end: HandshakeEnd, client: &Client, host: Option<&str>);
     /// A request that Pingora refused by itself, before any hook saw it.
     fn refused_unseen(&self);
     /// A connection that a panic ends.
@@ -373,18 +373,18 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: Backstage> Lane<P, B> {
                 return Poll::Ready(None);
             }
             alarm.poll_until(cx, deadline).map(|()| {
-                self.backstage.handshake_over(HandshakeEnd::Timeout);
+                self.backstage.handshake_over(HandshakeEnd::Timeout, client, None);
                 None
             })
         });
         match over.await? {
             Ok((io, shown)) => {
-                self.backstage.handshake_over(HandshakeEnd::Success);
+                self.backstage.handshake_over(HandshakeEnd::Success, client, None);
                 client.shown = Some(shown);
                 Some(io)
             }
-            Err(Failure { end, io }) => {
-                self.backstage.handshake_over(end);
+            Err(Failure { end, host, io }) => {
+                self.backstage.handshake_over(end, client, host.as_deref());
                 if end == HandshakeEnd::PlainHttp {
                     self.end(io, NoHead::Refused(PLAIN_HTTP), client.address, limits).await;
                 } else {

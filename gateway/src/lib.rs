@@ -40,6 +40,7 @@ mod socket;
 pub mod target;
 pub mod tenant;
 mod thread_number;
+pub mod throttle;
 pub mod tls;
 pub mod trace_context;
 pub mod upgrade;

@@ -89,6 +89,7 @@ pub fn write(log: &AccessLog, request: &Finished<'_>) {
     let connection = || lines(fields, CONNECTION);
     let now = SystemTime::now();
     let connection = (!connection_is_harmless(fields)).then(connection).flatten();
+    let meant = request.upstream.map(drop).or(request.upstream_refusal.map(drop));
     let record = Record {
         time: now.checked_sub(request.took).unwrap_or(now),
         request_id: request.request_id,
@@ -119,7 +120,7 @@ pub fn write(log: &AccessLog, request: &Finished<'_>) {
         has_credentials: value(COOKIE).or(value(AUTHORIZATION)).is_some(),
         status: request.status.map_or(0, |status| status.as_u16()),
         duration: request.took,
-        upstream: request.upstream.and_then(|_| Some(&*judged?.route?.upstream.name)),
+        upstream: meant.and_then(|()| Some(&*judged?.route?.upstream.name)),
         upstream_duration: request.upstream.and_then(|asked| asked.duration),
         client: forwarded::client(fields, request.peer),
         generation: request.snapshot.generation,

@@ -6,7 +6,7 @@
 //! `exposition`), and any lock on a request's way after its first count.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use prometheus::process_collector::ProcessCollector;
@@ -156,6 +156,11 @@ impl Metrics {
     pub fn started(&self) -> SystemTime {
         self.started
     }
+}
+
+/// Every member of a closed set with its count, those that never came included: an alert must see the first one.
+fn every<T: Copy>(set: &[T], cells: &[AtomicU64]) -> impl Iterator<Item = (T, u64)> {
+    set.iter().copied().zip(cells.iter().map(|cell| cell.load(Relaxed)))
 }
 
 #[cfg(test)]

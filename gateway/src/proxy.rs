@@ -46,6 +46,7 @@ use crate::metrics::{EarlyClose, Metrics, UpstreamRefusal};
 use crate::respond;
 use crate::snapshot::{CurrentSnapshot, Pinned};
 use crate::tenant::Upstream;
+use crate::throttle::Throttle;
 use crate::upstream::Failure;
 use crate::verdicts::RuleSeat;
 use crate::{context, hop_by_hop, http2, rewrite, trace_context, upstream};
@@ -70,6 +71,8 @@ pub struct Gateway {
     listeners: Vec<Listener>,
     draining: Arc<AtomicBool>,
     descriptors: Shares,
+    /// How often the log tells of handshakes that failed.
+    complaints: Arc<Throttle>,
 }
 
 impl Gateway {
@@ -83,7 +86,7 @@ impl Gateway {
         draining: Arc<AtomicBool>,
         descriptors: Shares,
     ) -> Self {
-        Gateway { snapshot, metrics, log, listeners, draining, descriptors }
+        Gateway { snapshot, metrics, log, listeners, draining, descriptors, complaints: Arc::default() }
     }
 
     fn judge(&self, snapshot: Arc<Pinned>, watch: Arc<Watch>, head: &HeadView<'_>, peer: Peer) -> Judging {

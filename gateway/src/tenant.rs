@@ -17,7 +17,8 @@ use crate::metrics::{Cells, EntryHandles, TenantCounters, UpstreamCounters};
 use crate::queue::Queue;
 use crate::servers::{Picked, Retries, Servers};
 use crate::snapshot::SharedPolicy;
-use crate::upstream::{Throttle, UpstreamTls};
+use crate::throttle::Throttle;
+use crate::upstream::UpstreamTls;
 use crate::verdicts::RuleSeat;
 
 /// Whose API a host is.

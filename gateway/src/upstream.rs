@@ -20,7 +20,7 @@ use crate::tenant::Upstream;
 mod failure;
 mod tls;
 
-pub use failure::{Failure, NO_HTTP2, Throttle};
+pub use failure::{Failure, NO_HTTP2};
 pub(crate) use tls::SystemRoots;
 pub use tls::UpstreamTls;
 

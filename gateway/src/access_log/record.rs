@@ -114,7 +114,7 @@ pub struct Record<'a> {
     /// From the head's completion to the last byte of the answer, in milliseconds.
     #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
     pub duration: Duration,
-    /// The name of the upstream that was asked.
+    /// The name of the upstream that was asked, or would have been but for its limits or its names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<&'a str>,
     /// Until the upstream's response head, in milliseconds.

@@ -95,7 +95,7 @@ impl Backstage for Limits {
         None
     }
     fn closed_early(&self, _: EarlyClose) {}
-    fn handshake_over(&self, _: HandshakeEnd) {}
+    fn handshake_over(&self, _: HandshakeEnd, _: &Client, _: Option<&str>) {}
     fn refused_unseen(&self) {}
     fn panicked(&self, place: PanicPlace) {
         self.1.panics.count(place);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use dashmap::DashMap;
 use dashmap::Entry;
 
-use super::{AcceptError, BadIntroduction, EarlyClose};
+use super::{AcceptError, BadIntroduction, EarlyClose, every};
 
 /// The statuses of the gateway's own answers to requests it cannot charge a tenant with, ascending. 421 is not among
 /// them: those requests are counted under tenant `none`.
@@ -185,19 +185,19 @@ impl Connections {
     }
 
     pub(super) fn closed_early(&self) -> impl Iterator<Item = (EarlyClose, u64)> + '_ {
-        all(&EarlyClose::ALL, &self.closed_early)
+        every(&EarlyClose::ALL, &self.closed_early)
     }
 
     pub(super) fn bad_introductions(&self) -> impl Iterator<Item = (BadIntroduction, u64)> + '_ {
-        all(&BadIntroduction::ALL, &self.bad_introductions)
+        every(&BadIntroduction::ALL, &self.bad_introductions)
     }
 
     pub(super) fn accept_errors(&self) -> impl Iterator<Item = (AcceptError, u64)> + '_ {
-        all(&AcceptError::ALL, &self.accept_errors)
+        every(&AcceptError::ALL, &self.accept_errors)
     }
 
     pub(super) fn refusals(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
-        all(&REFUSALS, &self.refusals)
+        every(&REFUSALS, &self.refusals)
     }
 }
 
@@ -241,11 +241,6 @@ impl Drop for Told<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
-}
-
-/// Every member of a closed set with its count, those that never counted included: an alert needs the zero.
-fn all<T: Copy>(set: &[T], cells: &[AtomicU64]) -> impl Iterator<Item = (T, u64)> {
-    set.iter().copied().zip(cells.iter().map(|cell| cell.load(Relaxed)))
 }
 
 /// What one client has: its IPv4 address, or the IPv6 network of 64 bits in which it may choose among addresses.

@@ -6,7 +6,7 @@
 use std::array;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::PanicPlace;
+use super::{PanicPlace, every};
 
 /// Counts of panics.
 #[derive(Debug)]
@@ -28,9 +28,8 @@ impl Panics {
         }
     }
 
-    /// Every place with its count, zeros included: an alert must see the first one.
     pub(super) fn read(&self) -> impl Iterator<Item = (PanicPlace, u64)> + '_ {
-        PanicPlace::ALL.into_iter().zip(self.counts.iter().map(|count| count.load(Relaxed)))
+        every(&PanicPlace::ALL, &self.counts)
     }
 }
 

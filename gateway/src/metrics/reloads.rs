@@ -4,7 +4,7 @@ use std::array;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::ReloadResult;
+use super::{ReloadResult, every};
 
 /// Figures about the configuration in force. The first load counts as a reload too.
 #[derive(Debug)]
@@ -58,8 +58,7 @@ impl Reloads {
         self.broken_files.load(Relaxed)
     }
 
-    /// Every result with its count, those never seen included: an alert needs the zero.
     pub(super) fn results(&self) -> impl Iterator<Item = (ReloadResult, u64)> + '_ {
-        ReloadResult::ALL.into_iter().zip(self.results.iter().map(|count| count.load(Relaxed)))
+        every(&ReloadResult::ALL, &self.results)
     }
 }

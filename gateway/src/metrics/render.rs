@@ -262,8 +262,15 @@ fn push_upstreams(exposition: &mut Exposition, upstreams: &[Arc<UpstreamCounters
         durations.distribution(&[name], &upstream.duration.read());
         upstream.errors().for_each(|(kind, count)| errors.count(&[name, ("kind", kind.as_str())], count));
         upstream.refusals().for_each(|(why, count)| refusals.count(&[name, ("reason", why.as_str())], count));
-        upstream.checks().for_each(|(result, count)| checks.count(&[name, ("result", result.as_str())], count));
-        if upstream.lookup_failures() > 0 {
+        let serving = upstream.serving();
+        // Of what there is only where it is configured, there are zeros only there.
+        let servers = serving.as_ref().map(|serving| &serving.servers);
+        let is_checked = servers.is_some_and(|servers| servers.check().is_some());
+        let is_named = servers.is_some_and(|servers| servers.names().next().is_some());
+        for (result, count) in upstream.checks().filter(|(_, count)| is_checked || *count > 0) {
+            checks.count(&[name, ("result", result.as_str())], count);
+        }
+        if is_named || upstream.lookup_failures() > 0 {
             lookup_failures.count(&[name], upstream.lookup_failures());
         }
     }

@@ -7,7 +7,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use crossgate_policy::{EntryId, Kind, Policy, PolicySpec, Reason, Template};
 
 use super::*;
-use crate::config::model::{At, Located, Protocol, ServerAddress, ServerSpec, Timeouts, UpstreamLimits, UpstreamSpec};
+use crate::config::model::{
+    At, HealthCheck, Located, Protocol, ServerAddress, ServerSpec, Timeouts, UpstreamLimits, UpstreamSpec,
+};
 use crate::tenant::Upstream;
 
 fn policy(origins: &[&str]) -> Policy {
@@ -95,8 +97,15 @@ fn closed_sets_show_their_zeros() {
         r#"crossgate_proxy_protocol_refused_total{reason="stranger"} 0"#,
         r#"crossgate_connections_closed_early_total{reason="idle"} 0"#,
         r#"crossgate_requests_refused_total{status="431"} 0"#,
+        r#"crossgate_upstream_refusals_total{upstream="orders",reason="limit"} 0"#,
+        r#"crossgate_tls_handshakes_total{result="unknown_name"} 0"#,
+        r#"crossgate_panics_total{place="lane"} 0"#,
     ] {
         check(&metrics, line);
+    }
+    let text = metrics.render();
+    for absent in ["crossgate_upstream_health_checks_total{", "crossgate_upstream_lookup_failures_total{"] {
+        assert!(!text.contains(absent), "there is no check, and no name: {text}");
     }
 }
 
@@ -251,7 +260,14 @@ fn upstream_spec() -> UpstreamSpec {
         host: None,
         protocol: Protocol::Http1,
         tls: None,
-        health_check: None,
+        health_check: Some(HealthCheck {
+            path: "/healthz".into(),
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            healthy_after: 1,
+            unhealthy_after: 1,
+            host: None,
+        }),
         limits: Some(UpstreamLimits { max_requests: 9, max_pending: 9, pending_timeout: Duration::from_secs(1) }),
     }
 }
@@ -267,6 +283,7 @@ fn an_upstream_shows_as_it_is_now_and_not_after_its_end() {
         check(&metrics, &format!(r#"crossgate_upstream_servers{{upstream="orders",state="unhealthy"}} {unhealthy}"#));
     };
     states(0, 1);
+    check(&metrics, r#"crossgate_upstream_health_checks_total{upstream="orders",result="failed"} 0"#);
     check(&metrics, r#"crossgate_upstream_names_lost{upstream="orders"} 1"#);
     check(&metrics, r#"crossgate_upstream_lookup_failures_total{upstream="orders"} 1"#);
     check(&metrics, r#"crossgate_upstream_requests_active{upstream="orders"} 1"#);

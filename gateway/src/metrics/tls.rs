@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use super::HandshakeEnd;
 use super::exposition::{Exposition, Family};
-use super::tenant::counted;
+use super::{HandshakeEnd, every};
 
 /// Counters of TLS on the data listeners.
 #[derive(Debug)]
@@ -38,7 +37,7 @@ impl TlsCounters {
 
     pub(super) fn push(&self, exposition: &mut Exposition) {
         let mut handshakes = Family::counter("crossgate_tls_handshakes_total", "TLS handshakes of clients, by result.");
-        for (end, count) in counted(&HandshakeEnd::ALL, &self.handshakes) {
+        for (end, count) in every(&HandshakeEnd::ALL, &self.handshakes) {
             handshakes.count(&[("result", end.as_str())], count);
         }
         exposition.push(handshakes);

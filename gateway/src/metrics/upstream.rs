@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::histogram::Histogram;
-use super::tenant::counted;
-use super::{CheckResult, UpstreamError, UpstreamRefusal};
+use super::{CheckResult, UpstreamError, UpstreamRefusal, every};
 use crate::tenant::Upstream;
 
 /// From half a millisecond to the default head timeout of 30 s and beyond.
@@ -108,19 +107,18 @@ impl UpstreamCounters {
     }
 
     pub(super) fn refusals(&self) -> impl Iterator<Item = (UpstreamRefusal, u64)> + '_ {
-        counted(&UpstreamRefusal::ALL, &self.refusals)
+        every(&UpstreamRefusal::ALL, &self.refusals)
     }
 
     pub(super) fn checks(&self) -> impl Iterator<Item = (CheckResult, u64)> + '_ {
-        counted(&CheckResult::ALL, &self.checks)
+        every(&CheckResult::ALL, &self.checks)
     }
 
     pub(super) fn ejections(&self) -> u64 {
         self.ejections.load(Relaxed)
     }
 
-    /// Every kind with its count, those that never came included: an alert needs the zero.
     pub(super) fn errors(&self) -> impl Iterator<Item = (UpstreamError, u64)> + '_ {
-        UpstreamError::ALL.into_iter().zip(self.errors.iter().map(|count| count.load(Relaxed)))
+        every(&UpstreamError::ALL, &self.errors)
     }
 }

@@ -90,8 +90,23 @@ impl Backstage for Gateway {
         self.metrics.connections.count_early_close(reason);
     }
 
-    fn handshake_over(&self, end: HandshakeEnd) {
+    fn handshake_over(&self, end: HandshakeEnd, client: &Client, host: Option<&str>) {
         self.metrics.tls.count_handshake(end);
+        // Of the others, scanners and lost clients make most, and nobody here can mend them.
+        let is_a_matter_of_setup = match end {
+            HandshakeEnd::UnknownName | HandshakeEnd::Rejected | HandshakeEnd::Incompatible | HandshakeEnd::Failed => {
+                true
+            }
+            HandshakeEnd::Success
+            | HandshakeEnd::PlainHttp
+            | HandshakeEnd::Malformed
+            | HandshakeEnd::Timeout
+            | HandshakeEnd::ClientGone => false,
+        };
+        if is_a_matter_of_setup && self.complaints.passes() {
+            let client = client.address.map(|address| tracing::field::display(address.ip()));
+            tracing::info!(host, client, result = end.as_str(), "a TLS handshake failed");
+        }
     }
 
     fn panicked(&self, place: PanicPlace) {

@@ -30,6 +30,8 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 pub(crate) struct Failure {
     /// How.
     pub(crate) end: HandshakeEnd,
+    /// The host that the client asked for, if it came to that.
+    pub(crate) host: Option<Box<str>>,
     /// The connection, with an alert that may still be on its way to a client.
     pub(crate) io: Stream,
 }
@@ -38,18 +40,20 @@ pub(crate) struct Failure {
 pub(crate) async fn shake_hands(mut io: Stream, terminator: &Terminator) -> Result<(Stream, Arc<Shown>), Failure> {
     let accepted = match read_hello(&mut io).await {
         Ok(accepted) => accepted,
-        Err(end) => return Err(Failure { end, io }),
+        Err(end) => return Err(Failure { end, host: None, io }),
     };
-    let Some(served) = terminator.pick(&accepted.client_hello()) else {
+    let hello = accepted.client_hello();
+    let host = hello.server_name().map(Box::from);
+    let Some(served) = terminator.pick(&hello) else {
         // Whether it can still be told or not, that is the end of it.
         let _told = io.write_all(&UNRECOGNIZED_NAME).await;
-        return Err(Failure { end: HandshakeEnd::UnknownName, io });
+        return Err(Failure { end: HandshakeEnd::UnknownName, host, io });
     };
     let shown = Arc::new(Shown { certificate: Arc::clone(&served.certificate) });
     let handshake = StartHandshake::from_parts(accepted, io).into_stream(Arc::clone(&served.config));
     match handshake.into_fallible().await {
         Ok(stream) => Ok((Box::new(TlsSocket::new(stream)), shown)),
-        Err((error, io)) => Err(Failure { end: ended(&error), io }),
+        Err((error, io)) => Err(Failure { end: ended(&error), host, io }),
     }
 }
 

@@ -4,9 +4,6 @@
 //! HTTP/2 a server says which requests it has not begun (RFC 9113, sections 6.8 and 8.7). What TLS says has become text by the time it
 //! comes here; tests hold its forms.
 
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::lane::watch::{Expired, Phase, Watch};
@@ -14,9 +11,6 @@ use crate::metrics::UpstreamError;
 
 /// The server took HTTP/1.1 where HTTP/2 is demanded.
 pub const NO_HTTP2: ErrorType = ErrorType::new("NoHttp2");
-
-/// How often the log tells of one upstream's TLS: every failed attempt is counted, and most are like the one before.
-const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
 
 /// What the log tells of it: a certificate may have a thousand names.
 const COMPLAINT_LEN_MAX: usize = 300;
@@ -165,25 +159,10 @@ fn tls_kind(text: &str) -> UpstreamError {
     }
 }
 
-/// Lets one through at a time.
-#[derive(Debug, Default)]
-pub struct Throttle(Mutex<Option<Instant>>);
-
-impl Throttle {
-    /// Whether this one may pass. Nobody waits.
-    pub fn passes(&self) -> bool {
-        let Some(mut last) = self.0.try_lock() else { return false };
-        let is_due = last.is_none_or(|last| last.elapsed() >= COMPLAINT_PAUSE);
-        if is_due {
-            *last = Some(Instant::now());
-        }
-        is_due
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::time::Duration;
 
     use pingora::OrErr;
 
@@ -255,11 +234,5 @@ mod tests {
         assert_eq!(Failure::of(&error, &watch, false).unwrap().kind, UpstreamError::HeadTimeout);
         watch.enter(Phase::Streaming);
         assert_eq!(Failure::of(&error, &watch, false).unwrap().kind, UpstreamError::IdleTimeout);
-    }
-
-    #[test]
-    fn a_throttle_lets_one_through() {
-        let throttle = Throttle::default();
-        assert_eq!([throttle.passes(), throttle.passes()], [true, false]);
     }
 }

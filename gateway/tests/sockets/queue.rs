@@ -83,7 +83,7 @@ fn one_request_too_many_is_refused_at_once() {
     assert_eq!((refused("limit"), refused("pending_timeout"), refused("no_address")), (2.0, 0.0, 0.0));
     assert_eq!(site.gateway.metric("crossgate_upstream_requests_active", &[]), 1.0);
     let line = site.gateway.process.stdout_line(|line| line.contains("\"note\":\"limit\"").then(|| line.to_owned()));
-    assert!(line.contains("\"status\":503"), "{line}");
+    assert!(line.contains("\"status\":503") && line.contains("\"upstream\":\"api\""), "{line}");
     door.open();
     assert_eq!(held.answer_to(b"GET").unwrap().status, 200);
     site.gateway.wait_gone("crossgate_upstream_requests_active", &[]);
