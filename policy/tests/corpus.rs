@@ -1,6 +1,7 @@
 //! The corpus run on the engine: every case is classified, decided, and answered as a gateway would answer it, and the whole
 //! set of CORS fields is compared. The oracles are asked the same: whether the origin is covered, and what a browser
-//! concludes from the fields that a case tells. The same files run over a socket elsewhere.
+//! concludes from the fields that a case tells. Each is asked as one whose scheme nobody knows, and as one that came over TLS. The same files
+//! run over a socket elsewhere.
 
 #![expect(clippy::panic, clippy::indexing_slicing, clippy::string_slice, reason = "a test fails by panicking")]
 
@@ -16,10 +17,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crossgate_policy::{
-    Compiled, Credentials, Field, Kind, OwnOrigin, Place, Policy, Problem, Request, Template, Upgrade, Verdict,
+    Compiled, Credentials, Field, Kind, OwnOrigin, Place, Policy, Problem, Request, Scheme, Template, Upgrade, Verdict,
     is_cors_response_field, missing_vary,
 };
-use model::{Case, Headers, Lines, PatternCase, Policies, PolicyText, UnmatchedRequests};
+use model::{Case, Expect, Headers, Lines, PatternCase, Policies, PolicyText, UnmatchedRequests};
 
 const FILES: [&str; 9] = [
     "a_classify",
@@ -51,7 +52,7 @@ fn every_case_is_answered_as_told() {
     for file in FILES {
         let cases: Vec<Case> = model::load(file);
         assert!(!cases.is_empty(), "{file}");
-        failures.extend(cases.iter().filter_map(|case| check(&policies, case)));
+        failures.extend(cases.iter().flat_map(|case| told(case).map(|told| check(&policies, case, told))).flatten());
     }
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
@@ -67,14 +68,21 @@ fn every_configured_text_is_judged_as_told() {
 fn the_oracles_judge_every_case_as_told() {
     let policies: Policies = model::load("policies");
     let cases: Vec<Case> = FILES.iter().flat_map(|file| model::load::<Vec<Case>>(file)).collect();
-    let failures: Vec<String> = cases.iter().filter_map(|case| check_by_oracles(&policies, case)).collect();
+    let told = |case| told(case).map(|(_, expect)| check_by_oracles(&policies, case, expect));
+    let failures: Vec<String> = cases.iter().flat_map(told).flatten().collect();
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 
-fn check_by_oracles(policies: &Policies, case: &Case) -> Option<String> {
+/// What a case tells of a request of either kind.
+fn told(case: &Case) -> [(Option<Scheme>, &Expect); 2] {
+    let over_tls = case.expect_over_tls.as_ref().unwrap_or(&case.expect);
+    [(None, &case.expect), (Some(Scheme::Https), over_tls)]
+}
+
+fn check_by_oracles(policies: &Policies, case: &Case, expect: &Expect) -> Option<String> {
     let (template, own) = of(policies, &case.policy);
     let spec = template.spec();
-    let told = expected(case);
+    let told = expected(expect);
     let headers = case.request.wire_headers();
     // A browser sends one origin, and asks no leave for a WebSocket.
     let origins = headers.all("origin");
@@ -118,12 +126,12 @@ fn wish(case: &Case, headers: &Headers, origin: &[u8], with_credentials: bool) -
     }
 }
 
-fn check(policies: &Policies, case: &Case) -> Option<String> {
+fn check(policies: &Policies, case: &Case, (scheme, expect): (Option<Scheme>, &Expect)) -> Option<String> {
     let (policy, unmatched) = compile(policies, &case.policy);
     let request = case.request.wire_headers();
-    let seen = answer(&policy, unmatched, case, &request);
-    let told = expected(case);
-    (seen != told).then(|| format!("{}\n  told {told:?}\n  seen {seen:?}", case.id))
+    let seen = answer(&policy, unmatched, case, &request, scheme);
+    let told = expected(expect);
+    (seen != told).then(|| format!("{} {scheme:?}\n  told {told:?}\n  seen {seen:?}", case.id))
 }
 
 /// The template of that name and what a tenant adds to it.
@@ -142,7 +150,13 @@ fn compile(policies: &Policies, name: &str) -> (Policy, UnmatchedRequests) {
     (policy.value, template.unmatched_requests)
 }
 
-fn answer(policy: &Policy, unmatched: UnmatchedRequests, case: &Case, headers: &Headers) -> Seen {
+fn answer(
+    policy: &Policy,
+    unmatched: UnmatchedRequests,
+    case: &Case,
+    headers: &Headers,
+    scheme: Option<Scheme>,
+) -> Seen {
     let (host, port) = headers.host();
     let lines = headers.all("access-control-request-headers");
     let request = Request {
@@ -151,7 +165,7 @@ fn answer(policy: &Policy, unmatched: UnmatchedRequests, case: &Case, headers: &
         requested_method: Field::from_lines(headers.all("access-control-request-method").into_iter()),
         requested_headers: &lines,
         sec_fetch_site: Field::from_lines(headers.all("sec-fetch-site").into_iter()),
-        own: OwnOrigin { host: &host, port, scheme: None },
+        own: OwnOrigin { host: &host, port, scheme },
         upgrade: if headers.all("upgrade") == [b"websocket"] { Upgrade::WebSocket } else { Upgrade::None },
         credentials: if headers.has("cookie") || headers.has("authorization") {
             Credentials::Present
@@ -211,8 +225,7 @@ fn cors_fields(headers: Vec<(String, Vec<u8>)>) -> BTreeMap<String, Vec<String>>
     fields
 }
 
-fn expected(case: &Case) -> Seen {
-    let told = &case.expect;
+fn expected(told: &Expect) -> Seen {
     let lines = |lines: &Lines| match lines {
         Lines::One(line) => vec![line.clone()],
         Lines::Many(lines) => lines.clone(),

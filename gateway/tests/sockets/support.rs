@@ -36,7 +36,7 @@ pub(crate) use demo::DemoUpstream;
 pub(crate) use dns::{Answer, NameServer};
 pub(crate) use faulty::{Fault, FaultyNetwork, Way};
 pub(crate) use flood::counted_flood;
-pub(crate) use gateway::{Gateway, config, listening, recorded};
+pub(crate) use gateway::{Gateway, config, config_with_tls, listening, recorded};
 pub(crate) use heir::Heir;
 pub(crate) use http2::{Begun, Http2, http2_request};
 pub(crate) use http2_upstream::{Asked, Http2Upstream, send};

@@ -80,7 +80,7 @@ pub(crate) enum UnmatchedRequests {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Case {
     pub(crate) id: String,
     #[serde(default, rename = "note")]
@@ -90,6 +90,7 @@ pub(crate) struct Case {
     #[serde(default)]
     pub(crate) upstream: UpstreamText,
     pub(crate) expect: Expect,
+    pub(crate) expect_over_tls: Option<Expect>,
 }
 
 #[derive(Deserialize)]

@@ -23,12 +23,15 @@ pub(crate) struct TenantPolicy {
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Case {
     pub(crate) id: String,
     pub(crate) policy: String,
     pub(crate) request: CaseRequest,
     pub(crate) upstream: Option<UpstreamAnswer>,
     pub(crate) expect: Expect,
+    /// What is told instead of a request that is known to have come over TLS.
+    pub(crate) expect_over_tls: Option<Expect>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -112,6 +115,11 @@ impl Policies {
 }
 
 impl Case {
+    /// What is told of a request by that scheme.
+    pub(crate) fn expect_over(&self, scheme: &str) -> &Expect {
+        self.expect_over_tls.as_ref().filter(|_| scheme == "https").unwrap_or(&self.expect)
+    }
+
     /// The request in bytes, with `more` fields behind its host.
     pub(crate) fn bytes(&self, target: &str, more: &[(&str, &str)]) -> Vec<u8> {
         let lines: Lines = self.request.headers.iter().map(|(name, value)| (name.clone(), value.text())).collect();
@@ -130,7 +138,7 @@ const HTTP2_FIELDS_LEN_MAX: usize = 60 * 1024;
 impl Case {
     /// The same over HTTP/2; `None` where that cannot say it, or is not heard to the end of what it says. What surrounds a value is no part
     /// of it.
-    pub(crate) fn http2(&self, more: (&str, &str)) -> Option<http::Request<()>> {
+    pub(crate) fn http2(&self, more: (&str, &str), scheme: &str) -> Option<http::Request<()>> {
         let of_a_connection = ["connection", "upgrade", "transfer-encoding", "keep-alive", "te"];
         let mut host = DEFAULT_HOST.to_owned();
         if self.request.headers.iter().map(|(_, value)| value.text().len()).sum::<usize>() > HTTP2_FIELDS_LEN_MAX {
@@ -147,7 +155,7 @@ impl Case {
                 _ => request = request.header(name, latin1(value.trim_matches([' ', '\t']))),
             }
         }
-        request.uri(format!("http://{host}/")).body(()).ok()
+        request.uri(format!("{scheme}://{host}/")).body(()).ok()
     }
 }
 

@@ -26,6 +26,13 @@ pub(crate) fn config(rest: &str) -> String {
     format!("version: 1\nlisteners:\n  - address: 127.0.0.1:0\nadmin: {{ address: 127.0.0.1:0 }}\n{rest}")
 }
 
+/// The same with a second data listener, which speaks TLS with what [`Issued::files`](super::Issued::files) are.
+pub(crate) fn config_with_tls(rest: &str) -> String {
+    let listener =
+        "  - { address: 127.0.0.1:0, tls: { certificates: [{ certificate: listener.crt, key: listener.key }] } }\n";
+    config(rest).replacen("admin:", &format!("{listener}admin:"), 1)
+}
+
 impl Gateway {
     /// Writes `text` as `crossgate.yaml`, and `files` beside it, and starts the gateway; returns when it is ready.
     pub(crate) fn start(text: &str, files: &[(&str, &str)]) -> Self {

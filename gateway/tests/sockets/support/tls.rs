@@ -45,6 +45,11 @@ impl Authority {
 }
 
 impl Issued {
+    /// What a listener is configured with.
+    pub(crate) fn files(&self) -> [(&str, &str); 2] {
+        [("listener.crt", &self.certificate), ("listener.key", &self.key)]
+    }
+
     /// Writes both files.
     pub(crate) fn write(&self, certificate: &Path, key: &Path) {
         std::fs::write(certificate, &self.certificate).unwrap();
@@ -119,10 +124,17 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// To a listener, where it asks for `host`.
     pub(crate) fn to(gateway: SocketAddr, host: &str, authority: &Authority) -> Self {
+        Self::speaking("http/1.1", gateway, host, authority)
+    }
+
+    /// The same for clients of another protocol, which must be agreed on.
+    pub(crate) fn speaking(protocol: &'static str, gateway: SocketAddr, host: &str, authority: &Authority) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let connector = TlsConnector::from(authority.usual_client());
+        let mut client = ClientConfig::clone(&authority.usual_client());
+        client.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let connector = TlsConnector::from(Arc::new(client));
         let name = ServerName::try_from(host.to_owned()).expect("a name");
         let unclean = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&unclean);
@@ -132,7 +144,10 @@ impl Tunnel {
                 let (connector, name, counted) = (connector.clone(), name.clone(), Arc::clone(&counted));
                 tokio::spawn(async move {
                     let stream = tokio::net::TcpStream::connect(gateway).await.expect("connect");
+                    plain.set_nodelay(true).unwrap();
+                    stream.set_nodelay(true).unwrap();
                     let mut secure = connector.connect(name, stream).await.expect("a handshake");
+                    assert_eq!(secure.get_ref().1.alpn_protocol(), Some(protocol.as_bytes()));
                     let ended = copy_bidirectional(&mut plain, &mut secure).await;
                     let is_unclean = ended.is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
                     counted.fetch_add(usize::from(is_unclean), SeqCst);
