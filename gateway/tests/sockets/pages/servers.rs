@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{Connection, Exchange, RecordingUpstream, Then, accept, request};
+use crate::support::{Connection, Exchange, RecordingUpstream, Then, Tunnel, accept, request};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -88,17 +88,19 @@ fn greet(exchange: &mut Exchange) -> Then {
 pub(super) struct Relay {
     pub(super) server: RecordingUpstream,
     taken: Arc<Mutex<String>>,
+    _tunnel: Option<Tunnel>,
 }
 
 impl Relay {
-    pub(super) fn before(gateway: SocketAddr) -> Self {
+    /// Before a gateway that it may need a tunnel to.
+    pub(super) fn before(gateway: SocketAddr, tunnel: Option<Tunnel>) -> Self {
         let taken = Arc::new(Mutex::new(String::new()));
         let shared = Arc::clone(&taken);
         let server = RecordingUpstream::start(move |exchange| {
             let taken = shared.lock().unwrap().clone();
             relay(exchange, gateway, &taken)
         });
-        Self { server, taken }
+        Self { server, taken, _tunnel: tunnel }
     }
 
     /// Takes that field from now on, and no other.

@@ -9,10 +9,36 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::servers::{Relay, serve};
-use crate::support::{Browser, Gateway, PATIENCE, RecordingUpstream, RefusedAddress, config};
+use crate::support::{
+    Authority, Browser, Gateway, Issued, PATIENCE, RecordingUpstream, RefusedAddress, TlsFront, Tunnel, config,
+    config_with_tls,
+};
 
 /// Longer than a value of a safelisted header may be.
 const LONG: usize = 129;
+
+/// By which pages and gateway are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Http,
+    Https,
+}
+
+pub(super) const SCHEMES: [Scheme; 2] = [Scheme::Http, Scheme::Https];
+
+impl Scheme {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// What a browser speaks for it. WebSockets are opened over HTTP/1.1.
+    fn protocol(self, is_websocket: bool) -> &'static str {
+        if self == Self::Https && !is_websocket { "HTTP/2" } else { "HTTP/1.1" }
+    }
+}
 
 /// What pages do, and what must come of it.
 #[derive(Debug, Clone, Deserialize)]
@@ -43,35 +69,63 @@ struct Call {
 }
 
 pub(super) struct Stage {
+    scheme: Scheme,
     gateway: Gateway,
     upstream: RecordingUpstream,
-    pages: RecordingUpstream,
     browser: Browser,
-    /// Where the browser finds the gateway.
+    /// Where the browser finds the gateway, and the pages.
     front: SocketAddr,
+    pages: SocketAddr,
     /// The page that is open.
     open: RefCell<String>,
+    behind: Behind,
+}
+
+/// What is to stay as long as the stage.
+struct Behind {
+    authority: Authority,
+    issued: Issued,
+    _pages: RecordingUpstream,
+    fronts: Vec<TlsFront>,
     _down: RefusedAddress,
 }
 
 impl Stage {
-    pub(super) fn start() -> Self {
-        let (upstream, pages, down) =
+    pub(super) fn start(scheme: Scheme) -> Self {
+        let (upstream, server, down) =
             (RecordingUpstream::start(serve), RecordingUpstream::start(serve), RefusedAddress::new());
+        let authority = Authority::new("pages");
+        let issued = authority.issue(&["*.acme.localhost", "stranger.localhost"]);
+        let fronts = Vec::from_iter((scheme == Scheme::Https).then(|| secured(&issued, server.address)));
+        let pages = fronts.first().map_or(server.address, |front| front.address);
         let text = include_str!("gateway.yaml")
+            .replace("$SCHEME", scheme.name())
             .replace("$UPSTREAM", &upstream.address.to_string())
             .replace("$DOWN", &down.address.to_string())
-            .replace("$PAGES", &pages.address.port().to_string());
-        let gateway = Gateway::start(&config(&text), &[]);
-        let front = gateway.data;
-        Self { gateway, upstream, pages, browser: Browser::start(), front, open: RefCell::default(), _down: down }
+            .replace("$PAGES", &pages.port().to_string());
+        let gateway = match scheme {
+            Scheme::Http => Gateway::start(&config(&text), &[]),
+            Scheme::Https => Gateway::start(&config_with_tls(&text), &issued.files()),
+        };
+        let front = *gateway.data_listeners().last().unwrap();
+        let browser = Browser::trusting(std::slice::from_ref(&issued.spki));
+        let behind = Behind { authority, issued, _pages: server, fronts, _down: down };
+        Self { scheme, gateway, upstream, browser, front, pages, open: RefCell::default(), behind }
     }
 
-    /// The same with a relay between browser and gateway.
-    pub(super) fn behind_relay() -> (Self, Relay) {
-        let stage = Self::start();
-        let relay = Relay::before(stage.gateway.data);
-        (Self { front: relay.server.address, ..stage }, relay)
+    /// The same with a relay between browser and gateway, which speaks HTTP/1.1 alone.
+    pub(super) fn behind_relay(scheme: Scheme) -> (Self, Relay) {
+        let mut stage = Self::start(scheme);
+        let Behind { authority, issued, fronts, .. } = &mut stage.behind;
+        let tunnel = (scheme == Scheme::Https).then(|| Tunnel::to(stage.front, "api.acme.localhost", authority));
+        let relay = Relay::before(tunnel.as_ref().map_or(stage.front, |tunnel| tunnel.address), tunnel);
+        stage.front = relay.server.address;
+        if scheme == Scheme::Https {
+            let front = secured(issued, stage.front);
+            stage.front = front.address;
+            fronts.push(front);
+        }
+        (stage, relay)
     }
 
     /// The rows of a table.
@@ -107,7 +161,7 @@ impl Stage {
         self.gateway.process.signal(Signal::TERM);
         self.gateway.process.wait_at_most(PATIENCE);
         assert_eq!(self.upstream.count("OPTIONS"), 0, "no preflight reaches the upstream");
-        let seen = logged(&self.gateway.process.stdout());
+        let seen = logged(&self.gateway.process.stdout(), self.scheme);
         let compare = |(row, id): (&Row, String)| {
             let seen = seen.get(&id).map(Vec::as_slice).unwrap_or_default();
             let is_told = seen.len() == row.gateway.len()
@@ -132,10 +186,11 @@ impl Stage {
 
     /// The origin of a page's own server, or of a host of the gateway's.
     fn server(&self, host: &str) -> String {
+        let (scheme, pages) = (self.scheme.name(), self.pages.port());
         match host {
-            "app" | "second" | "evil" => format!("http://{host}.acme.localhost:{}", self.pages.address.port()),
-            "stranger" => format!("http://stranger.localhost:{}", self.pages.address.port()),
-            host => format!("http://{host}.acme.localhost:{}", self.front.port()),
+            "app" | "second" | "evil" => format!("{scheme}://{host}.acme.localhost:{pages}"),
+            "stranger" => format!("{scheme}://stranger.localhost:{pages}"),
+            host => format!("{scheme}://{host}.acme.localhost:{}", self.front.port()),
         }
     }
 
@@ -149,14 +204,21 @@ impl Stage {
     }
 }
 
+/// What speaks TLS before a server that does not, and HTTP/1.1 within it.
+fn secured(issued: &Issued, server: SocketAddr) -> TlsFront {
+    TlsFront::start(issued.server(&["http/1.1"]), server)
+}
+
 /// By a run's id: the requests in the order in which they came.
-fn logged(lines: &str) -> BTreeMap<String, Vec<String>> {
+fn logged(lines: &str, scheme: Scheme) -> BTreeMap<String, Vec<String>> {
     let mut records: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     records.sort_by_key(|record| record["time"].as_str().unwrap().to_owned());
     let mut by_run: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for record in records {
         let text = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
-        let id = text("path").rsplit('/').next().unwrap_or_default().to_owned();
+        let path = text("path");
+        assert_eq!(text("protocol"), scheme.protocol(path.starts_with("/socket/")), "{record}");
+        let id = path.rsplit('/').next().unwrap_or_default().to_owned();
         by_run.entry(id).or_default().push(format!("{} {} {}", text("method"), record["status"], text("kind")));
     }
     by_run

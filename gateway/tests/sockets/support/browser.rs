@@ -39,11 +39,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    pub(crate) fn start() -> Self {
-        Self::trusting(&[])
-    }
-
-    /// The same, that takes certificates with these public keys from anybody.
+    /// One that takes certificates with these public keys from anybody.
     pub(crate) fn trusting(keys: &[Vec<u8>]) -> Self {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0");
