@@ -1,4 +1,6 @@
 //! Start and end: what must be wrong at once, what must be let finish, and who is told first.
+mod stops;
+
 use std::net::TcpListener;
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
