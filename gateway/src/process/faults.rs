@@ -1,4 +1,5 @@
-//! Bugs on purpose, at every place that a request passes: each ends its own connection, is counted once, and is noticed by nobody else.
+//! Bugs on purpose, at every place that a request passes: each ends its own connection, over HTTP/2 its own stream, is counted once, and is
+//! noticed by nobody else.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -21,6 +22,9 @@ const PLACES: [(&str, &str, bool); 7] = [
     ("logging", "GET", true),
 ];
 
+/// More than the window of a stream, and less than that of a connection.
+const LARGE_LEN: usize = 300_000;
+
 /// Answers every request, which has no body.
 fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -33,9 +37,11 @@ fn upstream() -> SocketAddr {
                 while let Ok(len @ 1..) = stream.read(&mut chunk) {
                     seen.extend_from_slice(&chunk[..len]);
                     while let Some(end) = seen.windows(4).position(|four| four == b"\r\n\r\n") {
-                        seen.drain(..end + 4);
+                        let head: Vec<u8> = seen.drain(..end + 4).collect();
+                        let len = if head.starts_with(b"GET /large ") { LARGE_LEN } else { 2 };
+                        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n{}", "o".repeat(len));
                         // Whoever gave up has its reasons.
-                        let _gone = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                        let _gone = stream.write_all(answer.as_bytes());
                     }
                 }
             });
@@ -98,5 +104,70 @@ fn a_bug_at_any_place_ends_one_connection_and_is_counted_once() {
         let labels = format!("tenant=\"acme\",kind=\"{kind}\",verdict=\"allow\",reason=\"exact\"");
         gateway.wait_metric(&format!("crossgate_requests_total{{{labels}}}"), answered + judged);
     }
+    gateway.wait_metric("crossgate_connections_active", 0);
+}
+
+type Client = h2::client::SendRequest<bytes::Bytes>;
+
+/// The head of an answer and what follows it.
+async fn ask(client: &mut Client, method: &str, target: &str) -> Result<http::Response<h2::RecvStream>, h2::Error> {
+    let request = http::Request::builder().method(method).uri(format!("http://api.test{target}"));
+    let request = request.header("origin", "https://app.test").header("access-control-request-method", "PUT");
+    let (answer, _) = client.send_request(request.body(()).unwrap(), true)?;
+    answer.await
+}
+
+/// How long what follows is.
+async fn len(answer: http::Response<h2::RecvStream>) -> Result<usize, h2::Error> {
+    let (mut body, mut len) = (answer.into_body(), 0);
+    while let Some(piece) = body.data().await {
+        let piece = piece?;
+        body.flow_control().release_capacity(piece.len())?;
+        len += piece.len();
+    }
+    Ok(len)
+}
+
+#[test]
+fn a_bug_ends_one_stream_of_http_2_and_the_others_of_its_connection_go_on() {
+    let gateway = start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // The preflights that the lane answers are those of HTTP/1.1.
+    let places = PLACES.iter().filter(|(place, ..)| *place != "answering");
+    let struck = ROUNDS * places.clone().count();
+    let judged = ROUNDS * places.clone().filter(|(.., is_counted)| *is_counted).count();
+    runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(gateway.data()).await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        builder.initial_connection_window_size(1 << 20);
+        let (mut client, connection) = builder.handshake(socket).await.unwrap();
+        let connection = tokio::spawn(connection);
+        // Under way all the time: nobody takes more of it than comes at once.
+        let large = ask(&mut client, "GET", "/large").await.unwrap();
+        for (place, method, _) in places.cycle().take(struck) {
+            let bad = match ask(&mut client, method, &format!("{}{place}", fault::PATH)).await {
+                Ok(answer) => len(answer).await,
+                Err(error) => Err(error),
+            };
+            match bad {
+                Ok(len) => assert_eq!((*place, len), ("logging", 2)),
+                Err(error) => assert!(error.is_reset() && error.is_remote(), "{place}: {error}"),
+            }
+            for (method, status) in [("OPTIONS", 204), ("GET", 200)] {
+                assert_eq!(ask(&mut client, method, "/").await.unwrap().status(), status, "after {place}");
+            }
+        }
+        assert_eq!(len(large).await.unwrap(), LARGE_LEN);
+        drop(client);
+        connection.await.unwrap().unwrap();
+    });
+    gateway.wait_metric("crossgate_panics_total{place=\"proxy\"}", struck);
+    gateway.wait_metric("crossgate_panics_total{place=\"lane\"}", 0);
+    for (kind, count) in [("preflight", struck), ("actual", struck + judged + 1)] {
+        let labels = format!("tenant=\"acme\",kind=\"{kind}\",verdict=\"allow\",reason=\"exact\"");
+        gateway.wait_metric(&format!("crossgate_requests_total{{{labels}}}"), count);
+    }
+    gateway.wait_metric("crossgate_http2_connections_total", 1);
+    gateway.wait_metric("crossgate_http2_requests_total", 3 * struck + 1);
     gateway.wait_metric("crossgate_connections_active", 0);
 }

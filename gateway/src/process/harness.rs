@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 
 use serde_json::Value;
@@ -47,9 +47,14 @@ impl Gateway {
         Gateway { process, log, _dir: dir }
     }
 
+    /// Where it serves.
+    pub(super) fn data(&self) -> SocketAddr {
+        self.process.listening().data[0]
+    }
+
     /// Everything that comes back for what is sent, until the gateway closes.
     pub(super) fn send(&self, sent: &Sent) -> Vec<Response> {
-        let mut socket = TcpStream::connect(self.process.listening().data[0]).unwrap();
+        let mut socket = TcpStream::connect(self.data()).unwrap();
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         for (nth, piece) in sent.pieces().enumerate() {

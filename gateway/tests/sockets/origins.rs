@@ -3,7 +3,9 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::{Connection, Gateway, HOST, ORIGIN, RecordingUpstream, config, recorded, request, tenant_config};
+use crate::support::{
+    Connection, Gateway, HOST, Http2, ORIGIN, RecordingUpstream, config, recorded, request, tenant_config,
+};
 
 fn preflight(origin: &str, method: &str) -> Vec<u8> {
     request("OPTIONS", "/", HOST, &[("Origin", origin), ("Access-Control-Request-Method", method)], b"")
@@ -113,6 +115,39 @@ fn nothing_of_what_is_no_origin_is_told() {
     let body = gateway.admin("GET", "/origins").text();
     assert!(body.bytes().all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte)), "{body}");
     assert!(!["script", "path", "C.TEST", "e.test"].iter().any(|part| body.contains(part)), "{body}");
+}
+
+#[test]
+fn requests_over_http_2_are_told_like_others() {
+    let (gateway, _upstream) = start("");
+    let client = Http2::open(gateway.data);
+    let asked = ("Access-Control-Request-Method", "PUT");
+    for (times, method, host, fields) in [
+        (3, "OPTIONS", HOST, &[("Origin", ORIGIN), asked][..]),
+        (2, "GET", HOST, &[("Origin", "https://evil.test")]),
+        (1, "OPTIONS", HOST, &[("Origin", "https://evil.test"), asked]),
+        (1, "GET", HOST, &[("Origin", "null")]),
+        (1, "GET", HOST, &[("Origin", "https://e.test"), ("Origin", "https://f.test")]),
+        (2, "GET", "w.test", &[("Origin", "https://evil.test")]),
+        // Of these there is nothing to judge.
+        (1, "GET", HOST, &[]),
+        (1, "GET", "nobody.test", &[("Origin", ORIGIN)]),
+    ] {
+        for _ in 0..times {
+            client.ask(method, "/", host, fields, b"").unwrap();
+        }
+        gateway.origins("limit=1");
+    }
+    let told = gateway.origins("tenant=a");
+    let expected = [
+        row("a", ORIGIN, [3, 0, 0, 0], "exact"),
+        row("a", "https://evil.test", [0, 3, 0, 0], "no_match"),
+        row("a", "malformed", [0, 1, 0, 0], "malformed_origin"),
+        row("a", "null", [0, 1, 0, 0], "null_origin"),
+    ];
+    assert_eq!(rows(&told), expected, "{told}");
+    assert_eq!(rows(&gateway.origins("tenant=w")), [row("w", "https://evil.test", [0, 0, 0, 2], "no_match")]);
+    assert_eq!(recorded(&gateway.origins("")), 10);
 }
 
 #[test]

@@ -4,23 +4,28 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{HOST, ORIGIN, Site, request};
+use crate::support::{HOST, Http2, ORIGIN, Response, Site, request};
 
 const ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const STATE: &str = "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7";
 
-/// What the upstream gets of it.
-fn passed_on(site: &Site, fields: &[(&str, &str)]) -> [Vec<String>; 2] {
-    assert_eq!(site.ask("GET", "/", fields).status, 200);
-    let seen = site.upstream.seen();
-    let headers = &seen.last().unwrap().headers;
-    ["traceparent", "tracestate"].map(|name| headers.all(name).into_iter().map(str::to_owned).collect())
+/// What the upstream gets of it, by a request over HTTP/1.1 and by one over HTTP/2.
+fn passed_on(site: &Site, client: &Http2, fields: &[(&str, &str)]) -> [[Vec<String>; 2]; 2] {
+    let over_http1 = || site.ask("GET", "/", fields);
+    let over_http2 = || client.ask("GET", "/", HOST, fields, b"").unwrap();
+    [&over_http1 as &dyn Fn() -> Response, &over_http2].map(|ask| {
+        assert_eq!(ask().status, 200);
+        let seen = site.upstream.seen();
+        let headers = &seen.last().unwrap().headers;
+        ["traceparent", "tracestate"].map(|name| headers.all(name).into_iter().map(str::to_owned).collect())
+    })
 }
 
 #[test]
 fn what_is_well_formed_goes_on_untouched_and_nothing_else_does() {
     let site = Site::start();
+    let client = Http2::open(site.gateway.data);
     let one = |value: &str| vec![value.to_owned()];
     let later = format!("01{}-more", &PARENT[2..]);
     for (fields, expected) in [
@@ -35,7 +40,7 @@ fn what_is_well_formed_goes_on_untouched_and_nothing_else_does() {
         (&[("tracestate", STATE)], [vec![], vec![]]),
         (&[], [vec![], vec![]]),
     ] {
-        assert_eq!(passed_on(&site, fields), expected, "{fields:?}");
+        assert_eq!(passed_on(&site, &client, fields), [expected.clone(), expected], "{fields:?}");
     }
 }
 
@@ -55,6 +60,11 @@ fn the_log_has_the_traces_id_and_explain_takes_the_line() {
     let fields = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT"), ("traceparent", PARENT)];
     site.raw(&request("OPTIONS", "/preflight", HOST, &fields, b"")).unwrap();
     logged("/preflight", &|id| id == ID);
+    let client = Http2::open(site.gateway.data);
+    for (method, path) in [("GET", "/streamed"), ("OPTIONS", "/asked-for")] {
+        client.ask(method, path, HOST, &fields, b"").unwrap();
+        assert!(logged(path, &|id| id == ID).contains(r#""protocol":"HTTP/2""#), "{path}");
+    }
 
     let mut explain = Command::new(env!("CARGO_BIN_EXE_crossgate"))
         .args(["explain", "--config", site.gateway.path("crossgate.yaml").to_str().unwrap(), "--log-line", "-"])
