@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use h2::Reason;
 use rustix::process::Signal;
 
+use crate::support::http2_frames::ENHANCE_YOUR_CALM;
 use crate::support::{
-    Connection, ENHANCE_YOUR_CALM, Gateway, HOST, Http2, ORIGIN, PATIENCE, RawHttp2, RecordingUpstream, Response, Site,
-    Then, assert_allowed, assert_denied, assert_edge_error, config, http2_request, request, requests_in, tenant_config,
+    Connection, Gateway, HOST, Http2, ORIGIN, PATIENCE, RawHttp2, RecordingUpstream, Response, Site, Then,
+    assert_allowed, assert_denied, assert_edge_error, config, http2_request, request, requests_in, tenant_config,
 };
 
 /// What is alike over both versions: all but what belongs to the connection, and what differs each time.

@@ -12,6 +12,7 @@ mod demo;
 mod dns;
 mod faulty;
 mod flood;
+mod frame_upstream;
 mod gateway;
 mod heir;
 mod http2;
@@ -36,15 +37,13 @@ pub(crate) use demo::DemoUpstream;
 pub(crate) use dns::{Answer, NameServer};
 pub(crate) use faulty::{Fault, FaultyNetwork, Way};
 pub(crate) use flood::counted_flood;
+pub(crate) use frame_upstream::{FrameConnection, FrameUpstream};
 pub(crate) use gateway::{Gateway, config, config_with_tls, listening, recorded};
 pub(crate) use heir::Heir;
 pub(crate) use http2::{Begun, Http2, http2_request};
 pub(crate) use http2_upstream::{Asked, Http2Upstream, send};
 pub(crate) use process::{PATIENCE, Process};
-pub(crate) use raw_http2::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, Outcome, PING, PREFACE, PRIORITY,
-    RST_STREAM, RawHttp2, SETTINGS, WINDOW_UPDATE, block, frame, head,
-};
+pub(crate) use raw_http2::{Outcome, RawHttp2};
 pub(crate) use requests::{WholeRequest, requests_in};
 pub(crate) use sink::{LARGE_LEN, Sink};
 pub(crate) use site::{

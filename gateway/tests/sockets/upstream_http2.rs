@@ -12,12 +12,12 @@ use hyper_util::service::TowerToHyperService;
 use tokio::sync::Notify;
 
 use crate::support::http2_frames::{
-    CANCEL, DATA, END_STREAM, FrameConnection, FrameUpstream, HEADERS, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM,
-    RST_STREAM,
+    CANCEL, DATA, END_STREAM, HEADERS, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, RST_STREAM,
 };
 use crate::support::{
-    Asked, Connection, Gateway, HOST, Http2Upstream, ORIGIN, RecordingUpstream, Response, WireError, assert_allowed,
-    assert_edge_error, assert_never_readable, config, handshake, request, send, tenant_config_at,
+    Asked, Connection, FrameConnection, FrameUpstream, Gateway, HOST, Http2Upstream, ORIGIN, RecordingUpstream,
+    Response, WireError, assert_allowed, assert_edge_error, assert_never_readable, config, handshake, request, send,
+    tenant_config_at,
 };
 
 const SHORT: &str = ", timeouts: { connect: 1s, head: 700ms, idle: 700ms }";

@@ -4,10 +4,12 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::http2_frames::{
+    CONTINUATION, DATA, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+    block, frame, head,
+};
 use crate::support::{
-    CONTINUATION, DATA, END_STREAM, ENHANCE_YOUR_CALM, Gateway, HEADERS, HOST, Http2, ORIGIN, PATIENCE, PING, PRIORITY,
-    RST_STREAM, RawHttp2, RecordingUpstream, SETTINGS, Sink, WINDOW_UPDATE, assert_allowed, block, config, frame, head,
-    tenant_config,
+    Gateway, HOST, Http2, ORIGIN, PATIENCE, RawHttp2, RecordingUpstream, Sink, assert_allowed, config, tenant_config,
 };
 
 /// What one attacking connection may add to the gateway's memory.
@@ -39,14 +41,14 @@ fn stage(limits: &str) -> Stage {
 /// Sends `frames`, told how often it has, until the connection ends; the reason that the client is given.
 fn flood(gateway: &Gateway, mut frames: impl FnMut(usize) -> Vec<u8>) -> Option<u32> {
     let mut raw = RawHttp2::open(gateway.data, &[]);
-    let mut listening = RawHttp2::over(raw.stream.try_clone().unwrap());
+    let mut listening = raw.listening();
     let told = thread::spawn(move || listening.reason_of_end());
     for number in 0..FRAMES {
         if !raw.send(&frames(number)) {
             break;
         }
     }
-    let _closed = raw.stream.shutdown(std::net::Shutdown::Write);
+    raw.finish_sending();
     told.join().unwrap()
 }
 

@@ -1,8 +1,8 @@
 //! Heads that HTTP/2 can say and HTTP/1.1 cannot, and heads that are too large: refused, or one clean request at the upstream.
 
+use crate::support::http2_frames::{CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, block, frame, head};
 use crate::support::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, HOST, Http2, ORIGIN, Outcome, RawHttp2, Site, assert_allowed,
-    assert_edge_error, assert_never_readable, block, frame, head, requests_in,
+    HOST, Http2, ORIGIN, Outcome, RawHttp2, Site, assert_allowed, assert_edge_error, assert_never_readable, requests_in,
 };
 
 const PROTOCOL_ERROR: u32 = 1;

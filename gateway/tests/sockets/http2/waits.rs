@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use h2::Reason;
 use h2::client::Builder;
 
+use crate::support::http2_frames::PREFACE;
 use crate::support::{
-    Connection, Gateway, HOST, Http2, LARGE_LEN, ORIGIN, PATIENCE, PREFACE, RecordingUpstream, Sink, Site, Then,
-    assert_allowed, assert_edge_error, config, http2_request, tenant_config,
+    Connection, Gateway, HOST, Http2, LARGE_LEN, ORIGIN, PATIENCE, RecordingUpstream, Sink, Site, Then, assert_allowed,
+    assert_edge_error, config, http2_request, tenant_config,
 };
 
 const CLOSED_EARLY: &str = "crossgate_connections_closed_early_total";

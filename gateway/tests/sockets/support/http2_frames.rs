@@ -1,30 +1,30 @@
-//! An upstream that speaks HTTP/2 frame by frame, so that it can say what no library would.
-//!
-//! A script is called for every connection, on a thread of its own. RFC 9113, section 4; RFC 7541, section 6.2.2.
+//! Frames of HTTP/2 as bytes, for clients and upstreams that say what no library would. RFC 9113, section 4.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::net::TcpStream;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
 
 pub(crate) const END_STREAM: u8 = 1;
-pub(crate) const ACK: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
 
+/// Reasons of GOAWAY and RST_STREAM.
 pub(crate) const NO_ERROR: u32 = 0;
 pub(crate) const INTERNAL_ERROR: u32 = 2;
 pub(crate) const REFUSED_STREAM: u32 = 7;
 pub(crate) const CANCEL: u32 = 8;
+pub(crate) const ENHANCE_YOUR_CALM: u32 = 0xb;
 
 /// A frame as it came.
 #[derive(Debug, Clone)]
@@ -35,79 +35,19 @@ pub(crate) struct Frame {
     pub(crate) payload: Vec<u8>,
 }
 
-/// One connection of the gateway's.
+/// One side of a connection.
 #[derive(Debug)]
-pub(crate) struct FrameConnection {
-    /// Which, counted from 0.
-    pub(crate) number: usize,
-    stream: TcpStream,
+pub(crate) struct Frames {
+    pub(crate) stream: TcpStream,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    streams: Mutex<Vec<TcpStream>>,
-    connections: AtomicUsize,
-    stopping: AtomicBool,
-}
-
-/// The upstream.
-#[derive(Debug)]
-pub(crate) struct FrameUpstream {
-    pub(crate) address: SocketAddr,
-    shared: Arc<Shared>,
-}
-
-impl FrameUpstream {
-    /// Serves every connection as `script` does, after the settings of both sides.
-    pub(crate) fn start(script: impl Fn(&mut FrameConnection) -> Option<()> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (shared, script) = (Arc::new(Shared::default()), Arc::new(script));
-        let accepting = Arc::clone(&shared);
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                if accepting.stopping.load(Ordering::SeqCst) {
-                    return;
-                }
-                stream.set_nodelay(true).unwrap();
-                accepting.streams.lock().unwrap().push(stream.try_clone().unwrap());
-                let number = accepting.connections.fetch_add(1, Ordering::SeqCst);
-                let script = Arc::clone(&script);
-                thread::spawn(move || {
-                    let mut connection = FrameConnection { number, stream };
-                    let _over = connection.greet().and_then(|()| script(&mut connection));
-                    let _ = connection.stream.shutdown(Shutdown::Both);
-                });
-            }
-        });
-        Self { address, shared }
+impl Frames {
+    /// `None` if it cannot be sent any more.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Option<()> {
+        self.stream.write_all(bytes).ok()
     }
 
-    /// How many connections were made.
-    pub(crate) fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for FrameUpstream {
-    fn drop(&mut self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        drop(TcpStream::connect(self.address));
-        for stream in self.shared.streams.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-impl FrameConnection {
-    fn greet(&mut self) -> Option<()> {
-        let mut preface = [0; PREFACE.len()];
-        self.stream.read_exact(&mut preface).ok()?;
-        assert_eq!(preface, PREFACE);
-        self.send(SETTINGS, 0, 0, &[])
-    }
-
-    /// The next frame; settings are agreed to on the way. `None` at the end of the connection.
+    /// The next frame; settings and pings are agreed to on the way. `None` at the end of the connection.
     pub(crate) fn next(&mut self) -> Option<Frame> {
         loop {
             let mut head = [0; 9];
@@ -115,102 +55,55 @@ impl FrameConnection {
             let [a, b, c, kind, flags, stream @ ..] = head;
             let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
             self.stream.read_exact(&mut payload).ok()?;
-            match kind {
-                SETTINGS if flags & ACK == 0 => self.send(SETTINGS, ACK, 0, &[])?,
-                PING if flags & ACK == 0 => self.send(PING, ACK, 0, &payload)?,
-                _ => return Some(Frame { kind, flags, stream: u32::from_be_bytes(stream), payload }),
-            }
+            // Whoever cannot be told any more may have said something still.
+            let _told_or_gone = match kind {
+                SETTINGS if flags & ACK == 0 => self.send(&frame(SETTINGS, ACK, 0, &[])),
+                PING if flags & ACK == 0 => self.send(&frame(PING, ACK, 0, &payload)),
+                _ => return Some(Frame { kind, flags, stream: u32::from_be_bytes(stream) & 0x7fff_ffff, payload }),
+            };
         }
-    }
-
-    /// The next frame of that kind.
-    pub(crate) fn next_of(&mut self, kind: u8) -> Option<Frame> {
-        loop {
-            let frame = self.next()?;
-            if frame.kind == kind {
-                return Some(frame);
-            }
-        }
-    }
-
-    /// Reads a whole request; the stream that it is on.
-    pub(crate) fn next_request(&mut self) -> Option<u32> {
-        loop {
-            let frame = self.next()?;
-            if matches!(frame.kind, HEADERS | DATA) && frame.flags & END_STREAM != 0 {
-                return Some(frame.stream);
-            }
-        }
-    }
-
-    pub(crate) fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Option<()> {
-        let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let head = [&[a, b, c, kind, flags], stream.to_be_bytes().as_slice()].concat();
-        self.stream.write_all(&[head.as_slice(), payload].concat()).ok()
-    }
-
-    /// A head in as many frames as it takes.
-    pub(crate) fn send_head(&mut self, flags: u8, stream: u32, status: &str, fields: &[(&str, &str)]) -> Option<()> {
-        self.send_block(flags, stream, &block(&[&[(":status", status)], fields].concat()))
-    }
-
-    /// The fields after a body, with which the stream ends.
-    pub(crate) fn send_trailers(&mut self, stream: u32, fields: &[(&str, &str)]) -> Option<()> {
-        self.send_block(END_STREAM, stream, &block(fields))
-    }
-
-    fn send_block(&mut self, flags: u8, stream: u32, block: &[u8]) -> Option<()> {
-        const CONTINUATION: u8 = 9;
-        let mut pieces = block.chunks(16 * 1024).peekable();
-        let mut kind = HEADERS;
-        while let Some(piece) = pieces.next() {
-            let end = if pieces.peek().is_none() { END_HEADERS } else { 0 };
-            let flags = if kind == HEADERS { flags | end } else { end };
-            self.send(kind, flags, stream, piece)?;
-            kind = CONTINUATION;
-        }
-        Some(())
-    }
-
-    /// 200 with `hello`.
-    pub(crate) fn send_hello(&mut self, stream: u32) -> Option<()> {
-        self.send_head(0, stream, "200", &[("content-length", "5")])?;
-        self.send(DATA, END_STREAM, stream, b"hello")
-    }
-
-    pub(crate) fn reset(&mut self, stream: u32, code: u32) -> Option<()> {
-        self.send(RST_STREAM, 0, stream, &code.to_be_bytes())
-    }
-
-    /// Says good-bye to all streams above `last`.
-    pub(crate) fn go_away(&mut self, last: u32, code: u32) -> Option<()> {
-        self.send(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat())
     }
 }
 
-/// Fields as literals that are not remembered.
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+impl Frame {
+    /// The number that its payload has at a place: of RST_STREAM at 0 the reason, of GOAWAY at 4.
+    pub(crate) fn number(&self, at: usize) -> u32 {
+        u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
+    }
+}
+
+/// A frame in bytes.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, length @ ..] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A whole head in one frame.
+pub(crate) fn head(stream: u32, fields: &[(&str, &str)], end: u8) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS | end, stream, &block(fields))
+}
+
+/// Fields as literals that nobody is to remember. Characters up to U+00FF are bytes.
+pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
         for text in [name, value] {
-            length(text.len(), &mut block);
-            block.extend_from_slice(text.as_bytes());
+            let bytes = super::wire::latin1(text);
+            push_len(&mut block, bytes.len());
+            block.extend(bytes);
         }
     }
     block
 }
 
 /// RFC 7541, section 5.1, with a prefix of 7 bits.
-fn length(mut number: usize, block: &mut Vec<u8>) {
-    if number < 127 {
-        return block.push(number as u8);
-    }
+fn push_len(block: &mut Vec<u8>, len: usize) {
+    let Some(mut rest) = len.checked_sub(127) else { return block.push(u8::try_from(len).unwrap()) };
     block.push(127);
-    number -= 127;
-    while number >= 128 {
-        block.push((number % 128 + 128) as u8);
-        number /= 128;
+    while rest >= 128 {
+        block.push(u8::try_from(rest % 128 + 128).unwrap());
+        rest /= 128;
     }
-    block.push(number as u8);
+    block.push(u8::try_from(rest).unwrap());
 }

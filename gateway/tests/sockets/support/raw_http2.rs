@@ -1,38 +1,13 @@
-//! A client that writes frames of HTTP/2 as it likes: what no library would send. Heads are written as literals, and of answers the status is
-//! read.
+//! A client that writes frames of HTTP/2 as it likes: what no library would send. Of answers the status is read.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use super::http2_frames::{Frame, Frames, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame};
 use super::process::PATIENCE;
 
-pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-pub(crate) const DATA: u8 = 0;
-pub(crate) const HEADERS: u8 = 1;
-pub(crate) const PRIORITY: u8 = 2;
-pub(crate) const RST_STREAM: u8 = 3;
-pub(crate) const SETTINGS: u8 = 4;
-pub(crate) const PING: u8 = 6;
-pub(crate) const GOAWAY: u8 = 7;
-pub(crate) const WINDOW_UPDATE: u8 = 8;
-pub(crate) const CONTINUATION: u8 = 9;
-pub(crate) const END_STREAM: u8 = 1;
-pub(crate) const END_HEADERS: u8 = 4;
-/// Of GOAWAY and RST_STREAM.
-pub(crate) const ENHANCE_YOUR_CALM: u32 = 0xb;
-const ACK: u8 = 1;
 /// No dynamic table, so that a status is always written out.
 const HEADER_TABLE_SIZE_0: [u8; 6] = [0, 1, 0, 0, 0, 0];
-
-/// A frame as it came.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Frame {
-    pub(crate) kind: u8,
-    pub(crate) flags: u8,
-    pub(crate) stream: u32,
-    pub(crate) payload: Vec<u8>,
-}
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +23,7 @@ pub(crate) enum Outcome {
 
 #[derive(Debug)]
 pub(crate) struct RawHttp2 {
-    pub(crate) stream: TcpStream,
-    buffer: Vec<u8>,
+    frames: Frames,
 }
 
 impl RawHttp2 {
@@ -66,30 +40,27 @@ impl RawHttp2 {
     }
 
     /// The same connection, for whoever listens to it.
-    pub(crate) fn over(stream: TcpStream) -> Self {
-        Self { stream, buffer: Vec::new() }
+    pub(crate) fn listening(&self) -> Self {
+        Self::over(self.frames.stream.try_clone().unwrap())
+    }
+
+    fn over(stream: TcpStream) -> Self {
+        Self { frames: Frames { stream } }
     }
 
     /// Whether it could be sent.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
+        self.frames.send(bytes).is_some()
+    }
+
+    /// Says that nothing more comes.
+    pub(crate) fn finish_sending(&self) {
+        let _ended_already = self.frames.stream.shutdown(Shutdown::Write);
     }
 
     /// The next frame; `None` once the connection has ended.
     pub(crate) fn read(&mut self) -> Option<Frame> {
-        loop {
-            if let Some(frame) = take_frame(&mut self.buffer) {
-                if frame.kind == SETTINGS && frame.flags & ACK == 0 {
-                    self.send(&super::raw_http2::frame(SETTINGS, ACK, 0, &[]));
-                }
-                return Some(frame);
-            }
-            let mut piece = [0; 16 * 1024];
-            match self.stream.read(&mut piece) {
-                Ok(len @ 1..) => self.buffer.extend_from_slice(&piece[..len]),
-                Ok(0) | Err(_) => return None,
-            }
-        }
+        self.frames.next()
     }
 
     /// What becomes of a request.
@@ -97,8 +68,8 @@ impl RawHttp2 {
         while let Some(frame) = self.read() {
             match frame.kind {
                 HEADERS if frame.stream == stream => return Outcome::Answered(status(&frame.payload)),
-                RST_STREAM if frame.stream == stream => return Outcome::Reset(number(&frame.payload[..4])),
-                GOAWAY => return Outcome::GoneAway(number(&frame.payload[4..8])),
+                RST_STREAM if frame.stream == stream => return Outcome::Reset(frame.number(0)),
+                GOAWAY => return Outcome::GoneAway(frame.number(4)),
                 _ => {}
             }
         }
@@ -110,60 +81,11 @@ impl RawHttp2 {
         let mut reason = None;
         while let Some(frame) = self.read() {
             if frame.kind == GOAWAY {
-                reason = Some(number(&frame.payload[4..8]));
+                reason = Some(frame.number(4));
             }
         }
         reason
     }
-}
-
-/// A frame in bytes.
-pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let [_, length @ ..] = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A whole head in one frame.
-pub(crate) fn head(stream: u32, fields: &[(&str, &str)], end: u8) -> Vec<u8> {
-    frame(HEADERS, END_HEADERS | end, stream, &block(fields))
-}
-
-/// Fields as literals that nobody is to remember. Characters up to U+00FF are bytes.
-pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0);
-        for text in [name, value] {
-            let bytes = super::wire::latin1(text);
-            push_len(&mut block, bytes.len());
-            block.extend(bytes);
-        }
-    }
-    block
-}
-
-/// RFC 7541, section 5.1, with a prefix of 7 bits.
-fn push_len(block: &mut Vec<u8>, len: usize) {
-    let Some(mut rest) = len.checked_sub(127) else { return block.push(u8::try_from(len).unwrap()) };
-    block.push(127);
-    while rest >= 128 {
-        block.push(u8::try_from(rest % 128 + 128).unwrap());
-        rest /= 128;
-    }
-    block.push(u8::try_from(rest).unwrap());
-}
-
-fn take_frame(buffer: &mut Vec<u8>) -> Option<Frame> {
-    let (head, rest) = buffer.split_at_checked(9)?;
-    let length = number(&head[..3]) as usize;
-    let payload = rest.get(..length)?.to_vec();
-    let frame = Frame { kind: head[3], flags: head[4], stream: number(&head[5..9]) & 0x7fff_ffff, payload };
-    buffer.drain(..9 + length);
-    Some(frame)
-}
-
-fn number(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
 /// The status at the beginning of a block, RFC 7541: of the static table, or written out by Huffman's code, of which the digits are known here.
