@@ -454,7 +454,7 @@ mod tests {
     #[test]
     fn what_other_checks_said_is_forgotten() {
         let check = HealthCheck {
-            path: "/".into(),
+            path: http::uri::PathAndQuery::from_static("/"),
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(1),
             healthy_after: 1,

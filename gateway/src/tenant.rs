@@ -114,7 +114,7 @@ pub struct Upstream {
     /// Which HTTP it is asked in.
     pub protocol: Protocol,
     /// Whom it is trusted by; `None` in clear text.
-    pub tls: Option<UpstreamTls>,
+    pub tls: Option<Arc<UpstreamTls>>,
     /// What is counted of its answers.
     pub counters: Arc<UpstreamCounters>,
     /// How often the log tells of its TLS.
@@ -132,7 +132,7 @@ impl Upstream {
     /// The upstream of that name. What `previous` has and would be made the same again is kept.
     pub(crate) fn new(
         spec: &UpstreamSpec,
-        tls: Option<UpstreamTls>,
+        tls: Option<Arc<UpstreamTls>>,
         counters: Arc<UpstreamCounters>,
         previous: Option<&Upstream>,
     ) -> Self {

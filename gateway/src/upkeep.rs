@@ -16,7 +16,6 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::metrics::UpstreamCounters;
 use crate::servers::Servers;
 use crate::snapshot::Snapshot;
 use crate::tenant::Upstream;
@@ -24,6 +23,7 @@ use crate::tenant::Upstream;
 mod checks;
 mod lookups;
 
+use self::checks::{Probe, Way};
 use self::lookups::{Names, Source};
 
 /// How long a start or a reload waits for what new names lead to. Without an answer it serves, and the upstream says 503 until there is
@@ -48,7 +48,13 @@ struct Inner {
 struct Tended {
     servers: Arc<Servers>,
     names: Vec<Task>,
-    _checks: Option<Task>,
+    checks: Option<Checks>,
+}
+
+/// Checks, and over which way.
+struct Checks {
+    way: Way,
+    _task: Task,
 }
 
 /// A task that ends when this is dropped.
@@ -110,21 +116,31 @@ impl Inner {
         for upstream in needy {
             let key = Arc::as_ptr(&upstream.servers).addr();
             let tended = match before.remove(&key) {
-                Some(tended) => tended,
-                None => self.take_up(upstream)?,
+                Some(Tended { servers, names, checks }) => {
+                    Tended { servers, names, checks: self.check(upstream, checks)? }
+                }
+                None => {
+                    let servers = Arc::clone(&upstream.servers);
+                    Tended { servers, names: Vec::new(), checks: self.check(upstream, None)? }
+                }
             };
             self.tended.insert(key, tended);
         }
         self.follow_names(answered)
     }
 
-    fn take_up(&mut self, upstream: &Upstream) -> io::Result<Tended> {
-        let servers = Arc::clone(&upstream.servers);
-        let check = servers.check().cloned();
-        let (counters, slots): (Arc<UpstreamCounters>, _) = (Arc::clone(&upstream.counters), Arc::clone(&self.checks));
-        let check = check.map(|check| checks::keep(Arc::clone(&servers), check, counters, slots));
-        let checks = check.map(|check| self.spawn(check)).transpose()?;
-        Ok(Tended { servers, names: Vec::new(), _checks: checks })
+    /// Checks servers, with those checks that there are if requests go the same way as before. What is known of a server stays until the
+    /// first check over the new way, which decides alone.
+    fn check(&mut self, upstream: &Upstream, before: Option<Checks>) -> io::Result<Option<Checks>> {
+        let way = Way::to(upstream);
+        if before.as_ref().is_some_and(|before| before.way == way) {
+            return Ok(before);
+        }
+        let Some(check) = upstream.servers.check() else { return Ok(None) };
+        let (servers, counters, slots) = (&upstream.servers, &upstream.counters, &self.checks);
+        let probe = Probe::new(check, &way);
+        let keep = checks::keep(Arc::clone(servers), check.clone(), probe, Arc::clone(counters), Arc::clone(slots));
+        Ok(Some(Checks { way, _task: self.spawn(keep)? }))
     }
 
     /// Begins to resolve the names that nobody resolves yet.

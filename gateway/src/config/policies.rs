@@ -60,7 +60,7 @@ impl Decoder<'_> {
             host: fields.find("host").and_then(|node| self.upstream_host(node)),
             protocol,
             tls: fields.find("tls").and_then(|node| self.upstream_tls(node, &servers)),
-            health_check: self.health_check(&fields, protocol),
+            health_check: fields.find("healthCheck").and_then(|node| self.health_check(node)),
             limits: fields.find("limits").and_then(|node| self.upstream_limits(node)),
             servers,
             ..blank

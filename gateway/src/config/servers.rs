@@ -5,8 +5,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
+
 use super::decode::{Decoder, Fields};
-use super::model::{HealthCheck, Protocol, Resolver, ServerAddress, ServerSpec, UpstreamLimits};
+use super::model::{HealthCheck, Resolver, ServerAddress, ServerSpec, UpstreamLimits};
 use super::sections;
 use super::settings::span;
 use super::tree::{Node, Value};
@@ -52,13 +54,7 @@ impl Decoder<'_> {
         self.parsed(node, "the address of a server", server_address)
     }
 
-    pub(super) fn health_check(&mut self, upstream: &Fields<'_>, protocol: Protocol) -> Option<HealthCheck> {
-        let node = upstream.find("healthCheck")?;
-        if upstream.find("tls").is_some() || protocol == Protocol::Http2 {
-            let message = "health checks speak HTTP/1.1 in clear text as yet; leave healthCheck out where servers speak TLS or HTTP/2 \
-                           alone";
-            self.error(node.at, message);
-        }
+    pub(super) fn health_check(&mut self, node: &Node) -> Option<HealthCheck> {
         let fields = self.fields(node, &sections::HEALTH_CHECK)?;
         let interval = self.duration_or(&fields, "interval", span(100, 3_600), Duration::from_secs(10));
         let timeout = self.duration_or(&fields, "timeout", span(10, 300), Duration::from_secs(2));
@@ -121,8 +117,11 @@ fn server_address(text: &str) -> Result<ServerAddress, String> {
     Ok(ServerAddress::Name { name: name.into(), port })
 }
 
-fn check_path(text: &str) -> Result<Box<str>, &'static str> {
+fn check_path(text: &str) -> Result<PathAndQuery, &'static str> {
     let is_visible = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
     let is_path = text.starts_with('/') && is_visible && text.len() <= CHECK_PATH_LEN_MAX;
-    if is_path { Ok(text.into()) } else { Err("write what is asked for, from the slash on, such as /healthz") }
+    match PathAndQuery::try_from(text) {
+        Ok(path) if is_path => Ok(path),
+        Ok(_) | Err(_) => Err("write what is asked for, from the slash on, such as /healthz"),
+    }
 }

@@ -106,6 +106,7 @@ fn a_max_age_is_no_negative_number() {
 
 #[test]
 fn servers_have_names_and_weights() {
+    use http::uri::PathAndQuery;
     use model::{HealthCheck, Resolver, ServerAddress, ServerSpec, UpstreamLimits};
     let text = r#"version: 1
 listeners: [{ address: "127.0.0.1:0" }]
@@ -127,7 +128,7 @@ upstreams:
     assert_eq!(a.servers, servers);
     let seconds = Duration::from_secs;
     let check = HealthCheck {
-        path: "/healthz?full".into(),
+        path: PathAndQuery::from_static("/healthz?full"),
         interval: seconds(5),
         timeout: seconds(1),
         healthy_after: 1,
@@ -157,6 +158,7 @@ upstreams:
     limits: { maxRequests: 0 }
   b: { servers: ["10.0.0.1:80"], healthCheck: { interval: 10s }, limits: { maxPending: 5 } }
   c: { servers: [{ adress: "a:1" }], healthCheck: { path: "/a b" } }
+  d: { servers: ["10.0.0.1:80"], healthCheck: { path: "/<id>" } }
 "#;
     check(
         text,
@@ -183,6 +185,7 @@ upstreams:
             "10:18 a server needs the key `address`",
             "10:20 a server has no key `adress`; did you mean `address`?",
             "10:59 `/a b` is not the path of a health check",
+            "11:55 `/<id>` is not the path of a health check",
         ],
     );
     check(
@@ -307,14 +310,11 @@ fn servers_that_speak_tls_go_by_one_name() {
     let named = main("\"a.internal:443\", \"10.0.0.2:443\"", "tls: { serverName: api.internal }");
     assert!(named.found.is_empty(), "{:?}", named.found);
     let by_more = "these servers go by more than one name; write the serverName that the certificates of all have";
-    let not_checked = "health checks speak HTTP/1.1 in clear text as yet; leave healthCheck out";
     for (servers, rest, wanted) in [
         ("\"a.internal:443\", \"10.0.0.2:443\"", "tls: {}", by_more),
         ("\"10.0.0.2:443\", \"a.internal:443\"", "tls: {}", by_more),
         ("\"a.internal:443\", \"b.internal:443\"", "tls: {}", by_more),
         ("\"a_b.internal:443\"", "tls: {}", "no certificate is for a_b.internal; write the serverName"),
-        ("\"10.0.0.2:443\"", "tls: {}, healthCheck: { path: / }", not_checked),
-        ("\"10.0.0.2:80\"", "protocol: Http2, healthCheck: { path: / }", not_checked),
     ] {
         let found = main(servers, rest).found;
         let told: Vec<_> = found.iter().map(|one| (one.place.line, &*one.message)).collect();

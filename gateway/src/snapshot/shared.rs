@@ -68,7 +68,8 @@ impl Shared {
         let policies = policies.collect();
         let system = SystemRoots::default();
         let mut upstream = |spec: &UpstreamSpec| {
-            let tls = spec.tls.as_ref().and_then(|tls| UpstreamTls::read(tls, file, &system, compiler.found));
+            let tls =
+                spec.tls.as_ref().and_then(|tls| UpstreamTls::read(tls, file, &system, compiler.found).map(Arc::new));
             let old = previous.and_then(|shared| shared.upstreams.get(&spec.name.value));
             let same = old.filter(|old| old.spec == *spec && old.tls == tls);
             let new = || Upstream::new(spec, tls, metrics.upstream(&spec.name.value), old.map(|old| &**old));

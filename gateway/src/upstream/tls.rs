@@ -3,7 +3,8 @@
 //! Pingora makes a TLS client of this for every new connection, and panics on what it cannot read, or refuses the connection. So
 //! everything is read here first, by the parsers that it will use: what is wrong is a mistake in the configuration, at the place that
 //! names the file, and what is here can be used. The chain is always verified, and the name: Pingora would skip both for an
-//! empty name, so there is always one. Absent on purpose: a switch that turns verification off, since a certificate can be its own `ca`.
+//! empty name, so there is always one. Health checks make connections of their own, of the same roots, names and certificates. Absent on
+//! purpose: a switch that turns verification off, since a certificate can be its own `ca`.
 
 use std::cell::OnceCell;
 use std::net::IpAddr;
@@ -14,16 +15,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pingora::protocols::tls::CaType;
 use pingora::tls::load_native_certs;
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
-use rustls::RootCertStore;
+use rustls::client::Resumption;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::diagnostics::{Diagnostic, Diagnostics};
 use crate::config::files::read_bytes;
-use crate::config::model::{At, ClientCertificateSpec, Located, TlsSpec};
+use crate::config::model::{At, ClientCertificateSpec, Located, Protocol, TlsSpec};
 
 /// Bytes of a file of certificates: those of a whole operating system have a quarter of it. They are gone through at every new connection.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -32,7 +34,13 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub struct UpstreamTls {
     server_name: Option<Box<str>>,
     trusted: Arc<CaType>,
-    own: Option<Arc<CertKey>>,
+    own: Option<Own>,
+}
+
+/// A client certificate as Pingora takes it, and as rustls does.
+struct Own {
+    shown: Arc<CertKey>,
+    signing: Arc<CertifiedKey>,
 }
 
 /// The certificates that the system trusts, read where somebody needs them.
@@ -73,7 +81,31 @@ impl UpstreamTls {
 
     /// What a server is shown that asks who the gateway is.
     pub fn own(&self) -> Option<&Arc<CertKey>> {
-        self.own.as_ref()
+        self.own.as_ref().map(|own| &own.shown)
+    }
+
+    /// What connections beside Pingora's are made with, and like its own: the same is offered, and each server verified anew, since a
+    /// session that is resumed is not.
+    pub(crate) fn client(&self, protocol: Protocol) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(raw(self.trusted.iter()).map(CertificateDer::from));
+        #[expect(clippy::expect_used, reason = "the provider has suites for every version, which tests build")]
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("suites for these versions");
+        let builder = builder.with_root_certificates(roots);
+        let mut config = match &self.own {
+            Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&own.signing)))),
+            None => builder.with_no_client_auth(),
+        };
+        let offered: &[&str] = match protocol {
+            Protocol::Http1 => &["http/1.1"],
+            Protocol::Http2 => &["h2"],
+            Protocol::Auto => &["h2", "http/1.1"],
+        };
+        config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config.resumption = Resumption::disabled();
+        config
     }
 }
 
@@ -83,10 +115,7 @@ impl PartialEq for UpstreamTls {
         let UpstreamTls { server_name, trusted, own } = self;
         let same_own = match (own, &other.own) {
             (Some(ours), Some(theirs)) => {
-                let chain = |own: &CertKey| {
-                    raw([own.leaf()]).chain(raw(own.intermediates())).map(<[u8]>::to_vec).collect::<Vec<_>>()
-                };
-                ours.key() == theirs.key() && chain(ours) == chain(theirs)
+                ours.shown.key() == theirs.shown.key() && ours.signing.cert == theirs.signing.cert
             }
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
@@ -145,7 +174,7 @@ impl Reading<'_> {
         (!trusted.is_empty()).then(|| trusted.into())
     }
 
-    fn own(&mut self, spec: &ClientCertificateSpec) -> Option<Arc<CertKey>> {
+    fn own(&mut self, spec: &ClientCertificateSpec) -> Option<Own> {
         let ClientCertificateSpec { certificate, key } = spec;
         let chain = self.certificates(&certificate.value, certificate.at);
         let private = self.bytes(&key.value, key.at).and_then(|text| self.private_key(&text, &key.value, key.at));
@@ -154,14 +183,15 @@ impl Reading<'_> {
         let readable = readable
             .map_err(|why| self.error(certificate.at, format!("{} is no good: {why}", certificate.value.display())))
             .ok()?;
-        if let Err(error) = CertifiedKey::from_der(chain.clone(), private.clone_key(), &default_provider()) {
+        let signing = CertifiedKey::from_der(chain.clone(), private.clone_key(), &default_provider());
+        let signing = signing.map_err(|error| {
             let message = format!("this key does not go with {}: {error}", certificate.value.display());
             self.error(key.at, message);
-            return None;
-        }
+        });
+        let signing = Arc::new(signing.ok()?);
         self.warn_expired(&readable, &certificate.value, certificate.at);
         let chain = chain.iter().map(|one| one.to_vec()).collect();
-        Some(Arc::new(CertKey::new(chain, private.secret_der().to_vec())))
+        Some(Own { shown: Arc::new(CertKey::new(chain, private.secret_der().to_vec())), signing })
     }
 
     /// The certificates in a file, at least one. What a parser says of PEM may quote it, so that is not told.
@@ -211,6 +241,14 @@ fn anchor(certificate: &CertificateDer<'_>) -> Result<WrappedX509, String> {
 fn wrapped(certificate: &CertificateDer<'_>) -> Result<WrappedX509, String> {
     X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
     Ok(WrappedX509::new(certificate.to_vec(), parse_x509))
+}
+
+#[cfg(test)]
+impl UpstreamTls {
+    /// Trust in nobody.
+    pub(crate) fn of_nobody(server_name: Option<&str>) -> Self {
+        UpstreamTls { server_name: server_name.map(Box::from), trusted: Vec::new().into(), own: None }
+    }
 }
 
 #[cfg(test)]

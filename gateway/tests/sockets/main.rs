@@ -13,6 +13,7 @@ mod balancers;
 mod browser;
 mod cache;
 mod check;
+mod checks;
 mod corpus;
 mod demo;
 mod explain;

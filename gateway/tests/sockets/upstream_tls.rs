@@ -64,7 +64,8 @@ fn a_server_is_asked_for_and_trusted_by_its_name() {
     let front = TlsFront::start(authority.issue(&[NAME]).server(&[]), upstream.address);
     let gateway = before(front.address, &format!("tls: {{ serverName: {NAME}, ca: ca.certificate }}"), &authority);
     ask_often(&gateway);
-    let wanted = Handshake { server_name: Some(NAME.to_owned()), protocol: None, has_certificate: false };
+    let server_name = Some(NAME.to_owned());
+    let wanted = Handshake { server_name, protocol: None, has_certificate: false, is_resumed: false };
     assert_eq!(front.handshakes(), [wanted], "one connection for all");
     let seen = upstream.seen();
     assert_eq!((seen[0].headers.one("host"), seen[0].headers.one("x-forwarded-proto")), (HOST, "http"));

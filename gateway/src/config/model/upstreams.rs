@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderValue;
+use http::uri::PathAndQuery;
 
 use super::{Located, Text};
 
@@ -117,16 +118,16 @@ impl fmt::Display for ServerAddress {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
     /// What is asked for, from the slash on.
-    pub path: Box<str>,
+    pub path: PathAndQuery,
     /// Between two checks of a server.
     pub interval: Duration,
-    /// For a connection and the head of an answer.
+    /// For a connection, its handshakes and the head of an answer.
     pub timeout: Duration,
     /// Good checks in a row that make an unhealthy server healthy.
     pub healthy_after: u32,
     /// Bad checks in a row that make a healthy one unhealthy.
     pub unhealthy_after: u32,
-    /// The `Host` that a check names, instead of the upstream's or the server's address.
+    /// The `Host` that a check names, instead of the upstream's, or of the server's name or address.
     pub host: Option<HeaderValue>,
 }
 

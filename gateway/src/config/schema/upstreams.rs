@@ -76,20 +76,21 @@ described! {
         weight: Option<u32>,
     }
 
-    /// A GET that each server has to answer with a status from 200 to 299.
+    /// A GET that each server has to answer with a status from 200 to 299, in the HTTP and over the TLS of requests.
     #[schemars(rename_all = "camelCase", deny_unknown_fields)]
     struct HealthCheck {
         /// What is asked for, such as `/healthz`.
         path: String,
         /// Between two checks of a server. Default 10s.
         interval: Option<Duration>,
-        /// For a connection and the head of an answer. Default 2s.
+        /// For a connection, its handshakes and the head of an answer. Default 2s.
         timeout: Option<Duration>,
         /// Good checks in a row that make an unhealthy server healthy. Default 2.
         healthy_after: Option<u32>,
         /// Bad checks in a row that make a healthy server unhealthy; of a new server the first one does. Default 3.
         unhealthy_after: Option<u32>,
-        /// The Host that a check names, instead of the upstream's or the server's address.
+        /// The Host that a check names, instead of the upstream's; without one, the name that the server's certificate must have, or the server's
+        /// address.
         host: Option<String>,
     }
 

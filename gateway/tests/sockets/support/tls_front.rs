@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use rustls::ServerConfig;
+use rustls::{HandshakeKind, ServerConfig};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -15,6 +15,7 @@ pub(crate) struct Handshake {
     pub(crate) server_name: Option<String>,
     pub(crate) protocol: Option<String>,
     pub(crate) has_certificate: bool,
+    pub(crate) is_resumed: bool,
 }
 
 /// The front; it ends, with all connections through it, when this is dropped.
@@ -64,6 +65,7 @@ async fn carry(stream: TcpStream, acceptor: TlsAcceptor, behind: SocketAddr, see
         server_name: session.server_name().map(str::to_owned),
         protocol: session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
         has_certificate: session.peer_certificates().is_some(),
+        is_resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
     });
     let Ok(mut upstream) = TcpStream::connect(behind).await else { return };
     upstream.set_nodelay(true).unwrap();
