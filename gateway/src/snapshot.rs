@@ -25,8 +25,8 @@ mod tests;
 pub(crate) use build::{Builder, Parts};
 pub use current::{CurrentSnapshot, Pinned};
 pub(crate) use rules::Rejected;
-pub(crate) use shared::Shared;
 pub use shared::SharedPolicy;
+pub(crate) use shared::{Shared, Sources};
 
 use hosts::{HostTable, Slot};
 

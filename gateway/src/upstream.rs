@@ -21,8 +21,8 @@ mod failure;
 mod tls;
 
 pub use failure::{Failure, NO_HTTP2};
-pub(crate) use tls::SystemRoots;
 pub use tls::UpstreamTls;
+pub(crate) use tls::{Own, Reading, expired, system_roots};
 
 /// Idle connections to an upstream are kept this long: below the 60 s or more after which common servers close theirs.
 const POOL_IDLE: Duration = Duration::from_secs(55);

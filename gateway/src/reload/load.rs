@@ -3,7 +3,7 @@
 //! The main file is all or nothing. A file of the tenants directory with a mistake keeps its last good version while the rest goes
 //! live; one that clashes with another loses, since those that did not change come first. When even a last good version no longer
 //! fits, the main file has changed under it, and the main file is what is refused. Threads, triggers and logs are `reload`'s. Of
-//! scripts and certificates the last good version is kept in the same way.
+//! scripts and certificates, those of upstreams too, the last good version is kept in the same way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use rayon::prelude::*;
 
 use self::certificates::Certificates;
+use self::trust::Trust;
 use super::stamp::Stamp;
 use crate::admin;
 use crate::config::diagnostics::{Diagnostic, Diagnostics};
@@ -21,10 +22,11 @@ use crate::config::{self, Decoded, Settings, TenantsFile};
 use crate::host::HostPattern;
 use crate::metrics::Metrics;
 use crate::scripts::{self, Reading, Refused, Scripts};
-use crate::snapshot::{Builder, Parts, Rejected, Shared, Snapshot};
+use crate::snapshot::{Builder, Parts, Rejected, Shared, Snapshot, Sources};
 use crate::tls::Certificate;
 
 mod certificates;
+mod trust;
 
 /// What to do at the start about tenants files with mistakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,7 @@ struct Live {
     files: BTreeMap<Arc<Path>, Serving>,
     scripts: Scripts,
     certificates: Certificates,
+    trust: Trust,
     broken: Vec<BrokenFile>,
     snapshot: Arc<Snapshot>,
 }
@@ -99,9 +102,10 @@ struct Dir {
 struct Beside {
     scripts: Reading,
     certificates: certificates::Read,
+    trust: trust::Read,
 }
 
-/// A tenants file, a script or a certificate that is not live as it is on disk.
+/// A tenants file, a script, a certificate or a key that is not live as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct BrokenFile {
     /// Which.
@@ -161,8 +165,8 @@ impl Loader {
         self.note_stamp(&main_path);
         let Decoded { value: main, mut found } = config::read_main(&main_path);
         self.check_token(&main.settings, &mut found);
-        self.note_upstream_certificates(&main);
         let certificates = self.certificates(&main, &mut found);
+        let trust = self.trust(&main, &mut found);
         let mut candidates = self.candidates(&main, &mut found);
         let previous = self.live.as_ref().map(|live| Arc::clone(&live.snapshot));
         let reading = self.scripts(&main, &mut found);
@@ -170,7 +174,7 @@ impl Loader {
         let shared = Shared::compile(
             &main,
             &main_path,
-            &reading.scripts,
+            Sources { scripts: &reading.scripts, tls: &trust.tls },
             previous.as_deref(),
             &self.metrics,
             &mut rejected,
@@ -180,7 +184,7 @@ impl Loader {
         let assembly =
             Assembly { shared: &shared, previous: previous.as_deref(), metrics: &self.metrics, certificates: only };
         let (parts, warnings) = assembly.assemble(&main, &main_path, &found, &mut candidates, self.keeps_going())?;
-        let beside = Beside { scripts: self.accept(&main, reading, rejected), certificates };
+        let beside = Beside { scripts: self.accept(&main, reading, rejected), certificates, trust };
         Ok(self.publish(main, shared, parts, candidates, beside, warnings))
     }
 
@@ -209,14 +213,6 @@ impl Loader {
             self.seen.token_file = Some(file.value.clone());
             self.note_stamp(&file.value);
         }
-    }
-
-    /// What upstreams are spoken to with, before it is read, so that a change meanwhile shows.
-    fn note_upstream_certificates(&mut self, main: &Main) {
-        let tls = main.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
-        tls.flat_map(|tls| tls.value.files()).for_each(|file| {
-            self.note_certificate(file);
-        });
     }
 
     /// The scripts. What is wrong with one at the start is a mistake like any other; later its last good version stays.
@@ -287,7 +283,7 @@ impl Loader {
         shared: Shared,
         parts: Parts,
         candidates: Vec<Candidate>,
-        Beside { scripts, certificates }: Beside,
+        Beside { scripts, certificates, trust }: Beside,
         mut warnings: Diagnostics,
     ) -> Loaded {
         let started = self.live.as_ref().map_or_else(|| Arc::clone(&main.settings), |live| Arc::clone(&live.started));
@@ -300,6 +296,7 @@ impl Loader {
             scripts.refused.into_iter().map(|refused| BrokenFile { file: refused.file, errors: refused.errors }),
         );
         broken.extend(certificates.refused);
+        broken.extend(trust.refused);
         broken.iter_mut().for_each(|file| config::files::quote(&mut file.errors));
         config::files::quote(&mut warnings);
         let at_start = self.live.is_none();
@@ -307,10 +304,10 @@ impl Loader {
         let rules = main.settings.limits.rules;
         self.metrics.verdicts.set_limits(rules.cache, rules.times);
         self.metrics.set_ledger_limits(main.settings.ledger);
-        let (scripts, certificates) = (scripts.scripts, certificates.certificates);
+        let (scripts, certificates, trust) = (scripts.scripts, certificates.certificates, trust.trust);
         self.metrics.tls.note_expiries(certificates.expiries());
-        let (broken_now, serving) = (broken.clone(), Arc::clone(&snapshot));
-        let mut live = Live { main, started, files, scripts, certificates, broken: broken_now, snapshot: serving };
+        let (refused, serving) = (broken.clone(), Arc::clone(&snapshot));
+        let mut live = Live { main, started, files, scripts, certificates, trust, broken: refused, snapshot: serving };
         let same = self.live.take().filter(|old| old.says(&live));
         let is_news = same.is_none();
         live.snapshot = same.map_or(live.snapshot, |old| old.snapshot);

@@ -12,6 +12,7 @@ use crate::snapshot::HostMatch;
 use crate::tenant::Tenant;
 
 mod certificates;
+mod trust;
 
 const MAIN: &str = r#"version: 1
 listeners: [{ address: "127.0.0.1:0" }]

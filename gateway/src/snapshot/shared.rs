@@ -19,7 +19,7 @@ use crate::config::{Kind, shown, similar};
 use crate::metrics::Metrics;
 use crate::scripts::Scripts;
 use crate::tenant::{Tenant, Upstream};
-use crate::upstream::{SystemRoots, UpstreamTls};
+use crate::upstream::UpstreamTls;
 use crate::verdicts::LiveRule;
 
 use super::rules::{Rejected, Rules};
@@ -48,12 +48,19 @@ pub(crate) struct Shared {
     pub(super) policies: AHashMap<Box<str>, Arc<SharedPolicy>>,
 }
 
+/// What the main file names, and other files have.
+pub(crate) struct Sources<'a> {
+    pub(crate) scripts: &'a Scripts,
+    /// By the upstream.
+    pub(crate) tls: &'a AHashMap<Box<str>, Arc<UpstreamTls>>,
+}
+
 impl Shared {
-    /// Compiles what the main file shares out, reusing what `previous` has.
+    /// Compiles what the main file shares out, reusing what `previous` has. An upstream whose `tls` is not there is a mistake that was told.
     pub(crate) fn compile(
         main: &Main,
         file: &Path,
-        scripts: &Scripts,
+        Sources { scripts, tls }: Sources<'_>,
         previous: Option<&super::Snapshot>,
         metrics: &Metrics,
         rejected: &mut Vec<Rejected>,
@@ -66,10 +73,8 @@ impl Shared {
         let mut compiler = Compiler { file, sets, rules, previous, found };
         let policies = main.policies.iter().map(|spec| (spec.name.value.clone(), compiler.policy(spec)));
         let policies = policies.collect();
-        let system = SystemRoots::default();
-        let mut upstream = |spec: &UpstreamSpec| {
-            let tls =
-                spec.tls.as_ref().and_then(|tls| UpstreamTls::read(tls, file, &system, compiler.found).map(Arc::new));
+        let upstream = |spec: &UpstreamSpec| {
+            let tls = tls.get(&spec.name.value).cloned();
             let old = previous.and_then(|shared| shared.upstreams.get(&spec.name.value));
             let same = old.filter(|old| old.spec == *spec && old.tls == tls);
             let new = || Upstream::new(spec, tls, metrics.upstream(&spec.name.value), old.map(|old| &**old));

@@ -31,7 +31,8 @@ fn compile_text(text: &str, previous: Option<&Snapshot>) -> (Option<Snapshot>, D
     std::fs::write(&path, text).unwrap();
     let metrics = Metrics::new();
     let Decoded { value: main, mut found } = read_main(&path);
-    let shared = Shared::compile(&main, &path, &Scripts::default(), previous, &metrics, &mut Vec::new(), &mut found);
+    let sources = Sources { scripts: &Scripts::default(), tls: &AHashMap::default() };
+    let shared = Shared::compile(&main, &path, sources, previous, &metrics, &mut Vec::new(), &mut found);
     let mut builder = Builder::new(&shared, previous, &metrics);
     let mut found = builder.add(&path, &main.tenants, found);
     builder.warn_unused(&main, &path, &mut found);

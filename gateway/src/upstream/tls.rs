@@ -1,14 +1,13 @@
-//! Whom an upstream's servers are trusted by, and what the gateway shows of itself to them: files, read when a snapshot is compiled.
+//! Whom an upstream's servers are trusted by, and what the gateway shows of itself to them: what is in files, read in every load.
 //!
 //! Pingora makes a TLS client of this for every new connection, and panics on what it cannot read, or refuses the connection. So
-//! everything is read here first, by the parsers that it will use: what is wrong is a mistake in the configuration, at the place that
-//! names the file, and what is here can be used. The chain is always verified, and the name: Pingora would skip both for an
+//! everything is read here first, by the parsers that it will use: what is wrong is told at the place that names the file, and what is
+//! here can be used. The chain is always verified, and the name: Pingora would skip both for an
 //! empty name, so there is always one. Health checks make connections of their own, of the same roots, names and certificates. Absent on
 //! purpose: a switch that turns verification off, since a certificate can be its own `ca`.
 
-use std::cell::OnceCell;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,7 +24,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::diagnostics::{Diagnostic, Diagnostics};
 use crate::config::files::read_bytes;
-use crate::config::model::{At, ClientCertificateSpec, Located, Protocol, TlsSpec};
+use crate::config::model::{ClientCertificateSpec, Located, Protocol};
 
 /// Bytes of a file of certificates: those of a whole operating system have a quarter of it. They are gone through at every new connection.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -34,39 +33,19 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub struct UpstreamTls {
     server_name: Option<Box<str>>,
     trusted: Arc<CaType>,
-    own: Option<Own>,
+    own: Option<Arc<Own>>,
 }
 
 /// A client certificate as Pingora takes it, and as rustls does.
-struct Own {
+pub(crate) struct Own {
     shown: Arc<CertKey>,
     signing: Arc<CertifiedKey>,
 }
 
-/// The certificates that the system trusts, read where somebody needs them.
-#[derive(Default)]
-pub(crate) struct SystemRoots(OnceCell<Result<Arc<CaType>, String>>);
-
 impl UpstreamTls {
-    /// Reads what `spec` names, and reports in `file` what is wrong with it.
-    pub(crate) fn read(
-        spec: &Located<TlsSpec>,
-        file: &Path,
-        system: &SystemRoots,
-        found: &mut Diagnostics,
-    ) -> Option<Self> {
-        let Located { value: TlsSpec { server_name, ca, client_certificate }, at } = spec;
-        let mut reading = Reading { file, found };
-        let trusted = match ca {
-            Some(ca) => reading.trusted(&ca.value, ca.at),
-            None => system.get().map_err(|message| reading.error(*at, message.clone())).ok(),
-        };
-        let own = client_certificate.as_ref().map(|own| reading.own(own));
-        let own = match own {
-            None => None,
-            Some(read) => Some(read?),
-        };
-        Some(UpstreamTls { server_name: server_name.clone(), trusted: trusted?, own })
+    /// Of what was read for it.
+    pub(crate) fn new(server_name: Option<Box<str>>, trusted: Arc<CaType>, own: Option<Arc<Own>>) -> Self {
+        UpstreamTls { server_name, trusted, own }
     }
 
     /// The name or address that the certificate of a server must have; never empty.
@@ -128,107 +107,119 @@ fn raw<'c>(certificates: impl IntoIterator<Item = &'c WrappedX509>) -> impl Iter
     certificates.into_iter().map(|certificate| certificate.borrow_raw_cert().as_slice())
 }
 
-impl SystemRoots {
-    fn get(&self) -> Result<Arc<CaType>, &String> {
-        let read = || {
-            let advice = "name a file of those that this upstream is to be trusted by under ca";
-            let all = load_native_certs()
-                .map_err(|error| format!("the system's certificates cannot be read: {error}; {advice}"))?;
-            // Of a system's hundreds, one may be too odd for somebody.
-            let usable: Vec<WrappedX509> = all.iter().filter_map(|certificate| anchor(certificate).ok()).collect();
-            if usable.is_empty() {
-                return Err(format!("this system trusts no certificates; {advice}"));
-            }
-            Ok(usable.into())
-        };
-        self.0.get_or_init(read).as_ref().map(Arc::clone)
+/// The certificates that the system trusts.
+pub(crate) fn system_roots() -> Result<Arc<CaType>, String> {
+    let advice = "name a file of those that this upstream is to be trusted by under ca";
+    let all =
+        load_native_certs().map_err(|error| format!("the system's certificates cannot be read: {error}; {advice}"))?;
+    // Of a system's hundreds, one may be too odd for somebody.
+    let usable: Vec<WrappedX509> = all.iter().filter_map(|certificate| anchor(certificate).ok()).collect();
+    if usable.is_empty() {
+        return Err(format!("this system trusts no certificates; {advice}"));
     }
+    Ok(usable.into())
 }
 
-/// Reads files, and reports what is wrong with them.
-struct Reading<'a> {
+/// Reads a file, or the two that belong together, and notes what is wrong with them.
+pub(crate) struct Reading<'a> {
     /// The configuration that names them.
     file: &'a Path,
-    found: &'a mut Diagnostics,
+    /// The first that is no good.
+    pub(crate) bad: Option<PathBuf>,
+    /// All that is wrong.
+    pub(crate) found: Diagnostics,
 }
 
-impl Reading<'_> {
-    fn error(&mut self, at: At, message: String) {
-        self.found.push(Diagnostic::error(self.file, at, message));
+impl<'a> Reading<'a> {
+    pub(crate) fn new(file: &'a Path) -> Self {
+        Reading { file, bad: None, found: Diagnostics::default() }
     }
 
-    fn bytes(&mut self, path: &Path, at: At) -> Option<Vec<u8>> {
-        let read = read_bytes(path, FILE_BYTES_MAX);
-        read.map_err(|error| self.error(at, format!("{} cannot be read: {error}", path.display()))).ok()
-    }
-
-    fn trusted(&mut self, path: &Path, at: At) -> Option<Arc<CaType>> {
+    /// The certificates in a file, all of which others can be verified by.
+    pub(crate) fn trusted(&mut self, ca: &Located<PathBuf>) -> Option<Arc<CaType>> {
         let mut trusted = Vec::new();
-        for (nth, certificate) in (1..).zip(self.certificates(path, at)?) {
+        for (nth, certificate) in (1..).zip(self.certificates(ca)?) {
             match anchor(&certificate) {
                 Ok(anchor) => trusted.push(anchor),
-                Err(why) => self.error(at, format!("certificate {nth} in {} is no good: {why}", path.display())),
+                Err(why) => self.error(ca, format!("certificate {nth} in {} is no good: {why}", ca.value.display())),
             }
         }
-        self.warn_expired(&trusted, path, at);
-        (!trusted.is_empty()).then(|| trusted.into())
+        self.bad.is_none().then(|| trusted.into())
     }
 
-    fn own(&mut self, spec: &ClientCertificateSpec) -> Option<Own> {
+    /// A client certificate and its key.
+    pub(crate) fn own(&mut self, spec: &ClientCertificateSpec) -> Option<Arc<Own>> {
         let ClientCertificateSpec { certificate, key } = spec;
-        let chain = self.certificates(&certificate.value, certificate.at);
-        let private = self.bytes(&key.value, key.at).and_then(|text| self.private_key(&text, &key.value, key.at));
+        let (chain, private) = (self.certificates(certificate), self.private_key(key));
         let (chain, private) = (chain?, private?);
-        let readable = chain.iter().map(|one| wrapped(one)).collect::<Result<Vec<_>, _>>();
-        let readable = readable
-            .map_err(|why| self.error(certificate.at, format!("{} is no good: {why}", certificate.value.display())))
+        let readable = chain.iter().try_for_each(|one| wrapped(one).map(drop));
+        readable
+            .map_err(|why| self.error(certificate, format!("{} is no good: {why}", certificate.value.display())))
             .ok()?;
         let signing = CertifiedKey::from_der(chain.clone(), private.clone_key(), &default_provider());
         let signing = signing.map_err(|error| {
-            let message = format!("this key does not go with {}: {error}", certificate.value.display());
-            self.error(key.at, message);
+            self.error(key, format!("this key does not go with {}: {error}", certificate.value.display()));
         });
         let signing = Arc::new(signing.ok()?);
-        self.warn_expired(&readable, &certificate.value, certificate.at);
         let chain = chain.iter().map(|one| one.to_vec()).collect();
-        Some(Own { shown: Arc::new(CertKey::new(chain, private.secret_der().to_vec())), signing })
+        Some(Arc::new(Own { shown: Arc::new(CertKey::new(chain, private.secret_der().to_vec())), signing }))
+    }
+
+    fn error(&mut self, named: &Located<PathBuf>, message: String) {
+        self.bad.get_or_insert_with(|| named.value.clone());
+        self.found.push(Diagnostic::error(self.file, named.at, message));
+    }
+
+    fn bytes(&mut self, named: &Located<PathBuf>) -> Option<Vec<u8>> {
+        let read = read_bytes(&named.value, FILE_BYTES_MAX);
+        read.map_err(|error| self.error(named, format!("{} cannot be read: {error}", named.value.display()))).ok()
     }
 
     /// The certificates in a file, at least one. What a parser says of PEM may quote it, so that is not told.
-    fn certificates(&mut self, path: &Path, at: At) -> Option<Vec<CertificateDer<'static>>> {
-        let text = self.bytes(path, at)?;
+    fn certificates(&mut self, named: &Located<PathBuf>) -> Option<Vec<CertificateDer<'static>>> {
+        let text = self.bytes(named)?;
         let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
         match all {
             Ok(all) if !all.is_empty() => Some(all),
             Ok(_) | Err(_) => {
                 let wanted = "name a PEM file, which has -----BEGIN CERTIFICATE----- in it";
-                self.error(at, format!("{} has no readable certificate; {wanted}", path.display()));
+                self.error(named, format!("{} has no readable certificate; {wanted}", named.value.display()));
                 None
             }
         }
     }
 
-    fn private_key(&mut self, text: &[u8], path: &Path, at: At) -> Option<PrivateKeyDer<'static>> {
-        let key = PrivateKeyDer::from_pem_slice(text).ok();
+    fn private_key(&mut self, named: &Located<PathBuf>) -> Option<PrivateKeyDer<'static>> {
+        let text = self.bytes(named)?;
+        let key = PrivateKeyDer::from_pem_slice(&text).ok();
         // Pingora tells the kind from the bytes alone.
         let key = key.and_then(|key| PrivateKeyDer::try_from(key.secret_der().to_vec()).ok());
         if key.is_none() {
             let wanted = "name a PEM file with an unencrypted one, which has PRIVATE KEY----- in it";
-            self.error(at, format!("{} has no readable private key; {wanted}", path.display()));
+            self.error(named, format!("{} has no readable private key; {wanted}", named.value.display()));
         }
         key
     }
+}
 
-    fn warn_expired(&mut self, certificates: &[WrappedX509], path: &Path, at: At) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        for (nth, certificate) in (1..).zip(certificates) {
-            let end = certificate.borrow_cert().validity().not_after;
-            if u64::try_from(end.timestamp()).is_ok_and(|end| end < now) {
-                let message = format!("certificate {nth} in {} expired on {end}; replace it", path.display());
-                self.found.push(Diagnostic::warning(self.file, at, message));
-            }
-        }
+impl Own {
+    /// The certificate, and those between it and one that servers trust.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = &WrappedX509> {
+        [self.shown.leaf()].into_iter().chain(self.shown.intermediates())
     }
+}
+
+/// Which of the certificates in a file have had their time, as a message each.
+pub(crate) fn expired<'c>(
+    certificates: impl IntoIterator<Item = &'c WrappedX509>,
+    path: &Path,
+) -> impl Iterator<Item = String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    (1..).zip(certificates).filter_map(move |(nth, certificate)| {
+        let end = certificate.borrow_cert().validity().not_after;
+        let is_over = u64::try_from(end.timestamp()).is_ok_and(|end| end < now);
+        is_over.then(|| format!("certificate {nth} in {} expired on {end}; replace it", path.display()))
+    })
 }
 
 /// A certificate that others can be verified by.
@@ -256,6 +247,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
     use super::*;
+    use crate::config::model::At;
 
     struct Files {
         dir: tempfile::TempDir,
@@ -289,16 +281,20 @@ mod tests {
 
         fn read(&self, ca: &str, own: Option<(&str, &str)>) -> (Option<UpstreamTls>, Vec<String>) {
             let located = |name: &str| Located { value: self.dir.path().join(name), at: At::START };
-            let client_certificate = own.map(|(certificate, key)| ClientCertificateSpec {
-                certificate: located(certificate),
-                key: located(key),
+            let (mut reading, ca) = (Reading::new(Path::new("gateway.yaml")), located(ca));
+            let trusted = reading.trusted(&ca);
+            let own = own.map(|(certificate, key)| {
+                reading.own(&ClientCertificateSpec { certificate: located(certificate), key: located(key) })
             });
-            let value = TlsSpec { server_name: None, ca: Some(located(ca)), client_certificate };
-            let mut found = Diagnostics::default();
-            let spec = Located { value, at: At::START };
-            let read = UpstreamTls::read(&spec, Path::new("gateway.yaml"), &SystemRoots::default(), &mut found);
+            let mut told: Vec<String> = reading.found.iter().map(|one| one.message.clone()).collect();
+            assert_eq!(reading.bad.is_some(), !told.is_empty());
+            told.extend(expired(trusted.iter().flat_map(|trusted| trusted.iter()), &ca.value));
             let prefix = format!("{}/", self.dir.path().display());
-            (read, found.iter().map(|one| one.message.replace(&prefix, "")).collect())
+            let tls = match own {
+                None => trusted.map(|trusted| UpstreamTls::new(None, trusted, None)),
+                Some(own) => trusted.zip(own).map(|(trusted, own)| UpstreamTls::new(None, trusted, Some(own))),
+            };
+            (tls, told.iter().map(|one| one.replace(&prefix, "")).collect())
         }
     }
 

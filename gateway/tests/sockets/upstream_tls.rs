@@ -320,19 +320,84 @@ fn files_that_change_are_read_anew_and_what_was_trusted_is_trusted_no_more() {
     generation(2.0);
     assert_edge_error(&ask(&gateway), 502);
     assert_eq!(upstream.connections(), 1, "the kept connection was made under another trust");
-    // What is no certificate changes nothing, and is told with its place.
+    // What is no certificate changes nothing but what is told.
     std::fs::write(gateway.path("ca.certificate"), "-----BEGIN CERTIFICATE-----\nsecret\n").unwrap();
     let told = |line: &str| (line.contains("ca.certificate has no readable certificate")).then(|| line.to_owned());
     assert!(!gateway.process.stderr_line(told).contains("secret"));
+    generation(3.0);
     assert_edge_error(&ask(&gateway), 502);
     std::fs::write(gateway.path("ca.certificate"), ours.pem()).unwrap();
-    generation(3.0);
+    generation(4.0);
     ask_often(&gateway);
     // Written anew, they say the same: nothing is made anew.
     std::fs::write(gateway.path("ca.certificate"), ours.pem()).unwrap();
     assert_eq!(gateway.admin("POST", "/reload").status, 200);
     ask_often(&gateway);
     assert_eq!(front.handshakes().len(), 2, "and the connection is used on");
+}
+
+#[test]
+fn a_file_that_goes_bad_is_served_as_it_was_while_the_rest_goes_live() {
+    let (servers, clients) = (Authority::new("of servers"), Authority::new("of clients"));
+    let (own, upstream) = (clients.issue(&["gateway.test"]), RecordingUpstream::answering("hello"));
+    let front = TlsFront::start(servers.issue(&["127.0.0.1"]).server_for(&clients, &[]), upstream.address);
+    let options = "tls: { ca: ca.pem, clientCertificate: { certificate: own.pem, key: own.key } }";
+    let files = [("ca.pem", &*servers.pem()), ("own.pem", &*own.certificate), ("own.key", &*own.key)];
+    let gateway = before_with(front.address, options, &files);
+    let write = |name: &str, text: &str| std::fs::write(gateway.path(name), text).unwrap();
+    let broken = || {
+        let status = gateway.admin("GET", "/status").json();
+        let files = status["reload"]["brokenFiles"].as_array().unwrap().clone();
+        assert_eq!(gateway.metric("crossgate_config_broken_files", &[]), files.len() as f64);
+        let name = |file: &serde_json::Value| file["file"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+        files.iter().map(name).collect::<Vec<_>>()
+    };
+    assert_hello(&ask(&gateway));
+    let text = std::fs::read_to_string(gateway.path("crossgate.yaml")).unwrap();
+    let stranger = servers.issue(&["gateway.test"]);
+    // By each round another host, and what makes connections be made anew.
+    for (round, (name, bad, told)) in (2..).zip([
+        ("own.key", &own.key[..40], "has no readable private key"),
+        ("own.key", &*stranger.key, "does not go with"),
+        ("own.pem", "", "has no readable certificate"),
+        ("ca.pem", &servers.pem()[..100], "has no readable certificate"),
+    ]) {
+        let good = std::fs::read_to_string(gateway.path(name)).unwrap();
+        write(name, bad);
+        let host = format!("api-{round}.test");
+        write(
+            "crossgate.yaml",
+            &text.replace(HOST, &format!("{HOST}, {host}")).replace("attempts: 1", &format!("attempts: {round}")),
+        );
+        let answer = gateway.admin("POST", "/reload");
+        assert!(answer.status == 200 && answer.text().contains(told), "{told}: {answer:?}");
+        assert_eq!(broken(), [name], "{told}");
+        gateway.process.stderr_line(|line| (line.contains(told) && line.contains("last good")).then_some(()));
+        assert_hello(&gateway.ask("GET", "/", &host, &[("Origin", ORIGIN)]));
+        let checked =
+            Command::new(env!("CARGO_BIN_EXE_crossgate")).arg("check").arg(gateway.path("crossgate.yaml")).output();
+        let checked = checked.unwrap();
+        let said = String::from_utf8([checked.stdout, checked.stderr].concat()).unwrap();
+        assert!(
+            checked.status.code() == Some(1) && said.contains(told) && said.contains("crossgate.yaml:6:"),
+            "{said}"
+        );
+        write(name, &good);
+        gateway.wait_gone("crossgate_config_broken_files", &[]);
+    }
+    assert_eq!(front.handshakes().len(), 5, "by each round another connection");
+    // What never was good is a mistake of the file that names it.
+    write("other.pem", "");
+    write("crossgate.yaml", &text.replace("ca.pem", "other.pem").replace(HOST, "api-9.test"));
+    let answer = gateway.admin("POST", "/reload");
+    assert!(answer.status == 422 && answer.text().contains("other.pem has no readable certificate"), "{answer:?}");
+    assert_eq!(gateway.ask("GET", "/", "api-9.test", &[]).status, 421);
+    // Its coming is seen.
+    write("other.pem", &servers.pem());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while gateway.ask("GET", "/", "api-9.test", &[("Origin", ORIGIN)]).status != 200 {
+        assert!(Instant::now() < deadline, "{}", gateway.process.stderr());
+    }
 }
 
 #[test]
