@@ -3,7 +3,7 @@
 //! One thread of its own does all of it, one load at a time; whoever asks meanwhile is answered by the next. It is woken by the
 //! file system's events, and looks by itself several times a second, since events get lost (network file systems, replaced
 //! directories) and links point elsewhere. Requests read the snapshot through an atomic pointer and never wait. A load that
-//! fails changes nothing but the status, the metrics and the log.
+//! fails changes nothing but the status, the metrics and the log; certificates that are renewed meanwhile go live all the same.
 
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -217,6 +217,7 @@ impl Keeper {
             }
             Err(found) => {
                 self.note_bad(&found);
+                self.renew();
                 Err(found)
             }
         }
@@ -230,9 +231,32 @@ impl Keeper {
                 self.note_good(&loaded);
             }
             Ok(_) => {}
-            Err(found) if self.refused.as_ref() == Some(&found) => {}
-            Err(found) => self.note_bad(&found),
+            Err(found) => {
+                if self.refused.as_ref() != Some(&found) {
+                    self.note_bad(&found);
+                }
+                self.renew();
+            }
         }
+    }
+
+    /// The configuration is refused: what serves goes on, with its certificates as they are now.
+    fn renew(&mut self) {
+        let Some(loaded) = self.loader.renew() else { return };
+        self.loader.adopt(&loaded);
+        let generation = loaded.snapshot.generation;
+        self.serve(&loaded, |status| status.note_renewed(&loaded));
+        self.metrics.reloads.note_renewed(generation, loaded.broken.len());
+        tracing::info!(generation, "renewed certificates serve; the configuration is still refused");
+        log_broken(&loaded);
+    }
+
+    /// Puts a snapshot in force. Whoever sees it sees its status too.
+    fn serve<R>(&self, loaded: &Loaded, note: impl FnOnce(&mut Status) -> R) -> R {
+        self.upkeep.iter().for_each(|upkeep| upkeep.tend(&loaded.snapshot));
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.store(&loaded.snapshot);
+        note(&mut status)
     }
 
     fn note_good(&mut self, loaded: &Loaded) -> Report {
@@ -240,15 +264,14 @@ impl Keeper {
         let result = if loaded.broken.is_empty() { ReloadResult::Success } else { ReloadResult::Partial };
         let now = SystemTime::now();
         let generation = loaded.snapshot.generation;
-        self.upkeep.iter().for_each(|upkeep| upkeep.tend(&loaded.snapshot));
-        // Whoever sees the snapshot sees its status too.
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        self.current.store(&loaded.snapshot);
-        status.note_good(loaded, result, now);
+        let report = self.serve(loaded, |status| {
+            status.note_good(loaded, result, now);
+            status.report()
+        });
         self.metrics.reloads.note(result, generation, loaded.broken.len(), now);
         prune::prune_origins(loaded.snapshot.tenants());
         log_good(loaded);
-        Report { generation, warnings: loaded.warnings.clone(), ..status.report() }
+        Report { generation, warnings: loaded.warnings.clone(), ..report }
     }
 
     fn note_bad(&mut self, found: &Diagnostics) {
@@ -282,14 +305,19 @@ fn next_batch(inbox: &Receiver<Command>, pause: Duration) -> Batch {
     }
 }
 
-fn log_good(loaded: &Loaded) {
+fn log_broken(loaded: &Loaded) {
     let generation = loaded.snapshot.generation;
-    let tenants = loaded.snapshot.tenants().len();
-    tracing::info!(generation, tenants, "the configuration serves");
     for BrokenFile { file, errors } in &loaded.broken {
         let (file, errors) = (file.display(), errors.to_string());
         tracing::warn!(generation, %file, errors, "this file is refused; its last good version serves on");
     }
+}
+
+fn log_good(loaded: &Loaded) {
+    let generation = loaded.snapshot.generation;
+    let tenants = loaded.snapshot.tenants().len();
+    tracing::info!(generation, tenants, "the configuration serves");
+    log_broken(loaded);
     for key in &loaded.restart_needed {
         tracing::warn!(generation, key, "this change needs a restart");
     }

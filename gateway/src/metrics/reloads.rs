@@ -41,6 +41,12 @@ impl Reloads {
         }
     }
 
+    /// Notes what serves since certificates were renewed, which is no reload.
+    pub fn note_renewed(&self, generation: u64, broken_files: usize) {
+        self.generation.store(generation, Relaxed);
+        self.broken_files.store(broken_files as u64, Relaxed);
+    }
+
     /// The generation that serves.
     pub fn generation(&self) -> u64 {
         self.generation.load(Relaxed)

@@ -26,6 +26,7 @@ use crate::snapshot::{Builder, Parts, Rejected, Shared, Snapshot, Sources};
 use crate::tls::Certificate;
 
 mod certificates;
+mod renewal;
 mod trust;
 
 /// What to do at the start about tenants files with mistakes.
@@ -48,7 +49,7 @@ pub(super) struct Loader {
 
 /// What serves.
 struct Live {
-    main: Main,
+    main: Arc<Main>,
     started: Arc<Settings>,
     files: BTreeMap<Arc<Path>, Serving>,
     scripts: Scripts,
@@ -165,8 +166,10 @@ impl Loader {
         self.note_stamp(&main_path);
         let Decoded { value: main, mut found } = config::read_main(&main_path);
         self.check_token(&main.settings, &mut found);
-        let certificates = self.certificates(&main, &mut found);
-        let trust = self.trust(&main, &mut found);
+        let mut certificates = self.certificates(&main, &mut found);
+        let mut trust = self.trust(&main, &mut found);
+        let refused = certificates.refused.iter_mut().chain(&mut trust.refused);
+        refused.for_each(|file| config::files::quote(&mut file.errors));
         let mut candidates = self.candidates(&main, &mut found);
         let previous = self.live.as_ref().map(|live| Arc::clone(&live.snapshot));
         let reading = self.scripts(&main, &mut found);
@@ -185,7 +188,7 @@ impl Loader {
             Assembly { shared: &shared, previous: previous.as_deref(), metrics: &self.metrics, certificates: only };
         let (parts, warnings) = assembly.assemble(&main, &main_path, &found, &mut candidates, self.keeps_going())?;
         let beside = Beside { scripts: self.accept(&main, reading, rejected), certificates, trust };
-        Ok(self.publish(main, shared, parts, candidates, beside, warnings))
+        Ok(self.publish(Arc::new(main), shared, parts, candidates, beside, warnings))
     }
 
     /// Whether a bad tenants file leaves the others to go live.
@@ -279,7 +282,7 @@ impl Loader {
     }
     fn publish(
         &mut self,
-        main: Main,
+        main: Arc<Main>,
         shared: Shared,
         parts: Parts,
         candidates: Vec<Candidate>,
@@ -295,9 +298,9 @@ impl Loader {
         broken.extend(
             scripts.refused.into_iter().map(|refused| BrokenFile { file: refused.file, errors: refused.errors }),
         );
+        broken.iter_mut().for_each(|file| config::files::quote(&mut file.errors));
         broken.extend(certificates.refused);
         broken.extend(trust.refused);
-        broken.iter_mut().for_each(|file| config::files::quote(&mut file.errors));
         config::files::quote(&mut warnings);
         let at_start = self.live.is_none();
         let files = candidates.into_iter().map(|candidate| candidate.into_serving(at_start)).collect();

@@ -40,7 +40,7 @@ pub enum LastResult {
     Success,
     /// Some tenants file keeps its last good version.
     Partial,
-    /// Nothing changed.
+    /// Nothing changed but certificates.
     Failure,
 }
 
@@ -86,6 +86,12 @@ impl Status {
         self.errors = Diagnostics::default();
         self.broken_files.clone_from(&loaded.broken);
         self.restart_needed.clone_from(&loaded.restart_needed);
+    }
+
+    /// Certificates were renewed, and all else is as it was.
+    pub(super) fn note_renewed(&mut self, loaded: &Loaded) {
+        self.generation = loaded.snapshot.generation;
+        self.broken_files.clone_from(&loaded.broken);
     }
 
     pub(super) fn note_bad(&mut self, found: &Diagnostics, now: SystemTime) {

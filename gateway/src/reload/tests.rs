@@ -12,6 +12,7 @@ use crate::snapshot::HostMatch;
 use crate::tenant::Tenant;
 
 mod certificates;
+mod renewal;
 mod trust;
 
 const MAIN: &str = r#"version: 1

@@ -401,6 +401,45 @@ fn a_file_that_goes_bad_is_served_as_it_was_while_the_rest_goes_live() {
 }
 
 #[test]
+fn files_are_read_anew_while_the_configuration_is_refused() {
+    let (servers, clients, others) =
+        (Authority::new("of servers"), Authority::new("of clients"), Authority::new("of others"));
+    let (own, upstream) = (clients.issue(&["gateway.test"]), RecordingUpstream::answering("hello"));
+    let certificate = servers.issue(&["127.0.0.1"]);
+    let front = TlsFront::start(certificate.server_for(&clients, &[]), upstream.address);
+    let check = "healthCheck: { path: /, interval: 1h }";
+    let options =
+        format!("tls: {{ ca: ca.pem, clientCertificate: {{ certificate: own.pem, key: own.key }} }}, {check}");
+    let files = [("ca.pem", &*servers.pem()), ("own.pem", &*own.certificate), ("own.key", &*own.key)];
+    let gateway = before_with(front.address, &options, &files);
+    assert_hello(&ask(&gateway));
+    let checks =
+        |wanted| gateway.wait_metric("crossgate_upstream_health_checks_total", &[("result", "passed")], wanted);
+    checks(1.0);
+    let good = std::fs::read_to_string(gateway.path("crossgate.yaml")).unwrap();
+    std::fs::write(gateway.path("crossgate.yaml"), good.replace("policies:", "polices:")).unwrap();
+    assert_eq!(gateway.admin("POST", "/reload").status, 422);
+    front.renew(certificate.server_for(&others, &[]));
+    // Whoever shakes hands from now on has the new certificate.
+    let before = front.handshakes().len();
+    let renewed = others.issue(&["gateway.test"]);
+    std::fs::write(gateway.path("own.pem"), &renewed.certificate).unwrap();
+    std::fs::write(gateway.path("own.key"), &renewed.key).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while front.handshakes().len() < before + 2 {
+        assert!(Instant::now() < deadline, "{:?}\n{}", front.handshakes(), gateway.process.stderr());
+        ask(&gateway);
+    }
+    assert_hello(&ask(&gateway));
+    checks(2.0);
+    let status = gateway.admin("GET", "/status").json();
+    assert!(status["reload"]["lastResult"] == "failure" && status["reload"]["errors"].to_string().contains("polices"));
+    std::fs::write(gateway.path("crossgate.yaml"), &good).unwrap();
+    assert_eq!(gateway.admin("POST", "/reload").status, 200);
+    assert_hello(&ask(&gateway));
+}
+
+#[test]
 fn a_neighbour_is_served_while_an_upstream_is_not_trusted() {
     let (ours, upstream) = (Authority::new("ours"), RecordingUpstream::answering("hello"));
     let front = TlsFront::start(Issued::self_signed(&["127.0.0.1"]).server(&[]), upstream.address);

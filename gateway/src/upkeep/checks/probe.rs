@@ -33,6 +33,9 @@ const HEAD_FIELDS_MAX: usize = 100;
 const WHAT_LEN_MAX: usize = 300;
 /// What is not written where it is the port of `https`.
 const HTTPS_PORT: u16 = 443;
+/// Who asks.
+const AGENT: &str = "crossgate-health-check";
+const NO_ANSWER: &str = "no answer";
 
 /// How requests come to an upstream's servers, and so checks.
 #[derive(Clone, PartialEq)]
@@ -183,9 +186,6 @@ impl Probe {
         Request::builder().uri(uri).header(USER_AGENT, AGENT).header(ACCEPT, "*/*").body(())
     }
 }
-
-const AGENT: &str = "crossgate-health-check";
-const NO_ANSWER: &str = "no answer";
 
 impl Tls {
     async fn shake_hands(

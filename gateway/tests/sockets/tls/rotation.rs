@@ -168,6 +168,50 @@ fn a_broken_certificate_keeps_the_last_good_one_and_is_named() {
 }
 
 #[test]
+fn certificates_are_renewed_while_the_configuration_is_refused() {
+    let stage = start();
+    let config = stage.gateway.path("crossgate.yaml");
+    let good = fs::read_to_string(&config).unwrap();
+    let reload = || stage.gateway.admin("GET", "/status").json()["reload"].clone();
+    let assert_refused = |told: &str| {
+        let reload = reload();
+        assert!(reload["lastResult"] == "failure" && reload["errors"].to_string().contains(told), "{reload}");
+        assert_eq!(stage.gateway.metric("crossgate_config_last_reload_successful", &[]), 0.0);
+    };
+    let mut serving = stage.issued[0].clone();
+    under_load(&stage, || {
+        let nowhere = good.replace("upstream: api", "upstream: nowhere");
+        for (bad, told) in [("version: [", "crossgate.yaml"), (&*nowhere, "nowhere"), ("", "crossgate.yaml")] {
+            rename(&config, bad);
+            assert_eq!(stage.gateway.admin("POST", "/reload").status, 422, "{told}");
+            // Seen without being asked, and more than once.
+            for _ in 0..2 {
+                serving = stage.authority.issue(&[HOST]);
+                stage.replace(0, &serving);
+                stage.wait_shown(&serving);
+                assert_refused(told);
+            }
+        }
+        // One that is bad is served as it was, and named.
+        fs::write(stage.gateway.path("0.key"), "").unwrap();
+        stage.gateway.wait_metric("crossgate_config_broken_files", &[], 1.0);
+        assert_eq!(*stage.connect(HOST).unwrap().certificate(), serving.der);
+        assert!(reload()["brokenFiles"].to_string().contains("there is no private key in it"));
+        assert_refused("crossgate.yaml");
+    });
+    let expired = stage.authority.issue_valid(&[HOST], Valid::Until(2002));
+    stage.replace(0, &expired);
+    let deadline = Instant::now() + LIVE_WITHIN;
+    while stage.gateway.metric("crossgate_tls_certificate_expiry_timestamp_seconds", &[]) != 1_009_843_200.0 {
+        assert!(Instant::now() < deadline, "what is served is not told");
+    }
+    assert_eq!(stage.broken_files(), 0.0);
+    rename(&config, &good);
+    assert_eq!(stage.gateway.admin("POST", "/reload").status, 200);
+    assert_eq!((reload()["lastResult"].clone(), reload()["errors"].clone()), ("success".into(), serde_json::json!([])));
+}
+
+#[test]
 fn certificates_come_and_go_with_the_configuration() {
     let stage = start();
     let config = stage.gateway.path("crossgate.yaml");
