@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
 use crossgate_policy::{EntryId, Kind, Policy, PolicySpec, Reason, Template};
+use http::uri::PathAndQuery;
 
 use super::*;
 use crate::config::model::{
@@ -261,7 +262,7 @@ fn upstream_spec() -> UpstreamSpec {
         protocol: Protocol::Http1,
         tls: None,
         health_check: Some(HealthCheck {
-            path: "/healthz".into(),
+            path: PathAndQuery::from_static("/healthz"),
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(1),
             healthy_after: 1,
