@@ -1,6 +1,7 @@
 //! What is counted of TLS: how handshakes ended, and until when certificates are valid.
 
 use std::array;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
@@ -13,7 +14,7 @@ use super::{HandshakeEnd, every};
 pub struct TlsCounters {
     handshakes: [AtomicU64; HandshakeEnd::ALL.len()],
     /// The configured file of each certificate that serves, and when it expires, in seconds since 1970.
-    expiries: Mutex<Vec<(Box<str>, i64)>>,
+    expiries: Mutex<BTreeMap<Box<str>, i64>>,
 }
 
 impl Default for TlsCounters {
@@ -30,8 +31,8 @@ impl TlsCounters {
         }
     }
 
-    /// Notes the certificates that serve from now on.
-    pub fn note_expiries(&self, expiries: Vec<(Box<str>, i64)>) {
+    /// Notes the certificates that serve from now on, each by its file.
+    pub fn note_expiries(&self, expiries: BTreeMap<Box<str>, i64>) {
         *self.expiries.lock() = expiries;
     }
 
@@ -43,7 +44,7 @@ impl TlsCounters {
         exposition.push(handshakes);
         let mut expiries = Family::gauge(
             "crossgate_tls_certificate_expiry_timestamp_seconds",
-            "When a certificate that serves expires, in seconds since 1970, by its configured file.",
+            "When a certificate that the gateway shows, to clients or to upstreams, expires, in seconds since 1970, by its configured file.",
         );
         for (file, expires) in &*self.expiries.lock() {
             expiries.level(&[("certificate", file)], *expires as f64);

@@ -308,7 +308,7 @@ impl Loader {
         self.metrics.verdicts.set_limits(rules.cache, rules.times);
         self.metrics.set_ledger_limits(main.settings.ledger);
         let (scripts, certificates, trust) = (scripts.scripts, certificates.certificates, trust.trust);
-        self.metrics.tls.note_expiries(certificates.expiries());
+        self.metrics.tls.note_expiries(certificates.expiries().chain(trust.expiries()).collect());
         let (refused, serving) = (broken.clone(), Arc::clone(&snapshot));
         let mut live = Live { main, started, files, scripts, certificates, trust, broken: refused, snapshot: serving };
         let same = self.live.take().filter(|old| old.says(&live));

@@ -207,6 +207,11 @@ impl Own {
     pub(crate) fn chain(&self) -> impl Iterator<Item = &WrappedX509> {
         [self.shown.leaf()].into_iter().chain(self.shown.intermediates())
     }
+
+    /// When it expires, in seconds since 1970.
+    pub(crate) fn expires(&self) -> i64 {
+        self.shown.leaf().borrow_cert().validity().not_after.timestamp()
+    }
 }
 
 /// Which of the certificates in a file have had their time, as a message each.

@@ -47,12 +47,8 @@ pub(super) struct Read {
 
 impl Certificates {
     /// When each expires, by its file.
-    pub(super) fn expiries(&self) -> Vec<(Box<str>, i64)> {
-        let mut expiries = BTreeMap::new();
-        for ((file, _), good) in &self.0 {
-            expiries.insert(Box::from(file.to_string_lossy()), good.certificate.expires());
-        }
-        expiries.into_iter().collect()
+    pub(super) fn expiries(&self) -> impl Iterator<Item = (Box<str>, i64)> {
+        self.0.iter().map(|((file, _), good)| (Box::from(file.to_string_lossy()), good.certificate.expires()))
     }
 }
 

@@ -24,6 +24,13 @@ pub(super) struct Trust {
     own: BTreeMap<(PathBuf, PathBuf), Arc<Own>>,
 }
 
+impl Trust {
+    /// When each certificate that the gateway shows expires, by its file.
+    pub(super) fn expiries(&self) -> impl Iterator<Item = (Box<str>, i64)> {
+        self.own.iter().map(|((file, _), own)| (Box::from(file.to_string_lossy()), own.expires()))
+    }
+}
+
 /// What a load read.
 #[derive(Default)]
 pub(super) struct Read {

@@ -77,3 +77,20 @@ fn what_was_good_is_known_by_its_file() {
     files.write("gateway.yaml", TRUSTING);
     assert!(reloader.reload_now().unwrap_err().iter().all(|one| one.message.contains("ca.crt has no readable")));
 }
+
+#[test]
+fn the_gateways_own_certificate_tells_when_it_expires() {
+    let files = stage();
+    let metrics = Metrics::new();
+    let start = Reloader::start(&files.path("gateway.yaml"), BrokenTenants::Refuse, &metrics);
+    let reloader = start.unwrap_or_else(|found| panic!("{found}"));
+    let expires = |year_begins: u64| {
+        let text = metrics.render();
+        let wanted = format!("tls/own.crt\"}} {year_begins}");
+        assert!(text.lines().any(|line| line.ends_with(&wanted)), "{text}");
+    };
+    expires(4_070_908_800);
+    issue(&files, "own", &["own.example"], 2002);
+    reloader.reload_now().unwrap();
+    expires(1_009_843_200);
+}
