@@ -138,10 +138,9 @@ fn reload_and_watch(gateway: &Gateway, upstream: &Sink, time: Duration) -> Vec<S
             break;
         }
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        fs::write(gateway.path("new"), generation(upstream.address, u64::from(n) % 1_000 + 1)).unwrap();
-        fs::rename(gateway.path("new"), gateway.path("crossgate.yaml")).unwrap();
+        replace(gateway, "crossgate.yaml", &generation(upstream.address, u64::from(n) % 1_000 + 1));
         if n % 10 == 0 {
-            fs::write(gateway.path("scripts/preview.rhai"), format!("// {n}\n{RULE}")).unwrap();
+            replace(gateway, "scripts/preview.rhai", &format!("// {n}\n{RULE}"));
         }
         let process = &gateway.process;
         let (memory, files) = (process.memory("VmRSS"), process.entries("fd") as u64);
@@ -151,6 +150,12 @@ fn reload_and_watch(gateway: &Gateway, upstream: &Sink, time: Duration) -> Vec<S
         samples.push(Sample { memory, files, threads: process.entries("task") as u64 });
     }
     samples
+}
+
+/// By rename: a file that is written in its place is empty for a moment, and a reload in that moment refuses it.
+fn replace(gateway: &Gateway, name: &str, text: &str) {
+    fs::write(gateway.path("new"), text).unwrap();
+    fs::rename(gateway.path("new"), gateway.path(name)).unwrap();
 }
 
 fn assert_nothing_failed(gateway: &Gateway) {
