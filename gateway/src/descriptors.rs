@@ -5,7 +5,8 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What is kept back for the gateway itself: listeners, admin connections, files. Of a small limit, a quarter.
+/// What is kept back for the gateway itself: about 25 for listeners, event loops and logs, those for connections that are not looked at
+/// yet and for clients who are told that there is no room, admin connections, files. Of a small limit, three eighths.
 const OWN_MAX: u64 = 256;
 /// Idle connections to upstreams that are kept for later requests. Of a small limit, an eighth.
 const IDLE_UPSTREAM_MAX: u64 = 128;
@@ -27,7 +28,7 @@ impl Shares {
 
     fn of(limit: u64) -> Self {
         let idle_upstream = IDLE_UPSTREAM_MAX.min(limit / 8);
-        let own = OWN_MAX.min(limit / 4);
+        let own = OWN_MAX.min(limit / 8 * 3);
         let clients = limit.saturating_sub(own).saturating_sub(idle_upstream) / 2;
         Shares { clients: clients.max(1), idle_upstream: usize::try_from(idle_upstream).unwrap_or_default() }
     }
@@ -53,8 +54,8 @@ mod tests {
             let Shares { clients, idle_upstream } = Shares::of(limit);
             assert!(clients >= 1, "{limit}");
             let own = limit.saturating_sub(clients.saturating_mul(2)).saturating_sub(idle_upstream as u64);
-            assert!(limit < 16 || own >= OWN_MAX.min(limit / 4), "{limit}: {own}");
+            assert!(limit < 16 || own >= OWN_MAX.min(limit / 8 * 3), "{limit}: {own}");
         }
-        assert_eq!(Shares::of(256), Shares { clients: 80, idle_upstream: 32 });
+        assert_eq!(Shares::of(256), Shares { clients: 64, idle_upstream: 32 });
     }
 }

@@ -7,10 +7,12 @@
 //! another process that ends (`upgrade`), and go to one. The signals themselves belong to the command line: a test runs the
 //! same code in process.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use pingora::apps::ServerApp;
@@ -18,7 +20,7 @@ use pingora::server::ShutdownWatch;
 use pingora_runtime::Runtime;
 use rustix::io::Errno;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::metrics::{AcceptError, Connections};
 use crate::socket::Socket;
@@ -97,6 +99,9 @@ enum Accepting {
 
 /// Connections that wait to be accepted, unless the system's own bound is lower: a storm of them comes faster than any loop accepts.
 const BACKLOG: i32 = 65_535;
+/// Connections that are accepted and not yet looked at. Whether there is room for one is seen when its task begins, so without a bound
+/// a storm would take all descriptors before the first is turned away.
+const UNSEEN_MAX: usize = 16;
 /// The wait after the system was out of descriptors or memory: asked at once it would say the same.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 /// How often a drain looks whether the last connection has ended.
@@ -118,6 +123,7 @@ impl Running {
         let (accepting, told) = watch::channel(Accepting::All);
         let (stop, stopped) = watch::channel(false);
         let tasks = Arc::new(());
+        let unseen = Arc::new(Semaphore::new(UNSEEN_MAX));
         let handle = runtime.get_handle().clone();
         let _entered = handle.enter();
         for (Bound { listener, address }, app) in services {
@@ -127,6 +133,7 @@ impl Running {
                 app: Arc::new(app),
                 connections: Arc::clone(&connections),
                 task: Arc::clone(&tasks),
+                unseen: Arc::clone(&unseen),
                 stopped: stopped.clone(),
             };
             handle.spawn(door.keep(listener, told.clone()));
@@ -177,6 +184,8 @@ struct Door<A> {
     app: Arc<A>,
     connections: Arc<Connections>,
     task: Arc<()>,
+    /// Every connection that no task has looked at yet holds one.
+    unseen: Arc<Semaphore>,
     stopped: ShutdownWatch,
 }
 
@@ -188,14 +197,15 @@ impl<A: ServerApp + Send + Sync + 'static> Door<A> {
             let accepted = tokio::select! {
                 biased;
                 told = &mut accepting => break told.map_or(Accepting::None, |told| *told),
-                accepted = listener.accept() => accepted,
+                accepted = async { (self.leave().await, listener.accept().await) } => accepted,
             };
-            if let Err(AcceptError::Descriptors | AcceptError::Memory) = self.take(accepted) {
+            let (leave, accepted) = accepted;
+            if let Err(AcceptError::Descriptors | AcceptError::Memory) = self.take(accepted, leave) {
                 tokio::time::sleep(EXHAUSTED_WAIT).await;
             }
         };
         match told {
-            Accepting::Waiting => self.take_waiting(listener),
+            Accepting::Waiting => self.take_waiting(listener).await,
             // New ones are refused from here on rather than left waiting, or go to whoever else has the socket.
             Accepting::All | Accepting::None => drop(listener),
         }
@@ -205,9 +215,10 @@ impl<A: ServerApp + Send + Sync + 'static> Door<A> {
     }
 
     /// Takes those that wait. As many as may wait, so that a flood of new ones does not keep it.
-    fn take_waiting(&self, listener: tokio::net::TcpListener) {
+    async fn take_waiting(&self, listener: tokio::net::TcpListener) {
         let Ok(listener) = listener.into_std() else { return };
         for _ in 0..BACKLOG {
+            let leave = self.leave().await;
             let accepted = match listener.accept() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 accepted => accepted,
@@ -216,14 +227,24 @@ impl<A: ServerApp + Send + Sync + 'static> Door<A> {
                 stream.set_nonblocking(true)?;
                 Ok((tokio::net::TcpStream::from_std(stream)?, peer))
             };
-            if let Err(AcceptError::Descriptors | AcceptError::Memory) = self.take(accepted.and_then(ours)) {
+            if let Err(AcceptError::Descriptors | AcceptError::Memory) = self.take(accepted.and_then(ours), leave) {
                 return;
             }
         }
     }
 
+    /// Leave to accept one more, given when few are unseen.
+    async fn leave(&self) -> Option<OwnedSemaphorePermit> {
+        // Nobody closes the semaphore.
+        Arc::clone(&self.unseen).acquire_owned().await.ok()
+    }
+
     /// Serves a connection; what failed is logged and counted.
-    fn take(&self, accepted: io::Result<(tokio::net::TcpStream, SocketAddr)>) -> Result<(), AcceptError> {
+    fn take(
+        &self,
+        accepted: io::Result<(tokio::net::TcpStream, SocketAddr)>,
+        leave: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), AcceptError> {
         let socket = accepted.and_then(|(stream, peer)| Socket::new(stream, peer)).map_err(|error| {
             let kind = accept_error(&error);
             self.connections.count_accept_error(kind);
@@ -239,7 +260,13 @@ impl<A: ServerApp + Send + Sync + 'static> Door<A> {
         })?;
         let (app, stopped, task) = (Arc::clone(&self.app), self.stopped.clone(), Arc::clone(&self.task));
         tokio::spawn(async move {
-            app.process_new(Box::new(socket), &stopped).await;
+            let mut served = app.process_new(Box::new(socket), &stopped);
+            // It has room, is being told that there is none, or is closed.
+            let seen = poll_fn(|cx| Poll::Ready(served.as_mut().poll(cx))).await;
+            drop(leave);
+            if seen.is_pending() {
+                served.await;
+            }
             drop(task);
         });
         Ok(())
