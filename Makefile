@@ -61,7 +61,7 @@ test: format-check rows lint unit doc samples licences ops-check instructions ##
 	@echo "all good"
 
 test-long: build-tools ## Runs the tests that take minutes, one after the other: a quarter of an hour
-	cargo test --locked --package crossgate --test long -- --test-threads 1
+	cargo test --locked --workspace --test long -- --test-threads 1
 
 soak: build-tools ## Loads what is shipped for MINUTES=30, and watches its memory, descriptors and threads
 	SOAK_MINUTES=$(or $(MINUTES),30) cargo test --release --locked --package crossgate --test long -- --nocapture soak
