@@ -5,7 +5,9 @@
 //!
 //! ```text
 //! predecessor                           successor
-//!   its listening sockets      ----->   loads the configuration, takes the sockets that it names, binds the others, serves
+//!   its listening sockets      ----->   starts its command once more and ends; that one is the successor from here on
+//!                              <-----   `here 0000004711`, its process number
+//!                                       loads the configuration, takes the sockets that it names, binds the others, serves
 //!                              <-----   `serving`
 //!   tells the service manager  ----->   `yours`
 //!   accepts no more, drains, ends
@@ -13,8 +15,10 @@
 //!
 //! Both accept between the two words. Where the conversation ends before `yours`, the successor ends, and the predecessor has
 //! served on all the while. Absent on purpose: handing over connections, counters or kept answers.
+//!
+//! The successor's parent ends so that the service manager adopts it. systemd asks once, when it is told of the new process, whether
+//! that is a child of its own; of one that is not it waits for no end, and a stop kills it in the middle of its drain.
 
-use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpListener};
@@ -23,17 +27,22 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    recvmsg, sendmsg, sockopt,
 };
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-/// The argument that makes a process a successor.
+/// The argument of the process that is started by the predecessor, and starts the successor.
 pub const TAKE_OVER: &str = "--take-over";
+/// The argument that makes a process a successor.
+pub const SUCCEED: &str = "--succeed";
 
 /// Of what the predecessor says. A successor that does not know it ends.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// As many listeners as there may be, and the admin listener.
 const SOCKETS_MAX: usize = 65;
 /// Room for the list of them.
@@ -46,6 +55,9 @@ const WORD_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often it is looked whether a successor has ended.
 const END_POLL: Duration = Duration::from_millis(20);
 
+/// The successor's number follows, in ten digits.
+const HERE: &str = "here ";
+const HERE_LEN: usize = HERE.len() + 10 + 1;
 const SERVING: &str = "serving\n";
 const YOURS: &str = "yours\n";
 
@@ -86,8 +98,16 @@ struct Offer {
 /// The process that is to serve instead of this one.
 #[derive(Debug)]
 pub struct Successor {
-    child: Child,
+    /// What starts it.
+    starter: Child,
     line: UnixStream,
+}
+
+/// A process by its number and, where the kernel gives it, by what means no other one once it has ended.
+#[derive(Debug)]
+struct Stranger {
+    pid: u32,
+    handle: Option<OwnedFd>,
 }
 
 /// A successor that serves, and has not been told that this process leaves.
@@ -114,26 +134,18 @@ impl Successor {
         let (line, theirs) = UnixStream::pair()?;
         line.set_read_timeout(Some(START_TIME_MAX))?;
         line.set_write_timeout(Some(WORD_TIME_MAX))?;
-        let mut arguments = std::env::args_os();
-        // As it was called, not as the file was then: it has another name once a new binary has its place.
-        let program = arguments.next().unwrap_or_default();
-        let arguments = arguments.filter(|argument| argument != TAKE_OVER).chain([OsString::from(TAKE_OVER)]);
-        let mut command = Command::new(program);
+        let mut command = anew(TAKE_OVER);
         // The watchdog's word is about a process by its number.
-        command.args(arguments).env_remove("WATCHDOG_PID").stdin(Stdio::from(OwnedFd::from(theirs)));
-        let mut child = command.spawn()?;
+        command.env_remove("WATCHDOG_PID").stdin(Stdio::from(OwnedFd::from(theirs)));
+        let mut starter = command.spawn()?;
+        drop(command);
         match offer(&line, offered) {
-            Ok(()) => Ok(Successor { child, line }),
+            Ok(()) => Ok(Successor { starter, line }),
             Err(error) => {
-                end(&mut child, Duration::ZERO)?;
+                end(&mut starter, Duration::ZERO)?;
                 Err(error)
             }
         }
-    }
-
-    /// The number of its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// What ends the conversation, and with it the successor, whoever waits for it.
@@ -150,17 +162,84 @@ impl Successor {
     /// # Errors
     /// Where it ended, or does not serve in time; it is no more then.
     pub fn wait(mut self) -> io::Result<Serving> {
-        let Err(error) = expect(&self.line, SERVING) else {
-            return Ok(Serving { pid: self.child.id(), line: self.line });
+        let started = arrival(&self.line).and_then(|pid| {
+            // Once it has ended, whom it started is the service manager's child.
+            end(&mut self.starter, WORD_TIME_MAX)?;
+            Ok(Stranger::new(pid))
+        });
+        let (successor, error) = match started {
+            Ok(successor) => match expect(&self.line, SERVING) {
+                Ok(()) => return Ok(Serving { pid: successor.pid, line: self.line }),
+                Err(error) => (Some(successor), error),
+            },
+            Err(error) => (None, error),
         };
         drop(self.line);
         let is_late = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
         // Once nobody talks to it, it ends by itself; if it began to serve, when its requests have.
-        let status = end(&mut self.child, if is_late { Duration::ZERO } else { START_TIME_MAX })?;
-        let what =
-            if is_late { format!("it did not serve within {START_TIME_MAX:?}") } else { format!("it ended, {status}") };
+        let patience = if is_late { Duration::ZERO } else { START_TIME_MAX };
+        let status = end(&mut self.starter, patience)?;
+        if let Some(successor) = successor {
+            successor.end(patience)?;
+        }
+        let what = match is_late {
+            true => format!("it did not serve within {START_TIME_MAX:?}"),
+            false if status.success() => "it ended before it served".to_owned(),
+            false => format!("it ended, {status}"),
+        };
         Err(io::Error::new(error.kind(), what))
     }
+}
+
+impl Stranger {
+    fn new(pid: u32) -> Self {
+        let handle = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        Stranger { pid, handle: handle.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) }
+    }
+
+    /// Waits for its end, and brings it about when it takes longer than `patience`. Of one without a handle, which has ended or is on a kernel
+    /// that has none, nothing is known.
+    fn end(&self, patience: Duration) -> io::Result<()> {
+        let Some(handle) = &self.handle else { return Ok(()) };
+        if !ends_within(handle, patience)? {
+            pidfd_send_signal(handle, Signal::KILL)?;
+            ends_within(handle, WORD_TIME_MAX)?;
+        }
+        Ok(())
+    }
+}
+
+fn ends_within(process: &OwnedFd, time: Duration) -> io::Result<bool> {
+    let time = Timespec::try_from(time).map_err(io::Error::other)?;
+    // It can be read from once it has ended.
+    let ended = || poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&time));
+    Ok(retry_on_intr(ended)? > 0)
+}
+
+/// This process's own command, as it was given: with the program of that name, not as the file was then, since it has another name once a new
+/// binary has its place.
+fn anew(word: &str) -> Command {
+    let mut arguments = std::env::args_os();
+    let mut command = Command::new(arguments.next().unwrap_or_default());
+    command.args(arguments.filter(|argument| argument != TAKE_OVER && argument != SUCCEED)).arg(word);
+    command
+}
+
+/// Starts the successor, for a predecessor that has started this process, which is to end at once.
+///
+/// # Errors
+/// Where standard input is nobody's offer, or the operating system's.
+pub fn start_successor() -> io::Result<()> {
+    if let Err(error) = sockopt::socket_type(io::stdin()) {
+        return Err(nothing_offered(&error.into()));
+    }
+    anew(SUCCEED).spawn()?;
+    Ok(())
+}
+
+fn nothing_offered(error: &io::Error) -> io::Error {
+    let hint = format!("{TAKE_OVER} is for the process that SIGUSR2 starts; leave it out");
+    io::Error::new(error.kind(), format!("nothing is handed over on standard input: {error}; {hint}"))
 }
 
 impl Serving {
@@ -180,16 +259,14 @@ impl Predecessor {
     /// Where standard input is nobody's offer.
     pub fn from_stdin() -> io::Result<Self> {
         let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        Self::from_line(line).map_err(|error| {
-            let hint = format!("{TAKE_OVER} is for the process that SIGUSR2 starts; leave it out");
-            io::Error::new(error.kind(), format!("nothing is handed over on standard input: {error}; {hint}"))
-        })
+        Self::from_line(line).map_err(|error| nothing_offered(&error))
     }
 
     fn from_line(line: UnixStream) -> io::Result<Self> {
         line.set_read_timeout(Some(WORD_TIME_MAX))?;
         line.set_write_timeout(Some(WORD_TIME_MAX))?;
         let offered = accept_offer(&line)?;
+        writeln!(&line, "{HERE}{:010}", std::process::id())?;
         Ok(Predecessor { line, offered })
     }
 
@@ -256,7 +333,15 @@ fn expect(mut line: &UnixStream, word: &str) -> io::Result<()> {
     if said == word.as_bytes() { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// Waits for the end of a successor that does not serve, and brings it about when it takes longer than `patience`.
+/// Waits for the successor's first word, its number.
+fn arrival(mut line: &UnixStream) -> io::Result<u32> {
+    let mut said = [0; HERE_LEN];
+    line.read_exact(&mut said)?;
+    let number = std::str::from_utf8(&said).ok().and_then(|said| said.strip_prefix(HERE)?.strip_suffix('\n'));
+    number.and_then(|number| number.parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Waits for the end of a child, and brings it about when it takes longer than `patience`.
 fn end(child: &mut Child, patience: Duration) -> io::Result<ExitStatus> {
     let until = Instant::now() + patience;
     while Instant::now() < until {
@@ -302,9 +387,40 @@ mod tests {
         offer(&ours, &[]).unwrap();
         let predecessor = Predecessor::from_line(theirs).unwrap();
         let waiting = std::thread::spawn(|| predecessor.relieve());
+        assert_eq!(arrival(&ours).unwrap(), std::process::id());
         expect(&ours, SERVING).unwrap();
         Serving { pid: 0, line: ours }.relieve().unwrap();
         waiting.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn nobody_is_here_without_a_number() {
+        for text in [
+            "",
+            "here\n",
+            "here 1\n",
+            "here -000000001\n",
+            "here 00000 0001\n",
+            "here 9999999999\n",
+            "serving\nserving\n",
+        ] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.write_all(text.as_bytes()).unwrap();
+            drop(theirs);
+            assert!(arrival(&ours).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_no_child_is_waited_for_and_ended() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let stranger = Stranger::new(child.id());
+        assert!(!ends_within(stranger.handle.as_ref().unwrap(), Duration::from_millis(10)).unwrap());
+        stranger.end(Duration::ZERO).unwrap();
+        assert!(ends_within(stranger.handle.as_ref().unwrap(), Duration::ZERO).unwrap());
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
+        // Its number means nobody by now.
+        assert!(Stranger::new(child.id()).handle.is_none());
     }
 
     #[test]
@@ -322,8 +438,8 @@ mod tests {
             "",
             "\n",
             "{}\n",
-            r#"{"version":2,"places":[]}"#,
-            r#"{"version":1,"places":[{"role":"data","address":"127.0.0.1:0"}]}"#,
+            r#"{"version":1,"places":[]}"#,
+            r#"{"version":2,"places":[{"role":"data","address":"127.0.0.1:0"}]}"#,
         ] {
             let (mut ours, theirs) = UnixStream::pair().unwrap();
             ours.write_all(text.as_bytes()).unwrap();

@@ -18,7 +18,7 @@ use crate::lane::Answers;
 use crate::process::{Options, Process, StartError, Stop};
 use crate::reload::BrokenTenants;
 use crate::service_manager;
-use crate::upgrade::{Predecessor, Serving};
+use crate::upgrade::{self, Predecessor, Serving};
 
 /// The arguments of `crossgate run`.
 #[derive(Debug, Clone, clap::Args)]
@@ -32,9 +32,12 @@ pub struct RunArgs {
     /// The form of diagnostics on standard error
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
-    /// Take the sockets of the process that started this one, as SIGUSR2 makes it
+    /// Start the process that takes the sockets of the one that started this one, as SIGUSR2 makes it, and end
     #[arg(long, hide = true)]
     pub take_over: bool,
+    /// Take the sockets of the process at the other end of standard input
+    #[arg(long, hide = true)]
+    pub succeed: bool,
 }
 
 /// Serves until a signal; gives the exit code.
@@ -54,6 +57,9 @@ pub fn run(args: RunArgs, err: &mut dyn Write) -> u8 {
 }
 
 fn serve(args: RunArgs) -> Result<(), StartError> {
+    if args.take_over {
+        return upgrade::start_successor().map_err(StartError::TakeOver);
+    }
     descriptors::raise_limit();
     keep_pages_small();
     let broken_tenants = if args.skip_broken_tenants { BrokenTenants::Skip } else { BrokenTenants::Refuse };
@@ -61,7 +67,7 @@ fn serve(args: RunArgs) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Caught before anything else, so that none that comes early ends the process unasked.
     let mut signals = runtime.block_on(async { Signals::catch() })?;
-    let process = if args.take_over { take_over(&options)? } else { Process::start(&options, io::stdout())? };
+    let process = if args.succeed { take_over(&options)? } else { Process::start(&options, io::stdout())? };
     announce(&process);
     service_manager::ready(generation(&process));
     runtime.block_on(async {
@@ -214,7 +220,7 @@ impl Errands {
             return tracing::warn!("a new process is being started already");
         }
         let begun = process.start_successor().and_then(|successor| {
-            tracing::info!(pid = successor.pid(), "a new process is to take over");
+            tracing::info!("a new process is to take over");
             let cancel = Box::new(successor.cancel()?);
             Ok(Upgrade { waiting: tokio::task::spawn_blocking(|| successor.wait()), cancel })
         });

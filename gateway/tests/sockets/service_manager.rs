@@ -3,10 +3,10 @@
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
-use rustix::process::Signal;
+use rustix::process::{Signal, getpid};
 use tempfile::TempDir;
 
-use crate::support::{Gateway, Heir, PATIENCE, RecordingUpstream, config, tenant_config};
+use crate::support::{Connection, Gateway, Heir, PATIENCE, RecordingUpstream, config, tenant_config};
 
 /// The next message but for the watchdog's, line by line.
 fn next(socket: &UnixDatagram) -> Vec<String> {
@@ -34,7 +34,7 @@ fn the_service_manager_is_told_of_every_turn() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_crossgate"));
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000").env_remove("WATCHDOG_PID");
     let good = config(&tenant_config(&upstream, ""));
-    let gateway = Gateway::start_by(command, &good);
+    let mut gateway = Gateway::start_by(command, &good);
     assert_eq!(next(&socket), ["READY=1", "STATUS=serving configuration 1"]);
     while any(&socket) != ["WATCHDOG=1"] {}
 
@@ -51,9 +51,15 @@ fn the_service_manager_is_told_of_every_turn() {
     assert_eq!(next(&socket), ["READY=1", "STATUS=serving configuration 2"]);
     std::fs::write(gateway.path("crossgate.yaml"), good).unwrap();
 
+    // The old process has a client to wait for.
+    let _client = Connection::open(gateway.data);
+    gateway.wait_metric("crossgate_connections_active", &[], 1.0);
     let mut heir = Heir::of(&gateway.process, |signal| gateway.process.signal(signal), &[]);
     let pid = heir.pid.as_raw_nonzero();
     assert_eq!(next(&socket), [format!("MAINPID={pid}"), "STATUS=handed over; the old process drains".to_owned()]);
+    // systemd would not wait for the end of one that is no child of its own by now, and kill it in the middle of its drain.
+    assert_eq!(heir.parent(), getpid());
+    assert!(gateway.process.is_running(), "or it had to be");
     assert_eq!(next(&socket), ["READY=1", "STATUS=serving configuration 1"]);
     while any(&socket) != ["WATCHDOG=1"] {}
     heir.signal(Signal::TERM);

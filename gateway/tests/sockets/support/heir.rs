@@ -34,11 +34,17 @@ impl Heir {
         kill_process(self.pid, signal).expect("send a signal");
     }
 
+    /// Whose child it is.
+    pub(crate) fn parent(&self) -> Pid {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero())).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        Pid::from_raw(fields.split_whitespace().nth(1).unwrap().parse().unwrap()).unwrap()
+    }
+
     /// Waits for its end; gives its exit code.
     pub(crate) fn wait_ended(&mut self) -> Option<i32> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // Until its parent has ended, it is not this process's to wait for.
             if let Ok(Some((_, status))) = waitpid(Some(self.pid), WaitOptions::NOHANG) {
                 self.has_ended = true;
                 return status.exit_status();
