@@ -5,8 +5,9 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What is kept back for the gateway itself: about 25 for listeners, event loops and logs, those for connections that are not looked at
-/// yet and for clients who are told that there is no room, admin connections, files. Of a small limit, three eighths.
+/// What is kept back for the gateway itself: about 25 for event loops, logs and one listener, two for each further one, those for connections
+/// that are not looked at yet and for clients who are told that there is no room, admin connections, files. Of a small limit, three
+/// eighths, which is enough for a few listeners.
 const OWN_MAX: u64 = 256;
 /// Idle connections to upstreams that are kept for later requests. Of a small limit, an eighth.
 const IDLE_UPSTREAM_MAX: u64 = 128;

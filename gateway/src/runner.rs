@@ -99,8 +99,8 @@ enum Accepting {
 
 /// Connections that wait to be accepted, unless the system's own bound is lower: a storm of them comes faster than any loop accepts.
 const BACKLOG: i32 = 65_535;
-/// Connections that are accepted and not yet looked at. Whether there is room for one is seen when its task begins, so without a bound
-/// a storm would take all descriptors before the first is turned away.
+/// Connections that are accepted and not yet looked at, beside one for each listener; twice the workers, where that is more. Whether there is
+/// room for one is seen when its task begins, so without a bound a storm would take all descriptors before the first is turned away.
 const UNSEEN_MAX: usize = 16;
 /// The wait after the system was out of descriptors or memory: asked at once it would say the same.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
@@ -123,7 +123,7 @@ impl Running {
         let (accepting, told) = watch::channel(Accepting::All);
         let (stop, stopped) = watch::channel(false);
         let tasks = Arc::new(());
-        let unseen = Arc::new(Semaphore::new(UNSEEN_MAX));
+        let unseen = Arc::new(Semaphore::new(UNSEEN_MAX.max(2 * threads)));
         let handle = runtime.get_handle().clone();
         let _entered = handle.enter();
         for (Bound { listener, address }, app) in services {
@@ -197,9 +197,10 @@ impl<A: ServerApp + Send + Sync + 'static> Door<A> {
             let accepted = tokio::select! {
                 biased;
                 told = &mut accepting => break told.map_or(Accepting::None, |told| *told),
-                accepted = async { (self.leave().await, listener.accept().await) } => accepted,
+                accepted = listener.accept() => accepted,
             };
-            let (leave, accepted) = accepted;
+            // After the accept: a listener that waits for one is not to keep others from theirs.
+            let leave = self.leave().await;
             if let Err(AcceptError::Descriptors | AcceptError::Memory) = self.take(accepted, leave) {
                 tokio::time::sleep(EXHAUSTED_WAIT).await;
             }
@@ -233,7 +234,7 @@ impl<A: ServerApp + Send + Sync + 'static> Door<A> {
         }
     }
 
-    /// Leave to accept one more, given when few are unseen.
+    /// Leave to serve one more, given when few are unseen.
     async fn leave(&self) -> Option<OwnedSemaphorePermit> {
         // Nobody closes the semaphore.
         Arc::clone(&self.unseen).acquire_owned().await.ok()

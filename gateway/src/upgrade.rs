@@ -9,15 +9,15 @@
 //!                              <-----   `here 0000004711`, its process number
 //!                                       loads the configuration, takes the sockets that it names, binds the others, serves
 //!                              <-----   `serving`
-//!   tells the service manager  ----->   `yours`
-//!   accepts no more, drains, ends
+//!                              ----->   `yours`
+//!   tells the service manager, hangs up; accepts no more, drains, ends
 //! ```
 //!
 //! Both accept between the two words. Where the conversation ends before `yours`, the successor ends, and the predecessor has
 //! served on all the while. Absent on purpose: handing over connections, counters or kept answers.
 //!
-//! The successor's parent ends so that the service manager adopts it. systemd asks once, when it is told of the new process, whether
-//! that is a child of its own; of one that is not it waits for no end, and a stop kills it in the middle of its drain.
+//! The successor's parent ends so that the service manager adopts it. systemd looks, when it is told of the new process, whether that is a
+//! child of its own; for the end of one that is not it does not wait, so a stop would kill it in the middle of its drain.
 
 use std::io::{self, BufRead as _, BufReader, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
@@ -28,7 +28,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::retry_on_intr;
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg, sockopt,
@@ -51,6 +51,9 @@ const OFFER_LEN_MAX: u64 = 64 << 10;
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 /// For an answer to what takes no time.
 const WORD_TIME_MAX: Duration = Duration::from_secs(10);
+/// For what has started the successor to end, which only a script might not do at once. The successor does not wait for
+/// `yours` any shorter.
+const STARTER_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether a successor has ended.
 const END_POLL: Duration = Duration::from_millis(20);
@@ -59,6 +62,8 @@ const END_POLL: Duration = Duration::from_millis(20);
 const HERE: &str = "here ";
 const HERE_LEN: usize = HERE.len() + 10 + 1;
 const SERVING: &str = "serving\n";
+const NOT_OF_A_CONTAINER: &str =
+    "this is process 1, with whose end all others of its container end; start another container instead";
 const YOURS: &str = "yours\n";
 
 /// What a socket is for.
@@ -110,7 +115,7 @@ struct Stranger {
     handle: Option<OwnedFd>,
 }
 
-/// A successor that serves, and has not been told that this process leaves.
+/// A successor that serves.
 #[derive(Debug)]
 pub struct Serving {
     /// Its process.
@@ -131,6 +136,9 @@ impl Successor {
     /// # Errors
     /// The operating system's, where it cannot be started.
     pub fn start(offered: &[Offered]) -> io::Result<Self> {
+        if std::process::id() == 1 {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, NOT_OF_A_CONTAINER));
+        }
         let (line, theirs) = UnixStream::pair()?;
         line.set_read_timeout(Some(START_TIME_MAX))?;
         line.set_write_timeout(Some(WORD_TIME_MAX))?;
@@ -160,32 +168,36 @@ impl Successor {
     /// Waits until it serves. Blocks.
     ///
     /// # Errors
-    /// Where it ended, or does not serve in time; it is no more then.
+    /// Where it ended, or does not serve in time. It is no more then; one that has not said a word yet ends when it does.
     pub fn wait(mut self) -> io::Result<Serving> {
-        let started = arrival(&self.line).and_then(|pid| {
-            // Once it has ended, whom it started is the service manager's child.
-            end(&mut self.starter, WORD_TIME_MAX)?;
-            Ok(Stranger::new(pid))
+        let until = Instant::now() + START_TIME_MAX;
+        let mut successor = None;
+        let serves = arrival(&self.line).and_then(|pid| {
+            // While it is known to be there, so that the number is its own.
+            successor = Some(Stranger::new(pid));
+            tracing::info!(pid, "a new process is to take over");
+            // Then it is the service manager's child.
+            end(&mut self.starter, STARTER_TIME_MAX)?;
+            let left = until.saturating_duration_since(Instant::now());
+            self.line.set_read_timeout(Some(left.max(END_POLL)))?;
+            expect(&self.line, SERVING).map(|()| pid)
         });
-        let (successor, error) = match started {
-            Ok(successor) => match expect(&self.line, SERVING) {
-                Ok(()) => return Ok(Serving { pid: successor.pid, line: self.line }),
-                Err(error) => (Some(successor), error),
-            },
-            Err(error) => (None, error),
+        let error = match serves {
+            Ok(pid) => return Ok(Serving { pid, line: self.line }),
+            Err(error) => error,
         };
         drop(self.line);
         let is_late = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
         // Once nobody talks to it, it ends by itself; if it began to serve, when its requests have.
         let patience = if is_late { Duration::ZERO } else { START_TIME_MAX };
         let status = end(&mut self.starter, patience)?;
-        if let Some(successor) = successor {
+        if let Some(successor) = &successor {
             successor.end(patience)?;
         }
-        let what = match is_late {
-            true => format!("it did not serve within {START_TIME_MAX:?}"),
-            false if status.success() => "it ended before it served".to_owned(),
-            false => format!("it ended, {status}"),
+        let what = match successor {
+            _ if is_late => format!("it did not serve within {START_TIME_MAX:?}"),
+            Some(Stranger { pid, .. }) => format!("process {pid} ended before it served"),
+            None => format!("it ended before it said a word, {status}"),
         };
         Err(io::Error::new(error.kind(), what))
     }
@@ -201,19 +213,28 @@ impl Stranger {
     /// that has none, nothing is known.
     fn end(&self, patience: Duration) -> io::Result<()> {
         let Some(handle) = &self.handle else { return Ok(()) };
-        if !ends_within(handle, patience)? {
-            pidfd_send_signal(handle, Signal::KILL)?;
-            ends_within(handle, WORD_TIME_MAX)?;
+        if ends_within(handle, patience)? {
+            return Ok(());
         }
-        Ok(())
+        match pidfd_send_signal(handle, Signal::KILL) {
+            Ok(()) => ends_within(handle, WORD_TIME_MAX).map(drop),
+            Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
 fn ends_within(process: &OwnedFd, time: Duration) -> io::Result<bool> {
-    let time = Timespec::try_from(time).map_err(io::Error::other)?;
-    // It can be read from once it has ended.
-    let ended = || poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&time));
-    Ok(retry_on_intr(ended)? > 0)
+    let until = Instant::now() + time;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        // It can be read from once it has ended.
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => {}
+            ended => return Ok(ended? > 0),
+        }
+    }
 }
 
 /// This process's own command, as it was given: with the program of that name, not as the file was then, since it has another name once a new
@@ -238,17 +259,18 @@ pub fn start_successor() -> io::Result<()> {
 }
 
 fn nothing_offered(error: &io::Error) -> io::Error {
-    let hint = format!("{TAKE_OVER} is for the process that SIGUSR2 starts; leave it out");
+    let hint = format!("{TAKE_OVER} and {SUCCEED} are for what SIGUSR2 starts; leave them out");
     io::Error::new(error.kind(), format!("nothing is handed over on standard input: {error}; {hint}"))
 }
 
 impl Serving {
-    /// Tells it that the sockets are its own.
+    /// Tells it that the sockets are its own. It says nothing to the service manager before what this gives is dropped.
     ///
     /// # Errors
     /// Where it is gone.
-    pub fn relieve(mut self) -> io::Result<()> {
-        self.line.write_all(YOURS.as_bytes())
+    pub fn relieve(mut self) -> io::Result<impl Sized + use<>> {
+        self.line.write_all(YOURS.as_bytes())?;
+        Ok(self.line)
     }
 }
 
@@ -259,13 +281,13 @@ impl Predecessor {
     /// Where standard input is nobody's offer.
     pub fn from_stdin() -> io::Result<Self> {
         let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        Self::from_line(line).map_err(|error| nothing_offered(&error))
+        Self::from_line(line)
     }
 
     fn from_line(line: UnixStream) -> io::Result<Self> {
-        line.set_read_timeout(Some(WORD_TIME_MAX))?;
+        let offered = line.set_read_timeout(Some(WORD_TIME_MAX)).and_then(|()| accept_offer(&line));
+        let offered = offered.map_err(|error| nothing_offered(&error))?;
         line.set_write_timeout(Some(WORD_TIME_MAX))?;
-        let offered = accept_offer(&line)?;
         writeln!(&line, "{HERE}{:010}", std::process::id())?;
         Ok(Predecessor { line, offered })
     }
@@ -282,7 +304,10 @@ impl Predecessor {
     /// Where it does not leave, since it was told to end, with this process.
     pub fn relieve(mut self) -> io::Result<()> {
         self.line.write_all(SERVING.as_bytes())?;
-        expect(&self.line, YOURS)
+        expect(&self.line, YOURS).or_else(|error| stop_waiting(&self.line).map_err(|_| error))?;
+        // Nothing comes, until it hangs up: it has told the service manager then.
+        drop(self.line.read(&mut [0; 1]));
+        Ok(())
     }
 }
 
@@ -341,6 +366,12 @@ fn arrival(mut line: &UnixStream) -> io::Result<u32> {
     number.and_then(|number| number.parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// Sees to it that the last word cannot be said any more, so that whoever tries serves on. It may have been said at the last moment.
+fn stop_waiting(line: &UnixStream) -> io::Result<()> {
+    line.shutdown(Shutdown::Both)?;
+    expect(line, YOURS)
+}
+
 /// Waits for the end of a child, and brings it about when it takes longer than `patience`.
 fn end(child: &mut Child, patience: Duration) -> io::Result<ExitStatus> {
     let until = Instant::now() + patience;
@@ -389,8 +420,24 @@ mod tests {
         let waiting = std::thread::spawn(|| predecessor.relieve());
         assert_eq!(arrival(&ours).unwrap(), std::process::id());
         expect(&ours, SERVING).unwrap();
-        Serving { pid: 0, line: ours }.relieve().unwrap();
+        let told = Serving { pid: 0, line: ours }.relieve().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!waiting.is_finished(), "the service manager is yet to hear of it");
+        drop(told);
         waiting.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_word_that_comes_too_late_is_refused_and_one_that_just_does_is_heard() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        // The successor's standard input, which stays open.
+        let _same = theirs.try_clone().unwrap();
+        assert!(stop_waiting(&theirs).is_err());
+        assert!(Serving { pid: 0, line: ours }.relieve().is_err(), "whoever is not heard serves on");
+
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let _told = Serving { pid: 0, line: ours }.relieve().unwrap();
+        stop_waiting(&theirs).unwrap();
     }
 
     #[test]

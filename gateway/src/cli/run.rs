@@ -220,7 +220,6 @@ impl Errands {
             return tracing::warn!("a new process is being started already");
         }
         let begun = process.start_successor().and_then(|successor| {
-            tracing::info!("a new process is to take over");
             let cancel = Box::new(successor.cancel()?);
             Ok(Upgrade { waiting: tokio::task::spawn_blocking(|| successor.wait()), cancel })
         });
@@ -231,11 +230,12 @@ impl Errands {
     }
 }
 
-/// The service manager hears of the new process first, since it takes no word from one that it does not know.
+/// The service manager hears of the new process before it hears from it: it takes no word from one that it does not know.
 fn hand_over(serving: Serving) -> io::Result<()> {
     let pid = serving.pid;
+    let relieved = serving.relieve()?;
     service_manager::succeeded_by(pid);
-    serving.relieve().inspect_err(|_| service_manager::succeeded_by(std::process::id()))?;
+    drop(relieved);
     tracing::info!(pid, "the sockets are handed over");
     Ok(())
 }

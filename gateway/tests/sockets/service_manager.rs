@@ -1,12 +1,13 @@
 //! What systemd hears, over a socket of the test's.
 
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 use rustix::process::{Signal, getpid};
 use tempfile::TempDir;
 
-use crate::support::{Connection, Gateway, Heir, PATIENCE, RecordingUpstream, config, tenant_config};
+use crate::support::{Connection, Gateway, Heir, PATIENCE, RecordingUpstream, config, put_script, tenant_config};
 
 /// The next message but for the watchdog's, line by line.
 fn next(socket: &UnixDatagram) -> Vec<String> {
@@ -65,4 +66,33 @@ fn the_service_manager_is_told_of_every_turn() {
     heir.signal(Signal::TERM);
     assert_eq!(next(&socket), ["STOPPING=1", "STATUS=draining"]);
     assert_eq!(heir.wait_ended(), Some(0));
+}
+
+#[test]
+fn whoever_starts_the_new_process_has_ended_before_the_service_manager_hears_of_it() {
+    let directory = TempDir::new().unwrap();
+    let (notify, program) = (directory.path().join("notify"), directory.path().join("crossgate"));
+    let socket = UnixDatagram::bind(&notify).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let upstream = RecordingUpstream::answering("hello");
+    symlink(env!("CARGO_BIN_EXE_crossgate"), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.env("NOTIFY_SOCKET", &notify);
+    let mut gateway = Gateway::start_by(command, &config(&tenant_config(&upstream, "")));
+    assert_eq!(next(&socket)[0], "READY=1");
+    // It does what it is there for, and stays. What a shell starts beside itself has standard input from elsewhere, unless from a copy.
+    let script = format!(
+        r#"exec 3<&0
+for argument; do shift; [ "$argument" = --take-over ] || set -- "$@" "$argument"; done
+{} "$@" --succeed <&3 3<&- &
+exec sleep 60 3<&-"#,
+        env!("CARGO_BIN_EXE_crossgate")
+    );
+    put_script(&program, &script);
+    let _client = Connection::open(gateway.data);
+    gateway.wait_metric("crossgate_connections_active", &[], 1.0);
+    let heir = Heir::of(&gateway.process, |signal| gateway.process.signal(signal), &[]);
+    assert_eq!(next(&socket)[0], format!("MAINPID={}", heir.pid.as_raw_nonzero()));
+    assert_eq!(heir.parent(), getpid());
+    assert!(gateway.process.is_running(), "or it had to be");
 }

@@ -39,7 +39,7 @@ pub(crate) use faulty::{Fault, FaultyNetwork, Way};
 pub(crate) use flood::counted_flood;
 pub(crate) use frame_upstream::{FrameConnection, FrameUpstream};
 pub(crate) use gateway::{Gateway, config, config_with_tls, listening, recorded};
-pub(crate) use heir::Heir;
+pub(crate) use heir::{Heir, put_script};
 pub(crate) use http2::{Begun, Http2, http2_request};
 pub(crate) use http2_upstream::{Asked, Http2Upstream, send};
 pub(crate) use process::{PATIENCE, Process};

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     Connection, Gateway, HOST, Heir, ORIGIN, PATIENCE, RecordingUpstream, Response, Site, Then, assert_allowed, config,
-    handshake, request, tenant_config, websocket,
+    handshake, put_script, request, tenant_config, websocket,
 };
 
 const CLIENTS: usize = 8;
@@ -238,19 +238,12 @@ fn by_link(directory: &Path, text: &str) -> Gateway {
     Gateway::start_by(Command::new(directory.join("crossgate")), text)
 }
 
-fn put_script(directory: &Path, script: &str) {
-    let path = directory.join("new");
-    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::rename(path, directory.join("crossgate")).unwrap();
-}
-
 #[test]
 fn what_is_started_is_what_has_the_name_now() {
     let (upstream, directory) = (RecordingUpstream::answering("hello"), TempDir::new().unwrap());
     let mut gateway = by_link(directory.path(), &config(&tenant_config(&upstream, "")));
     let binary = env!("CARGO_BIN_EXE_crossgate");
-    put_script(directory.path(), &format!("echo started with \"$@\" >&2; exec {binary} \"$@\""));
+    put_script(&directory.path().join("crossgate"), &format!("echo started with \"$@\" >&2; exec {binary} \"$@\""));
     let _heir = hand_over(&gateway);
     let said = gateway.process.stderr_line(|line| line.strip_prefix("started with ").map(str::to_owned));
     assert!(said.starts_with("run --config /") && said.ends_with(" --take-over"), "{said}");
@@ -262,7 +255,7 @@ fn what_is_started_is_what_has_the_name_now() {
 fn a_stop_while_the_new_process_starts_ends_both() {
     let (upstream, directory) = (RecordingUpstream::answering("hello"), TempDir::new().unwrap());
     let mut gateway = by_link(directory.path(), &config(&tenant_config(&upstream, "")));
-    put_script(directory.path(), "echo begun >&2; cat >/dev/null; echo left >&2");
+    put_script(&directory.path().join("crossgate"), "echo begun >&2; cat >/dev/null; echo left >&2");
     gateway.process.signal(Signal::USR2);
     gateway.process.stderr_line(|line| (line == "begun").then_some(()));
     // A second wish while the first is being granted is none.
@@ -275,12 +268,29 @@ fn a_stop_while_the_new_process_starts_ends_both() {
 }
 
 #[test]
+fn a_stop_before_a_new_process_serves_ends_it_too() {
+    let (upstream, directory) = (RecordingUpstream::answering("hello"), TempDir::new().unwrap());
+    let mut gateway = by_link(directory.path(), &config(&tenant_config(&upstream, "")));
+    // A process of its own, which says that it is there, and no more.
+    let heir = r#"printf "here %010d\n" $$; cat >/dev/null; echo left >&2"#;
+    put_script(&directory.path().join("crossgate"), &format!("exec 3<&0; sh -c '{heir}' <&3 >&3 3<&- &"));
+    gateway.process.signal(Signal::USR2);
+    gateway.process.stderr_line(|line| line.contains("a new process is to take over").then_some(()));
+    assert_allowed(&Connection::ask(gateway.data, &get("/")).unwrap());
+    gateway.process.signal(Signal::TERM);
+    assert_eq!(gateway.process.wait_at_most(PATIENCE).code(), Some(0));
+    gateway.process.stderr_line(|line| (line == "left").then_some(()));
+}
+
+#[test]
 fn nobody_takes_over_from_nobody() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("crossgate.yaml");
     let upstream = RecordingUpstream::answering("hello");
     fs::write(&path, config(&tenant_config(&upstream, ""))).unwrap();
-    let mut process = crate::support::Process::crossgate(&["run", "--config", path.to_str().unwrap(), "--take-over"]);
-    assert_eq!(process.wait_at_most(PATIENCE).code(), Some(1));
-    assert!(process.stderr().contains("leave it out"), "{}", process.stderr());
+    for word in ["--take-over", "--succeed"] {
+        let mut process = crate::support::Process::crossgate(&["run", "--config", path.to_str().unwrap(), word]);
+        assert_eq!(process.wait_at_most(PATIENCE).code(), Some(1));
+        assert!(process.stderr().contains("leave them out"), "{}", process.stderr());
+    }
 }

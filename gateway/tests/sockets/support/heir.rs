@@ -1,10 +1,11 @@
-//! A process that a gateway started to serve instead of it: the test's orphan once the gateway has ended.
+//! A process that a gateway had started to serve instead of it: an orphan, whom the test adopts.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::{
-    Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, test_kill_process, waitpid,
-};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
 
 use super::process::{PATIENCE, Process};
 
@@ -36,9 +37,14 @@ impl Heir {
 
     /// Whose child it is.
     pub(crate) fn parent(&self) -> Pid {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero())).unwrap();
-        let (_, fields) = stat.rsplit_once(')').unwrap();
-        Pid::from_raw(fields.split_whitespace().nth(1).unwrap().parse().unwrap()).unwrap()
+        Pid::from_raw(self.stat(1).unwrap().parse().unwrap()).unwrap()
+    }
+
+    /// A field of the kernel's word on it, counted from behind its name.
+    fn stat(&self, at: usize) -> Option<String> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero())).ok()?;
+        let (_, fields) = stat.rsplit_once(')')?;
+        fields.split_whitespace().nth(at).map(str::to_owned)
     }
 
     /// Waits for its end; gives its exit code.
@@ -54,10 +60,18 @@ impl Heir {
         }
     }
 
-    /// Whether it is there.
+    /// Whether it is there, and not as somebody who has ended and was not waited for.
     pub(crate) fn is_running(&self) -> bool {
-        !self.has_ended && test_kill_process(self.pid).is_ok()
+        !self.has_ended && self.stat(0).is_some_and(|state| state != "Z")
     }
+}
+
+/// Puts a script where a gateway was called by a link, for its next upgrade.
+pub(crate) fn put_script(at: &Path, script: &str) {
+    let new = at.with_extension("new");
+    fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(new, at).unwrap();
 }
 
 impl Drop for Heir {
