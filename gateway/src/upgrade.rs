@@ -51,8 +51,8 @@ const OFFER_LEN_MAX: u64 = 64 << 10;
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 /// For an answer to what takes no time.
 const WORD_TIME_MAX: Duration = Duration::from_secs(10);
-/// For what has started the successor to end, which only a script might not do at once. The successor does not wait for
-/// `yours` any shorter.
+/// For what has started the successor to end, which only a script might not do at once. Well below the time that the successor waits for
+/// `yours`.
 const STARTER_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether a successor has ended.
