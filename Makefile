@@ -60,7 +60,7 @@ install: ## Installs what is shipped, with manual pages and completions, under P
 test: format-check rows lint unit doc samples licences ops-check instructions ## Everything that CI runs
 	@echo "all good"
 
-test-long: build-tools ## Runs the tests that take minutes, one after the other: a quarter of an hour
+test-long: build-tools ## Runs the tests that take minutes, one after the other: ten minutes
 	cargo test --locked --workspace --test long -- --test-threads 1
 
 soak: build-tools ## Loads what is shipped for MINUTES=30, and watches its memory, descriptors and threads
