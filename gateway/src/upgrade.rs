@@ -136,9 +136,7 @@ impl Successor {
     /// # Errors
     /// The operating system's, where it cannot be started.
     pub fn start(offered: &[Offered]) -> io::Result<Self> {
-        if std::process::id() == 1 {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, NOT_OF_A_CONTAINER));
-        }
+        may_be_survived(std::process::id())?;
         let (line, theirs) = UnixStream::pair()?;
         line.set_read_timeout(Some(START_TIME_MAX))?;
         line.set_write_timeout(Some(WORD_TIME_MAX))?;
@@ -221,6 +219,14 @@ impl Stranger {
             Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Whether others of its container outlive the process of this number.
+fn may_be_survived(pid: u32) -> io::Result<()> {
+    match pid {
+        1 => Err(io::Error::new(io::ErrorKind::Unsupported, NOT_OF_A_CONTAINER)),
+        _ => Ok(()),
     }
 }
 
@@ -438,6 +444,12 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let _told = Serving { pid: 0, line: ours }.relieve().unwrap();
         stop_waiting(&theirs).unwrap();
+    }
+
+    #[test]
+    fn the_first_process_of_a_container_has_no_heirs() {
+        assert!(may_be_survived(1).is_err());
+        may_be_survived(2).unwrap();
     }
 
     #[test]
