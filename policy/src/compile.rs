@@ -1,22 +1,25 @@
-//! [`PolicySpec`] to [`Template`], and a template with a tenant's own origins to [`Policy`]; or every mistake.
+//! Compiles a [`PolicySpec`] to a [`Template`], and a template with a tenant's own origins to a
+//! [`Policy`], or returns every mistake.
 //!
-//! All work that depends only on configuration is done here: text becomes types, tables are built, header values are
-//! rendered. A compilation reads on after a mistake, so that one run tells them all, in the order of the spec.
+//! All work that depends only on the configuration is done here: text becomes types, tables are
+//! built, header values are rendered. A compilation continues after a mistake, so that one run
+//! reports all of them, in the order of the spec.
 
 use std::sync::Arc;
 
 use http::HeaderValue;
 
-use crate::headers::{Disclosed, Rendered, vary_with_rule};
-use crate::names::Names;
-use crate::origin::hash::Seed;
-use crate::origin::regexes::Regexes;
-use crate::origin::risk::Guard;
-use crate::origin::set::Set;
+use crate::headers::{DisclosedList, RenderedHeaders, vary_with_rule};
+use crate::names::NameSet;
+use crate::origin::hash::HashSeed;
+use crate::origin::regexes::OriginRegexes;
+use crate::origin::risk::EntryRestrictions;
+use crate::origin::set::CompiledOrigins;
+use crate::policy::refusal::SAFELISTED;
 use crate::policy::{AllowedMethods, Policy, Template};
 use crate::request_headers::AllowedHeaders;
 use crate::rule::Rule;
-use crate::spec::{Compiled, Disclosure, Findings, Place, PolicySpec, Problem};
+use crate::spec::{CompileFindings, CompileOutput, Disclosure, PolicySpec, SpecLocation, SpecProblem};
 use crate::verdict::EntryId;
 
 mod lists;
@@ -25,17 +28,17 @@ mod rules;
 
 pub use rules::check_rule;
 
-/// The longest time a browser may be told to keep a preflight's answer, in seconds: the most that Firefox keeps.
+/// The longest max-age, in seconds: the longest time that Firefox caches a preflight.
 const MAX_AGE_SECONDS_MAX: u32 = 86_400;
 
 impl Template {
-    /// Compiles a policy. A template may have no origins: its tenants have.
+    /// Compiles a policy. A template without origins is valid, since its tenants can add theirs.
     ///
     /// # Errors
     /// Every mistake, in the order of the spec.
     ///
     /// ```
-    /// use crossgate_policy::{Place, PolicySpec, Template};
+    /// use crossgate_policy::{PolicySpec, SpecLocation, Template};
     ///
     /// let spec = PolicySpec {
     ///     allow_origins: vec!["https://app.example.test/".into()],
@@ -43,30 +46,35 @@ impl Template {
     ///     ..PolicySpec::default()
     /// };
     /// let problems = Template::compile(&spec).unwrap_err();
-    /// let places: Vec<_> = problems.iter().map(|problem| problem.place).collect();
-    /// assert_eq!(places, [Place::AllowOrigins(0), Place::AllowMethods(0)]);
+    /// let locations: Vec<_> = problems.iter().map(|problem| problem.location).collect();
+    /// assert_eq!(locations, [SpecLocation::AllowOrigins(0), SpecLocation::AllowMethods(0)]);
     /// ```
-    pub fn compile(spec: &PolicySpec) -> Result<Compiled<Self>, Vec<Problem>> {
+    pub fn compile(spec: &PolicySpec) -> Result<CompileOutput<Self>, Vec<SpecProblem>> {
         Self::compile_with_rule(spec, None)
     }
 
-    /// Compiles a policy that asks a rule where no entry matches.
+    /// Compiles a policy with a rule, which runs where no entry covers the origin.
     ///
     /// # Errors
-    /// Every mistake, those of the rule last.
-    pub fn compile_with_rule(spec: &PolicySpec, rule: Option<Arc<Rule>>) -> Result<Compiled<Self>, Vec<Problem>> {
-        let mut findings = Findings::default();
-        let guard = Guard { credentials: spec.allow_credentials, dangerously: spec.dangerously };
-        let seed = Seed::random();
-        let set = origins::compile_spec(spec, &guard, &seed, &mut findings);
+    /// Every mistake, in the order of the spec. Those of the rule come last.
+    pub fn compile_with_rule(
+        spec: &PolicySpec,
+        rule: Option<Arc<Rule>>,
+    ) -> Result<CompileOutput<Self>, Vec<SpecProblem>> {
+        let mut findings = CompileFindings::default();
+        let restrictions = EntryRestrictions { credentials: spec.allow_credentials, dangerously: spec.dangerously };
+        let seed = HashSeed::random();
+        let set = origins::compile_spec(spec, &restrictions, &seed, &mut findings);
         let regexes = origins::compile_regexes(spec, &mut findings);
         let methods = lists::methods(&spec.allow_methods, &mut findings);
         let headers = lists::request_headers(spec, &mut findings);
         let exposed = lists::exposed(spec, &mut findings);
         check_max_age(spec.max_age_seconds, &mut findings);
-        let rendered = Rendered {
+        let rendered = RenderedHeaders {
             methods: disclose_methods(spec, &methods),
+            methods_if_refused: disclose_methods_if_refused(spec, &methods),
             headers: disclose_headers(spec, &headers),
+            disclosure: spec.disclosure,
             max_age_seconds: spec.max_age_seconds,
             max_age: HeaderValue::from(spec.max_age_seconds),
             exposed,
@@ -75,13 +83,17 @@ impl Template {
         }
         .with_preflight_lines(spec.allow_credentials);
         let rule_text = rule.as_ref().map(|rule| format!("rule:{}", rule.script().name()).into());
+        let report = rule
+            .as_ref()
+            .filter(|_| rules::needs_unlisted_origin_probe(&restrictions))
+            .map(|rule| rule.probe_unlisted_origins());
+        let rule_reads_tenant = report.as_ref().is_some_and(|report| report.reads_tenant);
         if let Some(rule) = &rule {
-            rules::check(rule, set.any().is_some(), &guard, &mut findings);
+            rules::check(rule, report, set.any().is_some(), &restrictions, &mut findings);
         }
-        let rule_reads_tenant = rule.as_ref().is_some_and(|rule| rule.strangers("").reads_tenant);
         findings.conclude(Self {
             seed,
-            guard,
+            restrictions,
             set,
             regexes,
             methods,
@@ -95,73 +107,88 @@ impl Template {
 }
 
 impl Policy {
-    /// Makes a tenant's policy of a template and the tenant's own origins, to which the template's switches apply.
+    /// Combines a template with a tenant's own origins. The template's credentials and switches
+    /// apply to them.
     ///
     /// # Errors
-    /// Every mistake in the own origins, placed as [`Place::AllowOrigins`]; or, as [`Place::Policy`], that neither they
-    /// nor the template allow anything.
-    pub fn extend(template: Arc<Template>, own_origins: &[String]) -> Result<Compiled<Self>, Vec<Problem>> {
-        let mut findings = Findings::default();
+    /// Every mistake in the own origins, with [`SpecLocation::AllowOrigins`]. An error with
+    /// [`SpecLocation::Policy`] if neither the template nor the tenant allows any origin.
+    pub fn extend(template: Arc<Template>, own_origins: &[String]) -> Result<CompileOutput<Self>, Vec<SpecProblem>> {
+        let mut findings = CompileFindings::default();
         let own = origins::compile_own(&template, own_origins, &mut findings);
-        let is_empty = |set: &Set, regexes: &Regexes| set.len() + regexes.len() == 0;
+        let is_empty = |set: &CompiledOrigins, regexes: &OriginRegexes| set.len() + regexes.len() == 0;
         if own_origins.is_empty() && is_empty(&template.set, &template.regexes) && template.rule.is_none() {
-            findings.error(Place::Policy, "no origin is allowed, expected at least one in `allowOrigins`");
+            findings.error(SpecLocation::Policy, "no origin is allowed, expected at least one in `allowOrigins`");
         }
         if let (Some(_), Some(index)) = (&template.rule, own_origins.iter().position(|origin| origin == "*")) {
-            findings.error(Place::AllowOrigins(index), rules::BESIDE_ANY);
+            findings.error(SpecLocation::AllowOrigins(index), rules::NEXT_TO_ANY);
         }
         let any = template.set.any().map(EntryId::Template).or(own.any().map(EntryId::Own));
         findings.conclude(Self { template, own, any })
     }
 
-    /// Asks the rule about strangers on behalf of one tenant: a rule that looks at the tenant may let them in for that one alone.
+    /// Probes the rule with unlisted origins on behalf of one tenant: a rule that reads the tenant
+    /// may allow them for this tenant only. Does nothing if the rule does not read the tenant.
     ///
     /// # Errors
-    /// That it does so with credentials, placed as [`Place::Rule`].
-    pub fn check_tenant(&self, tenant: &str) -> Result<(), Problem> {
+    /// The rule allows an unlisted origin with credentials. The location is [`SpecLocation::Rule`].
+    pub fn check_tenant(&self, tenant: &str) -> Result<(), SpecProblem> {
         let rule = self.template.rule.as_ref().filter(|_| self.template.rule_reads_tenant);
-        match rule.and_then(|rule| rules::stranger_refusal(rule, tenant, &self.template.guard)) {
-            Some(message) => Err(Problem { place: Place::Rule, message }),
+        let report = rule.map(|rule| rule.probe_unlisted_origins_of_tenant(tenant));
+        match report.and_then(|report| rules::unlisted_origin_refusal(report, &self.template.restrictions)) {
+            Some(message) => Err(SpecProblem { location: SpecLocation::Rule, message }),
             None => Ok(()),
         }
     }
 }
 
-fn check_max_age(seconds: u32, findings: &mut Findings) {
+fn check_max_age(seconds: u32, findings: &mut CompileFindings) {
     if seconds > MAX_AGE_SECONDS_MAX {
-        findings.error(Place::MaxAge, format!("{seconds} seconds is too long, expected 0 to {MAX_AGE_SECONDS_MAX}"));
+        findings
+            .error(SpecLocation::MaxAge, format!("{seconds} seconds is too long, expected 0 to {MAX_AGE_SECONDS_MAX}"));
     }
 }
 
-// https://fetch.spec.whatwg.org/#cors-protocol-and-credentials: with credentials `*` is no wildcard, so what was asked
-// for is named instead.
-fn disclose_methods(spec: &PolicySpec, methods: &AllowedMethods) -> Disclosed {
+// https://fetch.spec.whatwg.org/#cors-protocol-and-credentials: with credentials `*` is not a
+// wildcard, so the response names the requested method or headers instead.
+fn disclose_methods(spec: &PolicySpec, methods: &AllowedMethods) -> DisclosedList {
     match methods {
         AllowedMethods::Only(names) => disclose(spec, names, names.joined()),
-        AllowedMethods::All if spec.allow_credentials => Disclosed::Echo,
+        AllowedMethods::All if spec.allow_credentials => DisclosedList::Echo,
         AllowedMethods::All => disclose_text(spec, "*".to_owned()),
     }
 }
 
-fn disclose_headers(spec: &PolicySpec, headers: &AllowedHeaders) -> Disclosed {
+/// Renders the list for a refused method. It is never empty and has no `*`, so it cannot cover the
+/// method.
+fn disclose_methods_if_refused(spec: &PolicySpec, methods: &AllowedMethods) -> HeaderValue {
+    match (methods, spec.disclosure) {
+        (AllowedMethods::Only(names), Disclosure::Full) if !names.is_empty() => {
+            HeaderValue::try_from(names.joined()).unwrap_or_else(|_| SAFELISTED.clone())
+        }
+        (AllowedMethods::Only(_) | AllowedMethods::All, Disclosure::Full | Disclosure::Minimal) => SAFELISTED.clone(),
+    }
+}
+
+fn disclose_headers(spec: &PolicySpec, headers: &AllowedHeaders) -> DisclosedList {
     match headers {
         AllowedHeaders::Only(names) => disclose(spec, names, names.joined()),
-        AllowedHeaders::All if spec.allow_credentials => Disclosed::Echo,
+        AllowedHeaders::All if spec.allow_credentials => DisclosedList::Echo,
         // https://fetch.spec.whatwg.org/#cors-non-wildcard-request-header-name
         AllowedHeaders::All => disclose_text(spec, "*,authorization".to_owned()),
         AllowedHeaders::AllButAuthorization => disclose_text(spec, "*".to_owned()),
     }
 }
 
-fn disclose(spec: &PolicySpec, names: &Names, text: String) -> Disclosed {
-    if names.is_empty() { Disclosed::Nothing } else { disclose_text(spec, text) }
+fn disclose(spec: &PolicySpec, names: &NameSet, text: String) -> DisclosedList {
+    if names.is_empty() { DisclosedList::Nothing } else { disclose_text(spec, text) }
 }
 
-fn disclose_text(spec: &PolicySpec, text: String) -> Disclosed {
+fn disclose_text(spec: &PolicySpec, text: String) -> DisclosedList {
     match spec.disclosure {
-        // Names are tokens, of which every one is a field value.
-        Disclosure::Full => HeaderValue::try_from(text).map_or(Disclosed::Nothing, Disclosed::Whole),
-        Disclosure::Minimal => Disclosed::Echo,
+        // Names are tokens, and every token is a valid field value.
+        Disclosure::Full => HeaderValue::try_from(text).map_or(DisclosedList::Nothing, DisclosedList::Whole),
+        Disclosure::Minimal => DisclosedList::Echo,
     }
 }
 
@@ -170,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_template_hashes_by_a_seed_of_its_own() {
+    fn templates_have_distinct_hash_seeds() {
         let hash = || Template::compile(&PolicySpec::default()).unwrap().value.seed.whole(b"https://a.test");
         assert_ne!(hash(), hash());
     }

@@ -1,56 +1,56 @@
-//! A verdict to header edits: the only author of `Access-Control-*`, and the keeper of `Vary`.
+//! The values of the response's CORS fields: rendered when a policy is compiled, or copied from the
+//! request.
 //!
-//! Values are either rendered at compile or the request's own bytes, which have passed the same checks that let the
-//! request in. A denial has no edits. Whoever writes the response removes the upstream's own fields first
-//! ([`is_cors_response_field`](crate::is_cors_response_field)); reading or writing whole responses is absent here.
+//! Copied bytes have passed the same checks as the request itself. `policy/edits.rs` combines the
+//! values for a verdict. This module neither reads nor writes whole responses.
 
 use std::ops::ControlFlow;
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
 };
 use http::{HeaderName, HeaderValue};
 
-use crate::policy::Policy;
-use crate::request::{Field, FieldLines, Request};
+use crate::request::{CorsRequest, FieldLines, RequestField};
 use crate::request_headers::has_name;
-use crate::rule::Terms;
-use crate::verdict::{Kind, Verdict};
+use crate::spec::Disclosure;
+use crate::verdict::RuleTerms;
 
-static STAR: HeaderValue = HeaderValue::from_static("*");
-static TRUE: HeaderValue = HeaderValue::from_static("true");
+pub(crate) static STAR: HeaderValue = HeaderValue::from_static("*");
+pub(crate) static TRUE: HeaderValue = HeaderValue::from_static("true");
 
-static VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
-static VARY_PREFLIGHT: HeaderValue =
+pub(crate) static VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
+pub(crate) static VARY_PREFLIGHT: HeaderValue =
     HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers");
-static VARY_ANY_PREFLIGHT: HeaderValue =
+pub(crate) static VARY_ANY_PREFLIGHT: HeaderValue =
     HeaderValue::from_static("Access-Control-Request-Method, Access-Control-Request-Headers");
 
 /// One field to add to the response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Edit<'a> {
-    /// The field's name.
+pub struct HeaderEdit<'a> {
+    /// The field name.
     pub name: HeaderName,
-    /// Its value.
-    pub value: Value<'a>,
+    /// The field value.
+    pub value: EditValue<'a>,
 }
 
-/// The value of a field.
+/// The value of a [`HeaderEdit`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value<'a> {
-    /// The same for every policy. To clone it counts nowhere.
+pub enum EditValue<'a> {
+    /// A constant, equal for all policies. A clone touches no reference count.
     Fixed(&'static HeaderValue),
-    /// Rendered when the policy was compiled. A clone counts itself where every holder of the policy does.
+    /// A value rendered when the policy was compiled. A clone increments a reference count that all
+    /// threads with this policy share.
     Rendered(&'a HeaderValue),
-    /// Made for this answer, since a rule narrows what the policy says.
+    /// A value made for this response, because a rule narrows the policy.
     Narrowed(HeaderValue),
-    /// Bytes of the request: visible ASCII and, in lists of header names, spaces and tabs.
+    /// Bytes of the request: visible ASCII and, in lists of header names, also spaces and tabs.
     Request(&'a [u8]),
 }
 
-impl Value<'_> {
-    /// The value's bytes.
+impl EditValue<'_> {
+    /// Returns the bytes of the value.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Fixed(value) => value.as_bytes(),
@@ -61,125 +61,40 @@ impl Value<'_> {
     }
 }
 
-/// What a policy's answers tell, as far as it does not depend on the request.
+/// The field values of a policy that do not depend on the request.
 #[derive(Debug, Clone)]
-pub(crate) struct Rendered {
-    pub(crate) methods: Disclosed,
-    pub(crate) headers: Disclosed,
+pub(crate) struct RenderedHeaders {
+    pub(crate) methods: DisclosedList,
+    /// The list of methods in a response that refuses the requested method.
+    pub(crate) methods_if_refused: HeaderValue,
+    pub(crate) headers: DisclosedList,
+    pub(crate) disclosure: Disclosure,
     pub(crate) max_age_seconds: u32,
     pub(crate) max_age: HeaderValue,
     pub(crate) exposed: Option<HeaderValue>,
-    /// What the answers to all preflights have alike, as lines of a head; none where it depends on what was asked.
+    /// The lines that the responses to all allowed preflights share. `None` if they depend on the
+    /// requested method or headers.
     pub(crate) preflight_lines: Option<Box<[u8]>>,
-    /// Where a rule may read header fields: `Vary` as one value, for preflights and for everything else.
+    /// `Vary` as one value, for preflights and for other requests, if a rule may read header
+    /// fields.
     pub(crate) vary_with_rule: Option<[HeaderValue; 2]>,
 }
 
-/// What an allowed preflight tells of one list.
+/// The part of one list that an allowed preflight discloses.
 #[derive(Debug, Clone)]
-pub(crate) enum Disclosed {
+pub(crate) enum DisclosedList {
     /// Nothing: the list is empty.
     Nothing,
     /// The whole list.
     Whole(HeaderValue),
-    /// What was asked for.
+    /// The requested method or headers.
     Echo,
 }
 
-impl Policy {
-    /// The `Access-Control-*` fields of the response to `request`, for which `verdict` was decided. None for a denial.
-    ///
-    /// ```
-    /// # use std::sync::Arc;
-    /// # use crossgate_policy::{Field, OwnOrigin, Policy, PolicySpec, Request, Template};
-    /// let spec = PolicySpec { allow_origins: vec!["https://app.example.test".into()], ..PolicySpec::default() };
-    /// let template = Template::compile(&spec).unwrap().value;
-    /// let policy = Policy::extend(Arc::new(template), &[]).unwrap().value;
-    /// let own = OwnOrigin { host: "api.example.test", port: None, scheme: None };
-    /// let mut request = Request::new(b"GET", own);
-    /// request.origin = Field::One(b"https://app.example.test");
-    /// let verdict = policy.decide(&request).without_asking();
-    /// let edits: Vec<_> = policy.edits(&verdict, &request).map(|edit| (edit.name, edit.value.as_bytes().to_vec())).collect();
-    /// assert_eq!(edits, [(http::header::ACCESS_CONTROL_ALLOW_ORIGIN, b"https://app.example.test".to_vec())]);
-    /// ```
-    pub fn edits<'a>(
-        &'a self,
-        verdict: &Verdict,
-        request: &'a Request<'a>,
-    ) -> impl Iterator<Item = Edit<'a>> + use<'a> {
-        let rendered = self.rendered();
-        let (origin, is_preflight) = match (verdict.is_allowed(), verdict.kind) {
-            (false, _) => (None, false),
-            (true, Kind::Preflight) => (self.allowed_origin(request), true),
-            (true, Kind::Actual | Kind::WebSocket) => (self.allowed_origin(request), false),
-            // Under `*` a cache may keep one answer for everybody, so everybody's answer has it.
-            (true, Kind::NonCors | Kind::SameOrigin) => (self.is_any().then_some(Value::Fixed(&STAR)), false),
-        };
-        // https://fetch.spec.whatwg.org/#http-responses: what belongs to which answer.
-        let on_all = origin.is_some();
-        let on_preflight = on_all && is_preflight;
-        let fields = [
-            origin.map(|value| Edit { name: ACCESS_CONTROL_ALLOW_ORIGIN, value }),
-            (on_all && self.has_credentials() && !verdict.terms.without_credentials)
-                .then_some(Edit { name: ACCESS_CONTROL_ALLOW_CREDENTIALS, value: Value::Fixed(&TRUE) }),
-            on_preflight.then(|| methods(rendered, request)).flatten(),
-            whole(&rendered.headers)
-                .filter(|_| on_preflight)
-                .map(|value| Edit { name: ACCESS_CONTROL_ALLOW_HEADERS, value }),
-            on_preflight.then(|| Edit { name: ACCESS_CONTROL_MAX_AGE, value: max_age(rendered, verdict.terms) }),
-            exposed(rendered).filter(|_| on_all && !is_preflight),
-        ];
-        let echoes = matches!(rendered.headers, Disclosed::Echo) && on_preflight;
-        fields.into_iter().flatten().chain(Echo { lines: echoes.then_some(request.requested_headers), next: 0 })
-    }
-
-    /// All fields but the first of an allowed preflight's [`edits`](Self::edits), as lines of an HTTP/1.1 head. `None` where they depend on
-    /// the request, or on what a rule said.
-    pub fn preflight_lines(&self, verdict: &Verdict) -> Option<&[u8]> {
-        let is_usual = verdict.is_allowed() && verdict.kind == Kind::Preflight && verdict.terms == Terms::NONE;
-        self.rendered().preflight_lines.as_deref().filter(|_| is_usual)
-    }
-
-    /// What a response to a request of this kind depends on, as tokens of `Vary`, whatever the verdict.
-    pub fn vary(&self, kind: Kind) -> impl Iterator<Item = &str> {
-        let tokens: &[&'static str] = match (self.depends_on_origin(), kind) {
-            (true, Kind::Preflight) => &["Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers"],
-            (false, Kind::Preflight) => &["Access-Control-Request-Method", "Access-Control-Request-Headers"],
-            (true, Kind::NonCors | Kind::SameOrigin | Kind::WebSocket | Kind::Actual) => &["Origin"],
-            (false, Kind::NonCors | Kind::SameOrigin | Kind::WebSocket | Kind::Actual) => &[],
-        };
-        // All that are listed, whatever this answer's rule has read: a cache must tell apart what the next one may read.
-        let listed = self.template.rule.iter().flat_map(|rule| rule.headers());
-        tokens.iter().copied().chain(listed.map(HeaderName::as_str))
-    }
-
-    /// The same tokens as one value, for a response that has no `Vary` yet.
-    pub fn vary_value(&self, kind: Kind) -> Option<Value<'_>> {
-        if let Some([preflight, other]) = &self.rendered().vary_with_rule {
-            return Some(Value::Rendered(if kind == Kind::Preflight { preflight } else { other }));
-        }
-        let fixed = match (self.depends_on_origin(), kind) {
-            (true, Kind::Preflight) => Some(&VARY_PREFLIGHT),
-            (false, Kind::Preflight) => Some(&VARY_ANY_PREFLIGHT),
-            (true, Kind::NonCors | Kind::SameOrigin | Kind::WebSocket | Kind::Actual) => Some(&VARY_ORIGIN),
-            (false, Kind::NonCors | Kind::SameOrigin | Kind::WebSocket | Kind::Actual) => None,
-        };
-        fixed.map(Value::Fixed)
-    }
-
-    // https://fetch.spec.whatwg.org/#cors-check compares bytes, so the request's own are given back.
-    fn allowed_origin<'a>(&self, request: &Request<'a>) -> Option<Value<'a>> {
-        match request.origin {
-            _ if self.is_any() => Some(Value::Fixed(&STAR)),
-            Field::One(origin) => Some(Value::Request(origin)),
-            Field::Absent | Field::Many => None,
-        }
-    }
-}
-
-impl Disclosed {
-    /// The value that all answers have; `None` where each has its own.
-    fn usual(&self) -> Option<Option<&HeaderValue>> {
+impl DisclosedList {
+    /// Returns the value that all responses share. The outer `None` means that it depends on the
+    /// request.
+    fn shared(&self) -> Option<Option<&HeaderValue>> {
         match self {
             Self::Whole(list) => Some(Some(list)),
             Self::Nothing => Some(None),
@@ -188,14 +103,14 @@ impl Disclosed {
     }
 }
 
-impl Rendered {
-    /// Renders what the answers to all preflights have alike.
+impl RenderedHeaders {
+    /// Renders the lines that the responses to all allowed preflights share.
     pub(crate) fn with_preflight_lines(self, has_credentials: bool) -> Self {
         let lines = || {
             let fields = [
                 (ACCESS_CONTROL_ALLOW_CREDENTIALS, has_credentials.then_some(&TRUE)),
-                (ACCESS_CONTROL_ALLOW_METHODS, self.methods.usual()?),
-                (ACCESS_CONTROL_ALLOW_HEADERS, self.headers.usual()?),
+                (ACCESS_CONTROL_ALLOW_METHODS, self.methods.shared()?),
+                (ACCESS_CONTROL_ALLOW_HEADERS, self.headers.shared()?),
                 (ACCESS_CONTROL_MAX_AGE, Some(&self.max_age)),
             ];
             let line = |(name, value): (HeaderName, Option<&HeaderValue>)| {
@@ -208,15 +123,15 @@ impl Rendered {
     }
 }
 
-/// The shorter one of the policy's and the rule's.
-fn max_age<'a>(rendered: &'a Rendered, terms: Terms) -> Value<'a> {
+/// Returns the shorter max-age of the policy and the rule.
+pub(crate) fn max_age<'a>(rendered: &'a RenderedHeaders, terms: RuleTerms) -> EditValue<'a> {
     match terms.max_age_seconds {
-        Some(seconds) if seconds < rendered.max_age_seconds => Value::Narrowed(HeaderValue::from(seconds)),
-        Some(_) | None => Value::Rendered(&rendered.max_age),
+        Some(seconds) if seconds < rendered.max_age_seconds => EditValue::Narrowed(HeaderValue::from(seconds)),
+        Some(_) | None => EditValue::Rendered(&rendered.max_age),
     }
 }
 
-/// `Vary` for preflights and for everything else, where the rule may read these fields.
+/// Renders `Vary` for preflights and for other requests, if a rule may read these fields.
 pub(crate) fn vary_with_rule(headers: &[HeaderName]) -> Option<[HeaderValue; 2]> {
     let listed: String = headers.iter().flat_map(|name| [", ", name.as_str()]).collect();
     let value = |fixed: &HeaderValue| {
@@ -226,37 +141,44 @@ pub(crate) fn vary_with_rule(headers: &[HeaderName]) -> Option<[HeaderValue; 2]>
     if headers.is_empty() { None } else { Some([value(&VARY_PREFLIGHT)?, value(&VARY_ORIGIN)?]) }
 }
 
-fn methods<'a>(rendered: &'a Rendered, request: &Request<'a>) -> Option<Edit<'a>> {
+pub(crate) fn methods<'a>(rendered: &'a RenderedHeaders, request: &CorsRequest<'a>) -> Option<HeaderEdit<'a>> {
     let value = match (&rendered.methods, request.requested_method) {
-        (Disclosed::Echo, Field::One(method)) => Some(Value::Request(method)),
+        (DisclosedList::Echo, RequestField::One(method)) => Some(EditValue::Request(method)),
         (disclosed, _) => whole(disclosed),
     };
-    value.map(|value| Edit { name: ACCESS_CONTROL_ALLOW_METHODS, value })
+    value.map(|value| HeaderEdit { name: ACCESS_CONTROL_ALLOW_METHODS, value })
 }
 
-fn whole(disclosed: &Disclosed) -> Option<Value<'_>> {
+pub(crate) fn whole(disclosed: &DisclosedList) -> Option<EditValue<'_>> {
     match disclosed {
-        Disclosed::Whole(list) => Some(Value::Rendered(list)),
-        Disclosed::Nothing | Disclosed::Echo => None,
+        DisclosedList::Whole(list) => Some(EditValue::Rendered(list)),
+        DisclosedList::Nothing | DisclosedList::Echo => None,
     }
 }
 
-fn exposed(rendered: &Rendered) -> Option<Edit<'_>> {
+pub(crate) fn exposed(rendered: &RenderedHeaders) -> Option<HeaderEdit<'_>> {
     let value = rendered.exposed.as_ref()?;
-    Some(Edit { name: ACCESS_CONTROL_EXPOSE_HEADERS, value: Value::Rendered(value) })
+    Some(HeaderEdit { name: ACCESS_CONTROL_EXPOSE_HEADERS, value: EditValue::Rendered(value) })
 }
 
-/// Gives the request's lines of header names back, each as a field of its own.
-struct Echo<'a> {
+/// Iterates over the request's lines of header names, each as a field of the response.
+pub(crate) struct HeaderEcho<'a> {
     lines: Option<&'a dyn FieldLines>,
     next: usize,
 }
 
-impl<'a> Iterator for Echo<'a> {
-    type Item = Edit<'a>;
+impl<'a> HeaderEcho<'a> {
+    pub(crate) fn new(lines: Option<&'a dyn FieldLines>) -> Self {
+        HeaderEcho { lines, next: 0 }
+    }
+}
 
-    // Walks from the first line each time; the walk that let the request in has bounded their number.
-    fn next(&mut self) -> Option<Edit<'a>> {
+impl<'a> Iterator for HeaderEcho<'a> {
+    type Item = HeaderEdit<'a>;
+
+    // Each call walks from the first line. The check of the request has bounded the number of
+    // lines.
+    fn next(&mut self) -> Option<HeaderEdit<'a>> {
         let (mut at, mut found) = (0, None);
         let _ = self.lines?.try_each(&mut |line| {
             at += 1;
@@ -267,11 +189,13 @@ impl<'a> Iterator for Echo<'a> {
             ControlFlow::Break(())
         });
         self.next = at;
-        found.map(|line| Edit { name: ACCESS_CONTROL_ALLOW_HEADERS, value: Value::Request(line) })
+        found.map(|line| HeaderEdit { name: ACCESS_CONTROL_ALLOW_HEADERS, value: EditValue::Request(line) })
     }
 }
 
-/// The tokens of `wanted` that the response's `Vary` lines lack: none of them is added twice, and `*` covers all.
+/// Returns the tokens of `wanted` that are missing in the response's `Vary` lines, so that no token
+/// is sent twice. Tokens are compared without regard to case, and `*` covers all of them (RFC 9110,
+/// section 12.5.5).
 ///
 /// ```
 /// use crossgate_policy::missing_vary;

@@ -1,14 +1,19 @@
-//! Cross-origin policies: origins, patterns, verdicts and the headers they give.
+//! Cross-origin policies: origins, patterns, verdicts and the header fields of responses.
 //!
-//! The model on one page. A [`PolicySpec`] is what somebody wrote. [`Template::compile`] turns it into a [`Template`], or into
-//! every mistake in it; [`Policy::extend`] adds a tenant's own origins. A [`Request`] is the CORS view of one HTTP request:
-//! its [`Kind`] is told by which fields are present, and [`Policy::decide`] gives the [`Verdict`], allow or deny with its
-//! [`Reason`] and the configured entry behind it. [`Policy::edits`] and [`Policy::vary`] give the header fields of the answer,
-//! and [`Policy::explain`] what a person wants to know of a denial.
+//! A [`PolicySpec`] is the plain input. [`Template::compile`] turns it into a [`Template`] or
+//! returns every mistake in it; [`Policy::extend`] adds a tenant's own origins. A [`CorsRequest`]
+//! is the CORS view of one HTTP request. The fields that are present determine its [`RequestKind`].
+//! [`Policy::decide`] returns the [`Verdict`]: allow or deny, a [`Reason`], and the entry that
+//! matched. [`Policy::edits`] and [`Policy::vary`] return the header fields of the response, and
+//! [`Policy::explain`] the cause of a denial.
 //!
-//! Absent on purpose: sockets, files, clocks, threads, logging and global state. Deciding is total, pure, bounded, and
-//! allocates nothing; a [`Policy`] exists only if it is valid. No denial has an `Access-Control-*` field, and the allowed
-//! origin is `*` or the request's own bytes.
+//! Absent on purpose: sockets, files, clocks, threads, logging and global state. A decision is
+//! total, pure and bounded, and allocates nothing. A [`Policy`] exists only if it is valid. A
+//! denied origin gets no `Access-Control-*` field. The allowed origin is `*` or the request's own
+//! bytes. For a refused method or header of an allowed origin, [`Policy::refusal_edits`] returns
+//! fields by which the browser names the refused part and blocks the request.
+
+#![warn(missing_docs)]
 
 mod compile;
 mod headers;
@@ -23,16 +28,19 @@ mod spec;
 mod verdict;
 
 pub use compile::check_rule;
-pub use headers::{Edit, Value, missing_vary};
+pub use headers::{EditValue, HeaderEdit, missing_vary};
 pub use names::is_cors_response_field;
-pub use near_miss::{Explanation, How, NearMiss};
-pub use origin::{ORIGIN_LEN_MAX, is_origin};
-pub use policy::{Decision, EntryCounts, Policy, Template};
-pub use request::{Credentials, Field, FieldLines, HeadFields, OwnOrigin, Request, Scheme, Upgrade};
+pub use near_miss::{NearMiss, OriginDifference, PolicyExplanation};
+pub use origin::{ORIGIN_LEN_MAX, Scheme, is_origin};
+pub use policy::{Decision, EntryCounts, Policy, RuleCall, RuleContext, Template};
+pub use request::{CorsRequest, CredentialFields, FieldLines, HeadFields, OwnOrigin, RequestField, RequestedUpgrade};
 pub use rule::{
-    Answer, MESSAGE_LEN_MAX, RULE_HEADERS_MAX, RULE_QUERY_MAX, Reads, Rule, RuleCall, RuleData, RuleError,
-    RuleErrorKind, RuleInput, RuleLimits, RuleRun, Script, ScriptPlace, ScriptProblem, Strangers, Surroundings, Terms,
-    callable_names, field_names, split_origin,
+    MESSAGE_LEN_MAX, RULE_HEADERS_MAX, RULE_QUERY_MAX, Rule, RuleAnswer, RuleData, RuleError, RuleErrorKind, RuleInput,
+    RuleLimits, RuleReads, RuleRun, Script, ScriptLocation, ScriptProblem, UnlistedOriginReport, callable_names,
+    field_names, split_origin,
 };
-pub use spec::{Compiled, Dangerously, Disclosure, MAX_AGE_SECONDS_DEFAULT, OriginSetSpec, Place, PolicySpec, Problem};
-pub use verdict::{EntryId, Kind, Outcome, Reason, Verdict};
+pub use spec::{
+    CompileOutput, DangerousSwitches, Disclosure, MAX_AGE_SECONDS_DEFAULT, OriginSetSpec, PolicySpec, SpecLocation,
+    SpecProblem,
+};
+pub use verdict::{EntryId, Outcome, Reason, RequestKind, RuleTerms, Verdict};

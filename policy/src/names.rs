@@ -1,28 +1,33 @@
-//! Methods and header names: which are safelisted, which are forbidden, and sorted sets of them.
+//! Methods and header names: the safelisted and the forbidden ones, and sorted sets of them.
 //!
-//! The lists are those of the Fetch standard. A set answers in a few comparisons, without allocating, for any bytes.
-//! Methods are compared as they stand and header names without regard to ASCII case, as HTTP has it.
+//! The lists are those of the Fetch standard. A lookup takes a few comparisons, allocates nothing,
+//! and accepts any bytes. Methods are compared byte by byte (RFC 9110, section 9.1), header names
+//! without regard to ASCII case (section 5.1).
 
 use std::cmp::Ordering;
 
-/// Methods a page may always use: <https://fetch.spec.whatwg.org/#cors-safelisted-method>.
+/// Methods that a page may always use: <https://fetch.spec.whatwg.org/#cors-safelisted-method>.
 pub const SAFELISTED_METHODS: [&str; 3] = ["GET", "HEAD", "POST"];
 
-/// Methods a page can never use: <https://fetch.spec.whatwg.org/#forbidden-method>.
+/// Methods that a page can never use: <https://fetch.spec.whatwg.org/#forbidden-method>.
 pub const FORBIDDEN_METHODS: [&str; 3] = ["CONNECT", "TRACE", "TRACK"];
 
-/// Methods whose case a page need not mind: <https://fetch.spec.whatwg.org/#concept-method-normalize>.
+/// Methods that a browser converts to upper case:
+/// <https://fetch.spec.whatwg.org/#concept-method-normalize>.
 pub const NORMALIZED_METHODS: [&str; 6] = ["DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"];
 
-/// Response headers a page may always read: <https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name>.
+/// Response headers that a page may always read:
+/// <https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name>.
 pub const SAFELISTED_RESPONSE_HEADERS: [&str; 7] =
     ["cache-control", "content-language", "content-length", "content-type", "expires", "last-modified", "pragma"];
 
-/// Response headers a page can never read: <https://fetch.spec.whatwg.org/#forbidden-response-header-name>.
+/// Response headers that a page can never read:
+/// <https://fetch.spec.whatwg.org/#forbidden-response-header-name>.
 pub const FORBIDDEN_RESPONSE_HEADERS: [&str; 2] = ["set-cookie", "set-cookie2"];
 
-/// Request headers a page can never set, <https://fetch.spec.whatwg.org/#forbidden-request-header>, apart from those
-/// that [`FORBIDDEN_REQUEST_HEADER_PREFIXES`] cover.
+/// Request headers that a page can never set:
+/// <https://fetch.spec.whatwg.org/#forbidden-request-header>. Those with one of
+/// [`FORBIDDEN_REQUEST_HEADER_PREFIXES`] are not listed.
 pub const FORBIDDEN_REQUEST_HEADERS: [&str; 19] = [
     "accept-charset",
     "accept-encoding",
@@ -45,17 +50,19 @@ pub const FORBIDDEN_REQUEST_HEADERS: [&str; 19] = [
     "via",
 ];
 
-/// Beginnings of request headers a page can never set.
+/// Prefixes of request headers that a page can never set:
+/// <https://fetch.spec.whatwg.org/#forbidden-request-header>.
 pub const FORBIDDEN_REQUEST_HEADER_PREFIXES: [&str; 2] = ["proxy-", "sec-"];
 
-/// What every field of CORS itself begins with.
+/// The prefix of every field of the CORS protocol.
 pub const CORS_PREFIX: &str = "access-control-";
 
 /// The one request header that `*` does not cover:
 /// <https://fetch.spec.whatwg.org/#cors-non-wildcard-request-header-name>.
 pub const NON_WILDCARD_REQUEST_HEADER: &str = "authorization";
 
-/// Whether these bytes are a token, as methods and header names are: <https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2>.
+/// Whether these bytes are a token, as methods and header names must be:
+/// <https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2>.
 pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| is_token_byte(*byte))
 }
@@ -67,7 +74,8 @@ fn is_token_byte(byte: u8) -> bool {
     ) || byte.is_ascii_alphanumeric()
 }
 
-/// Whether a response field belongs to CORS, in whatever case: what an upstream says of it is removed.
+/// Whether a response field belongs to the CORS protocol, in any case. The gateway removes such
+/// fields from upstream responses.
 ///
 /// ```
 /// assert!(crossgate_policy::is_cors_response_field("Access-Control-Allow-Origin"));
@@ -80,9 +88,9 @@ pub fn is_cors_response_field(name: impl AsRef<[u8]>) -> bool {
 
 /// A sorted set of methods or of lower-case header names.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Names(Box<[Box<str>]>);
+pub(crate) struct NameSet(Box<[Box<str>]>);
 
-impl Names {
+impl NameSet {
     pub(crate) fn new(names: impl IntoIterator<Item = String>) -> Self {
         let mut names: Vec<Box<str>> = names.into_iter().map(String::into_boxed_str).collect();
         names.sort_unstable();
@@ -94,18 +102,18 @@ impl Names {
         self.0.is_empty()
     }
 
-    /// Whether `name` is in the set as it stands.
+    /// Whether the set contains exactly `name`.
     pub(crate) fn contains(&self, name: &[u8]) -> bool {
         self.0.binary_search_by(|listed| listed.as_bytes().cmp(name)).is_ok()
     }
 
-    /// Whether `name` is in the set of lower-case names, whatever its own case.
+    /// Whether the set of lower-case names contains `name` in any case.
     pub(crate) fn contains_in_any_case(&self, name: &[u8]) -> bool {
-        // Browsers write names in lower case, and to compare bytes as they are is far quicker.
+        // Browsers send names in lower case, and an exact comparison is much faster.
         self.contains(name) || self.0.binary_search_by(|listed| compare_lower(listed, name)).is_ok()
     }
 
-    /// The names as the value of a list field.
+    /// Returns the names as the value of a list field.
     pub(crate) fn joined(&self) -> String {
         self.0.join(",")
     }
@@ -120,8 +128,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sets_find_what_they_hold() {
-        let names = Names::new(["x-req", "authorization", "x-req", "content-type"].map(str::to_owned));
+    fn name_set_finds_only_its_names() {
+        let names = NameSet::new(["x-req", "authorization", "x-req", "content-type"].map(str::to_owned));
         assert_eq!(names.joined(), "authorization,content-type,x-req");
         assert!(names.contains_in_any_case(b"X-Req") && names.contains(b"x-req") && !names.contains(b"X-Req"));
         for name in [&b""[..], b"x-re", b"x-reqq", b"x-re\xff", b"a", b"zz"] {

@@ -1,34 +1,39 @@
-//! What to tell a person who asks why: the rule that an origin breaks, or the entries it nearly met.
+//! Explains a verdict: the rule of the grammar that an origin breaks, or the entries that nearly
+//! cover it.
 //!
-//! It is given the verdict of the live path and only looks around, scanning entries one by one. It allocates and
-//! takes time with the number of entries, up to [`SCANNED_MAX`], so it has no place on a request's way.
+//! The input is a verdict of [`Policy::decide`]; nothing is decided here. Entries are scanned one
+//! by one, up to [`SCANNED_MAX`], with allocations. So this code runs for `explain` and logs, not
+//! on the path of a request.
 
 use std::fmt;
 
 use crate::names::is_token;
-use crate::origin::parse::{Flaw, Origin, parse};
-use crate::origin::pattern::{Entry, Pattern, Shape, parse_entry};
+use crate::origin::extension::{self, ExtensionScheme};
+use crate::origin::parse::{Origin, OriginFlaw, parse};
+use crate::origin::pattern::{OriginEntry, OriginPattern, PatternShape, parse_entry};
+use crate::origin::risk::CredentialExclusion;
 use crate::policy::Policy;
-use crate::request::{Field, Request};
-use crate::request_headers::{self, Fault};
+use crate::request::{CorsRequest, RequestField};
+use crate::request_headers::{self, RequestHeadersFault};
 use crate::verdict::{EntryId, Reason, Verdict};
 
-/// The most entries that are looked at in one layer.
+/// The most entries that are scanned in one layer.
 const SCANNED_MAX: usize = 100_000;
 
-/// The most near misses that are told.
-const TOLD_MAX: usize = 8;
+/// The most near misses in one explanation.
+const NEAR_MISSES_MAX: usize = 8;
 
-/// The longest piece of a request that is quoted, in bytes.
+/// The longest quote of a request, in bytes.
 const QUOTED_LEN_MAX: usize = 100;
 
-/// What stands behind a verdict.
+/// The explanation of a verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Explanation {
-    /// What exactly is wrong with the request: the rule of the grammar its origin breaks, the method or the header that is
-    /// not allowed. Lower case, no full stop; quotes of the request are escaped and cut.
+pub struct PolicyExplanation {
+    /// The cause of a denial: the rule of the grammar that the origin breaks, or the refused method
+    /// or header. Lower case, no full stop. Quotes of the request are escaped and truncated.
     pub cause: Option<String>,
-    /// For an origin that no entry covers: the entries that come near, the nearest first.
+    /// The entries that nearly cover the origin, the nearest first. Empty unless the reason is
+    /// [`Reason::NoMatch`].
     pub near_misses: Vec<NearMiss>,
 }
 
@@ -37,34 +42,36 @@ pub struct Explanation {
 pub struct NearMiss {
     /// The entry as it was configured.
     pub entry: String,
-    /// What keeps them apart.
-    pub how: How,
+    /// The difference between the entry and the origin.
+    pub difference: OriginDifference,
 }
 
-/// What keeps an entry and an origin apart.
+/// The difference between an entry and an origin that it does not cover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum How {
-    /// Everything but the port agrees.
+pub enum OriginDifference {
+    /// Only the port differs.
     PortDiffers,
-    /// Everything but the scheme agrees.
+    /// Only the scheme differs.
     SchemeDiffers,
-    /// Host agrees; scheme and port do not.
+    /// Scheme and port differ. The host is covered.
     SchemeAndPortDiffer,
-    /// The origin is the very domain whose subdomains the entry covers.
+    /// The origin's host is the domain whose subdomains the entry covers.
     ApexNotCovered,
-    /// The starred label has no text for the star, or a dot within it.
+    /// The text for the star is empty or contains a dot.
     StarNotMet,
     /// The origin is a subdomain of an entry without a star.
     SubdomainOfExact,
     /// The entry is a subdomain of the origin.
     ParentOfExact,
-    /// The origin's host begins or ends like the entry's and is another one.
+    /// The origin's host begins or ends like the entry's host, but is another host.
     Lookalike,
     /// A regex matches the origin, but plain `http` is refused with credentials.
     InsecureWithCredentials,
+    /// A regex matches the origin, but origins of local files are refused with credentials.
+    LocalFileWithCredentials,
 }
 
-impl fmt::Display for How {
+impl fmt::Display for OriginDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::PortDiffers => "port differs",
@@ -74,43 +81,51 @@ impl fmt::Display for How {
             Self::StarNotMet => "the star stands for one or more characters of one label, never for a dot",
             Self::SubdomainOfExact => "subdomain of an exact entry",
             Self::ParentOfExact => "parent domain of an exact entry",
-            Self::Lookalike => "looks alike, but is another host",
+            Self::Lookalike => "looks similar, but is another host",
             Self::InsecureWithCredentials => "matches, but plain http is refused with credentials",
+            Self::LocalFileWithCredentials => "matches, but origins of local files are refused with credentials",
         })
     }
 }
 
 impl fmt::Display for NearMiss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.entry, self.how)
+        write!(f, "{}: {}", self.entry, self.difference)
     }
 }
 
 impl Policy {
-    /// Says what stands behind the verdict of a request.
+    /// Explains the verdict on a request. The time grows with the number of entries.
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use crossgate_policy::{Field, OwnOrigin, Policy, PolicySpec, Request, Template};
-    /// let spec = PolicySpec { allow_origins: vec!["https://app.example.test".into()], ..PolicySpec::default() };
+    /// # use crossgate_policy::{
+    /// #     CorsRequest, OwnOrigin, Policy, PolicySpec, RequestField, Template,
+    /// # };
+    /// let spec = PolicySpec {
+    ///     allow_origins: vec!["https://app.example.test".into()],
+    ///     ..PolicySpec::default()
+    /// };
     /// let template = Template::compile(&spec).unwrap().value;
     /// let policy = Policy::extend(Arc::new(template), &[]).unwrap().value;
     /// let own = OwnOrigin { host: "api.example.test", port: None, scheme: None };
-    /// let request = Request { origin: Field::One(b"https://app.example.test:8443"), ..Request::new(b"GET", own) };
-    /// let verdict = policy.decide(&request).without_asking();
-    /// let told: Vec<_> = policy.explain(verdict, &request).near_misses.iter().map(ToString::to_string).collect();
-    /// assert_eq!(told, ["https://app.example.test: port differs"]);
+    /// let origin = RequestField::One(b"https://app.example.test:8443");
+    /// let request = CorsRequest { origin, ..CorsRequest::new(b"GET", own) };
+    /// let verdict = policy.decide(&request).without_rule();
+    /// let near_misses = policy.explain(verdict, &request).near_misses;
+    /// assert_eq!(near_misses.len(), 1);
+    /// assert_eq!(near_misses[0].to_string(), "https://app.example.test: port differs");
     /// ```
-    pub fn explain(&self, verdict: Verdict, request: &Request<'_>) -> Explanation {
+    pub fn explain(&self, verdict: Verdict, request: &CorsRequest<'_>) -> PolicyExplanation {
         let cause = self.cause(verdict.reason, request);
         let near_misses = match (verdict.reason, request.origin) {
-            (Reason::NoMatch, Field::One(value)) => self.near_misses(value),
+            (Reason::NoMatch, RequestField::One(value)) => self.near_misses(value),
             _ => Vec::new(),
         };
-        Explanation { cause, near_misses }
+        PolicyExplanation { cause, near_misses }
     }
 
-    fn cause(&self, reason: Reason, request: &Request<'_>) -> Option<String> {
+    fn cause(&self, reason: Reason, request: &CorsRequest<'_>) -> Option<String> {
         match reason {
             Reason::MalformedOrigin => Some(malformed(request.origin)),
             Reason::NullOrigin => {
@@ -124,9 +139,9 @@ impl Policy {
                 "`*` does not cover a WebSocket handshake with credentials, expected the origins themselves instead of it"
                     .to_owned(),
             ),
-            Reason::RuleDeny => self.rule_cause(request.origin),
-            Reason::NoMatch
-            | Reason::RuleError
+            Reason::NoMatch => rewritten_host(request),
+            Reason::RuleDeny => self.rule_cause(request.origin).or_else(|| rewritten_host(request)),
+            Reason::RuleError
             | Reason::Exact
             | Reason::Wildcard
             | Reason::Regex
@@ -134,16 +149,19 @@ impl Policy {
             | Reason::Any
             | Reason::SameOrigin
             | Reason::NonCors
-             | Reason::UnknownHost
+            | Reason::UnknownHost
             | Reason::UnknownRoute => None,
         }
     }
 
-    /// What overrules an allowing rule.
-    fn rule_cause(&self, field: Field<'_>) -> Option<String> {
-        let Field::One(value) = field else { return None };
-        let is_kept_out = parse(value).is_ok_and(|origin| self.template.guard.keeps_out(&origin));
-        is_kept_out.then(|| "plain `http` is refused with credentials, whatever the rule says".to_owned())
+    /// Returns the cause for which the policy overrides an allowing rule.
+    fn rule_cause(&self, field: RequestField<'_>) -> Option<String> {
+        let RequestField::One(value) = field else { return None };
+        let excluded = match self.template.restrictions.exclusion(&parse(value).ok()?)? {
+            CredentialExclusion::Insecure => "plain `http` is refused with credentials",
+            CredentialExclusion::LocalFile => "origins of local files are refused with credentials",
+        };
+        Some(format!("{excluded}, even if the rule allows the origin"))
     }
 
     fn near_misses(&self, value: &[u8]) -> Vec<NearMiss> {
@@ -152,8 +170,8 @@ impl Policy {
         let template = (0..).take(counts.template.min(SCANNED_MAX)).map(EntryId::Template);
         let own = (0..).take(counts.own.min(SCANNED_MAX)).map(EntryId::Own);
         let mut found: Vec<NearMiss> = template.chain(own).filter_map(|entry| self.near_miss(entry, &origin)).collect();
-        found.sort_by_key(|near| near.how);
-        found.truncate(TOLD_MAX);
+        found.sort_by_key(|near| near.difference);
+        found.truncate(NEAR_MISSES_MAX);
         found
     }
 
@@ -161,19 +179,32 @@ impl Policy {
         let text = self.entry_text(entry);
         let regex = entry.template_index().and_then(|index| index.checked_sub(self.template.set.len()));
         let how = match regex {
-            // The rule, which follows the last regex, is none.
-            Some(index) => self.template.regexes.matches(index, origin.text).then_some(How::InsecureWithCredentials),
+            // The index after the last regex is the rule, which has no near misses.
+            Some(index) => self.exclusion_of_match(index, origin),
             None => match parse_entry(text) {
-                Ok(Entry::Exact(text)) => parse(text.as_bytes()).ok().and_then(|listed| miss_of_exact(&listed, origin)),
-                Ok(Entry::Starred(pattern)) => miss_of_pattern(&pattern, origin),
-                Ok(Entry::Any | Entry::Null) | Err(_) => None,
+                Ok(OriginEntry::Exact(text)) => {
+                    parse(text.as_bytes()).ok().and_then(|listed| miss_of_exact(&listed, origin))
+                }
+                Ok(OriginEntry::Starred(pattern)) => miss_of_pattern(&pattern, origin),
+                Ok(OriginEntry::Extensions(scheme)) => miss_of_star(scheme, origin),
+                Ok(OriginEntry::Any | OriginEntry::Null) | Err(_) => None,
             },
         };
-        how.map(|how| NearMiss { entry: text.to_owned(), how })
+        how.map(|how| NearMiss { entry: text.to_owned(), difference: how })
+    }
+
+    /// Returns the reason why an origin is refused although a regex matches it.
+    fn exclusion_of_match(&self, index: usize, origin: &Origin<'_>) -> Option<OriginDifference> {
+        let exclusion =
+            self.template.restrictions.exclusion(origin).filter(|_| self.template.regexes.matches(index, origin.text));
+        exclusion.map(|exclusion| match exclusion {
+            CredentialExclusion::Insecure => OriginDifference::InsecureWithCredentials,
+            CredentialExclusion::LocalFile => OriginDifference::LocalFileWithCredentials,
+        })
     }
 }
 
-fn miss_of_exact(listed: &Origin<'_>, origin: &Origin<'_>) -> Option<How> {
+fn miss_of_exact(listed: &Origin<'_>, origin: &Origin<'_>) -> Option<OriginDifference> {
     if listed.host == origin.host {
         return difference(listed.scheme == origin.scheme, listed.port == origin.port);
     }
@@ -181,36 +212,63 @@ fn miss_of_exact(listed: &Origin<'_>, origin: &Origin<'_>) -> Option<How> {
         return None;
     }
     match () {
-        () if is_under(origin.host, listed.host) => Some(How::SubdomainOfExact),
-        () if is_under(listed.host, origin.host) => Some(How::ParentOfExact),
-        () if origin.host.starts_with(listed.host) || origin.host.ends_with(listed.host) => Some(How::Lookalike),
+        () if is_under(origin.host, listed.host) => Some(OriginDifference::SubdomainOfExact),
+        () if is_under(listed.host, origin.host) => Some(OriginDifference::ParentOfExact),
+        () if origin.host.starts_with(listed.host) || origin.host.ends_with(listed.host) => {
+            Some(OriginDifference::Lookalike)
+        }
         () => None,
     }
 }
 
-fn miss_of_pattern(pattern: &Pattern, origin: &Origin<'_>) -> Option<How> {
+fn miss_of_pattern(pattern: &OriginPattern, origin: &Origin<'_>) -> Option<OriginDifference> {
     let host = pattern.host().as_bytes();
     let is_scheme = origin.web_scheme() == Some(pattern.scheme());
     let is_port = pattern.port().covers(origin.port);
     let labels = origin.host.strip_suffix(host).filter(|labels| labels.is_empty() || labels.ends_with(b"."));
     match (labels, pattern.shape()) {
         (Some(labels), _) if pattern.covers_labels(labels) => difference(is_scheme, is_port),
-        (Some(b""), Shape::Subdomains) if is_scheme => Some(How::ApexNotCovered),
-        (Some(labels), Shape::InLabel { .. }) if is_scheme && is_nearly(pattern, labels) => Some(How::StarNotMet),
-        (Some(_), Shape::Whole) if is_scheme => Some(How::SubdomainOfExact),
+        (Some(b""), PatternShape::Subdomains) if is_scheme => Some(OriginDifference::ApexNotCovered),
+        (Some(labels), PatternShape::InLabel { .. }) if is_scheme && is_nearly(pattern, labels) => {
+            Some(OriginDifference::StarNotMet)
+        }
+        (Some(_), PatternShape::Whole) if is_scheme => Some(OriginDifference::SubdomainOfExact),
         (None, _) if is_scheme && (origin.host.ends_with(host) || is_followed(origin.host, host)) => {
-            Some(How::Lookalike)
+            Some(OriginDifference::Lookalike)
         }
         _ => None,
     }
 }
 
-fn difference(is_scheme: bool, is_port: bool) -> Option<How> {
+fn miss_of_star(scheme: ExtensionScheme, origin: &Origin<'_>) -> Option<OriginDifference> {
+    let found = ExtensionScheme::of(origin.scheme)?;
+    match (found == scheme, extension::covers_host(origin)) {
+        (true, false) if origin.port.is_some() => Some(OriginDifference::PortDiffers),
+        (true, false) => Some(OriginDifference::StarNotMet),
+        (false, true) => Some(OriginDifference::SchemeDiffers),
+        (true, true) | (false, false) => None,
+    }
+}
+
+/// Detects that a proxy in front has rewritten `Host`: the browser sends a same-origin request,
+/// which is classified as same-origin only if `Host` is the client's.
+fn rewritten_host(request: &CorsRequest<'_>) -> Option<String> {
+    // https://w3c.github.io/webappsec-fetch-metadata/#sec-fetch-site-header
+    (request.sec_fetch_site == RequestField::One(b"same-origin")).then(|| {
+        format!(
+            "the browser sent `Sec-Fetch-Site: same-origin`, but the request's host is `{}`, so a proxy in front has rewritten \
+             `Host`: have it forward the client's `Host`, or list the origin",
+            request.own.host
+        )
+    })
+}
+
+fn difference(is_scheme: bool, is_port: bool) -> Option<OriginDifference> {
     match (is_scheme, is_port) {
         (true, true) => None,
-        (true, false) => Some(How::PortDiffers),
-        (false, true) => Some(How::SchemeDiffers),
-        (false, false) => Some(How::SchemeAndPortDiffer),
+        (true, false) => Some(OriginDifference::PortDiffers),
+        (false, true) => Some(OriginDifference::SchemeDiffers),
+        (false, false) => Some(OriginDifference::SchemeAndPortDiffer),
     }
 }
 
@@ -219,45 +277,45 @@ fn is_under(host: &[u8], parent: &[u8]) -> bool {
 }
 
 /// Whether the labels begin and end like the pattern's starred label.
-fn is_nearly(pattern: &Pattern, labels: &[u8]) -> bool {
+fn is_nearly(pattern: &OriginPattern, labels: &[u8]) -> bool {
     let (before, after) = pattern.literals();
     let label = labels.strip_suffix(b".").unwrap_or(labels);
     label.starts_with(before.as_bytes()) && label.ends_with(after.as_bytes())
 }
 
-/// Whether the listed host is within the origin's host and more labels follow it, as in `example.com.evil.com`.
+/// Whether labels follow the listed host in the origin's host, as in `example.com.evil.com`.
 fn is_followed(host: &[u8], listed: &[u8]) -> bool {
     host.windows(listed.len() + 1).any(|window| window.strip_suffix(b".") == Some(listed))
 }
 
-fn malformed(field: Field<'_>) -> String {
+fn malformed(field: RequestField<'_>) -> String {
     match field {
-        Field::Many => "there are several `Origin` fields, expected one".to_owned(),
-        Field::Absent | Field::One(b"") => format!("the origin {}", Flaw::Empty),
-        Field::One(value) => match parse(value) {
+        RequestField::Many => "there are several `Origin` fields, expected one".to_owned(),
+        RequestField::Absent | RequestField::One(b"") => format!("the origin {}", OriginFlaw::Empty),
+        RequestField::One(value) => match parse(value) {
             Err(flaw) => format!("the origin {} {flaw}", quoted(value)),
             Ok(_) => format!("the origin {} is refused", quoted(value)),
         },
     }
 }
 
-fn refused_method(field: Field<'_>) -> String {
+fn refused_method(field: RequestField<'_>) -> String {
     match field {
-        Field::One(method) => format!("the method {} is not allowed", quoted(method)),
-        Field::Absent | Field::Many => {
+        RequestField::One(method) => format!("the method {} is not allowed", quoted(method)),
+        RequestField::Absent | RequestField::Many => {
             "there are several `Access-Control-Request-Method` fields, expected one".to_owned()
         }
     }
 }
 
-fn refused_header(fault: Fault<'_>) -> String {
+fn refused_header(fault: RequestHeadersFault<'_>) -> String {
     match fault {
-        Fault::Refused(name) if is_token(name) => format!("the header {} is not allowed", quoted(name)),
-        Fault::Refused(bytes) => format!("{} is not a header name", quoted(bytes)),
-        Fault::TooLong => "the list of headers is too long".to_owned(),
-        Fault::TooManyNames => "the list of headers has too many names".to_owned(),
-        Fault::TooManyEmptyElements => "the list of headers has too many empty elements".to_owned(),
-        Fault::TooMuchWhiteSpace => "the list of headers has too much white space".to_owned(),
+        RequestHeadersFault::Refused(name) if is_token(name) => format!("the header {} is not allowed", quoted(name)),
+        RequestHeadersFault::Refused(bytes) => format!("{} is not a header name", quoted(bytes)),
+        RequestHeadersFault::TooLong => "the list of headers is too long".to_owned(),
+        RequestHeadersFault::TooManyNames => "the list of headers has too many names".to_owned(),
+        RequestHeadersFault::TooManyEmptyElements => "the list of headers has too many empty elements".to_owned(),
+        RequestHeadersFault::TooMuchWhiteSpace => "the list of headers has too much white space".to_owned(),
     }
 }
 

@@ -1,81 +1,90 @@
-//! The decision: every branch, in the order of the Fetch standard, each with the section it stands on.
+//! The decision: its branches are in the order of the Fetch standard, each with its section.
 //!
-//! A [`Template`] is what tenants share, origins, lists and rendered headers; a [`Policy`] is a template and a tenant's own
-//! origins. What no entry covers is the rule's, if there is one: that is a [`Decision::Ask`], and [`RuleCall::conclude`] gives
-//! the verdict. Deciding is total and pure: any bytes give a verdict, and the same bytes the same one. It allocates nothing
-//! and takes no lock; only a policy's regexes warm up a cache of their own on each thread. How denials are answered,
-//! or forwarded without headers, is up to the gateway.
+//! A [`Template`] contains what tenants share: origins, lists and rendered headers. A [`Policy`] is
+//! a template and a tenant's own origins. If no entry covers the origin and the policy has a rule,
+//! the result is a [`Decision::Ask`], and [`RuleCall::conclude`] returns the verdict. A decision is
+//! total and pure: any bytes lead to a verdict, and equal requests to equal verdicts. It allocates
+//! nothing and takes no lock; only regexes fill a cache of their own on each thread. The gateway
+//! responds to denials or forwards them without CORS fields.
 
 use std::sync::Arc;
 
-use crate::headers::Rendered;
-use crate::names::{Names, SAFELISTED_METHODS, is_token};
-use crate::origin::hash::Seed;
+use crate::headers::RenderedHeaders;
+use crate::names::{NameSet, SAFELISTED_METHODS, is_token};
+use crate::origin::hash::HashSeed;
 use crate::origin::parse::{ORIGIN_LEN_MAX, Origin, parse};
-use crate::origin::regexes::Regexes;
-use crate::origin::risk::Guard;
-use crate::origin::set::{self, Set};
-use crate::request::{Credentials, Field, Request};
-use crate::request_headers::{self, AllowedHeaders};
-use crate::rule::{Answer, Rule, RuleCall};
-use crate::verdict::{EntryId, Kind, Reason, Verdict};
+use crate::origin::regexes::OriginRegexes;
+use crate::origin::risk::EntryRestrictions;
+use crate::origin::set::{self, CompiledOrigins};
+use crate::request::{CorsRequest, CredentialFields, FieldLines, RequestField};
+use crate::request_headers::{self, AllowedHeaders, RequestHeadersFault};
+use crate::rule::{Rule, RuleAnswer};
+use crate::verdict::{EntryId, Reason, RequestKind, Verdict};
 
-/// What the tenants of one policy share: compiled once, and made only by [`Template::compile`].
+mod call;
+mod edits;
+pub(crate) mod refusal;
+
+pub use self::call::{RuleCall, RuleContext};
+
+/// The part of a policy that its tenants share. Only [`Template::compile`] and
+/// [`Template::compile_with_rule`] create it.
 #[derive(Debug, Clone)]
 pub struct Template {
-    pub(crate) seed: Seed,
-    pub(crate) guard: Guard,
-    pub(crate) set: Set,
-    pub(crate) regexes: Regexes,
+    pub(crate) seed: HashSeed,
+    pub(crate) restrictions: EntryRestrictions,
+    pub(crate) set: CompiledOrigins,
+    pub(crate) regexes: OriginRegexes,
     pub(crate) methods: AllowedMethods,
     pub(crate) headers: AllowedHeaders,
-    pub(crate) rendered: Rendered,
-    /// Who is asked where no entry matches.
+    pub(crate) rendered: RenderedHeaders,
+    /// The rule that runs where no entry covers the origin.
     pub(crate) rule: Option<Arc<Rule>>,
-    /// `rule:NAME`, as an entry's text.
+    /// The rule's text as an entry: `rule:NAME`.
     pub(crate) rule_text: Option<Box<str>>,
-    /// Whether the rule looked at the tenant when it was asked about strangers.
+    /// Whether the rule read the tenant when it was probed with unlisted origins.
     pub(crate) rule_reads_tenant: bool,
 }
 
-/// The policy of one tenant: a template, and the tenant's own origins. Made only by [`Policy::extend`].
+/// The policy of one tenant: a template and the tenant's own origins. Only [`Policy::extend`]
+/// creates it.
 #[derive(Debug, Clone)]
 pub struct Policy {
     pub(crate) template: Arc<Template>,
-    pub(crate) own: Set,
-    /// The entry `*`, if there is one: then the origin is not looked at.
+    pub(crate) own: CompiledOrigins,
+    /// The entry `*`, if there is one. The origin is not parsed then.
     pub(crate) any: Option<EntryId>,
 }
 
-/// Which methods a preflight may ask for, besides the safelisted ones.
+/// The methods that a preflight may request, besides the safelisted ones.
 #[derive(Debug, Clone)]
 pub(crate) enum AllowedMethods {
     /// Every method.
     All,
-    /// These.
-    Only(Names),
+    /// The listed methods.
+    Only(NameSet),
 }
 
-/// What a policy says by itself: a verdict, or that its rule is to be asked.
+/// The result of the static entries: a verdict, or a pending call of the rule.
 #[derive(Clone, Copy)]
 pub enum Decision<'a> {
-    /// Decided.
+    /// The verdict, without a rule.
     Static(Verdict),
-    /// No entry covers the origin, which is well-formed and not `null`.
+    /// No entry covers the origin, which is well-formed and not `null`, so the rule must run.
     Ask(RuleCall<'a>),
 }
 
 impl Decision<'_> {
-    /// The verdict if nobody asks the rule, which is then as if it had nothing to say.
-    pub fn without_asking(&self) -> Verdict {
+    /// Returns the verdict without running the rule, as if the rule had abstained.
+    pub fn without_rule(&self) -> Verdict {
         match self {
             Self::Static(verdict) => *verdict,
-            Self::Ask(call) => call.conclude(Ok(&Answer::Abstain)),
+            Self::Ask(call) => call.conclude(Ok(&RuleAnswer::Abstain)),
         }
     }
 }
 
-/// How many entries a policy has in each layer.
+/// The number of entries in each layer of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryCounts {
     /// Entries of the template.
@@ -85,81 +94,104 @@ pub struct EntryCounts {
 }
 
 impl Policy {
-    /// Classifies a request and decides about it.
+    /// Classifies a request and decides on it. The function never fails and allocates nothing.
     ///
     /// ```
     /// use std::sync::Arc;
-    /// use crossgate_policy::{Field, OwnOrigin, Policy, PolicySpec, Reason, Request, Template};
+    /// use crossgate_policy::{
+    ///     CorsRequest, OwnOrigin, Policy, PolicySpec, Reason, RequestField, Template,
+    /// };
     ///
-    /// let spec = PolicySpec { allow_origins: vec!["https://*.example.test".into()], ..PolicySpec::default() };
+    /// let spec = PolicySpec {
+    ///     allow_origins: vec!["https://*.example.test".into()],
+    ///     ..PolicySpec::default()
+    /// };
     /// let template = Template::compile(&spec).unwrap().value;
-    /// let policy = Policy::extend(Arc::new(template), &["https://partner.test".into()]).unwrap().value;
+    /// let own_origins = ["https://partner.test".into()];
+    /// let policy = Policy::extend(Arc::new(template), &own_origins).unwrap().value;
     ///
     /// let own = OwnOrigin { host: "api.example.test", port: None, scheme: None };
     /// let reason = |origin: &str| {
-    ///     let origin = Field::One(origin.as_bytes());
-    ///     policy.decide(&Request { origin, ..Request::new(b"GET", own) }).without_asking().reason
+    ///     let origin = RequestField::One(origin.as_bytes());
+    ///     let request = CorsRequest { origin, ..CorsRequest::new(b"GET", own) };
+    ///     policy.decide(&request).without_rule().reason
     /// };
     /// assert_eq!(reason("https://app.example.test"), Reason::Wildcard);
     /// assert_eq!(reason("https://partner.test"), Reason::Exact);
     /// assert_eq!(reason("https://example.test"), Reason::NoMatch);
     /// assert_eq!(reason("null"), Reason::NullOrigin);
     /// ```
-    pub fn decide<'a>(&'a self, request: &'a Request<'a>) -> Decision<'a> {
+    pub fn decide<'a>(&'a self, request: &'a CorsRequest<'a>) -> Decision<'a> {
         let kind = request.classify();
         match kind {
-            // https://fetch.spec.whatwg.org/#http-requests: nothing to decide without an origin, or at home.
-            Kind::NonCors => Decision::Static(Verdict::allow(kind, Reason::NonCors, None)),
-            Kind::SameOrigin => Decision::Static(Verdict::allow(kind, Reason::SameOrigin, None)),
-            // https://websockets.spec.whatwg.org/#concept-websocket-establish
-            Kind::WebSocket => self.decide_websocket(request),
-            // https://fetch.spec.whatwg.org/#cors-check: methods and headers are the preflight's business.
-            Kind::Actual => self.decide_origin(kind, request),
-            // https://fetch.spec.whatwg.org/#cors-preflight-fetch has the CORS check too, before all else.
-            Kind::Preflight => match self.decide_origin(kind, request) {
+            // https://fetch.spec.whatwg.org/#http-requests: without `Origin` a request is not a
+            // CORS request, and a request from the API's own origin needs no permission.
+            RequestKind::NonCors => Decision::Static(Verdict::allow(kind, Reason::NonCors, None)),
+            RequestKind::SameOrigin => Decision::Static(Verdict::allow(kind, Reason::SameOrigin, None)),
+            // https://websockets.spec.whatwg.org/#concept-websocket-establish: no CORS check
+            // follows in the browser, so the server must check `Origin` (RFC 6455, section 10.2).
+            RequestKind::WebSocket => self.decide_websocket(request),
+            // https://fetch.spec.whatwg.org/#cors-check: only the origin counts. Methods and
+            // headers are checked on the preflight.
+            RequestKind::Actual => self.decide_origin(kind, request),
+            // https://fetch.spec.whatwg.org/#cors-preflight-fetch: the CORS check comes before the
+            // checks of method and headers.
+            RequestKind::Preflight => match self.decide_origin(kind, request) {
                 Decision::Static(verdict) => Decision::Static(self.complete(verdict, request)),
                 Decision::Ask(call) => Decision::Ask(call),
             },
         }
     }
 
-    /// The verdict on a request whose origin has been judged: a preflight asks for more than that.
-    pub(crate) fn complete(&self, verdict: Verdict, request: &Request<'_>) -> Verdict {
-        if !verdict.is_allowed() || verdict.kind != Kind::Preflight {
+    /// Completes the verdict on a request after its origin was checked: the method and headers of a
+    /// preflight are left to check.
+    pub(crate) fn complete(&self, verdict: Verdict, request: &CorsRequest<'_>) -> Verdict {
+        if !verdict.is_allowed() || verdict.kind != RequestKind::Preflight {
             return verdict;
         }
-        // https://fetch.spec.whatwg.org/#http-access-control-request-method has one method, neither none nor two.
+        // The rule's terms stay: an explained refusal allows credentials exactly where an allowed
+        // preflight does.
+        let refusal =
+            |reason| Verdict { terms: verdict.terms, ..Verdict::deny(RequestKind::Preflight, reason, verdict.entry) };
+        // https://fetch.spec.whatwg.org/#http-access-control-request-method: the field has exactly
+        // one method.
         if !self.allows_method(request.requested_method) {
-            return Verdict::deny(Kind::Preflight, Reason::Method, verdict.entry);
+            return refusal(Reason::Method);
         }
         // https://fetch.spec.whatwg.org/#http-access-control-request-headers
         if request_headers::check(request.requested_headers, &self.template.headers).is_err() {
-            return Verdict::deny(Kind::Preflight, Reason::Header, verdict.entry);
+            return refusal(Reason::Header);
         }
         verdict
     }
 
-    fn decide_websocket<'a>(&'a self, request: &'a Request<'a>) -> Decision<'a> {
-        // The browser lets a page read a WebSocket whatever we answer, so `*` cannot mean "without credentials" here.
-        if self.is_any() && request.credentials == Credentials::Present {
-            return Decision::Static(Verdict::deny(Kind::WebSocket, Reason::NoMatch, None));
+    fn decide_websocket<'a>(&'a self, request: &'a CorsRequest<'a>) -> Decision<'a> {
+        // A page can read a WebSocket without a CORS check, cookies included. So `*`, which
+        // excludes credentials elsewhere, cannot cover a handshake with them (cross-site WebSocket
+        // hijacking).
+        if self.is_any() && request.credentials == CredentialFields::Present {
+            return Decision::Static(Verdict::deny(RequestKind::WebSocket, Reason::NoMatch, None));
         }
-        self.decide_origin(Kind::WebSocket, request)
+        self.decide_origin(RequestKind::WebSocket, request)
     }
 
-    fn decide_origin<'a>(&'a self, kind: Kind, request: &'a Request<'a>) -> Decision<'a> {
+    fn decide_origin<'a>(&'a self, kind: RequestKind, request: &'a CorsRequest<'a>) -> Decision<'a> {
         if let Some(any) = self.any {
             return Decision::Static(Verdict::allow(kind, Reason::Any, Some(any)));
         }
         match request.origin {
-            Field::One(b"null") => Decision::Static(self.decide_null(kind)),
-            Field::One(value) => self.decide_value(kind, value, request),
-            // https://fetch.spec.whatwg.org/#origin-header holds one origin.
-            Field::Many | Field::Absent => Decision::Static(Verdict::deny(kind, Reason::MalformedOrigin, None)),
+            RequestField::One(b"null") => Decision::Static(self.decide_null(kind)),
+            RequestField::One(value) => self.decide_value(kind, value, request),
+            // https://fetch.spec.whatwg.org/#origin-header: the field has exactly one origin.
+            RequestField::Many | RequestField::Absent => {
+                Decision::Static(Verdict::deny(kind, Reason::MalformedOrigin, None))
+            }
         }
     }
 
-    fn decide_null(&self, kind: Kind) -> Verdict {
+    fn decide_null(&self, kind: RequestKind) -> Verdict {
+        // Sandboxed frames of any site, `data:` pages and some redirects send `null`. Besides `*`,
+        // only the entry `null` covers it, never a pattern, a regex or a rule.
         let entry = self.template.set.null().map(EntryId::Template).or(self.own.null().map(EntryId::Own));
         match entry {
             Some(_) => Verdict::allow(kind, Reason::Exact, entry),
@@ -167,11 +199,12 @@ impl Policy {
         }
     }
 
-    fn decide_value<'a>(&'a self, kind: Kind, value: &'a [u8], request: &'a Request<'a>) -> Decision<'a> {
+    fn decide_value<'a>(&'a self, kind: RequestKind, value: &'a [u8], request: &'a CorsRequest<'a>) -> Decision<'a> {
+        // Checked before hashing, so that a hostile value costs nothing.
         if value.len() > ORIGIN_LEN_MAX {
             return Decision::Static(Verdict::deny(kind, Reason::MalformedOrigin, None));
         }
-        // Whatever equals a configured origin is well-formed, as that one is.
+        // Configured origins are well-formed, so an equal value needs no parsing.
         if let Some(entry) = self.exact(value) {
             return Decision::Static(Verdict::allow(kind, Reason::Exact, Some(entry)));
         }
@@ -203,16 +236,17 @@ impl Policy {
     fn regex(&self, origin: &Origin<'_>) -> Option<(Reason, EntryId)> {
         let template = &self.template;
         let index = template.regexes.find(origin.text)?;
-        // What a regex lets in is not known at compile, so this is asked again.
-        let is_kept_out = template.guard.keeps_out(origin);
+        // The compiler cannot list the origins that a regex matches, so credentials are checked
+        // again.
+        let is_excluded = template.restrictions.excludes(origin);
         let entry = EntryId::Template(u32::try_from(template.set.len()).ok()? + index);
-        (!is_kept_out).then_some((Reason::Regex, entry))
+        (!is_excluded).then_some((Reason::Regex, entry))
     }
 
-    // https://fetch.spec.whatwg.org/#cors-safelisted-method: a page that watches its upload sends a preflight even for
-    // `POST`, so those pass without being listed.
-    pub(crate) fn allows_method(&self, field: Field<'_>) -> bool {
-        let Field::One(method) = field else { return false };
+    // https://fetch.spec.whatwg.org/#cors-safelisted-method: a page that watches its upload sends a
+    // preflight even for `POST`, so safelisted methods pass without being listed.
+    pub(crate) fn allows_method(&self, field: RequestField<'_>) -> bool {
+        let RequestField::One(method) = field else { return false };
         match &self.template.methods {
             _ if SAFELISTED_METHODS.iter().any(|safe| safe.as_bytes() == method) => true,
             AllowedMethods::All => is_token(method),
@@ -220,17 +254,44 @@ impl Policy {
         }
     }
 
-    /// Whether any answer of this policy depends on the request's origin.
+    /// Returns the first requested header that this policy refuses. The bytes need not be a token.
+    /// `None` if all headers are allowed, or if the list as a whole is refused for its length, its
+    /// number of names, its empty elements or its white space.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use crossgate_policy::{Policy, PolicySpec, Template};
+    /// let spec = PolicySpec { allow_headers: vec!["x-api".into()], ..PolicySpec::default() };
+    /// let template = Template::compile(&spec).unwrap().value;
+    /// let own_origins = ["https://app.test".into()];
+    /// let policy = Policy::extend(Arc::new(template), &own_origins).unwrap().value;
+    /// assert_eq!(policy.refused_header(&&[&b"x-api, x-new"[..]][..]), Some(&b"x-new"[..]));
+    /// assert_eq!(policy.refused_header(&&[&b"x-api"[..]][..]), None);
+    /// ```
+    pub fn refused_header<'a>(&self, lines: &'a dyn FieldLines) -> Option<&'a [u8]> {
+        match request_headers::check(lines, &self.template.headers) {
+            Err(RequestHeadersFault::Refused(name)) => Some(name),
+            Ok(())
+            | Err(
+                RequestHeadersFault::TooLong
+                | RequestHeadersFault::TooManyNames
+                | RequestHeadersFault::TooManyEmptyElements
+                | RequestHeadersFault::TooMuchWhiteSpace,
+            ) => None,
+        }
+    }
+
+    /// Whether a response of this policy depends on the request's origin.
     pub fn depends_on_origin(&self) -> bool {
         !self.is_any()
     }
 
-    /// How many entries each layer has.
+    /// Returns the number of entries in each layer.
     pub fn entry_counts(&self) -> EntryCounts {
         EntryCounts { template: self.template.len(), own: self.own.len() }
     }
 
-    /// The rule that is asked where no entry matches.
+    /// Returns the rule that runs where no entry covers the origin.
     pub fn rule(&self) -> Option<&Arc<Rule>> {
         self.template.rule.as_ref()
     }
@@ -240,7 +301,7 @@ impl Policy {
         u32::try_from(last).ok().map(EntryId::Template)
     }
 
-    /// An entry as it was configured; empty for an entry of another policy.
+    /// Returns the text of an entry as it was configured. Empty for an entry of another policy.
     pub fn entry_text(&self, entry: EntryId) -> &str {
         let text = match entry {
             EntryId::Template(index) => self.template.text(index as usize),
@@ -249,7 +310,7 @@ impl Policy {
         text.unwrap_or_default()
     }
 
-    /// The template this policy was made from.
+    /// Returns the template of this policy.
     pub fn template(&self) -> &Arc<Template> {
         &self.template
     }
@@ -259,14 +320,14 @@ impl Policy {
     }
 
     pub(crate) fn has_credentials(&self) -> bool {
-        self.template.guard.credentials
+        self.template.restrictions.credentials
     }
 
-    pub(crate) fn keeps_out(&self, origin: &Origin<'_>) -> bool {
-        self.template.guard.keeps_out(origin)
+    pub(crate) fn excludes(&self, origin: &Origin<'_>) -> bool {
+        self.template.restrictions.excludes(origin)
     }
 
-    pub(crate) fn rendered(&self) -> &Rendered {
+    pub(crate) fn rendered(&self) -> &RenderedHeaders {
         &self.template.rendered
     }
 }
@@ -277,7 +338,7 @@ impl Template {
         self.set.text(index).or_else(regex).or_else(|| self.rule_text.as_deref().filter(|_| index + 1 == self.len()))
     }
 
-    /// How many entries there are; the rule is the last one.
+    /// Returns the number of entries. The rule is the last one.
     fn len(&self) -> usize {
         self.set.len() + self.regexes.len() + usize::from(self.rule.is_some())
     }

@@ -1,60 +1,62 @@
-//! The CORS view of one request, and what kind of request it is.
+//! The CORS view of one request, and its classification.
 //!
-//! A [`Request`] borrows the few fields that matter and says of each how often it is there: a field that is there twice
-//! is not the same as one that is absent. Classifying looks only at what is present; whether the origin is a good one
-//! is judged afterwards. Field values come as the HTTP parser gives them, without surrounding whitespace. Paths, other
-//! headers and bodies are absent on purpose.
+//! A [`CorsRequest`] borrows the few fields that matter. For each it records whether the field is
+//! absent, present once or repeated, since a repeated field is not an absent one. The
+//! classification does not require a well-formed origin; the policy checks the origin later. Field
+//! values come from the HTTP parser, without surrounding white space. Paths, other headers and
+//! bodies are absent on purpose.
 
 use std::ops::ControlFlow;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::origin::{Origin, parse};
-use crate::verdict::Kind;
+use crate::origin::{Origin, Scheme, parse};
+use crate::verdict::RequestKind;
 
 /// The CORS view of one request.
 #[derive(Clone, Copy)]
-pub struct Request<'a> {
-    /// The method, in the case it was sent.
+pub struct CorsRequest<'a> {
+    /// The method, in its original case.
     pub method: &'a [u8],
-    /// `Origin`.
-    pub origin: Field<'a>,
-    /// `Access-Control-Request-Method`.
-    pub requested_method: Field<'a>,
-    /// Every line of `Access-Control-Request-Headers`.
+    /// The `Origin` field.
+    pub origin: RequestField<'a>,
+    /// The `Access-Control-Request-Method` field.
+    pub requested_method: RequestField<'a>,
+    /// The lines of `Access-Control-Request-Headers`.
     pub requested_headers: &'a dyn FieldLines,
-    /// `Sec-Fetch-Site`.
-    pub sec_fetch_site: Field<'a>,
+    /// The `Sec-Fetch-Site` field.
+    pub sec_fetch_site: RequestField<'a>,
     /// The origin of the API itself, as far as it is known.
     pub own: OwnOrigin<'a>,
     /// Whether the request is a WebSocket handshake.
-    pub upgrade: Upgrade,
-    /// Whether the request carries credentials that a page cannot see.
-    pub credentials: Credentials,
+    pub upgrade: RequestedUpgrade,
+    /// Whether the request has a `Cookie` or `Authorization` field.
+    pub credentials: CredentialFields,
 }
 
-/// How often a request field is there, and its value if that is once.
+/// A request field: absent, present once, or repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Field<'a> {
-    /// Not at all.
+pub enum RequestField<'a> {
+    /// The field is absent.
     Absent,
-    /// Once.
+    /// The field is present once, with this value.
     One(&'a [u8]),
-    /// More than once; what it says then does not matter.
+    /// The field is present more than once. The values do not matter.
     Many,
 }
 
 /// All lines of one request field, in order.
 ///
-/// The lines live as long as the request, since an answer may quote them.
+/// The lines live as long as the request, since a response may contain them.
 pub trait FieldLines {
-    /// Shows each line to `visit` until it breaks; says whether it broke.
+    /// Calls `visit` with each line until it breaks. Returns whether it broke.
     fn try_each<'s>(&'s self, visit: &mut dyn FnMut(&'s [u8]) -> ControlFlow<()>) -> ControlFlow<()>;
 }
 
-/// The fields of a request's head.
+/// The fields of a request head.
 pub trait HeadFields {
-    /// Shows each line of the field of that name to `visit`, in order, until it breaks; says whether it broke.
+    /// Calls `visit` with each line of the field `name`, in order, until it breaks. Returns whether
+    /// it broke.
     fn try_each_of(&self, name: &HeaderName, visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> ControlFlow<()>;
 }
 
@@ -63,105 +65,99 @@ pub trait HeadFields {
 pub struct OwnOrigin<'a> {
     /// The host in canonical form: lower case, no trailing dot, no port, IPv6 in brackets.
     pub host: &'a str,
-    /// The port as `Host` names it.
+    /// The port in `Host`, if there is one.
     pub port: Option<u16>,
-    /// The scheme, where it is known.
+    /// The scheme, if it is known.
     pub scheme: Option<Scheme>,
 }
 
-/// The scheme of a web origin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Scheme {
-    /// `http`
-    Http,
-    /// `https`
-    Https,
-}
-
-/// What the request asks to upgrade to.
+/// The protocol to which the request asks to upgrade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Upgrade {
-    /// Nothing, or something that is not a WebSocket.
+pub enum RequestedUpgrade {
+    /// No upgrade, or a protocol other than WebSocket.
     None,
     /// A WebSocket.
     WebSocket,
 }
 
-/// Whether a `Cookie` or an `Authorization` field is there.
+/// Whether a `Cookie` or an `Authorization` field is present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Credentials {
-    /// Neither.
+pub enum CredentialFields {
+    /// Neither field is present.
     Absent,
-    /// At least one of them.
+    /// At least one of them is present.
     Present,
 }
 
-impl<'a> Request<'a> {
-    /// A request of `method` to `own` with none of the fields: the base for struct update syntax.
+impl<'a> CorsRequest<'a> {
+    /// Creates a request of `method` to `own` without any of the fields, as a base for struct
+    /// update syntax.
     pub fn new(method: &'a [u8], own: OwnOrigin<'a>) -> Self {
         const NO_LINES: &[&[u8]; 0] = &[];
         Self {
             method,
-            origin: Field::Absent,
-            requested_method: Field::Absent,
+            origin: RequestField::Absent,
+            requested_method: RequestField::Absent,
             requested_headers: NO_LINES,
-            sec_fetch_site: Field::Absent,
+            sec_fetch_site: RequestField::Absent,
             own,
-            upgrade: Upgrade::None,
-            credentials: Credentials::Absent,
+            upgrade: RequestedUpgrade::None,
+            credentials: CredentialFields::Absent,
         }
     }
 
-    /// What kind of request this is.
+    /// Determines the kind of the request from the fields that are present.
     ///
     /// ```
-    /// use crossgate_policy::{Field, Kind, OwnOrigin, Request};
+    /// use crossgate_policy::{CorsRequest, OwnOrigin, RequestField, RequestKind};
     ///
     /// let own = OwnOrigin { host: "api.example.test", port: None, scheme: None };
-    /// let mut request = Request::new(b"OPTIONS", own);
-    /// request.origin = Field::One(b"https://app.example.test");
-    /// assert_eq!(request.classify(), Kind::Actual);
-    /// request.requested_method = Field::One(b"PUT");
-    /// assert_eq!(request.classify(), Kind::Preflight);
+    /// let mut request = CorsRequest::new(b"OPTIONS", own);
+    /// request.origin = RequestField::One(b"https://app.example.test");
+    /// assert_eq!(request.classify(), RequestKind::Actual);
+    /// request.requested_method = RequestField::One(b"PUT");
+    /// assert_eq!(request.classify(), RequestKind::Preflight);
     /// ```
-    pub fn classify(&self) -> Kind {
-        // https://fetch.spec.whatwg.org/#cors-preflight-request: by presence alone, so that a malformed one is never
-        // forwarded as if it were an ordinary `OPTIONS`.
+    pub fn classify(&self) -> RequestKind {
+        // https://fetch.spec.whatwg.org/#cors-preflight-request. Presence alone decides, so that a
+        // malformed preflight is never forwarded as an ordinary `OPTIONS`.
         if self.method == b"OPTIONS" && self.origin.is_present() && self.requested_method.is_present() {
-            return Kind::Preflight;
+            return RequestKind::Preflight;
         }
-        // https://fetch.spec.whatwg.org/#cors-request: no `Origin`, no CORS.
+        // https://fetch.spec.whatwg.org/#cors-request: a CORS request has an `Origin` field.
         if !self.origin.is_present() {
-            return Kind::NonCors;
+            return RequestKind::NonCors;
         }
-        // https://fetch.spec.whatwg.org/#append-a-request-origin-header: pages send `Origin` to their own origin too.
+        // https://fetch.spec.whatwg.org/#append-a-request-origin-header: pages also send `Origin`
+        // to their own origin, with methods other than `GET` and `HEAD`.
         if self.is_same_origin() {
-            return Kind::SameOrigin;
+            return RequestKind::SameOrigin;
         }
         match self.upgrade {
-            // https://websockets.spec.whatwg.org/#the-websocket-interface: no preflight, no CORS check by the browser.
-            Upgrade::WebSocket => Kind::WebSocket,
-            Upgrade::None => Kind::Actual,
+            // https://websockets.spec.whatwg.org/#the-websocket-interface: the browser sends no
+            // preflight and makes no CORS check.
+            RequestedUpgrade::WebSocket => RequestKind::WebSocket,
+            RequestedUpgrade::None => RequestKind::Actual,
         }
     }
 
     fn is_same_origin(&self) -> bool {
-        let Field::One(origin) = self.origin else { return false };
+        let RequestField::One(origin) = self.origin else { return false };
         match self.sec_fetch_site {
-            // https://w3c.github.io/webappsec-fetch-metadata/#sec-fetch-site-header. Under a strict referrer policy a
-            // browser sends `null` with the page's own form posts.
-            Field::One(b"same-origin") => origin == b"null" || self.own.web_origin(origin).is_some(),
-            Field::One(b"none") => self.own.web_origin(origin).is_some(),
-            Field::One(_) | Field::Many => false,
-            Field::Absent => {
+            // https://w3c.github.io/webappsec-fetch-metadata/#sec-fetch-site-header. Under a strict
+            // referrer policy a browser sends `null` with a page's form posts to its own origin.
+            RequestField::One(b"same-origin") => origin == b"null" || self.own.web_origin(origin).is_some(),
+            RequestField::One(b"none") => self.own.web_origin(origin).is_some(),
+            RequestField::One(_) | RequestField::Many => false,
+            RequestField::Absent => {
                 self.own.web_origin(origin).is_some_and(|(scheme, origin)| self.own.equals(scheme, &origin))
             }
         }
     }
 }
 
-impl<'a> Field<'a> {
-    /// How often a field is there, from its lines.
+impl<'a> RequestField<'a> {
+    /// Classifies a field by its lines.
     pub fn from_lines(mut lines: impl Iterator<Item = &'a [u8]>) -> Self {
         match (lines.next(), lines.next()) {
             (None, _) => Self::Absent,
@@ -170,20 +166,20 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Whether it is there at all.
+    /// Whether the field is present, once or repeated.
     pub const fn is_present(&self) -> bool {
         !matches!(self, Self::Absent)
     }
 }
 
 impl<'h> OwnOrigin<'h> {
-    /// The parsed origin, if it is an http(s) origin of this host.
+    /// Parses an `http` or `https` origin of this host.
     fn web_origin<'a>(&self, value: &'a [u8]) -> Option<(Scheme, Origin<'a>)> {
         let (scheme, rest) = match value.strip_prefix(b"https://") {
             Some(rest) => (Scheme::Https, rest),
             None => (Scheme::Http, value.strip_prefix(b"http://")?),
         };
-        // Another host is the common case and needs no parsing to be told apart.
+        // Another host is the common case, and a prefix comparison detects it without parsing.
         if !rest.starts_with(self.host.as_bytes()) {
             return None;
         }
@@ -192,27 +188,10 @@ impl<'h> OwnOrigin<'h> {
     }
 
     fn equals(&self, scheme: Scheme, origin: &Origin<'_>) -> bool {
-        // A request without a port in `Host` went to the default one, of whichever scheme the page thinks it uses.
+        // Without a port in `Host` the request went to the default port of the page's scheme
+        // (RFC 9110, section 7.2).
         let default = scheme.default_port();
         self.port.unwrap_or(default) == origin.port.unwrap_or(default) && self.scheme.is_none_or(|own| own == scheme)
-    }
-}
-
-impl Scheme {
-    /// The port that is never written.
-    pub const fn default_port(self) -> u16 {
-        match self {
-            Self::Http => 80,
-            Self::Https => 443,
-        }
-    }
-
-    /// The scheme as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
     }
 }
 
@@ -244,8 +223,8 @@ impl HeadFields for HeaderMap {
 mod tests {
     use super::*;
 
-    fn kind(origin: &[u8], sec_fetch_site: Field<'_>, own: OwnOrigin<'_>) -> Kind {
-        Request { origin: Field::One(origin), sec_fetch_site, ..Request::new(b"POST", own) }.classify()
+    fn kind(origin: &[u8], sec_fetch_site: RequestField<'_>, own: OwnOrigin<'_>) -> RequestKind {
+        CorsRequest { origin: RequestField::One(origin), sec_fetch_site, ..CorsRequest::new(b"POST", own) }.classify()
     }
 
     fn own(port: Option<u16>, scheme: Option<Scheme>) -> OwnOrigin<'static> {
@@ -262,7 +241,7 @@ mod tests {
             ("https://api.test:8443", own(Some(8443), Some(Scheme::Https))),
         ];
         for (origin, own) in same {
-            assert_eq!(kind(origin.as_bytes(), Field::Absent, own), Kind::SameOrigin, "{origin} {own:?}");
+            assert_eq!(kind(origin.as_bytes(), RequestField::Absent, own), RequestKind::SameOrigin, "{origin} {own:?}");
         }
         let other = [
             ("https://api.test", own(Some(80), None)),
@@ -277,23 +256,23 @@ mod tests {
             ("null", own(None, None)),
         ];
         for (origin, own) in other {
-            assert_eq!(kind(origin.as_bytes(), Field::Absent, own), Kind::Actual, "{origin} {own:?}");
+            assert_eq!(kind(origin.as_bytes(), RequestField::Absent, own), RequestKind::Actual, "{origin} {own:?}");
         }
     }
 
     #[test]
-    fn with_fetch_metadata_the_browser_is_believed_about_port_and_scheme() {
+    fn fetch_metadata_overrides_port_and_scheme() {
         let own = own(Some(8080), Some(Scheme::Http));
-        let table: [(&[u8], Field<'_>, Kind); 9] = [
-            (b"null", Field::One(b"same-origin"), Kind::SameOrigin),
-            (b"https://api.test", Field::One(b"same-origin"), Kind::SameOrigin),
-            (b"https://api.test", Field::One(b"none"), Kind::SameOrigin),
-            (b"null", Field::One(b"none"), Kind::Actual),
-            (b"https://app.test", Field::One(b"same-origin"), Kind::Actual),
-            (b"https://app.test", Field::One(b"none"), Kind::Actual),
-            (b"http://api.test:8080", Field::One(b"cross-site"), Kind::Actual),
-            (b"http://api.test:8080", Field::Many, Kind::Actual),
-            (b"http://api.test:8080", Field::One(b"Same-Origin"), Kind::Actual),
+        let table: [(&[u8], RequestField<'_>, RequestKind); 9] = [
+            (b"null", RequestField::One(b"same-origin"), RequestKind::SameOrigin),
+            (b"https://api.test", RequestField::One(b"same-origin"), RequestKind::SameOrigin),
+            (b"https://api.test", RequestField::One(b"none"), RequestKind::SameOrigin),
+            (b"null", RequestField::One(b"none"), RequestKind::Actual),
+            (b"https://app.test", RequestField::One(b"same-origin"), RequestKind::Actual),
+            (b"https://app.test", RequestField::One(b"none"), RequestKind::Actual),
+            (b"http://api.test:8080", RequestField::One(b"cross-site"), RequestKind::Actual),
+            (b"http://api.test:8080", RequestField::Many, RequestKind::Actual),
+            (b"http://api.test:8080", RequestField::One(b"Same-Origin"), RequestKind::Actual),
         ];
         for (origin, site, expected) in table {
             assert_eq!(kind(origin, site, own), expected, "{} {site:?}", origin.escape_ascii());
@@ -301,10 +280,10 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_counted() {
+    fn field_lines_decide_between_absent_one_and_many() {
         let lines: [&[u8]; 2] = [b"a", b""];
-        assert_eq!(Field::from_lines(lines.iter().copied().take(0)), Field::Absent);
-        assert_eq!(Field::from_lines(lines.iter().copied().take(1)), Field::One(b"a"));
-        assert_eq!(Field::from_lines(lines.iter().copied()), Field::Many);
+        assert_eq!(RequestField::from_lines(lines.iter().copied().take(0)), RequestField::Absent);
+        assert_eq!(RequestField::from_lines(lines.iter().copied().take(1)), RequestField::One(b"a"));
+        assert_eq!(RequestField::from_lines(lines.iter().copied()), RequestField::Many);
     }
 }

@@ -1,54 +1,57 @@
-//! The walk over `Access-Control-Request-Headers`.
+//! Checks `Access-Control-Request-Headers` against the allowed headers.
 //!
-//! Browsers send one sorted, lower-case, comma-separated line. Command lines and proxies add spaces, empty elements, more lines
-//! and another order, which the list syntax allows, so all of that passes, within limits. The walk allocates nothing and
-//! ends at the first fault; the limits hold over all lines together, since several lines are one list.
+//! Browsers send one sorted, lower-case, comma-separated line. Command-line clients and proxies
+//! send spaces, empty elements, several lines and any order. The list syntax (RFC 9110, section
+//! 5.6.1) allows this, so it is accepted within limits. The check allocates nothing and ends at the
+//! first fault. The limits apply to all lines together, since several lines are one list.
 
 use std::ops::ControlFlow;
 
-use crate::names::{NON_WILDCARD_REQUEST_HEADER, Names, is_token};
+use crate::names::{NON_WILDCARD_REQUEST_HEADER, NameSet, is_token};
 use crate::request::FieldLines;
 
-/// The most bytes, over all lines: far more than a page's own headers have names for.
+/// The most bytes in all lines: many times the length of the names that pages use.
 const BYTES_MAX: usize = 4096;
 
-/// The most names.
+/// The most names in all lines.
 const NAMES_MAX: usize = 64;
 
-/// The most elements without a name: <https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1.2> asks for "a reasonable number".
+/// The most empty elements in all lines. RFC 9110, section 5.6.1.2, requires recipients to accept
+/// "a reasonable number".
 const EMPTY_ELEMENTS_MAX: usize = 16;
 
-/// The most white space in one element, before and after its name.
+/// The most white space in one element, before and after its name, in bytes.
 const WHITE_SPACE_MAX: usize = 8;
 
-/// Which request headers a preflight may ask for.
+/// The request headers that a preflight may request.
 #[derive(Debug, Clone)]
 pub(crate) enum AllowedHeaders {
     /// Every name.
     All,
-    /// Every name but `authorization`, which a bare `*` does not cover.
+    /// Every name except `authorization`, which `*` does not cover:
+    /// <https://fetch.spec.whatwg.org/#cors-non-wildcard-request-header-name>.
     AllButAuthorization,
-    /// These, in lower case.
-    Only(Names),
+    /// The listed names, in lower case.
+    Only(NameSet),
 }
 
 impl AllowedHeaders {
-    fn covers(&self, name: &[u8]) -> bool {
+    pub(crate) fn covers(&self, name: &[u8]) -> bool {
         match self {
             Self::All => is_token(name),
             Self::AllButAuthorization => {
                 is_token(name) && !name.eq_ignore_ascii_case(NON_WILDCARD_REQUEST_HEADER.as_bytes())
             }
-            // What equals a listed name is a name, as that one is.
+            // Listed names are tokens, so equal bytes are a token too.
             Self::Only(names) => names.contains_in_any_case(name),
         }
     }
 }
 
-/// Why a preflight's request headers are refused.
+/// The reason why the request headers of a preflight are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault<'a> {
-    /// This is not allowed, or is no header name at all.
+pub(crate) enum RequestHeadersFault<'a> {
+    /// The element is not allowed, or is not a header name.
     Refused(&'a [u8]),
     /// The lines are longer than [`BYTES_MAX`].
     TooLong,
@@ -60,9 +63,9 @@ pub(crate) enum Fault<'a> {
     TooMuchWhiteSpace,
 }
 
-/// Walks all lines; the first fault ends the walk.
-pub(crate) fn check<'a>(lines: &'a dyn FieldLines, allowed: &AllowedHeaders) -> Result<(), Fault<'a>> {
-    let mut budget = Budget { bytes: BYTES_MAX, names: NAMES_MAX, empty_elements: EMPTY_ELEMENTS_MAX };
+/// Checks all lines and returns the first fault.
+pub(crate) fn check<'a>(lines: &'a dyn FieldLines, allowed: &AllowedHeaders) -> Result<(), RequestHeadersFault<'a>> {
+    let mut budget = ScanBudget { bytes: BYTES_MAX, names: NAMES_MAX, empty_elements: EMPTY_ELEMENTS_MAX };
     let mut outcome = Ok(());
     let _ = lines.try_each(&mut |line| {
         outcome = budget.check_line(line, allowed);
@@ -71,45 +74,50 @@ pub(crate) fn check<'a>(lines: &'a dyn FieldLines, allowed: &AllowedHeaders) -> 
     outcome
 }
 
-/// Whether a line names anything: one that does not is not worth quoting.
+/// Whether a line has at least one name.
 pub(crate) fn has_name(line: &[u8]) -> bool {
     line.iter().any(|byte| !matches!(byte, b',' | b' ' | b'\t'))
 }
 
-/// What is left of each limit.
-struct Budget {
+/// The rest of each limit.
+struct ScanBudget {
     bytes: usize,
     names: usize,
     empty_elements: usize,
 }
 
-impl Budget {
-    fn check_line<'a>(&mut self, line: &'a [u8], allowed: &AllowedHeaders) -> Result<(), Fault<'a>> {
-        spend(&mut self.bytes, line.len(), Fault::TooLong)?;
+impl ScanBudget {
+    fn check_line<'a>(&mut self, line: &'a [u8], allowed: &AllowedHeaders) -> Result<(), RequestHeadersFault<'a>> {
+        spend(&mut self.bytes, line.len(), RequestHeadersFault::TooLong)?;
         line.split(|byte| *byte == b',').try_for_each(|element| self.check_element(element, allowed))
     }
 
-    // https://fetch.spec.whatwg.org/#cors-preflight-fetch, read from the server's side.
-    fn check_element<'a>(&mut self, element: &'a [u8], allowed: &AllowedHeaders) -> Result<(), Fault<'a>> {
+    // https://fetch.spec.whatwg.org/#cors-preflight-fetch, from the server's side.
+    fn check_element<'a>(
+        &mut self,
+        element: &'a [u8],
+        allowed: &AllowedHeaders,
+    ) -> Result<(), RequestHeadersFault<'a>> {
         let name = trim(element);
         if element.len() - name.len() > WHITE_SPACE_MAX {
-            return Err(Fault::TooMuchWhiteSpace);
+            return Err(RequestHeadersFault::TooMuchWhiteSpace);
         }
         if name.is_empty() {
-            return spend(&mut self.empty_elements, 1, Fault::TooManyEmptyElements);
+            return spend(&mut self.empty_elements, 1, RequestHeadersFault::TooManyEmptyElements);
         }
-        spend(&mut self.names, 1, Fault::TooManyNames)?;
-        if allowed.covers(name) { Ok(()) } else { Err(Fault::Refused(name)) }
+        spend(&mut self.names, 1, RequestHeadersFault::TooManyNames)?;
+        if allowed.covers(name) { Ok(()) } else { Err(RequestHeadersFault::Refused(name)) }
     }
 }
 
-fn spend<'a>(left: &mut usize, amount: usize, fault: Fault<'a>) -> Result<(), Fault<'a>> {
+fn spend<'a>(left: &mut usize, amount: usize, fault: RequestHeadersFault<'a>) -> Result<(), RequestHeadersFault<'a>> {
     *left = left.checked_sub(amount).ok_or(fault)?;
     Ok(())
 }
 
-/// Without optional white space at both ends: <https://www.rfc-editor.org/rfc/rfc9110#section-5.6.3>.
-fn trim(mut element: &[u8]) -> &[u8] {
+/// Removes optional white space at both ends:
+/// <https://www.rfc-editor.org/rfc/rfc9110#section-5.6.3>.
+pub(crate) fn trim(mut element: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = element {
         element = rest;
     }
@@ -121,7 +129,7 @@ mod tests {
     use super::*;
 
     fn only(names: &[&str]) -> AllowedHeaders {
-        AllowedHeaders::Only(Names::new(names.iter().map(|name| name.to_string())))
+        AllowedHeaders::Only(NameSet::new(names.iter().map(|name| name.to_string())))
     }
 
     fn passes(lines: &[&str], allowed: &AllowedHeaders) -> bool {
@@ -130,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_pass_in_every_spelling() {
+    fn header_lists_pass_in_every_allowed_syntax() {
         let allowed = only(&["authorization", "x-req"]);
         for lines in [
             &["authorization,x-req"][..],
@@ -156,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn each_limit_is_sharp() {
+    fn requested_headers_over_a_limit_are_refused() {
         let allowed = AllowedHeaders::All;
         let names = |count: usize| vec!["x"; count].join(",");
         assert!(passes(&[&names(64)], &allowed) && !passes(&[&names(65)], &allowed));
@@ -169,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn authorization_is_apart() {
+    fn bare_star_does_not_cover_authorization() {
         assert!(passes(&["authorization"], &AllowedHeaders::All));
         assert!(!passes(&["x-req,Authorization"], &AllowedHeaders::AllButAuthorization));
         assert!(passes(&["x-req,authorization2"], &AllowedHeaders::AllButAuthorization));

@@ -1,60 +1,63 @@
-//! Rules: Rhai scripts that are asked about origins which no static entry covers.
+//! Rules: Rhai scripts that decide on origins which no static entry covers.
 //!
-//! [`Script::compile`] audits a source and says everything that is wrong with it; a [`Rule`] is a script with the request fields its
-//! policy lists, compiled once for every worker thread. [`Rule::run`] answers, and tells which parts of the request it read:
-//! an answer depends on those and on nothing else, so it may be kept under their values ([`Rule::key`]). Absent on purpose: files,
-//! clocks (the caller says when time is up), threads, and any state that outlives a run.
+//! [`Script::compile`] audits a source and returns every problem. A [`Rule`] is a script with the
+//! request fields that its policy lists, compiled once for each worker thread. [`Rule::run`]
+//! returns the answer and the parts of the request that the script read. The answer depends only on
+//! these parts, so the gateway can cache it under their values ([`Rule::key`]). Absent on purpose:
+//! files, clocks (the caller ends a run that takes too long), threads, and any state that outlives
+//! a run.
 
 use std::sync::Arc;
 
 use http::HeaderName;
 
+mod advice;
 mod audit;
-mod call;
 mod callable;
 mod data;
 mod engine;
 mod functions;
 mod input;
+mod literals;
 mod run;
-mod strangers;
+mod unlisted_origins;
 
-pub use call::{RuleCall, Surroundings};
 pub use callable::{callable_names, field_names};
 pub use data::RuleData;
 pub use input::{RULE_HEADERS_MAX, RULE_QUERY_MAX, split_origin};
-pub use strangers::Strangers;
+pub use unlisted_origins::UnlistedOriginReport;
 
-use engine::Program;
-use input::{Part, Values};
+use engine::RuleProgram;
+use input::{InputValues, RequestPart};
 
 use crate::request::{FieldLines, HeadFields};
-use crate::verdict::Kind;
+use crate::verdict::RequestKind;
+use crate::verdict::RuleTerms;
 
-/// A source that has passed the audit.
+/// A script whose source has passed the audit.
 #[derive(Debug)]
 pub struct Script {
     name: Arc<str>,
     source: Arc<str>,
     data: Arc<RuleData>,
     limits: RuleLimits,
-    named: audit::Named,
+    named: audit::NamedInputs,
 }
 
-/// What a script may use up. The same in every build.
+/// The limits of a script. They are equal in debug and release builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuleLimits {
-    /// Operations of one run.
+    /// The most operations of one run.
     pub operations: u64,
-    /// Bytes of one string.
+    /// The most bytes of one string.
     pub string_len: usize,
-    /// Elements of one array.
+    /// The most elements of one array.
     pub array_len: usize,
-    /// Keys of one map.
+    /// The most keys of one map.
     pub map_len: usize,
-    /// Calls within calls.
+    /// The most nested calls.
     pub call_depth: usize,
-    /// Bytes of the source.
+    /// The most bytes of the source.
     pub source_len: usize,
 }
 
@@ -71,7 +74,7 @@ impl Default for RuleLimits {
     }
 }
 
-/// Something wrong in a script, and where. Lines and columns count from 1, columns in characters.
+/// A problem in a script and its location. Lines and columns count from 1, columns in characters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ScriptProblem {
@@ -79,140 +82,129 @@ pub struct ScriptProblem {
     pub line: u32,
     /// The column.
     pub column: u32,
-    /// How many characters it is about, at least 1.
+    /// The number of characters that the problem spans, at least 1.
     pub width: u32,
-    /// What is wrong and what would be accepted: lower case, no full stop.
+    /// The mistake and what would be accepted: lower case, no full stop.
     pub message: String,
 }
 
-/// A place in a script, counted as in [`ScriptProblem`].
+/// A location in a script. Lines and columns count from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ScriptPlace {
+pub struct ScriptLocation {
     /// The line.
     pub line: u32,
     /// The column.
     pub column: u32,
 }
 
-/// A script with the header fields and query keys that its policy lists, ready to run on every worker.
+/// A script with the header fields and query keys that its policy lists, ready to run on every
+/// worker.
 #[derive(Debug)]
 pub struct Rule {
     id: u64,
     script: Arc<Script>,
     headers: Arc<[HeaderName]>,
     query: Arc<[Box<str>]>,
-    /// The parts of a request that its script names.
+    /// The parts of a request that the script names, as bits.
     wanted: u64,
-    programs: Box<[Box<Program>]>,
+    programs: Box<[Box<RuleProgram>]>,
 }
 
-/// What a rule may see of one request.
+/// The parts of one request that a rule may read.
 #[derive(Clone, Copy)]
 pub struct RuleInput<'a> {
     /// The origin, well-formed, as sent.
     pub origin: &'a str,
-    /// Its scheme.
+    /// The scheme of the origin.
     pub scheme: &'a str,
-    /// Its host; an IPv6 address with its brackets.
+    /// The host of the origin; an IPv6 address with its brackets.
     pub host: &'a str,
-    /// Its port, if it is not the scheme's default.
+    /// The port of the origin, if it is not the scheme's default.
     pub port: Option<u16>,
-    /// What the request is to CORS: a preflight, an actual request or a WebSocket.
-    pub kind: Kind,
+    /// The kind of the request: a preflight, an actual request or a WebSocket.
+    pub kind: RequestKind,
     /// The tenant's id.
     pub tenant: &'a str,
     /// The route's path prefix.
     pub route: &'a str,
-    /// The method that is, or on a preflight would be, used.
+    /// The method. On a preflight, the requested method.
     pub method: &'a [u8],
-    /// The path in the form routes are matched with, without the query.
+    /// The path without the query, in the form that routes are matched with.
     pub path: &'a str,
-    /// What follows the `?`, as sent.
+    /// The query after the `?`, as sent. Empty without a query.
     pub query: &'a str,
-    /// Every line of `Access-Control-Request-Headers`.
+    /// The lines of `Access-Control-Request-Headers`.
     pub requested_headers: &'a dyn FieldLines,
-    /// All request fields; a rule sees those that its policy lists.
+    /// All request fields. A rule can read those that its policy lists.
     pub headers: &'a dyn HeadFields,
 }
 
-/// Which parts of a request a run has read.
+/// The set of request parts that a run has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Reads(u64);
+pub struct RuleReads(u64);
 
-/// What a rule says.
+/// The answer of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// The origin is allowed, on these terms.
-    Allow(Terms),
-    /// It is denied, with the author's message if there is one: at most [`MESSAGE_LEN_MAX`] bytes of printable text.
+pub enum RuleAnswer {
+    /// The rule allows the origin, on these terms.
+    Allow(RuleTerms),
+    /// The rule denies the origin, with the rule author's message if there is one: at most
+    /// [`MESSAGE_LEN_MAX`] bytes of printable text.
     Deny(Option<Arc<str>>),
-    /// The rule has nothing to say, which denies.
+    /// The rule returns nothing, which denies the origin.
     Abstain,
-}
-
-/// By what an allowing rule narrows its policy. The default narrows nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Terms {
-    /// The longest max-age, in seconds, if the rule names one.
-    pub max_age_seconds: Option<u32>,
-    /// Whether credentials are withheld from this origin.
-    pub without_credentials: bool,
-}
-
-impl Terms {
-    /// Those that narrow nothing.
-    pub const NONE: Self = Self { max_age_seconds: None, without_credentials: false };
 }
 
 /// The longest message of a denial, in bytes.
 pub const MESSAGE_LEN_MAX: usize = 256;
 
-/// Why a rule gave no answer.
+/// The error of a rule that returned no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleError {
-    /// The kind, for metrics.
+    /// The kind of the error, for metrics.
     pub kind: RuleErrorKind,
     /// The line in the script, if it is known.
     pub line: Option<u32>,
-    /// The column.
+    /// The column in the line, if it is known.
     pub column: Option<u32>,
-    /// What happened: lower case, no full stop. May quote the request; capped and escaped.
+    /// The cause: lower case, no full stop. It may quote the request, truncated and without control
+    /// characters.
     pub message: String,
 }
 
 /// The kinds of rule errors: a closed set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RuleErrorKind {
-    /// Too many operations.
+    /// The run exceeded the limit of operations.
     Operations,
-    /// Too much time.
+    /// The caller ended the run because it took too long.
     Time,
-    /// A string, array or map grew too large.
+    /// A string, array or map exceeded its limit.
     Size,
-    /// Calls or expressions are too deep, or there are too many variables.
+    /// The nesting of calls or the number of variables exceeded its limit.
     Depth,
-    /// Anything else that fails when run: a missing variable, a wrong type, `throw`.
+    /// Any other error at run time, such as a wrong type or an overflow.
     Runtime,
-    /// The result is none of `allow()`, `deny(..)` and unit.
+    /// The result is not `allow()`, `deny(..)` or unit.
     Result,
-    /// A header or query key is read that the policy does not list.
+    /// The script read a header or query key that the policy does not list.
     Unlisted,
-    /// A host function panicked.
+    /// A function of the host panicked.
     Panic,
-    /// Not run: the breaker is open.
+    /// The rule did not run because its breaker was open.
     Breaker,
-    /// Not run: the tenant's time for rules is used up.
+    /// The rule did not run because the tenant's time budget for rules was used up.
     Budget,
 }
 
-/// What one run led to.
+/// The outcome of one run.
 #[derive(Debug, Clone)]
 pub struct RuleRun {
-    /// The answer, or why there is none.
-    pub answer: Result<Answer, RuleError>,
-    /// What it read, also when it failed.
-    pub reads: Reads,
-    /// How many operations it took.
+    /// The answer, or the error.
+    pub answer: Result<RuleAnswer, RuleError>,
+    /// The parts of the request that the run has read, also if it failed.
+    pub reads: RuleReads,
+    /// The number of operations of the run.
     pub operations: u64,
 }
 
@@ -231,7 +223,7 @@ impl RuleErrorKind {
         Self::Budget,
     ];
 
-    /// The kind's name in logs and metrics.
+    /// Returns the name of the kind in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Operations => "operations",
@@ -249,10 +241,10 @@ impl RuleErrorKind {
 }
 
 impl Script {
-    /// Audits a source. `name` is the file's, without `.rhai`.
+    /// Audits a source. `name` is the name of the file, without `.rhai`.
     ///
     /// # Errors
-    /// Everything that is wrong with it, in the order of the source; of what is no Rhai at all, the first.
+    /// Every problem, in the order of the source. After a syntax error only that one.
     pub fn compile(
         name: &str,
         source: &str,
@@ -263,102 +255,106 @@ impl Script {
         Ok(Self { name: Arc::from(name), source: Arc::from(source), data: Arc::clone(data), limits: *limits, named })
     }
 
-    /// What it is called.
+    /// Returns the name of the script.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The source.
+    /// Returns the source of the script.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// The header fields that it names, lower case, each with the place where it first does.
-    pub fn headers(&self) -> &[(Box<str>, ScriptPlace)] {
+    /// Returns the header fields that the script reads, in lower case, each with its first
+    /// location.
+    pub fn headers(&self) -> &[(Box<str>, ScriptLocation)] {
         &self.named.headers
     }
 
-    /// The query keys that it names, each with the place where it first does.
-    pub fn query_keys(&self) -> &[(Box<str>, ScriptPlace)] {
+    /// Returns the query keys that the script reads, each with its first location.
+    pub fn query_keys(&self) -> &[(Box<str>, ScriptLocation)] {
         &self.named.query_keys
     }
 
-    /// Whether it asks any set or table.
+    /// Whether the script uses a set or a table.
     pub fn uses_data(&self) -> bool {
         self.named.uses_data
     }
 }
 
 impl Rule {
-    /// A script with what its policy lists, in `copies` separately compiled copies, at least one. `id` is the caller's, and a new one
-    /// each time. Of the lists no more than [`RULE_HEADERS_MAX`] and [`RULE_QUERY_MAX`] are heeded.
+    /// Combines a script with the fields that its policy lists, in `copies` separately compiled
+    /// copies, at least one. The caller chooses a new `id` for each rule. Entries after the first
+    /// [`RULE_HEADERS_MAX`] headers and [`RULE_QUERY_MAX`] query keys are ignored.
     pub fn new(id: u64, script: &Arc<Script>, headers: &[HeaderName], query: &[Box<str>], copies: usize) -> Self {
         let headers: Arc<[_]> = headers.iter().take(RULE_HEADERS_MAX).cloned().collect();
         let query: Arc<[_]> = query.iter().take(RULE_QUERY_MAX).cloned().collect();
-        let listed_headers = (0..headers.len()).map(|index| Part::Header(index).bit());
-        let listed_query = (0..query.len()).map(|index| Part::Query(index).bit());
+        let listed_headers = (0..headers.len()).map(|index| RequestPart::Header(index).bit());
+        let listed_query = (0..query.len()).map(|index| RequestPart::Query(index).bit());
         let wanted = listed_headers.chain(listed_query).fold(script.named.fields, |all, bit| all | bit);
-        // It has been compiled once, for the audit, so it compiles.
-        let compile = || Program::parse(&script.source, &script.data, &script.limits).ok().map(Box::new);
+        // The audit has compiled the source, so this does not fail.
+        let compile = || RuleProgram::parse(&script.source, &script.data, &script.limits).ok().map(Box::new);
         let programs = (0..copies.max(1)).filter_map(|_| compile()).collect();
         Self { id, script: Arc::clone(script), headers, query, wanted, programs }
     }
 
-    /// The caller's number.
+    /// Returns the id that the caller chose.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// The script.
+    /// Returns the script.
     pub fn script(&self) -> &Arc<Script> {
         &self.script
     }
 
-    /// The listed header fields.
+    /// Returns the header fields that the policy lists.
     pub fn headers(&self) -> &[HeaderName] {
         &self.headers
     }
 
-    /// The listed query keys.
+    /// Returns the query keys that the policy lists.
     pub fn query(&self) -> &[Box<str>] {
         &self.query
     }
 
-    /// Asks the rule, on the copy of worker `slot` (taken modulo the number of copies). `is_over` is asked now and then, and ends
-    /// the run when it says so.
+    /// Runs the rule, on the copy of worker `slot` (modulo the number of copies). `is_over` is
+    /// called at intervals and ends the run when it returns `true`.
     pub fn run(&self, input: &RuleInput<'_>, slot: usize, is_over: fn() -> bool) -> RuleRun {
         let index = slot.checked_rem(self.programs.len()).unwrap_or_default();
         let Some(program) = self.programs.get(index) else {
-            return RuleRun { answer: Ok(Answer::Abstain), reads: Reads::default(), operations: 0 };
+            return RuleRun { answer: Ok(RuleAnswer::Abstain), reads: RuleReads::default(), operations: 0 };
         };
-        run::run(program, Values::new(self, input, self.wanted), is_over)
+        run::run(program, InputValues::new(self, input, self.wanted), is_over)
     }
 
-    /// Appends the values of `reads` in `input` to `key`, each with its length, so that no two differ and look alike.
-    pub fn key(&self, input: &RuleInput<'_>, reads: Reads, key: &mut Vec<u8>) {
-        Part::among(reads.0).for_each(|part| input::write_key(part, self, input, key));
+    /// Appends the values of `reads` in `input` to `key`, each with its length, so that different
+    /// values have different keys.
+    pub fn key(&self, input: &RuleInput<'_>, reads: RuleReads, key: &mut Vec<u8>) {
+        RequestPart::among(reads.0).for_each(|part| input::write_key(part, self, input, key));
     }
 
-    /// What was read, as a person would write it: `host`, `header x-plan`, `query key`.
-    pub fn names(&self, reads: Reads) -> Vec<String> {
-        Part::among(reads.0).map(|part| input::name(part, self)).collect()
+    /// Returns the names of the parts that were read, such as `host`, `header x-plan` or
+    /// `query key`.
+    pub fn names(&self, reads: RuleReads) -> Vec<String> {
+        RequestPart::among(reads.0).map(|part| input::name(part, self)).collect()
     }
 }
 
-impl Reads {
-    /// As bits, for keys.
+impl RuleReads {
+    /// Returns the set as bits, for keys.
     pub const fn bits(self) -> u64 {
         self.0
     }
 
-    /// From [`Reads::bits`].
+    /// Creates a set from [`RuleReads::bits`].
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// Whether the tenant's id was read.
+    /// Whether the run has read the tenant's id.
     pub fn has_tenant(self) -> bool {
-        self.0 & Part::Tenant.bit() != 0
+        self.0 & RequestPart::Tenant.bit() != 0
     }
 }
 
@@ -366,22 +362,23 @@ impl Reads {
 mod tests {
     use super::*;
 
-    // A run counts itself among the holders of the texts that it takes from its script. Were one text shared by two copies, two cores
-    // would write to its count with every run. What that costs is seen in the bench of rules.
+    // A run increments the reference counts of the strings in its script. If two copies shared a
+    // string, two cores would write to the same count in every run. The bench of rules shows the
+    // cost.
     #[test]
-    fn every_copy_has_texts_of_its_own() {
+    fn rule_copies_share_no_strings() {
         let source = "const NAME = \"a text\"; fn decide(req) { if req.host == NAME { allow() } else { deny(NAME) } }";
         let data = Arc::new(RuleData::new([], []));
         let script = Script::compile("test", source, &data, &RuleLimits::default()).unwrap();
         let rule = Rule::new(1, &Arc::new(script), &[], &[], 3);
-        let text = |program: &Program| {
+        let string = |program: &RuleProgram| {
             let (name, _, value) = program.ast.iter_literal_variables(true, false).next().unwrap();
             assert_eq!(name, "NAME");
             value.into_immutable_string().unwrap().as_ptr()
         };
-        let texts: Vec<_> = rule.programs.iter().map(|program| text(program)).collect();
-        assert_eq!(texts.len(), 3);
-        assert!(texts[0] != texts[1] && texts[1] != texts[2] && texts[0] != texts[2], "{texts:?}");
-        assert_eq!(text(&rule.programs[0]), texts[0], "the text is shared with its own program at least");
+        let strings: Vec<_> = rule.programs.iter().map(|program| string(program)).collect();
+        assert_eq!(strings.len(), 3);
+        assert!(strings[0] != strings[1] && strings[1] != strings[2] && strings[0] != strings[2], "{strings:?}");
+        assert_eq!(string(&rule.programs[0]), strings[0], "the program has one copy of its string");
     }
 }

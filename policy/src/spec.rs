@@ -1,32 +1,32 @@
-//! What a policy is made from: plain text and numbers, as somebody wrote them, and what compiling them may find wrong.
+//! The input of a policy, as plain text and numbers, and the problems that compiling it reports.
 //!
-//! Nothing here is checked. [`Template::compile`](crate::Template::compile) turns a [`PolicySpec`] into a policy or
-//! into every mistake in it, each with its [`Place`]. Files, lines and columns are absent on purpose: whoever read the
-//! file maps a place back to them.
+//! Nothing here is checked. [`Template::compile`](crate::Template::compile) turns a [`PolicySpec`]
+//! into a policy or returns every mistake in it, each with its [`SpecLocation`]. Files, lines and
+//! columns are absent on purpose: the reader of the file maps a location back to them.
 
-/// The plain input of a policy. A default one allows nothing.
+/// The plain input of a policy. The default value allows nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicySpec {
     /// Origins and origin patterns.
     pub allow_origins: Vec<String>,
     /// Named sets of origins, merged with `allow_origins`.
     pub origin_sets: Vec<OriginSetSpec>,
-    /// Regular expressions that must match a whole origin.
+    /// Regular expressions. Each must match the whole origin.
     pub allow_origin_regexes: Vec<String>,
-    /// Methods a preflight may ask for, or `*`.
+    /// Methods that a preflight may request, or `*`.
     pub allow_methods: Vec<String>,
-    /// Request header names a preflight may ask for, or `*`.
+    /// Request header names that a preflight may request, or `*`.
     pub allow_headers: Vec<String>,
-    /// Response header names a page may read, or `*`.
+    /// Response header names that a page may read, or `*`.
     pub expose_headers: Vec<String>,
-    /// Whether a page may send and receive with cookies and other credentials.
+    /// Whether a page may send requests with cookies and other credentials and read the responses.
     pub allow_credentials: bool,
-    /// How long a browser may keep a preflight's answer, in seconds.
+    /// The time that a browser may cache a preflight's response, in seconds: 0 to 86,400.
     pub max_age_seconds: u32,
-    /// What an allowed preflight tells of the lists.
+    /// The part of the method and header lists that an allowed preflight discloses.
     pub disclosure: Disclosure,
-    /// The switches that weaken safety.
-    pub dangerously: Dangerously,
+    /// The switches that weaken a protection.
+    pub dangerously: DangerousSwitches,
 }
 
 impl Default for PolicySpec {
@@ -41,12 +41,12 @@ impl Default for PolicySpec {
             allow_credentials: false,
             max_age_seconds: MAX_AGE_SECONDS_DEFAULT,
             disclosure: Disclosure::Full,
-            dangerously: Dangerously::default(),
+            dangerously: DangerousSwitches::default(),
         }
     }
 }
 
-/// The max-age of a policy that names none, in seconds: the most WebKit keeps.
+/// The default max-age of a policy, in seconds: the longest time that WebKit caches a preflight.
 pub const MAX_AGE_SECONDS_DEFAULT: u32 = 600;
 
 /// A named set of origins.
@@ -58,41 +58,47 @@ pub struct OriginSetSpec {
     pub origins: Vec<String>,
 }
 
-/// What an allowed preflight tells of the policy's methods and headers.
+/// The part of the policy's method and header lists that an allowed preflight discloses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Disclosure {
-    /// The whole lists: rendered once, and good for the browser's preflight cache.
+    /// The whole lists. They are rendered once, and the browser's preflight cache can reuse them.
     #[default]
     Full,
-    /// Only what was asked for.
+    /// Only the requested method and headers.
     Minimal,
 }
 
-/// Switches that each turn off one refusal at compile.
+/// Switches that each turn off one refusal when a policy is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Dangerously {
-    /// Accept the entry `null`; never together with credentials.
+pub struct DangerousSwitches {
+    /// Accept the entry `null`. Together with credentials it is refused in any case.
     pub allow_null: bool,
     /// Accept plain `http` origins other than loopback together with credentials.
     pub allow_insecure_origins: bool,
-    /// Accept a star directly over a public suffix together with credentials.
+    /// Accept a star directly under a public suffix together with credentials.
     pub allow_public_suffixes: bool,
-    /// Accept a regular expression that lets strangers in together with credentials.
+    /// Accept `file://` and `app://.`, the origins of local files, together with credentials.
+    pub allow_local_file_origins: bool,
+    /// Accept a star for all extensions of a scheme together with credentials.
+    pub allow_any_extension: bool,
+    /// Accept a regular expression or a rule that allows unlisted origins together with
+    /// credentials.
     pub allow_any_origin: bool,
 }
 
-/// Which part of a [`PolicySpec`] a [`Problem`] is about. Numbers are indices in the lists of the spec.
+/// The part of a [`PolicySpec`] that a [`SpecProblem`] refers to. Numbers are indices into the
+/// spec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum SpecLocation {
     /// The policy as a whole.
     Policy,
     /// An element of `allow_origins`, or of a tenant's own origins.
     AllowOrigins(usize),
     /// An element of one of the `origin_sets`.
     OriginSet {
-        /// Which set.
+        /// The index of the set.
         set: usize,
-        /// Which element of it.
+        /// The index of the element in the set.
         index: usize,
     },
     /// An element of `allow_origin_regexes`.
@@ -116,40 +122,40 @@ pub enum Place {
 /// One mistake or one warning.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct Problem {
-    /// What it is about.
-    pub place: Place,
-    /// What is wrong and what would be accepted: lower case, no full stop.
+pub struct SpecProblem {
+    /// The part of the spec that is wrong or doubtful.
+    pub location: SpecLocation,
+    /// The mistake and what would be accepted: lower case, no full stop.
     pub message: String,
 }
 
-/// Something compiled, and what is doubtful about it.
+/// A compiled value and the warnings about it.
 #[derive(Debug, Clone)]
-pub struct Compiled<T> {
+pub struct CompileOutput<T> {
     /// The compiled value.
     pub value: T,
-    /// Doubts that do not stand in the way.
-    pub warnings: Vec<Problem>,
+    /// Problems that do not prevent the compilation.
+    pub warnings: Vec<SpecProblem>,
 }
 
-/// Collects what a compilation finds, in the order it finds it.
+/// Collects the errors and warnings of a compilation, in the order in which they are found.
 #[derive(Default)]
-pub(crate) struct Findings {
-    errors: Vec<Problem>,
-    warnings: Vec<Problem>,
+pub(crate) struct CompileFindings {
+    errors: Vec<SpecProblem>,
+    warnings: Vec<SpecProblem>,
 }
 
-impl Findings {
-    pub(crate) fn error(&mut self, place: Place, message: impl Into<String>) {
-        self.errors.push(Problem { place, message: message.into() });
+impl CompileFindings {
+    pub(crate) fn error(&mut self, place: SpecLocation, message: impl Into<String>) {
+        self.errors.push(SpecProblem { location: place, message: message.into() });
     }
 
-    pub(crate) fn warn(&mut self, place: Place, message: impl Into<String>) {
-        self.warnings.push(Problem { place, message: message.into() });
+    pub(crate) fn warn(&mut self, place: SpecLocation, message: impl Into<String>) {
+        self.warnings.push(SpecProblem { location: place, message: message.into() });
     }
 
-    /// The value with its warnings, or every error.
-    pub(crate) fn conclude<T>(self, value: T) -> Result<Compiled<T>, Vec<Problem>> {
-        if self.errors.is_empty() { Ok(Compiled { value, warnings: self.warnings }) } else { Err(self.errors) }
+    /// Returns the value with its warnings, or every error.
+    pub(crate) fn conclude<T>(self, value: T) -> Result<CompileOutput<T>, Vec<SpecProblem>> {
+        if self.errors.is_empty() { Ok(CompileOutput { value, warnings: self.warnings }) } else { Err(self.errors) }
     }
 }

@@ -1,18 +1,18 @@
-//! What was decided about one request: its kind, allow or deny, the reason, and the configured entry behind it.
+//! The result of a decision: the kind of the request, allow or deny, the reason, and the entry that
+//! matched.
 //!
-//! All three vocabularies are closed; their texts are the ones of logs, metrics and `explain`. A verdict is a plain
-//! value: it holds nothing of the request, so it may be kept, counted and compared.
+//! All three vocabularies are closed. Their names appear in logs, metrics and `explain`. A verdict
+//! is a plain value without data of the request, so it can be stored, counted and compared.
 
-use crate::rule::Terms;
-
-/// What a request is to CORS. Told by which fields are present, before the origin is judged.
+/// The kind of a request in the CORS protocol. The fields that are present determine it, before the
+/// policy checks the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// `OPTIONS` with an origin and a requested method: answered by the gateway, never forwarded.
+pub enum RequestKind {
+    /// `OPTIONS` with an origin and a requested method. The gateway responds and never forwards it.
     Preflight,
-    /// No origin at all.
+    /// A request without `Origin`.
     NonCors,
-    /// From a page of the same origin as the API itself.
+    /// A request from a page of the API's own origin.
     SameOrigin,
     /// A cross-origin WebSocket handshake.
     WebSocket,
@@ -20,11 +20,11 @@ pub enum Kind {
     Actual,
 }
 
-impl Kind {
+impl RequestKind {
     /// Every kind.
     pub const ALL: [Self; 5] = [Self::Preflight, Self::NonCors, Self::SameOrigin, Self::WebSocket, Self::Actual];
 
-    /// The kind's name in logs and metrics.
+    /// Returns the name of the kind in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Preflight => "preflight",
@@ -36,7 +36,7 @@ impl Kind {
     }
 }
 
-/// Allowed or not.
+/// Whether the request passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The request passes.
@@ -49,7 +49,7 @@ impl Outcome {
     /// Both outcomes.
     pub const ALL: [Self; 2] = [Self::Allow, Self::Deny];
 
-    /// The outcome's name in logs and metrics.
+    /// Returns the name of the outcome in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -58,18 +58,18 @@ impl Outcome {
     }
 }
 
-/// Why. The first seven allow, the others deny.
+/// The reason of a verdict. The first seven allow, the others deny.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The origin is configured as it stands.
+    /// An entry equals the origin.
     Exact,
     /// A pattern with a star covers the origin.
     Wildcard,
     /// A regular expression matches the origin.
     Regex,
-    /// A rule let the origin in.
+    /// A rule allowed the origin.
     Rule,
-    /// Any origin is allowed.
+    /// The policy allows every origin.
     Any,
     /// The request comes from the API's own origin.
     SameOrigin,
@@ -79,15 +79,15 @@ pub enum Reason {
     NoMatch,
     /// The origin is `null`.
     NullOrigin,
-    /// The origin field is not one well-formed origin.
+    /// The `Origin` field is malformed or repeated.
     MalformedOrigin,
-    /// The preflight asks for a method that is not allowed, or not for exactly one.
+    /// The preflight requests a method that is not allowed, or more than one.
     Method,
-    /// The preflight asks for a header that is not allowed, or asks in a malformed way.
+    /// The preflight requests a header that is not allowed, or its list is malformed or too long.
     Header,
     /// A rule refused the origin.
     RuleDeny,
-    /// A rule failed.
+    /// A rule failed or exceeded a limit.
     RuleError,
     /// No tenant has the request's host.
     UnknownHost,
@@ -116,7 +116,7 @@ impl Reason {
         Self::UnknownRoute,
     ];
 
-    /// The reason's name in logs, metrics and refusals.
+    /// Returns the name of the reason in logs, metrics and refusals.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Exact => "exact",
@@ -139,18 +139,18 @@ impl Reason {
     }
 }
 
-/// A configured entry of one policy: the layer it is in and its index there. Indices are dense and begin at 0; how many
-/// there are says [`Policy::entry_counts`](crate::Policy::entry_counts).
+/// A configured entry of one policy: its layer and its index there. Indices are dense, from 0.
+/// [`Policy::entry_counts`](crate::Policy::entry_counts) returns their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EntryId {
-    /// An entry of the template, shared by every tenant of it.
+    /// An entry of the template, which its tenants share.
     Template(u32),
-    /// An entry of the tenant's own.
+    /// One of the tenant's own entries.
     Own(u32),
 }
 
 impl EntryId {
-    /// The index within the template, if it is an entry of the template.
+    /// Returns the index within the template, for an entry of the template.
     pub const fn template_index(self) -> Option<usize> {
         match self {
             Self::Template(index) => Some(index as usize),
@@ -158,7 +158,7 @@ impl EntryId {
         }
     }
 
-    /// The index within the tenant's own entries, if it is one of them.
+    /// Returns the index within the tenant's own entries, for one of them.
     pub const fn own_index(self) -> Option<usize> {
         match self {
             Self::Template(_) => None,
@@ -167,19 +167,35 @@ impl EntryId {
     }
 }
 
-/// What was decided about one request.
+/// The terms on which a rule allows an origin. They can only narrow the policy; the default narrows
+/// nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct RuleTerms {
+    /// The rule's upper bound for max-age, in seconds, if it sets one.
+    pub max_age_seconds: Option<u32>,
+    /// Whether this origin is denied credentials.
+    pub without_credentials: bool,
+}
+
+impl RuleTerms {
+    /// The terms that narrow nothing.
+    pub const NONE: Self = Self { max_age_seconds: None, without_credentials: false };
+}
+
+/// The result of the decision about one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Verdict {
-    /// What the request is.
-    pub kind: Kind,
-    /// Allowed or not.
+    /// The kind of the request.
+    pub kind: RequestKind,
+    /// Whether the request passes.
     pub outcome: Outcome,
-    /// Why.
+    /// The reason of the outcome.
     pub reason: Reason,
-    /// The entry that covers the origin, also where a preflight is then refused for its method or headers.
+    /// The entry that covers the origin. It is also present if a preflight is refused for its
+    /// method or headers.
     pub entry: Option<EntryId>,
-    /// By what a rule narrows the policy for this origin.
-    pub terms: Terms,
+    /// The terms of the rule that allowed the origin.
+    pub terms: RuleTerms,
 }
 
 impl Verdict {
@@ -188,21 +204,21 @@ impl Verdict {
         matches!(self.outcome, Outcome::Allow)
     }
 
-    pub(crate) const fn allow(kind: Kind, reason: Reason, entry: Option<EntryId>) -> Self {
+    pub(crate) const fn allow(kind: RequestKind, reason: Reason, entry: Option<EntryId>) -> Self {
         Self::new(kind, Outcome::Allow, reason, entry)
     }
 
-    pub(crate) const fn deny(kind: Kind, reason: Reason, entry: Option<EntryId>) -> Self {
+    pub(crate) const fn deny(kind: RequestKind, reason: Reason, entry: Option<EntryId>) -> Self {
         Self::new(kind, Outcome::Deny, reason, entry)
     }
 
-    /// That of a request for which the tenant has no route, and so no policy.
-    pub const fn unknown_route(kind: Kind) -> Self {
+    /// Returns the verdict on a request for which the tenant has no route, and so no policy.
+    pub const fn unknown_route(kind: RequestKind) -> Self {
         Self::deny(kind, Reason::UnknownRoute, None)
     }
 
-    const fn new(kind: Kind, outcome: Outcome, reason: Reason, entry: Option<EntryId>) -> Self {
-        Self { kind, outcome, reason, entry, terms: Terms::NONE }
+    const fn new(kind: RequestKind, outcome: Outcome, reason: Reason, entry: Option<EntryId>) -> Self {
+        Self { kind, outcome, reason, entry, terms: RuleTerms::NONE }
     }
 }
 
@@ -212,9 +228,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn names_are_distinct() {
-        let kinds: BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+    fn kind_and_reason_names_are_distinct() {
+        let kinds: BTreeSet<_> = RequestKind::ALL.iter().map(|kind| kind.as_str()).collect();
         let reasons: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
-        assert_eq!((kinds.len(), reasons.len()), (Kind::ALL.len(), Reason::ALL.len()));
+        assert_eq!((kinds.len(), reasons.len()), (RequestKind::ALL.len(), Reason::ALL.len()));
     }
 }

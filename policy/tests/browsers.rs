@@ -1,5 +1,5 @@
-//! The engine's answers against a browser in a function, which must conclude what the policy means; and broken engines,
-//! each of which must be found out by that same property.
+//! Checks the engine's responses with a model of a browser, for generated policies and requests.
+//! The same check must fail for each of several broken engines.
 
 #![expect(
     clippy::panic,
@@ -15,19 +15,23 @@ mod broken;
 mod browser;
 #[path = "oracle/matcher.rs"]
 mod matcher;
+#[path = "browsers/refusals.rs"]
+mod refusals;
 
 use std::sync::Arc;
 
-use browser::{Asked, Fields, Wish};
-use crossgate_policy::{Dangerously, Disclosure, Field, OwnOrigin, Policy, PolicySpec, Request, Template};
+use browser::{Fields, PageRequest, SentRequest};
+use crossgate_policy::{
+    CorsRequest, DangerousSwitches, Disclosure, OwnOrigin, Policy, PolicySpec, RequestField, Template,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{TestError, TestRunner};
 
-/// Policies that are generated, each with that many wishes.
+/// The number of generated policies, and of requests for each of them.
 const CASES: u32 = 256;
-const WISHES: usize = 40;
+const REQUESTS: usize = 40;
 
 const OWN: OwnOrigin<'_> = OwnOrigin { host: "own.invalid", port: None, scheme: None };
 
@@ -61,7 +65,7 @@ fn meaning() -> impl Strategy<Value = Meaning> {
     })
 }
 
-fn wish() -> impl Strategy<Value = Wish> {
+fn page_request() -> impl Strategy<Value = PageRequest> {
     let origins = [
         "https://a.test",
         "https://a.test",
@@ -76,12 +80,15 @@ fn wish() -> impl Strategy<Value = Wish> {
     let origin = select(origins.to_vec());
     let method = select(&["PUT", "put", "DELETE", "PATCH", "patch", "PURGE", "GET", "POST", "X"][..]);
     let headers = vec(select(&["authorization", "X-A", "x-b", "Content-Type", "x-c"][..]), 0..4);
-    (origin, method, headers, any::<bool>()).prop_map(|(origin, method, headers, with_credentials)| Wish {
-        origin: origin.to_owned(),
-        method: method.to_owned(),
-        headers: headers.into_iter().map(str::to_owned).collect(),
-        with_credentials,
-    })
+    (origin, method, headers, any::<bool>(), any::<bool>()).prop_map(
+        |(origin, method, headers, with_credentials, watches_upload)| PageRequest {
+            origin: origin.to_owned(),
+            method: method.to_owned(),
+            headers: headers.into_iter().map(str::to_owned).collect(),
+            with_credentials,
+            watches_upload,
+        },
+    )
 }
 
 impl Meaning {
@@ -94,33 +101,36 @@ impl Meaning {
             expose_headers: owned(&self.exposed),
             allow_credentials: self.credentials,
             disclosure: self.disclosure,
-            dangerously: Dangerously { allow_null: true, ..Dangerously::default() },
+            dangerously: DangerousSwitches { allow_null: true, ..DangerousSwitches::default() },
             ..PolicySpec::default()
         };
         let template = Template::compile(&spec).unwrap_or_else(|problems| panic!("{problems:?}"));
         Policy::extend(Arc::new(template.value), &[]).unwrap().value
     }
 
-    fn lets_in(&self, wish: &Wish) -> bool {
-        let is_origin = matcher::is_origin(wish.origin.as_bytes());
+    fn lets_in(&self, page_request: &PageRequest) -> bool {
+        let is_origin = matcher::is_origin(page_request.origin.as_bytes());
         let covers = |entry: &str| match entry {
             "*" => true,
-            "null" => wish.origin == "null",
-            entry => is_origin && matcher::covers(entry, &wish.origin),
+            "null" => page_request.origin == "null",
+            entry => is_origin && matcher::covers(entry, &page_request.origin),
         };
         let is_listed = self.origins.iter().any(|entry| covers(entry));
-        is_listed && (self.credentials || !wish.with_credentials)
+        is_listed && (self.credentials || !page_request.with_credentials)
     }
 
-    fn allows(&self, wish: &Wish) -> bool {
+    fn allows(&self, page_request: &PageRequest) -> bool {
         let normal = |method: &str| match method {
             "put" => "PUT".to_owned(),
             method => method.to_owned(),
         };
-        let is_safe = ["GET", "HEAD", "POST"].contains(&wish.method.as_str());
-        let is_method = is_safe || self.methods.iter().any(|method| *method == "*" || normal(method) == wish.method);
+        let is_safe = ["GET", "HEAD", "POST"].contains(&page_request.method.as_str());
+        let is_method =
+            is_safe || self.methods.iter().any(|method| *method == "*" || normal(method) == page_request.method);
         let is_wild = self.headers.contains(&"*");
-        self.lets_in(wish) && is_method && wish.headers.iter().all(|name| self.allows_header(name, is_wild))
+        self.lets_in(page_request)
+            && is_method
+            && page_request.headers.iter().all(|name| self.allows_header(name, is_wild))
     }
 
     fn allows_header(&self, name: &str, is_wild: bool) -> bool {
@@ -129,106 +139,143 @@ impl Meaning {
     }
 }
 
-/// The status and what of the fields is about CORS.
+/// The status and the CORS fields of a response.
 #[derive(Debug)]
 struct Answer {
     status: u16,
     fields: Fields,
 }
 
-/// What the engine answers, when it works.
-fn answer(policy: &Policy, asked: &Asked) -> Answer {
-    fn field(value: &Option<String>) -> Field<'_> {
-        value.as_ref().map_or(Field::Absent, |value| Field::One(value.as_bytes()))
+/// Returns the response of the real engine.
+fn answer(policy: &Policy, sent: &SentRequest) -> Answer {
+    fn field(value: &Option<String>) -> RequestField<'_> {
+        value.as_ref().map_or(RequestField::Absent, |value| RequestField::One(value.as_bytes()))
     }
-    let lines: Vec<&[u8]> = asked.requested_headers.iter().map(String::as_bytes).collect();
-    let request = Request {
-        origin: field(&asked.origin),
-        requested_method: field(&asked.requested_method),
+    let lines: Vec<&[u8]> = sent.requested_headers.iter().map(String::as_bytes).collect();
+    let request = CorsRequest {
+        origin: field(&sent.origin),
+        requested_method: field(&sent.requested_method),
         requested_headers: &lines,
-        ..Request::new(asked.method.as_bytes(), OWN)
+        ..CorsRequest::new(sent.method.as_bytes(), OWN)
     };
-    let verdict = policy.decide(&request).without_asking();
+    let verdict = policy.decide(&request).without_rule();
     let line = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    let edits = policy.edits(&verdict, &request);
+    let is_answered = verdict.is_allowed() || policy.is_explainable(&verdict, &request);
+    let edits = policy.edits(&verdict, &request).chain(policy.refusal_edits(&verdict, &request));
     let edits = edits.map(|edit| (edit.name.to_string(), line(edit.value.as_bytes())));
     let vary = policy.vary(verdict.kind).map(|token| ("vary".to_owned(), token.to_owned()));
-    Answer { status: if verdict.is_allowed() { 204 } else { 403 }, fields: edits.chain(vary).collect() }
+    Answer { status: if is_answered { 204 } else { 403 }, fields: edits.chain(vary).collect() }
 }
 
-/// The property: whatever pages wish, a browser concludes from the engine's answers what the policy means.
-fn check(engine: impl Fn(&Policy, &Asked) -> Answer, meaning: &Meaning, wishes: &[Wish]) -> Result<(), TestCaseError> {
+/// Checks the property: from the engine's responses a browser derives exactly what the policy
+/// allows.
+fn check(
+    engine: impl Fn(&Policy, &SentRequest) -> Answer,
+    meaning: &Meaning,
+    requests: &[PageRequest],
+) -> Result<(), TestCaseError> {
     let policy = meaning.policy();
-    let ask = |asked: &Asked| engine(&policy, asked);
-    wishes.iter().try_for_each(|wish| check_wish(meaning, ask, wish))?;
-    wishes.windows(2).try_for_each(|pair| {
-        check_reuse(meaning, ask, &pair[0], &pair[1])?;
-        check_preflight_cache(meaning, ask, &pair[0], &pair[1])
+    let send = |sent: &SentRequest| engine(&policy, sent);
+    requests.iter().try_for_each(|page_request| check_request(meaning, send, page_request))?;
+    requests.windows(2).try_for_each(|pair| {
+        check_reuse(meaning, send, &pair[0], &pair[1])?;
+        check_preflight_cache(meaning, send, &pair[0], &pair[1])
     })
 }
 
-fn check_wish(meaning: &Meaning, ask: impl Fn(&Asked) -> Answer, wish: &Wish) -> Result<(), TestCaseError> {
-    let Answer { status, fields } = ask(&wish.preflight());
+fn check_request(
+    meaning: &Meaning,
+    send: impl Fn(&SentRequest) -> Answer,
+    page_request: &PageRequest,
+) -> Result<(), TestCaseError> {
+    let Answer { status, fields } = send(&page_request.preflight());
     check_shape(status, &fields)?;
-    prop_assert_eq!(browser::goes_on(wish, status, &fields), meaning.allows(wish), "{:?} {:?}", wish, fields);
-    let Answer { status, fields } = ask(&wish.actual());
+    prop_assert_eq!(
+        browser::proceeds(page_request, status, &fields),
+        meaning.allows(page_request),
+        "{:?} {:?}",
+        page_request,
+        fields
+    );
+    let proceeds_in_chromium = browser::proceeds_in(browser::Star::Chromium, page_request, status, &fields);
+    prop_assert!(meaning.allows(page_request) || !proceeds_in_chromium, "{:?} {:?}", page_request, fields);
+    let Answer { status, fields } = send(&page_request.actual());
     check_shape(status, &fields)?;
-    prop_assert_eq!(browser::passes_check(wish, &fields), meaning.lets_in(wish), "{:?} {:?}", wish, fields);
+    prop_assert_eq!(
+        browser::passes_check(page_request, &fields),
+        meaning.lets_in(page_request),
+        "{:?} {:?}",
+        page_request,
+        fields
+    );
     for name in ["x-a", "x-b", "x-c"] {
         let is_exposed = meaning.exposed.iter().any(|one| *one == "*" || one.eq_ignore_ascii_case(name));
-        prop_assert_eq!(browser::can_read(wish, name, &fields), meaning.lets_in(wish) && is_exposed, "{:?}", fields);
+        prop_assert_eq!(
+            browser::can_read(page_request, name, &fields),
+            meaning.lets_in(page_request) && is_exposed,
+            "{:?}",
+            fields
+        );
     }
     Ok(())
 }
 
-/// What a cache gives to a page that it has kept for another, or for nobody's, is as good as the page's own answer.
+/// Checks that a response which a cache may reuse for another page has the same effect as that
+/// page's own response. The first request may also be one without an origin.
 fn check_reuse(
     meaning: &Meaning,
-    ask: impl Fn(&Asked) -> Answer,
-    first: &Wish,
-    other: &Wish,
+    send: impl Fn(&SentRequest) -> Answer,
+    first: &PageRequest,
+    other: &PageRequest,
 ) -> Result<(), TestCaseError> {
-    let get = |wish: &Wish| Asked { method: "GET".to_owned(), ..wish.actual() };
-    for kept in [get(first), Asked::plain("GET")] {
-        let Answer { fields, .. } = ask(&kept);
+    let get = |page_request: &PageRequest| SentRequest { method: "GET".to_owned(), ..page_request.actual() };
+    for kept in [get(first), SentRequest::plain("GET")] {
+        let Answer { fields, .. } = send(&kept);
         if browser::may_be_reused(&fields, &kept, &get(other)) {
             let reads = browser::passes_check(other, &fields);
             prop_assert_eq!(reads, meaning.lets_in(other), "{:?} {:?} {:?}", kept, other, fields);
         }
     }
-    let Answer { status, fields } = ask(&first.preflight());
+    let Answer { status, fields } = send(&first.preflight());
     if browser::may_be_reused(&fields, &first.preflight(), &other.preflight()) {
-        let goes_on = browser::goes_on(other, status, &fields);
-        prop_assert_eq!(goes_on, meaning.allows(other), "{:?} {:?} {:?}", first, other, fields);
+        let proceeds = browser::proceeds(other, status, &fields);
+        prop_assert_eq!(proceeds, meaning.allows(other), "{:?} {:?} {:?}", first, other, fields);
     }
     Ok(())
 }
 
-/// <https://fetch.spec.whatwg.org/#concept-cache>: what a preflight told lets the same page send no more than what is meant.
+/// Checks that the browser's preflight cache, <https://fetch.spec.whatwg.org/#concept-cache>,
+/// allows a page no more than the policy.
 fn check_preflight_cache(
     meaning: &Meaning,
-    ask: impl Fn(&Asked) -> Answer,
-    first: &Wish,
-    other: &Wish,
+    send: impl Fn(&SentRequest) -> Answer,
+    first: &PageRequest,
+    other: &PageRequest,
 ) -> Result<(), TestCaseError> {
-    let Answer { status, fields } = ask(&first.preflight());
-    let later = Wish { origin: first.origin.clone(), with_credentials: first.with_credentials, ..other.clone() };
-    if browser::goes_on(first, status, &fields) {
-        let goes_on = browser::goes_on(&later, status, &fields);
-        prop_assert!(!goes_on || meaning.allows(&later), "{:?} {:?} {:?}", first, later, fields);
+    let Answer { status, fields } = send(&first.preflight());
+    let later = PageRequest {
+        origin: first.origin.clone(),
+        with_credentials: first.with_credentials,
+        watches_upload: false,
+        ..other.clone()
+    };
+    if browser::proceeds(first, status, &fields) {
+        let proceeds = browser::proceeds(&later, status, &fields);
+        prop_assert!(!proceeds || meaning.allows(&later), "{:?} {:?} {:?}", first, later, fields);
     }
     Ok(())
 }
 
-/// What holds of every answer: <https://fetch.spec.whatwg.org/#cors-protocol-and-credentials>.
+/// Checks the rules for every response:
+/// <https://fetch.spec.whatwg.org/#cors-protocol-and-credentials>.
 fn check_shape(status: u16, fields: &Fields) -> Result<(), TestCaseError> {
     let values =
         |name: &str| fields.iter().filter(|(one, _)| one == name).map(|(_, value)| value.clone()).collect::<Vec<_>>();
     let origins = values("access-control-allow-origin");
     let credentials = values("access-control-allow-credentials");
     prop_assert_eq!(origins.len(), usize::from(status == 204), "{:?}", fields);
-    let is_told = |(name, _): &(String, String)| name != "vary";
-    prop_assert!(status == 204 || !fields.iter().any(is_told), "{:?}", fields);
+    let is_cors = |(name, _): &(String, String)| name != "vary";
+    prop_assert!(status == 204 || !fields.iter().any(is_cors), "{:?}", fields);
     prop_assert!(credentials.is_empty() || credentials == ["true"], "{:?}", fields);
     prop_assert!(credentials.is_empty() || fields.iter().all(|(_, value)| value != "*"), "{:?}", fields);
     Ok(())
@@ -242,16 +289,17 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn browsers_conclude_what_the_policy_means((meaning, wishes) in (meaning(), vec(wish(), WISHES))) {
-        check(answer, &meaning, &wishes)?;
+    fn browser_conclusions_match_the_policy((meaning, requests) in (meaning(), vec(page_request(), REQUESTS))) {
+        check(answer, &meaning, &requests)?;
     }
 }
 
 #[test]
-fn every_broken_engine_is_found_out() {
+fn every_broken_engine_fails_the_browser_check() {
     for (mistake, engine) in broken::BROKEN {
         let mut runner = TestRunner::new(ProptestConfig { max_shrink_iters: 0, ..config() });
-        let found = runner.run(&(meaning(), vec(wish(), WISHES)), |(meaning, wishes)| check(engine, &meaning, &wishes));
+        let found = runner
+            .run(&(meaning(), vec(page_request(), REQUESTS)), |(meaning, requests)| check(engine, &meaning, &requests));
         assert!(matches!(found, Err(TestError::Fail(..))), "an engine that {mistake} passes");
     }
 }

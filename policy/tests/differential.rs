@@ -1,5 +1,5 @@
-//! The engine against a naive oracle, over generated policies and origins that come near them; and every call against any
-//! bytes at all.
+//! Compares the engine with a simple oracle, for generated policies and origins similar to their
+//! entries. Also calls every function with arbitrary bytes.
 
 #![expect(
     clippy::panic,
@@ -15,7 +15,8 @@ mod matcher;
 use std::sync::Arc;
 
 use crossgate_policy::{
-    Credentials, Disclosure, Field, OwnOrigin, Policy, PolicySpec, Reason, Request, Template, Upgrade,
+    CorsRequest, CredentialFields, Disclosure, OwnOrigin, Policy, PolicySpec, Reason, RequestField, RequestedUpgrade,
+    Template,
 };
 use http::HeaderName;
 use proptest::collection::vec;
@@ -24,7 +25,7 @@ use proptest::sample::select;
 
 const OWN: OwnOrigin<'_> = OwnOrigin { host: "own.invalid", port: None, scheme: None };
 
-/// Few and similar, so that hosts overlap, begin and end alike.
+/// Few and similar labels, so that hosts overlap and share prefixes and suffixes.
 const LABELS: [&str; 12] = ["a", "b", "aa", "ab", "foo", "bar", "foobar", "pr-", "pr-1", "-", "_x", "0a"];
 const TOPS: [&str; 4] = ["com", "test", "xcom", "co"];
 const PORTS: [&str; 5] = ["", "", "", ":8443", ":1"];
@@ -75,8 +76,14 @@ fn exact() -> impl Strategy<Value = String> {
         "http://[::1]:1",
         "capacitor://a.com",
         "app://0a",
+        "file://",
+        "app://.",
+        "moz-extension://a",
+        "moz-extension://a.b",
+        "moz-extension://a:1",
+        "vscode-webview://0a",
     ];
-    prop_oneof![9 => web, 1 => select(others.to_vec()).prop_map(str::to_owned)]
+    prop_oneof![9 => web, 2 => select(others.to_vec()).prop_map(str::to_owned)]
 }
 
 fn starred() -> impl Strategy<Value = String> {
@@ -85,14 +92,23 @@ fn starred() -> impl Strategy<Value = String> {
     let in_host =
         (scheme(), star, host(), port).prop_map(|(scheme, star, host, port)| format!("{scheme}://{star}{host}{port}"));
     let in_port = (scheme(), host()).prop_map(|(scheme, host)| format!("{scheme}://{host}:*"));
-    prop_oneof![4 => in_host, 1 => in_port]
+    let extension =
+        select(&["moz-extension://*", "chrome-extension://*", "safari-web-extension://*", "vscode-webview://*"][..]);
+    prop_oneof![8 => in_host, 2 => in_port, 1 => extension.prop_map(str::to_owned)]
+}
+
+/// Generates origins of extensions.
+fn extension() -> impl Strategy<Value = String> {
+    let scheme =
+        select(&["moz-extension", "chrome-extension", "safari-web-extension", "vscode-webview", "extension"][..]);
+    (scheme, "[a-p0-9-]{0,40}[.:]?[a-p0-9]{0,3}").prop_map(|(scheme, host)| format!("{scheme}://{host}"))
 }
 
 fn entries() -> impl Strategy<Value = Vec<String>> {
     vec(prop_oneof![2 => exact(), 1 => starred()], 1..200)
 }
 
-/// An origin near one or two entries, by the mistakes that matchers make.
+/// An origin similar to one or two entries, for the mistakes that matchers make.
 #[derive(Debug, Clone)]
 enum Near {
     Entry(prop::sample::Index),
@@ -119,6 +135,7 @@ fn near() -> impl Strategy<Value = Near> {
         2 => (index(), filler).prop_map(|(entry, text)| Near::Prefixed(entry, text)),
         2 => (index(), select(&HOSTILE[..])).prop_map(|(entry, text)| Near::Suffixed(entry, text)),
         4 => exact().prop_map(Near::Fresh),
+        1 => extension().prop_map(Near::Fresh),
         1 => vec(any::<u8>(), 0..400).prop_map(Near::Bytes),
     ]
 }
@@ -150,7 +167,7 @@ impl Near {
     }
 }
 
-/// A policy whose entries are spread over the template, a set of it, and the tenant's own.
+/// Creates a policy with the entries spread over the template, an origin set and the tenant.
 fn spread(entries: &[String]) -> Policy {
     let part = |which: usize| entries.iter().skip(which).step_by(3).cloned().collect::<Vec<_>>();
     let origin_sets = vec![crossgate_policy::OriginSetSpec { name: "set".to_owned(), origins: part(1) }];
@@ -160,7 +177,9 @@ fn spread(entries: &[String]) -> Policy {
 }
 
 fn check_origin(policy: &Policy, entries: &[String], origin: &[u8]) -> Result<(), TestCaseError> {
-    let verdict = policy.decide(&Request { origin: Field::One(origin), ..Request::new(b"GET", OWN) }).without_asking();
+    let verdict = policy
+        .decide(&CorsRequest { origin: RequestField::One(origin), ..CorsRequest::new(b"GET", OWN) })
+        .without_rule();
     let entry = verdict.entry.map(|entry| policy.entry_text(entry).to_owned());
     let shown = origin.escape_ascii();
     if origin == b"null" {
@@ -182,7 +201,7 @@ fn check_origin(policy: &Policy, entries: &[String], origin: &[u8]) -> Result<()
     Ok(())
 }
 
-/// Bytes of any kind, and pieces of what means something here, in any order.
+/// Generates arbitrary bytes, and sequences of meaningful pieces.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let pieces =
         ["https://", "a", ".", "test", "null", "PUT", "x-a", ",", " ", "authorization", ":8443", "*", "same-origin"];
@@ -190,7 +209,8 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![vec(any::<u8>(), 0..400), known.prop_map(|pieces| pieces.concat().into_bytes())]
 }
 
-/// A policy of one of each kind of entry, with or without `*` in its lists, or one of `*` alone.
+/// Generates a policy with one entry of each kind, with or without `*` in its lists, or a policy
+/// with the entry `*` alone.
 fn total_policy() -> impl Strategy<Value = Policy> {
     let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     let lists = select(vec![["*", "*"], ["PUT", "x-a"]]);
@@ -211,10 +231,11 @@ fn total_policy() -> impl Strategy<Value = Policy> {
     )
 }
 
-/// Every call gives something, the same each time, and nothing of CORS to whoever is denied.
-fn check_total(policy: &Policy, request: &Request<'_>) -> Result<(), TestCaseError> {
-    let verdict = policy.decide(request).without_asking();
-    prop_assert_eq!(verdict, policy.decide(request).without_asking());
+/// Checks that every call returns a result, always the same one, and no CORS field for a denied
+/// request.
+fn check_total(policy: &Policy, request: &CorsRequest<'_>) -> Result<(), TestCaseError> {
+    let verdict = policy.decide(request).without_rule();
+    prop_assert_eq!(verdict, policy.decide(request).without_rule());
     prop_assert_eq!(verdict.kind, request.classify());
     let edits: Vec<_> =
         policy.edits(&verdict, request).map(|edit| (edit.name, edit.value.as_bytes().to_vec())).collect();
@@ -224,7 +245,7 @@ fn check_total(policy: &Policy, request: &Request<'_>) -> Result<(), TestCaseErr
     }
     for (name, value) in edits {
         prop_assert!(verdict.is_allowed(), "{}", name);
-        // What is echoed is what has been judged: never a byte that would end the field.
+        // Echoed values have been checked, so no byte can end the field (response splitting).
         prop_assert!(
             !value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t'),
             "{}: {}",
@@ -247,23 +268,23 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_get_an_answer(
+    fn any_bytes_get_a_verdict(
         (policy, origins, methods) in (total_policy(), vec(bytes(), 0..3), vec(bytes(), 0..3)),
         (lines, site, is_options, credentials) in (vec(bytes(), 0..4), vec(bytes(), 0..3), any::<bool>(), any::<bool>()),
     ) {
-        fn field(lines: &[Vec<u8>]) -> Field<'_> {
-            Field::from_lines(lines.iter().map(Vec::as_slice))
+        fn field(lines: &[Vec<u8>]) -> RequestField<'_> {
+            RequestField::from_lines(lines.iter().map(Vec::as_slice))
         }
         let lines: Vec<&[u8]> = lines.iter().map(Vec::as_slice).collect();
-        let request = Request {
+        let request = CorsRequest {
             origin: field(&origins),
             requested_method: field(&methods),
             requested_headers: &lines,
             sec_fetch_site: field(&site),
-            credentials: if credentials { Credentials::Present } else { Credentials::Absent },
-            ..Request::new(if is_options { b"OPTIONS" } else { b"GET" }, OWN)
+            credentials: if credentials { CredentialFields::Present } else { CredentialFields::Absent },
+            ..CorsRequest::new(if is_options { b"OPTIONS" } else { b"GET" }, OWN)
         };
         check_total(&policy, &request)?;
-        check_total(&policy, &Request { upgrade: Upgrade::WebSocket, ..request })?;
+        check_total(&policy, &CorsRequest { upgrade: RequestedUpgrade::WebSocket, ..request })?;
     }
 }

@@ -1,5 +1,5 @@
-//! What the corpus cannot say: which entry answers when several could, how layers share and number them, what the limits
-//! are, and what `explain` tells.
+//! Checks behaviour that the corpus cannot express: the order of entries, their layers and numbers,
+//! the limits, and the explanations.
 
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crossgate_policy::{
-    Credentials, Dangerously, Disclosure, EntryId, Explanation, Field, How, OwnOrigin, Place, Policy, PolicySpec,
-    Problem, Reason, Request, Template, Upgrade, Verdict,
+    CorsRequest, CredentialFields, DangerousSwitches, Disclosure, EntryId, OriginDifference, OwnOrigin, Policy,
+    PolicyExplanation, PolicySpec, Reason, RequestField, RequestedUpgrade, SpecLocation, SpecProblem, Template,
+    Verdict,
 };
 
 const OWN: OwnOrigin<'_> = OwnOrigin { host: "own.invalid", port: None, scheme: None };
@@ -21,23 +22,23 @@ fn spec(origins: &[&str]) -> PolicySpec {
     PolicySpec { allow_origins: owned(origins), ..PolicySpec::default() }
 }
 
-fn extended(spec: &PolicySpec, own: &[&str]) -> (Policy, Vec<Problem>) {
+fn extended(spec: &PolicySpec, own: &[&str]) -> (Policy, Vec<SpecProblem>) {
     let template = Template::compile(spec).unwrap_or_else(|problems| panic!("{problems:?}"));
     let policy =
         Policy::extend(Arc::new(template.value), &owned(own)).unwrap_or_else(|problems| panic!("{problems:?}"));
     (policy.value, policy.warnings)
 }
 
-fn get(origin: &str) -> Request<'_> {
-    Request { origin: Field::One(origin.as_bytes()), ..Request::new(b"GET", OWN) }
+fn get(origin: &str) -> CorsRequest<'_> {
+    CorsRequest { origin: RequestField::One(origin.as_bytes()), ..CorsRequest::new(b"GET", OWN) }
 }
 
 fn decide(policy: &Policy, origin: &str) -> Verdict {
-    policy.decide(&get(origin)).without_asking()
+    policy.decide(&get(origin)).without_rule()
 }
 
-fn explain(policy: &Policy, request: &Request<'_>) -> Explanation {
-    policy.explain(policy.decide(request).without_asking(), request)
+fn explain(policy: &Policy, request: &CorsRequest<'_>) -> PolicyExplanation {
+    policy.explain(policy.decide(request).without_rule(), request)
 }
 
 fn entry<'p>(policy: &'p Policy, origin: &str) -> &'p str {
@@ -45,7 +46,7 @@ fn entry<'p>(policy: &'p Policy, origin: &str) -> &'p str {
 }
 
 #[test]
-fn the_narrowest_entry_answers() {
+fn narrowest_entry_is_returned() {
     let origins = [
         "https://*.test",
         "https://*.a.test",
@@ -77,7 +78,7 @@ fn the_narrowest_entry_answers() {
 }
 
 #[test]
-fn the_longest_origin_there_may_be_is_found() {
+fn longest_valid_origin_is_found() {
     let label = "a".repeat(63);
     let host = format!("{label}.{label}.{label}.{}", "a".repeat(61));
     let longest = format!("{}://{host}:65535", "s".repeat(64));
@@ -91,7 +92,7 @@ fn entries_are_numbered_densely() {
     let mut spec =
         spec(&["https://a.test", "null", "https://*.a.test", "https://b.test", "https://c.test:*", "https://e.test"]);
     spec.allow_origin_regexes = owned(&[r"https://r-[0-9]\.test", r"https://s-[0-9]\.test"]);
-    spec.dangerously = Dangerously { allow_null: true, ..Dangerously::default() };
+    spec.dangerously = DangerousSwitches { allow_null: true, ..DangerousSwitches::default() };
     let (policy, _) = extended(&spec, &["https://d.test", "https://*.d.test"]);
     let counts = policy.entry_counts();
     assert_eq!((counts.template, counts.own), (8, 2));
@@ -114,12 +115,13 @@ fn entries_are_numbered_densely() {
 }
 
 #[test]
-fn a_refused_preflight_still_names_the_entry() {
+fn refused_preflight_keeps_its_entry() {
     let (policy, _) = extended(&spec(&["https://a.test"]), &[]);
     let refused = |method, header: &'static [u8]| {
         let lines = [header];
-        let request = Request { method: b"OPTIONS", requested_method: Field::One(method), ..get("https://a.test") };
-        policy.decide(&Request { requested_headers: &lines, ..request }).without_asking()
+        let request =
+            CorsRequest { method: b"OPTIONS", requested_method: RequestField::One(method), ..get("https://a.test") };
+        policy.decide(&CorsRequest { requested_headers: &lines, ..request }).without_rule()
     };
     let entry = Some(EntryId::Template(0));
     assert_eq!((refused(b"PUT", b"").reason, refused(b"PUT", b"").entry), (Reason::Method, entry));
@@ -127,7 +129,7 @@ fn a_refused_preflight_still_names_the_entry() {
 }
 
 #[test]
-fn what_preflights_have_alike_is_rendered_once() {
+fn shared_preflight_lines_are_rendered_once() {
     let full = PolicySpec {
         allow_methods: owned(&["PUT", "DELETE"]),
         allow_headers: owned(&["x-a"]),
@@ -135,13 +137,16 @@ fn what_preflights_have_alike_is_rendered_once() {
         max_age_seconds: 5,
         ..spec(&["https://a.test"])
     };
-    let lines = |spec: &PolicySpec, request: Request<'_>| {
+    let lines = |spec: &PolicySpec, request: CorsRequest<'_>| {
         let policy = extended(spec, &[]).0;
-        let verdict = policy.decide(&request).without_asking();
+        let verdict = policy.decide(&request).without_rule();
         policy.preflight_lines(&verdict).map(|lines| String::from_utf8_lossy(lines).into_owned())
     };
-    let preflight =
-        |method| Request { method: b"OPTIONS", requested_method: Field::One(method), ..get("https://a.test") };
+    let preflight = |method| CorsRequest {
+        method: b"OPTIONS",
+        requested_method: RequestField::One(method),
+        ..get("https://a.test")
+    };
     let age = "access-control-max-age: 5\r\n";
     let credentials = "access-control-allow-credentials: true\r\n";
     let methods = "access-control-allow-methods: DELETE,PUT\r\n";
@@ -151,7 +156,7 @@ fn what_preflights_have_alike_is_rendered_once() {
         (PolicySpec { allow_credentials: false, ..full.clone() }, Some([methods, headers, age].concat())),
         (PolicySpec { allow_methods: Vec::new(), ..full.clone() }, Some([credentials, headers, age].concat())),
         (PolicySpec { allow_headers: Vec::new(), ..full.clone() }, Some([credentials, methods, age].concat())),
-        // These depend on what was asked for.
+        // These depend on the requested method or headers.
         (PolicySpec { allow_methods: owned(&["*"]), ..full.clone() }, None),
         (PolicySpec { allow_headers: owned(&["*"]), ..full.clone() }, None),
         (PolicySpec { disclosure: Disclosure::Minimal, ..full.clone() }, None),
@@ -159,7 +164,7 @@ fn what_preflights_have_alike_is_rendered_once() {
     for (spec, expected) in table {
         assert_eq!(lines(&spec, preflight(b"GET")), expected, "{spec:?}");
     }
-    for request in [preflight(b"PATCH"), get("https://a.test"), Request::new(b"GET", OWN)] {
+    for request in [preflight(b"PATCH"), get("https://a.test"), CorsRequest::new(b"GET", OWN)] {
         assert_eq!(lines(&full, request), None, "{:?}", request.classify());
     }
 }
@@ -170,31 +175,33 @@ fn a_tenant_may_allow_every_origin() {
     assert!(!policy.depends_on_origin());
     let verdict = decide(&policy, "garbage");
     assert_eq!((verdict.reason, entry(&policy, "garbage")), (Reason::Any, "*"));
-    // Needless beside others, and still the one that answers.
-    let beside = ["https://a.test", "*", "https://b.test", "https://*.a.test", "https://*.b.test", "https://c.test"];
-    assert_eq!(entry(&extended(&spec(&beside), &[]).0, "https://a.test"), "*");
+    // `*` matches even if another entry covers the origin.
+    let with_others =
+        ["https://a.test", "*", "https://b.test", "https://*.a.test", "https://*.b.test", "https://c.test"];
+    assert_eq!(entry(&extended(&spec(&with_others), &[]).0, "https://a.test"), "*");
     let with_credentials = PolicySpec { allow_credentials: true, ..PolicySpec::default() };
     let template = Arc::new(Template::compile(&with_credentials).unwrap().value);
-    for (own, places) in
-        [(&["*"][..], [Place::AllowOrigins(0)]), (&["https://a.test", "http://b.test"], [Place::AllowOrigins(1)])]
-    {
+    for (own, places) in [
+        (&["*"][..], [SpecLocation::AllowOrigins(0)]),
+        (&["https://a.test", "http://b.test"], [SpecLocation::AllowOrigins(1)]),
+    ] {
         let problems = Policy::extend(Arc::clone(&template), &owned(own)).unwrap_err();
-        assert_eq!(problems.iter().map(|problem| problem.place).collect::<Vec<_>>(), places);
+        assert_eq!(problems.iter().map(|problem| problem.location).collect::<Vec<_>>(), places);
     }
 }
 
 #[test]
-fn a_tenant_is_told_what_the_policy_allows_already() {
+fn tenant_origin_covered_by_the_policy_gets_a_warning() {
     let own = ["https://a.test", "https://x.b.test", "https://*.b.test", "https://*.c.b.test", "https://d.test"];
     let (_, warnings) = extended(&spec(&["https://a.test", "https://*.b.test"]), &own);
-    let told: Vec<Place> = warnings.iter().map(|warning| warning.place).collect();
-    assert_eq!(told, [0, 1, 2, 3].map(Place::AllowOrigins));
-    let is_same = |warning: &Problem| warning.message.contains("is in the policy already");
+    let places: Vec<SpecLocation> = warnings.iter().map(|warning| warning.location).collect();
+    assert_eq!(places, [0, 1, 2, 3].map(SpecLocation::AllowOrigins));
+    let is_same = |warning: &SpecProblem| warning.message.contains("is in the policy already");
     assert_eq!(warnings.iter().map(is_same).collect::<Vec<_>>(), [true, false, true, false]);
 }
 
 #[test]
-fn with_credentials_a_regex_lets_no_plain_http_in() {
+fn regex_with_credentials_allows_no_plain_http() {
     let mut spec = PolicySpec { allow_credentials: true, ..spec(&["https://a.test"]) };
     spec.allow_origin_regexes = owned(&[r"https?://pr-[0-9]+\.a\.test", r"http://[a-z]+\.localhost"]);
     let (policy, _) = extended(&spec, &[]);
@@ -202,8 +209,8 @@ fn with_credentials_a_regex_lets_no_plain_http_in() {
     assert_eq!(decide(&policy, "http://pr-1.a.test").reason, Reason::NoMatch);
     assert_eq!(decide(&policy, "http://app.localhost").reason, Reason::Regex);
     assert_eq!(
-        explain(&policy, &get("http://pr-1.a.test")).near_misses.first().unwrap().how,
-        How::InsecureWithCredentials
+        explain(&policy, &get("http://pr-1.a.test")).near_misses.first().unwrap().difference,
+        OriginDifference::InsecureWithCredentials
     );
     assert_eq!(explain(&policy, &get("http://other.example")).near_misses, []);
     spec.dangerously.allow_insecure_origins = true;
@@ -211,18 +218,18 @@ fn with_credentials_a_regex_lets_no_plain_http_in() {
 }
 
 #[test]
-fn every_list_has_its_limit() {
+fn list_over_its_limit_is_refused() {
     let numbered =
         |count: usize, text: &str| (0..count).map(|number| text.replace('#', &number.to_string())).collect::<Vec<_>>();
     let place_of_refusal = |spec: PolicySpec| match Template::compile(&spec) {
         Ok(_) => None,
-        Err(problems) => Some(problems.into_iter().map(|problem| problem.place).collect::<Vec<_>>()),
+        Err(problems) => Some(problems.into_iter().map(|problem| problem.location).collect::<Vec<_>>()),
     };
     let with = |count, text: &str| {
         place_of_refusal(PolicySpec { allow_origins: numbered(count, text), ..PolicySpec::default() })
     };
     assert_eq!(with(64, "https://pr-#-*.a.test"), None);
-    assert_eq!(with(65, "https://pr-#-*.a.test"), Some(vec![Place::AllowOrigins(64)]));
+    assert_eq!(with(65, "https://pr-#-*.a.test"), Some(vec![SpecLocation::AllowOrigins(64)]));
     assert_eq!(with(65, "https://pr-*.a#.test"), None);
     let with = |count| {
         place_of_refusal(PolicySpec {
@@ -230,24 +237,24 @@ fn every_list_has_its_limit() {
             ..PolicySpec::default()
         })
     };
-    assert_eq!((with(64), with(65)), (None, Some(vec![Place::AllowOriginRegexes(64)])));
+    assert_eq!((with(64), with(65)), (None, Some(vec![SpecLocation::AllowOriginRegexes(64)])));
     let with = |count| place_of_refusal(PolicySpec { allow_headers: numbered(count, "x-#"), ..PolicySpec::default() });
-    assert_eq!((with(256), with(257)), (None, Some(vec![Place::AllowHeaders(256)])));
+    assert_eq!((with(256), with(257)), (None, Some(vec![SpecLocation::AllowHeaders(256)])));
     let with_star_at = |at: usize| {
         let mut allow_headers = numbered(300, "x-#");
         allow_headers[at] = "*".to_owned();
         place_of_refusal(PolicySpec { allow_headers, ..PolicySpec::default() })
     };
     for at in [0, 255, 256, 257, 299] {
-        assert_eq!(with_star_at(at), Some(vec![Place::AllowHeaders(256)]), "{at}");
+        assert_eq!(with_star_at(at), Some(vec![SpecLocation::AllowHeaders(256)]), "{at}");
     }
     let with_name_of =
         |len: usize| place_of_refusal(PolicySpec { allow_headers: vec!["x".repeat(len)], ..PolicySpec::default() });
-    assert_eq!([256, 257].map(with_name_of), [None, Some(vec![Place::AllowHeaders(0)])]);
+    assert_eq!([256, 257].map(with_name_of), [None, Some(vec![SpecLocation::AllowHeaders(0)])]);
 }
 
 #[test]
-fn near_misses_are_told() {
+fn near_misses_are_explained() {
     let origins = [
         "https://app.example.com",
         "https://*.example.org",
@@ -258,32 +265,32 @@ fn near_misses_are_told() {
     ];
     let (policy, _) = extended(&spec(&origins), &["https://own.example.net:8443"]);
     let table = [
-        ("https://app.example.com:8443", "https://app.example.com", How::PortDiffers),
-        ("http://app.example.com", "https://app.example.com", How::SchemeDiffers),
-        ("https://localhost", "http://localhost:3000", How::SchemeAndPortDiffer),
-        ("https://own.example.net", "https://own.example.net:8443", How::PortDiffers),
-        ("https://example.org", "https://*.example.org", How::ApexNotCovered),
-        ("http://x.example.org", "https://*.example.org", How::SchemeDiffers),
-        ("https://x.example.org:1", "https://*.example.org", How::PortDiffers),
-        ("https://pr-.preview.test", "https://pr-*.preview.test", How::StarNotMet),
-        ("https://pr-1.evil.preview.test", "https://pr-*.preview.test", How::StarNotMet),
-        ("https://pr--web.stage.test", "https://pr-*-web.stage.test", How::StarNotMet),
-        ("https://x.app.example.com", "https://app.example.com", How::SubdomainOfExact),
-        ("https://x.www.shop.test", "https://www.shop.test:*", How::SubdomainOfExact),
-        ("https://example.com", "https://app.example.com", How::ParentOfExact),
-        ("https://evilapp.example.com", "https://app.example.com", How::Lookalike),
-        ("https://app.example.com.evil.com", "https://app.example.com", How::Lookalike),
-        ("https://x.example.org.evil.com", "https://*.example.org", How::Lookalike),
-        ("https://evilexample.org", "https://*.example.org", How::Lookalike),
+        ("https://app.example.com:8443", "https://app.example.com", OriginDifference::PortDiffers),
+        ("http://app.example.com", "https://app.example.com", OriginDifference::SchemeDiffers),
+        ("https://localhost", "http://localhost:3000", OriginDifference::SchemeAndPortDiffer),
+        ("https://own.example.net", "https://own.example.net:8443", OriginDifference::PortDiffers),
+        ("https://example.org", "https://*.example.org", OriginDifference::ApexNotCovered),
+        ("http://x.example.org", "https://*.example.org", OriginDifference::SchemeDiffers),
+        ("https://x.example.org:1", "https://*.example.org", OriginDifference::PortDiffers),
+        ("https://pr-.preview.test", "https://pr-*.preview.test", OriginDifference::StarNotMet),
+        ("https://pr-1.evil.preview.test", "https://pr-*.preview.test", OriginDifference::StarNotMet),
+        ("https://pr--web.stage.test", "https://pr-*-web.stage.test", OriginDifference::StarNotMet),
+        ("https://x.app.example.com", "https://app.example.com", OriginDifference::SubdomainOfExact),
+        ("https://x.www.shop.test", "https://www.shop.test:*", OriginDifference::SubdomainOfExact),
+        ("https://example.com", "https://app.example.com", OriginDifference::ParentOfExact),
+        ("https://evilapp.example.com", "https://app.example.com", OriginDifference::Lookalike),
+        ("https://app.example.com.evil.com", "https://app.example.com", OriginDifference::Lookalike),
+        ("https://x.example.org.evil.com", "https://*.example.org", OriginDifference::Lookalike),
+        ("https://evilexample.org", "https://*.example.org", OriginDifference::Lookalike),
     ];
     for (origin, entry, how) in table {
         let explanation = explain(&policy, &get(origin));
-        let told: Vec<_> = explanation.near_misses.iter().map(|near| (near.entry.as_str(), near.how)).collect();
-        assert_eq!(told, [(entry, how)], "{origin}");
+        let near: Vec<_> = explanation.near_misses.iter().map(|near| (near.entry.as_str(), near.difference)).collect();
+        assert_eq!(near, [(entry, how)], "{origin}");
     }
-    // Far from every entry, or apart from one by more than one thing; and one that is covered.
+    // Origins with more than one difference to every entry, and one that is covered.
     for origin in [
-        "https://nothing.alike",
+        "https://nothing.similar",
         "http://example.org",
         "http://x.www.shop.test",
         "https://x.preview.test",
@@ -294,15 +301,15 @@ fn near_misses_are_told() {
     ] {
         assert_eq!(explain(&policy, &get(origin)).near_misses, [], "{origin}");
     }
-    let told = explain(&policy, &get("https://example.org")).near_misses;
-    assert_eq!(told[0].to_string(), "https://*.example.org: apex is not covered by the wildcard");
+    let near = explain(&policy, &get("https://example.org")).near_misses;
+    assert_eq!(near[0].to_string(), "https://*.example.org: apex is not covered by the wildcard");
 }
 
 #[test]
-fn causes_are_told() {
+fn denial_causes_are_explained() {
     let (policy, _) = extended(&spec(&["https://a.test"]), &[]);
     let origin = |origin: &[u8]| {
-        let request = Request { origin: Field::One(origin), ..Request::new(b"GET", OWN) };
+        let request = CorsRequest { origin: RequestField::One(origin), ..CorsRequest::new(b"GET", OWN) };
         explain(&policy, &request).cause.unwrap_or_default()
     };
     let table: [(&[u8], &str); 8] = [
@@ -310,7 +317,7 @@ fn causes_are_told() {
         (&[b'a'; 100], "aaaa` has no scheme"),
         (&[b'a'; 101], "aaaa..` has no scheme"),
         (b"https://A.test", "upper-case"),
-        (b"https://a.test\xff", r"`https://a.test\xff` is not all ASCII"),
+        (b"https://a.test\xff", r"`https://a.test\xff` has non-ASCII characters"),
         (b"", "is empty"),
         (b"null", "`null`"),
         (&[b'a'; 5000], "aaaa..` is longer than an origin can be"),
@@ -320,7 +327,7 @@ fn causes_are_told() {
     }
     assert_eq!(origin(b"https://a.test"), "");
     let preflight = |method, lines: &[&[u8]]| {
-        let request = Request {
+        let request = CorsRequest {
             method: b"OPTIONS",
             requested_method: method,
             requested_headers: &lines,
@@ -328,21 +335,93 @@ fn causes_are_told() {
         };
         explain(&policy, &request).cause.unwrap()
     };
-    assert_eq!(preflight(Field::One(b"PUT"), &[]), "the method `PUT` is not allowed");
-    assert!(preflight(Field::Many, &[]).contains("several"));
-    assert_eq!(preflight(Field::One(b"GET"), &[b"x a\n"]), r"`x a\n` is not a header name");
-    assert_eq!(preflight(Field::One(b"GET"), &[b"x-a"]), "the header `x-a` is not allowed");
+    assert_eq!(preflight(RequestField::One(b"PUT"), &[]), "the method `PUT` is not allowed");
+    assert!(preflight(RequestField::Many, &[]).contains("several"));
+    assert_eq!(preflight(RequestField::One(b"GET"), &[b"x a\n"]), r"`x a\n` is not a header name");
+    assert_eq!(preflight(RequestField::One(b"GET"), &[b"x-a"]), "the header `x-a` is not allowed");
 }
 
 #[test]
-fn a_star_is_told_not_to_cover_a_handshake_with_credentials() {
-    let handshake = |credentials| Request { upgrade: Upgrade::WebSocket, credentials, ..get("https://a.test") };
+fn b1_regex_with_credentials_allows_no_local_files() {
+    let mut spec = PolicySpec { allow_credentials: true, ..spec(&["https://a.test"]) };
+    spec.allow_origin_regexes = owned(&[r"file://|app://\.|https://pr-[0-9]+\.a\.test"]);
+    spec.dangerously.allow_any_origin = true;
+    let (policy, _) = extended(&spec, &[]);
+    assert_eq!(decide(&policy, "https://pr-1.a.test").reason, Reason::Regex);
+    for origin in ["file://", "app://."] {
+        assert_eq!(decide(&policy, origin).reason, Reason::NoMatch, "{origin}");
+        let misses = explain(&policy, &get(origin)).near_misses;
+        assert_eq!(misses.first().unwrap().difference, OriginDifference::LocalFileWithCredentials, "{origin}");
+    }
+    spec.dangerously.allow_local_file_origins = true;
+    assert_eq!(decide(&extended(&spec, &[]).0, "file://").reason, Reason::Regex);
+}
+
+#[test]
+fn b2_stars_of_extensions_are_entries_of_both_layers() {
+    let shared = ["https://a.test", "moz-extension://*", "https://*.b.test", "vscode-webview://*", "null"];
+    let mut spec = spec(&shared);
+    spec.dangerously.allow_null = true;
+    let own = ["chrome-extension://*", "moz-extension://*", "file://"];
+    let (policy, warnings) = extended(&spec, &own);
+    let found: Vec<_> = warnings.iter().map(|warning| (warning.location, warning.message.as_str())).collect();
+    let same = "`moz-extension://*` is in the policy already, expected it in one place";
+    assert_eq!(found, [(SpecLocation::AllowOrigins(1), same)]);
+    for (origin, text) in [
+        ("moz-extension://x", "moz-extension://*"),
+        ("vscode-webview://x", "vscode-webview://*"),
+        ("chrome-extension://x", "chrome-extension://*"),
+        ("https://x.b.test", "https://*.b.test"),
+        ("file://", "file://"),
+        ("null", "null"),
+    ] {
+        assert_eq!(entry(&policy, origin), text);
+    }
+    let all = (0..policy.entry_counts().template).map(|index| EntryId::Template(index as u32));
+    let texts: Vec<&str> = all.map(|id| policy.entry_text(id)).collect();
+    assert_eq!(texts, ["https://a.test", "https://*.b.test", "moz-extension://*", "vscode-webview://*", "null"]);
+    assert_eq!(policy.entry_text(EntryId::Template(5)), "");
+    let table = [
+        ("moz-extension://x:1", OriginDifference::PortDiffers),
+        ("moz-extension://x.y", OriginDifference::StarNotMet),
+        ("safari-web-extension://x", OriginDifference::SchemeDiffers),
+    ];
+    for (origin, how) in table {
+        assert_eq!(explain(&policy, &get(origin)).near_misses.first().unwrap().difference, how, "{origin}");
+    }
+    assert_eq!(explain(&policy, &get("capacitor://x")).near_misses, []);
+    assert_eq!(explain(&extended(&spec, &[]).0, &get("file://")).near_misses, []);
+}
+
+#[test]
+fn b3_rewritten_host_is_explained() {
+    let (policy, _) = extended(&spec(&["https://a.test"]), &[]);
+    let cause = |origin: &'static str, site: RequestField<'static>| {
+        explain(&policy, &CorsRequest { sec_fetch_site: site, ..get(origin) }).cause
+    };
+    let rewritten = cause("https://b.test", RequestField::One(b"same-origin")).unwrap();
+    assert_eq!(
+        rewritten,
+        "the browser sent `Sec-Fetch-Site: same-origin`, but the request's host is `own.invalid`, so a proxy in front has \
+         rewritten `Host`: have it forward the client's `Host`, or list the origin"
+    );
+    for site in [RequestField::Absent, RequestField::One(b"cross-site"), RequestField::One(b"none"), RequestField::Many]
+    {
+        assert_eq!(cause("https://b.test", site), None, "{site:?}");
+    }
+    assert_eq!(cause("https://a.test", RequestField::One(b"same-origin")), None);
+}
+
+#[test]
+fn star_refuses_websocket_handshake_with_credentials() {
+    let handshake =
+        |credentials| CorsRequest { upgrade: RequestedUpgrade::WebSocket, credentials, ..get("https://a.test") };
     let cause =
         |origins: &[&str], credentials| explain(&extended(&spec(origins), &[]).0, &handshake(credentials)).cause;
-    let told =
+    let expected =
         "`*` does not cover a WebSocket handshake with credentials, expected the origins themselves instead of it";
-    assert_eq!(cause(&["*"], Credentials::Present).as_deref(), Some(told));
-    assert_eq!(cause(&["*"], Credentials::Absent), None);
-    // Here the entries are why, and near misses tell of them.
-    assert_eq!(cause(&["https://b.test"], Credentials::Present), None);
+    assert_eq!(cause(&["*"], CredentialFields::Present).as_deref(), Some(expected));
+    assert_eq!(cause(&["*"], CredentialFields::Absent), None);
+    // Without `*` the near misses explain the denial.
+    assert_eq!(cause(&["https://b.test"], CredentialFields::Present), None);
 }

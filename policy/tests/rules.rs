@@ -1,12 +1,13 @@
-//! Rules: what a script may say, what is refused when it is loaded, what a run may take, and that an answer depends on nothing but
-//! what was read.
+//! Tests of rules: the language, the audit, the limits of a run, the policy around a rule, and the
+//! cache key, on which an answer must depend.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 
 use crossgate_policy::{
-    Answer, Kind, Reads, Rule, RuleData, RuleErrorKind, RuleInput, RuleLimits, RuleRun, Script, ScriptProblem, Terms,
+    RequestKind, Rule, RuleAnswer, RuleData, RuleErrorKind, RuleInput, RuleLimits, RuleReads, RuleRun, RuleTerms,
+    Script, ScriptProblem,
 };
 use http::{HeaderMap, HeaderName};
 
@@ -34,7 +35,7 @@ fn compile(source: &str) -> Result<Script, Vec<ScriptProblem>> {
     Script::compile("test", source, &data(), &RuleLimits::default())
 }
 
-/// A script that lists what it names.
+/// Creates a rule that lists the headers and query keys of its script.
 fn rule(source: &str) -> Rule {
     let script = compile(source).unwrap_or_else(|problems| panic!("{source}\n{problems:#?}"));
     let headers: Vec<HeaderName> = script.headers().iter().map(|(name, _)| name.parse().unwrap()).collect();
@@ -42,7 +43,7 @@ fn rule(source: &str) -> Rule {
     Rule::new(1, &Arc::new(script), &headers, &query, 2)
 }
 
-/// A rule whose `decide` has this body.
+/// Creates a rule whose `decide` has this body.
 fn body(body: &str) -> Rule {
     rule(&format!("fn decide(req) {{\n{body}\n}}"))
 }
@@ -55,7 +56,7 @@ fn with_input<R>(headers: &HeaderMap, then: impl FnOnce(&RuleInput<'_>) -> R) ->
         scheme: "https",
         host: "pr-1.shop.test",
         port: Some(8443),
-        kind: Kind::Actual,
+        kind: RequestKind::Actual,
         tenant: "acme",
         route: "/",
         method: b"PUT",
@@ -78,14 +79,14 @@ fn run(rule: &Rule) -> RuleRun {
     with_input(&headers, |input| rule.run(input, 0, never))
 }
 
-/// How a rule with this body ends.
+/// Checks the answer of a rule with this body.
 #[track_caller]
-fn check(source: &str, expected: Answer) {
+fn check(source: &str, expected: RuleAnswer) {
     assert_eq!(run(&body(source)).answer, Ok(expected), "{source}");
 }
 
-fn allow() -> Answer {
-    Answer::Allow(Terms::NONE)
+fn allow() -> RuleAnswer {
+    RuleAnswer::Allow(RuleTerms::NONE)
 }
 
 #[track_caller]
@@ -94,12 +95,12 @@ fn fails(source: &str, kind: RuleErrorKind) {
     assert_eq!(run.answer.as_ref().map_err(|error| error.kind), Err(kind), "{source}: {run:?}");
 }
 
-/// Whether this is true inside a rule.
+/// Checks that an expression is true in a rule.
 #[track_caller]
 fn holds(expression: &str) {
     check(&format!("if {expression} {{ allow() }} else {{ deny() }}"), allow());
 }
 
 fn reads(run: &RuleRun, rule: &Rule) -> Vec<String> {
-    rule.names(Reads::from_bits(run.reads.bits()))
+    rule.names(RuleReads::from_bits(run.reads.bits()))
 }

@@ -1,47 +1,53 @@
-//! The lists of methods and header names: from configured text to sets.
+//! Reads the configured lists of methods and header names into sets.
+//!
+//! Names that a browser never sends or never exposes are refused, with the Fetch standard's lists
+//! ([`names`](crate::names)). Rendering the lists as header values is the job of the parent module.
 
 use http::HeaderValue;
 
 use crate::names::{
     CORS_PREFIX, FORBIDDEN_METHODS, FORBIDDEN_REQUEST_HEADER_PREFIXES, FORBIDDEN_REQUEST_HEADERS,
-    FORBIDDEN_RESPONSE_HEADERS, NON_WILDCARD_REQUEST_HEADER, NORMALIZED_METHODS, Names, SAFELISTED_RESPONSE_HEADERS,
+    FORBIDDEN_RESPONSE_HEADERS, NON_WILDCARD_REQUEST_HEADER, NORMALIZED_METHODS, NameSet, SAFELISTED_RESPONSE_HEADERS,
     is_token,
 };
-use crate::origin::pattern::told;
+use crate::origin::pattern::quoted_message;
 use crate::policy::AllowedMethods;
 use crate::request_headers::AllowedHeaders;
-use crate::spec::{Findings, Place, PolicySpec};
+use crate::spec::{CompileFindings, PolicySpec, SpecLocation};
 
-/// The most names in one list: each response carries them.
+/// The most names in one list. Each response contains them.
 const NAMES_MAX: usize = 256;
 
 /// The longest name, in bytes.
 const NAME_LEN_MAX: usize = 256;
 
-/// A list as it was configured: `*`, names, or both.
-struct List {
+/// A configured list: `*`, names, or both.
+struct ConfiguredList {
     has_star: bool,
-    names: Names,
+    names: NameSet,
 }
 
-/// What to make of one name: keep it in some spelling, leave it out, or refuse it.
-type Reading = Result<Option<String>, String>;
+/// A name in the spelling to keep, nothing if the name is superfluous, or the reason of its
+/// refusal.
+type NameResult = Result<Option<String>, String>;
 
-pub(super) fn methods(list: &[String], findings: &mut Findings) -> AllowedMethods {
+pub(super) fn methods(list: &[String], findings: &mut CompileFindings) -> AllowedMethods {
     warn_about_case(list, findings);
-    let list = read(list, Place::AllowMethods, read_method, findings);
+    let list = read(list, SpecLocation::AllowMethods, read_method, findings);
     if list.has_star { AllowedMethods::All } else { AllowedMethods::Only(list.names) }
 }
 
-pub(super) fn request_headers(spec: &PolicySpec, findings: &mut Findings) -> AllowedHeaders {
-    let list = read(&spec.allow_headers, Place::AllowHeaders, read_request_header, findings);
+pub(super) fn request_headers(spec: &PolicySpec, findings: &mut CompileFindings) -> AllowedHeaders {
+    let list = read(&spec.allow_headers, SpecLocation::AllowHeaders, read_request_header, findings);
+    // https://fetch.spec.whatwg.org/#cors-non-wildcard-request-header-name: `*` does not cover
+    // `authorization`. With credentials `*` is never sent, so the policy's `*` means every name.
     match (list.has_star, spec.allow_credentials || list.names.contains(NON_WILDCARD_REQUEST_HEADER.as_bytes())) {
         (false, _) => AllowedHeaders::Only(list.names),
         (true, true) => AllowedHeaders::All,
         (true, false) => {
             let star = spec.allow_headers.iter().position(|name| name == "*").unwrap_or_default();
             findings.warn(
-                Place::AllowHeaders(star),
+                SpecLocation::AllowHeaders(star),
                 "`authorization` is not covered by `*`, expected it to be listed as well if it is allowed",
             );
             AllowedHeaders::AllButAuthorization
@@ -49,12 +55,14 @@ pub(super) fn request_headers(spec: &PolicySpec, findings: &mut Findings) -> All
     }
 }
 
-pub(super) fn exposed(spec: &PolicySpec, findings: &mut Findings) -> Option<HeaderValue> {
-    let list = read(&spec.expose_headers, Place::ExposeHeaders, read_response_header, findings);
+pub(super) fn exposed(spec: &PolicySpec, findings: &mut CompileFindings) -> Option<HeaderValue> {
+    let list = read(&spec.expose_headers, SpecLocation::ExposeHeaders, read_response_header, findings);
+    // https://fetch.spec.whatwg.org/#cors-protocol-and-credentials: with credentials, browsers take
+    // `*` for the header named `*`.
     if list.has_star && spec.allow_credentials {
         let star = spec.expose_headers.iter().position(|name| name == "*").unwrap_or_default();
         findings.error(
-            Place::ExposeHeaders(star),
+            SpecLocation::ExposeHeaders(star),
             "`*` exposes nothing when credentials are allowed, expected the names themselves",
         );
     }
@@ -62,13 +70,18 @@ pub(super) fn exposed(spec: &PolicySpec, findings: &mut Findings) -> Option<Head
     HeaderValue::try_from(text).ok().filter(|value| !value.is_empty())
 }
 
-fn read(list: &[String], place: fn(usize) -> Place, read_one: fn(&str) -> Reading, findings: &mut Findings) -> List {
+fn read(
+    list: &[String],
+    place: fn(usize) -> SpecLocation,
+    read_one: fn(&str) -> NameResult,
+    findings: &mut CompileFindings,
+) -> ConfiguredList {
     let mut names = Vec::new();
     for (index, text) in list.iter().enumerate().take(NAMES_MAX).filter(|(_, text)| *text != "*") {
         match check_token(text).and_then(|()| read_one(text)) {
-            Err(why) => findings.error(place(index), told(text, &why)),
+            Err(why) => findings.error(place(index), quoted_message(text, &why)),
             Ok(Some(name)) if names.contains(&name) => {
-                findings.warn(place(index), told(text, "is listed twice, expected once"))
+                findings.warn(place(index), quoted_message(text, "is listed twice, expected once"))
             }
             Ok(name) => names.extend(name),
         }
@@ -76,7 +89,7 @@ fn read(list: &[String], place: fn(usize) -> Place, read_one: fn(&str) -> Readin
     if list.len() > NAMES_MAX {
         findings.error(place(NAMES_MAX), format!("the list is too long, expected at most {NAMES_MAX} names"));
     }
-    List { has_star: list.iter().any(|text| text == "*"), names: Names::new(names) }
+    ConfiguredList { has_star: list.iter().any(|text| text == "*"), names: NameSet::new(names) }
 }
 
 fn check_token(text: &str) -> Result<(), String> {
@@ -89,44 +102,45 @@ fn check_token(text: &str) -> Result<(), String> {
     }
 }
 
-// https://fetch.spec.whatwg.org/#methods
-fn read_method(text: &str) -> Reading {
+// https://fetch.spec.whatwg.org/#methods: forbidden methods, and normalization of the method name.
+fn read_method(text: &str) -> NameResult {
     let upper = text.to_ascii_uppercase();
     if FORBIDDEN_METHODS.contains(&upper.as_str()) {
-        return Err("is a method that browsers never send, expected one that they do".to_owned());
+        return Err("is a method that browsers never send, expected another method".to_owned());
     }
     Ok(Some(if NORMALIZED_METHODS.contains(&upper.as_str()) { upper } else { text.to_owned() }))
 }
 
-// A browser upper-cases six methods and sends all others as the page wrote them: `patch` is not `PATCH`.
-fn warn_about_case(list: &[String], findings: &mut Findings) {
+// https://fetch.spec.whatwg.org/#concept-method-normalize: a browser upper-cases six methods and
+// sends all others as the page wrote them, so `patch` is not `PATCH`.
+fn warn_about_case(list: &[String], findings: &mut CompileFindings) {
     for (index, text) in list.iter().enumerate() {
         let upper = text.to_ascii_uppercase();
         if *text != upper && !NORMALIZED_METHODS.contains(&upper.as_str()) {
             findings.warn(
-                Place::AllowMethods(index),
-                told(text, &format!("is kept in its case, as browsers do, expected `{upper}`")),
+                SpecLocation::AllowMethods(index),
+                quoted_message(text, &format!("is case-sensitive, as in browsers, expected `{upper}`")),
             );
         }
     }
 }
 
-fn read_request_header(text: &str) -> Reading {
+fn read_request_header(text: &str) -> NameResult {
     let lower = text.to_ascii_lowercase();
     let has_prefix = |prefix: &&str| lower.starts_with(prefix);
     if lower.starts_with(CORS_PREFIX) {
         return Err("is a field of the CORS protocol itself, expected a header that a page sets".to_owned());
     }
     if FORBIDDEN_REQUEST_HEADERS.contains(&lower.as_str()) || FORBIDDEN_REQUEST_HEADER_PREFIXES.iter().any(has_prefix) {
-        return Err("is a header that no page is able to set, expected one that a page sets".to_owned());
+        return Err("is a header that pages cannot set, expected one that a page sets".to_owned());
     }
     Ok(Some(lower))
 }
 
-fn read_response_header(text: &str) -> Reading {
+fn read_response_header(text: &str) -> NameResult {
     let lower = text.to_ascii_lowercase();
     if FORBIDDEN_RESPONSE_HEADERS.contains(&lower.as_str()) {
-        return Err("is a header that no page is able to read, expected one that a page reads".to_owned());
+        return Err("is a header that pages cannot read, expected one that a page reads".to_owned());
     }
     if lower.starts_with(CORS_PREFIX) {
         return Err("is a field of the CORS protocol itself, expected a header of the response".to_owned());

@@ -1,55 +1,77 @@
-//! What a rule and the policy around it must agree on.
+//! Checks a rule against its policy: with credentials it must not allow unlisted origins, it must
+//! not stand next to `*`, and the policy must list the headers and query keys that its script
+//! reads.
 
-use crate::origin::risk::Guard;
-use crate::rule::Rule;
-use crate::spec::{Findings, Place, PolicySpec, Problem};
+use crate::origin::risk::EntryRestrictions;
+use crate::rule::{Rule, UnlistedOriginReport};
+use crate::spec::{CompileFindings, PolicySpec, SpecLocation, SpecProblem};
 
-pub(super) const BESIDE_ANY: &str = "`*` allows every origin, so the rule would never be asked, expected one of them";
+pub(super) const NEXT_TO_ANY: &str =
+    "`*` allows every origin, so the rule would never run, expected either `*` or a rule";
 
-/// Whether a rule that lets strangers in, on behalf of this tenant, is one too many.
-pub(super) fn stranger_refusal(rule: &Rule, tenant: &str, guard: &Guard) -> Option<String> {
-    if !guard.credentials || guard.dangerously.allow_any_origin {
-        return None;
-    }
-    let admitted = rule.strangers(tenant).admitted?;
+/// Whether a rule that allows unlisted origins must be refused.
+pub(super) fn needs_unlisted_origin_probe(restrictions: &EntryRestrictions) -> bool {
+    restrictions.credentials && !restrictions.dangerously.allow_any_origin
+}
+
+/// The message that refuses a rule which allows unlisted origins.
+pub(super) fn unlisted_origin_refusal(
+    report: UnlistedOriginReport,
+    restrictions: &EntryRestrictions,
+) -> Option<String> {
+    let extension = report.admitted_extension.filter(|_| !restrictions.dangerously.allow_any_extension);
+    let (admitted, key) = match (report.admitted, extension) {
+        (Some(origin), _) => (origin, "dangerouslyAllowAnyOrigin"),
+        (None, Some(origin)) => (origin, "dangerouslyAllowAnyExtension"),
+        (None, None) => return None,
+    };
     Some(format!(
-        "the rule lets a stranger in with credentials, such as `{admitted}`, expected it to look at the host, or \
-         `dangerouslyAllowAnyOrigin` as well"
+        "the rule allows unlisted origins with credentials, such as {admitted}, expected it to compare the whole host, \
+         or `{key}` as well"
     ))
 }
 
-/// Everything that keeps a rule from its policy.
-pub fn check_rule(rule: &Rule, spec: &PolicySpec) -> Vec<Problem> {
-    let guard = Guard { credentials: spec.allow_credentials, dangerously: spec.dangerously };
+/// Reports every conflict between a rule and the spec of its policy, without compiling the policy.
+pub fn check_rule(rule: &Rule, spec: &PolicySpec) -> Vec<SpecProblem> {
+    let restrictions = EntryRestrictions { credentials: spec.allow_credentials, dangerously: spec.dangerously };
     let is_any = spec.allow_origins.iter().any(|origin| origin == "*");
-    let mut findings = Findings::default();
-    check(rule, is_any, &guard, &mut findings);
+    let mut findings = CompileFindings::default();
+    let report = needs_unlisted_origin_probe(&restrictions).then(|| rule.probe_unlisted_origins());
+    check(rule, report, is_any, &restrictions, &mut findings);
     findings.conclude(()).err().unwrap_or_default()
 }
 
-pub(super) fn check(rule: &Rule, is_any: bool, guard: &Guard, findings: &mut Findings) {
-    if let Some(message) = stranger_refusal(rule, "", guard) {
-        findings.error(Place::Rule, message);
+pub(super) fn check(
+    rule: &Rule,
+    report: Option<UnlistedOriginReport>,
+    is_any: bool,
+    restrictions: &EntryRestrictions,
+    findings: &mut CompileFindings,
+) {
+    if let Some(message) = report.and_then(|report| unlisted_origin_refusal(report, restrictions)) {
+        findings.error(SpecLocation::Rule, message);
     }
     if is_any {
-        findings.error(Place::Rule, BESIDE_ANY);
+        findings.error(SpecLocation::Rule, NEXT_TO_ANY);
     }
     let script = rule.script();
     for (name, at) in script.headers() {
         if !rule.headers().iter().any(|listed| listed.as_str() == &**name) {
-            findings.error(Place::Rule, unlisted("header", name, script.name(), at.line, "headers"));
+            findings.error(SpecLocation::Rule, unlisted("header", name, script.name(), at.line, "headers"));
         }
     }
     for (key, at) in script.query_keys() {
         if !rule.query().contains(key) {
-            findings.error(Place::Rule, unlisted("query key", key, script.name(), at.line, "query"));
+            findings.error(SpecLocation::Rule, unlisted("query key", key, script.name(), at.line, "query"));
         }
     }
     for (index, listed) in rule.headers().iter().enumerate() {
         if !script.headers().iter().any(|(name, _)| **name == *listed.as_str()) {
             findings.warn(
-                Place::RuleHeaders(index),
-                format!("the rule never reads `{listed}`, and every answer varies by it, expected it to be left out"),
+                SpecLocation::RuleHeaders(index),
+                format!(
+                    "the rule never reads `{listed}`, but every response has it in `Vary`, expected it to be left out"
+                ),
             );
         }
     }

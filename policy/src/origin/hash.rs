@@ -1,40 +1,42 @@
-//! The hash of origins and hosts: seeded, quick for short text, and made to grow from the right.
+//! The hash of origins and hosts: seeded, fast for short text, and extensible to the left.
 //!
-//! [`suffixes`] walks a host from its last label to its first and carries the hash along, so that every suffix of a
-//! host of 126 labels costs one step. The seed is random and secret: who sends origins cannot know which of them
-//! collide. Nothing here is fit for anything but tables in memory.
+//! [`suffixes`] walks a host from its last label to its first and extends the hash, so that each
+//! suffix costs one step, even for a host of 126 labels. The seed is random and secret, so that an
+//! attacker cannot choose origins that collide (hash flooding). The hash is suitable only for
+//! tables in memory.
 
 use std::hash::{BuildHasher, RandomState};
 
-/// Random numbers that a table's hashes depend on.
+/// The random numbers on which the hashes of a template's tables depend.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Seed {
+pub(crate) struct HashSeed {
     start: u64,
     left: u64,
     right: u64,
 }
 
-impl Seed {
-    /// A new one from the operating system's randomness.
+impl HashSeed {
+    /// Creates a seed from the operating system's randomness.
     pub(crate) fn random() -> Self {
         let draw = |salt: u64| RandomState::new().hash_one(salt);
         Self { start: draw(0), left: draw(1), right: draw(2) }
     }
 
-    /// The hash of a whole text.
+    /// Returns the hash of a whole text.
     pub(crate) fn whole(&self, text: &[u8]) -> u64 {
         self.finish(self.chain(self.start, text))
     }
 
-    /// A hash to look things up by, of one that can be carried on. Texts that differ in their last bytes alone, as numbered names and
-    /// ports do, have hashes a constant apart without it, and under some seeds crowd together in a table.
+    /// Converts an extensible hash to one for lookups. Texts that differ only in their last bytes,
+    /// such as numbered names and ports, have extensible hashes with a constant difference. Under
+    /// some seeds these would cluster in a table.
     fn finish(&self, state: u64) -> u64 {
         fold(state, self.left)
     }
 
-    /// The hash of a sequence whose earlier parts hash to `state`, continued by `part`.
+    /// Extends the hash `state` of earlier parts by `part`.
     fn chain(&self, state: u64, part: &[u8]) -> u64 {
-        // The length is told apart by a secret: blocks that overlap would not tell `aaaaa` from `aaaaaa`.
+        // The length counts too: the overlapping blocks of `aaaaa` and `aaaaaa` are equal.
         let mut state = state.wrapping_add(self.left.wrapping_mul(part.len() as u64));
         let mut rest = part;
         while let Some((block, more)) = rest.split_first_chunk::<16>() {
@@ -54,7 +56,8 @@ impl Seed {
     }
 }
 
-/// Both halves of the product: each bit of the result depends on nearly all bits of both.
+/// Multiplies and combines both halves of the product. Each bit of the result depends on nearly all
+/// bits of both factors.
 fn fold(one: u64, other: u64) -> u64 {
     let product = u128::from(one) * u128::from(other);
     (product as u64) ^ ((product >> 64) as u64)
@@ -80,8 +83,9 @@ fn short(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |all, byte| all * 256 + u64::from(*byte))
 }
 
-/// Every suffix of a host that begins at a label, shortest first and the whole host last, each with its hash.
-pub(crate) fn suffixes<'a>(seed: &'a Seed, host: &'a [u8]) -> impl Iterator<Item = (u64, &'a [u8])> {
+/// Returns the suffixes of a host that begin at a label, each with its hash: the shortest first,
+/// the whole host last.
+pub(crate) fn suffixes<'a>(seed: &'a HashSeed, host: &'a [u8]) -> impl Iterator<Item = (u64, &'a [u8])> {
     let mut state = seed.start;
     let mut end = Some(host.len());
     std::iter::from_fn(move || {
@@ -94,8 +98,8 @@ pub(crate) fn suffixes<'a>(seed: &'a Seed, host: &'a [u8]) -> impl Iterator<Item
     })
 }
 
-/// The hash under which [`suffixes`] ends.
-pub(crate) fn host_hash(seed: &Seed, host: &[u8]) -> u64 {
+/// Returns the hash of a whole host, equal to the last one of [`suffixes`].
+pub(crate) fn host_hash(seed: &HashSeed, host: &[u8]) -> u64 {
     suffixes(seed, host).last().map_or(seed.finish(seed.start), |(hash, _)| hash)
 }
 
@@ -106,22 +110,22 @@ mod tests {
 
     #[test]
     fn suffixes_begin_at_labels() {
-        let seed = Seed::random();
+        let seed = HashSeed::random();
         let texts: Vec<_> = suffixes(&seed, b"a.bc.d").map(|(_, suffix)| suffix).collect();
         assert_eq!(texts, [&b"d"[..], b"bc.d", b"a.bc.d"]);
     }
 
     #[test]
-    fn a_suffix_hashes_like_the_host_it_is() {
-        let seed = Seed::random();
+    fn suffix_has_the_hash_of_an_equal_host() {
+        let seed = HashSeed::random();
         for (hash, suffix) in suffixes(&seed, b"one.two-is-longer-than-16.three.example.org") {
             assert_eq!(hash, host_hash(&seed, suffix));
         }
     }
 
     #[test]
-    fn every_seed_hashes_in_its_own_way() {
-        let [one, other] = [Seed::random(), Seed::random()];
+    fn hashes_differ_between_seeds() {
+        let [one, other] = [HashSeed::random(), HashSeed::random()];
         for text in [&b"a"[..], b"app.a.test", b"https://app.a.test", &[b'a'; 326]] {
             assert_ne!(one.whole(text), other.whole(text), "{}", text.escape_ascii());
             assert_ne!(host_hash(&one, text), host_hash(&other, text), "{}", text.escape_ascii());
@@ -130,7 +134,7 @@ mod tests {
 
     #[test]
     fn short_texts_do_not_collide() {
-        let seed = Seed::random();
+        let seed = HashSeed::random();
         let alike = (0..40).map(|len| vec![b'a'; len]);
         let one_apart = (1..40).flat_map(|len| (0..len).map(move |at| (len, at))).flat_map(|(len, at)| {
             let with = move |byte| [&vec![b'a'; at][..], &[byte], &vec![b'a'; len - at - 1]].concat();

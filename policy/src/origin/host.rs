@@ -1,30 +1,35 @@
-//! The host of an origin: a domain name, an IPv4 address, or an IPv6 address in brackets; each in its one canonical form.
+//! Parses the host of an origin: a domain name, an IPv4 address, or an IPv6 address in brackets,
+//! each in its canonical form.
 //!
-//! <https://url.spec.whatwg.org/#host-serializing> is what browsers write. Labels are `[a-z0-9_-]` only: some browsers
-//! send more (`https://foo{.example`), which is nothing but a way past sloppy matchers. On the web a host whose last label
-//! begins with a digit must be an IPv4 address, as no other host serialises so. Punycode is checked in configured text alone.
+//! Browsers serialise hosts by <https://url.spec.whatwg.org/#host-serializing>. Labels have only
+//! the bytes `[a-z0-9_-]`: some browsers accept more (`https://foo{.example`), which attackers use
+//! against loose matchers. With a web scheme, a host whose last label begins with a digit must be
+//! an IPv4 address. Punycode is checked only in configured text.
 
 use std::fmt::{self, Write};
 use std::net::Ipv6Addr;
 
-use super::parse::Flaw;
+use super::parse::OriginFlaw;
 
-/// The longest domain name, <https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4>, written without a trailing dot.
+/// The longest domain name without a trailing dot, in bytes:
+/// <https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4>.
 const HOST_LEN_MAX: usize = 253;
 
-/// The longest label of one.
+/// The longest label of a domain name, in bytes (RFC 1035, section 2.3.4).
 const LABEL_LEN_MAX: usize = 63;
 
-/// Splits an authority into its host and what follows it: nothing, or a colon and more. Only where the scheme is special
-/// to URLs does a number stand for an address; elsewhere it is a name, such as an extension's.
-pub(crate) fn split(authority: &[u8], is_special: bool) -> Result<(&[u8], &[u8]), Flaw> {
+/// Splits an authority into its host and the rest: nothing, or a colon and more. A number is an
+/// IPv4 address only with a special scheme (<https://url.spec.whatwg.org/#special-scheme>). With
+/// other schemes it is a name, such as that of an extension.
+pub(crate) fn split(authority: &[u8], is_special: bool) -> Result<(&[u8], &[u8]), OriginFlaw> {
     if authority.first() == Some(&b'[') {
-        return split_ipv6(authority).ok_or_else(|| blame(authority).unwrap_or(Flaw::Ipv6));
+        return split_ipv6(authority).ok_or_else(|| blame(authority).unwrap_or(OriginFlaw::Ipv6));
     }
     let scanned = scan_domain(authority, is_special);
-    let split = scanned.and_then(|end| authority.split_at_checked(end).ok_or(Flaw::NoHost));
+    let split = scanned.and_then(|end| authority.split_at_checked(end).ok_or(OriginFlaw::NoHost));
     match split {
-        Ok((_, rest)) if rest.contains(&b'@') => Err(Flaw::UserInfo),
+        // In `https://example.com:x@evil.test` the host is `evil.test`.
+        Ok((_, rest)) if rest.contains(&b'@') => Err(OriginFlaw::UserInfo),
         Ok(split) => Ok(split),
         Err(flaw) => Err(blame(authority).unwrap_or(flaw)),
     }
@@ -35,7 +40,8 @@ fn is_label_byte(byte: u8) -> bool {
     LABEL_BYTES.get(usize::from(byte)).is_some_and(|is_label| *is_label)
 }
 
-/// A byte's place says whether it may be in a label: one load instead of four comparisons, on every byte of every origin.
+/// For each byte, whether it may be in a label. The table needs one load instead of four
+/// comparisons for each byte of an origin.
 #[expect(clippy::indexing_slicing, reason = "the loop ends where the array does, and both are constants")]
 static LABEL_BYTES: [bool; 256] = {
     let mut bytes = [false; 256];
@@ -47,7 +53,8 @@ static LABEL_BYTES: [bool; 256] = {
     bytes
 };
 
-/// Whether only the machine itself can be meant: <https://w3c.github.io/webappsec-secure-contexts/#is-origin-trustworthy>.
+/// Whether the host is a loopback host:
+/// <https://w3c.github.io/webappsec-secure-contexts/#is-origin-trustworthy>.
 pub(crate) fn is_loopback(host: &[u8]) -> bool {
     host == b"localhost" || host.ends_with(b".localhost") || host == b"[::1]" || is_loopback_ipv4(host)
 }
@@ -56,13 +63,13 @@ fn is_loopback_ipv4(host: &[u8]) -> bool {
     host.starts_with(b"127.") && check_ipv4(host).is_ok()
 }
 
-/// Whether this is an address and not a name.
+/// Whether the host is an IP address.
 pub(crate) fn is_address(host: &[u8]) -> bool {
     host.first() == Some(&b'[') || check_ipv4(host).is_ok()
 }
 
-/// Where the domain name or IPv4 address ends, in one pass: at a colon or at the end.
-fn scan_domain(authority: &[u8], is_special: bool) -> Result<usize, Flaw> {
+/// Returns the end of the domain name or IPv4 address: a colon, or the end of the authority.
+fn scan_domain(authority: &[u8], is_special: bool) -> Result<usize, OriginFlaw> {
     let mut label_start = 0;
     let mut end = authority.len();
     for (at, byte) in authority.iter().enumerate() {
@@ -76,30 +83,31 @@ fn scan_domain(authority: &[u8], is_special: bool) -> Result<usize, Flaw> {
                 end = at;
                 break;
             }
-            _ => return Err(Flaw::HostByte),
+            _ => return Err(OriginFlaw::HostByte),
         }
     }
     check_label_len(end - label_start)?;
     if end > HOST_LEN_MAX {
-        return Err(Flaw::HostTooLong);
+        return Err(OriginFlaw::HostTooLong);
     }
-    // https://url.spec.whatwg.org/#ends-in-a-number-checker, made a little wider.
+    // https://url.spec.whatwg.org/#ends-in-a-number-checker, but a leading digit in the last label
+    // is enough here.
     let is_number = is_special && authority.get(label_start).is_some_and(u8::is_ascii_digit);
     if is_number { check_ipv4(authority.get(..end).unwrap_or_default()).map(|()| end) } else { Ok(end) }
 }
 
-fn check_label_len(len: usize) -> Result<(), Flaw> {
+fn check_label_len(len: usize) -> Result<(), OriginFlaw> {
     match len {
-        0 => Err(Flaw::EmptyLabel),
+        0 => Err(OriginFlaw::EmptyLabel),
         1..=LABEL_LEN_MAX => Ok(()),
-        _ => Err(Flaw::LabelTooLong),
+        _ => Err(OriginFlaw::LabelTooLong),
     }
 }
 
-fn check_ipv4(host: &[u8]) -> Result<(), Flaw> {
+fn check_ipv4(host: &[u8]) -> Result<(), OriginFlaw> {
     let octets = host.split(|byte| *byte == b'.');
     let is_canonical = octets.clone().count() == 4 && octets.clone().all(is_octet);
-    if is_canonical { Ok(()) } else { Err(Flaw::Ipv4) }
+    if is_canonical { Ok(()) } else { Err(OriginFlaw::Ipv4) }
 }
 
 fn is_octet(text: &[u8]) -> bool {
@@ -118,36 +126,36 @@ fn split_ipv6(authority: &[u8]) -> Option<(&[u8], &[u8])> {
     let (host, rest) = authority.split_at_checked(end + 1)?;
     let text = std::str::from_utf8(host.get(1..end)?).ok()?;
     let address: Ipv6Addr = text.parse().ok()?;
-    // A mapped address has two spellings in the wild, and no page was ever served from one.
+    // Clients serialise an IPv4-mapped address in two ways, and pages are not served from one.
     let is_canonical = address.to_ipv4_mapped().is_none() && prints_as(&address, text);
     is_canonical.then_some((host, rest))
 }
 
-/// Whether the address prints as `text`, told without a buffer: `Ipv6Addr` prints as RFC 5952 says.
+/// Whether the address prints as `text`, without a buffer. `Ipv6Addr` prints the form of RFC 5952.
 fn prints_as(address: &Ipv6Addr, text: &str) -> bool {
-    struct Expect<'a>(&'a str);
-    impl Write for Expect<'_> {
+    struct ExpectedText<'a>(&'a str);
+    impl Write for ExpectedText<'_> {
         fn write_str(&mut self, part: &str) -> fmt::Result {
             self.0 = self.0.strip_prefix(part).ok_or(fmt::Error)?;
             Ok(())
         }
     }
-    let mut expect = Expect(text);
+    let mut expect = ExpectedText(text);
     write!(expect, "{address}").is_ok() && expect.0.is_empty()
 }
 
-/// The flaw that a person would name first, once it is known that there is one.
-fn blame(authority: &[u8]) -> Option<Flaw> {
+/// Returns the most helpful flaw of an authority that is known to be malformed.
+pub(crate) fn blame(authority: &[u8]) -> Option<OriginFlaw> {
     let has = |bytes: &[u8]| authority.iter().any(|byte| bytes.contains(byte));
     match authority {
-        [] | [b':' | b'/', ..] => Some(Flaw::NoHost),
-        _ if has(b",") => Some(Flaw::List),
-        _ if has(b" \t\r\n") => Some(Flaw::WhiteSpace),
-        _ if has(b"@") => Some(Flaw::UserInfo),
-        _ if has(b"/?#\\") => Some(Flaw::Path),
-        _ if !authority.is_ascii() => Some(Flaw::NotAscii),
-        _ if authority.iter().any(u8::is_ascii_uppercase) => Some(Flaw::UpperCase),
-        [.., b'.'] if !authority.ends_with(b"..") => Some(Flaw::TrailingDot),
+        [] | [b':' | b'/', ..] => Some(OriginFlaw::NoHost),
+        _ if has(b",") => Some(OriginFlaw::List),
+        _ if has(b" \t\r\n") => Some(OriginFlaw::WhiteSpace),
+        _ if has(b"@") => Some(OriginFlaw::UserInfo),
+        _ if has(b"/?#\\") => Some(OriginFlaw::Path),
+        _ if !authority.is_ascii() => Some(OriginFlaw::NotAscii),
+        _ if authority.iter().any(u8::is_ascii_uppercase) => Some(OriginFlaw::UpperCase),
+        [.., b'.'] if !authority.ends_with(b"..") => Some(OriginFlaw::TrailingDot),
         _ => None,
     }
 }
@@ -157,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_have_one_form() {
+    fn address_in_another_form_is_refused() {
         let good = [
             "0.0.0.0",
             "255.255.255.255",
@@ -205,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_the_machine_itself() {
+    fn lookalikes_of_loopback_are_not_loopback() {
         for host in ["localhost", "app.localhost", "127.0.0.1", "127.255.0.9", "[::1]"] {
             assert!(is_loopback(host.as_bytes()), "{host}");
         }

@@ -1,33 +1,41 @@
-//! Bytes to [`Origin`], or the first rule of the grammar they break.
+//! Parses bytes to an [`Origin`], or returns the first rule of the grammar that they break.
 //!
-//! `scheme "://" host [":" port]`, in the exact form that browsers send: nothing is trimmed, lower-cased or decoded,
-//! since two spellings of one origin are two origins to the page that compares them. Bounded by [`ORIGIN_LEN_MAX`],
-//! which is checked first, and free of allocation. `null` is not an origin here; whoever asks has looked for it before.
+//! The grammar is `scheme "://" host [":" port]`, in the exact form that browsers send. Nothing is
+//! trimmed, lower-cased or decoded: the browser compares bytes, so two spellings are two origins.
+//! The length is checked first ([`ORIGIN_LEN_MAX`]), and nothing is allocated. `null` is not an
+//! origin here; the caller handles it first.
 
 use super::host;
-use crate::request::Scheme;
+use crate::origin::scheme::Scheme;
 
-/// The longest origin: scheme 64, `://`, host 253, `:`, port 5.
+/// The longest origin, in bytes: scheme 64, `://` 3, host 253, `:` 1, port 5.
 pub const ORIGIN_LEN_MAX: usize = 326;
 
-/// The longest scheme, as in other implementations; the URL standard names no limit.
+/// The longest scheme, in bytes. The URL standard has no limit; other implementations have this
+/// one.
 const SCHEME_LEN_MAX: usize = 64;
 
-/// A well-formed origin, still in the bytes of the request.
+/// The origins without a host that clients send. In the URL standard the origin of `file:` is
+/// opaque, which serialises as `null`. Cordova, Android web views and Electron send `file://`
+/// instead, and Electron applications with packed files send `app://.`.
+pub(crate) const LOCAL_FILE_ORIGINS: [&str; 2] = ["file://", "app://."];
+
+/// A well-formed origin. It borrows the bytes of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Origin<'a> {
-    /// The whole of it.
+    /// The whole origin.
     pub(crate) text: &'a [u8],
-    /// What is before `://`.
+    /// The part before `://`.
     pub(crate) scheme: &'a [u8],
-    /// The host; an IPv6 address with its brackets.
+    /// The host; an IPv6 address with its brackets. For [`LOCAL_FILE_ORIGINS`], the part after
+    /// `://`.
     pub(crate) host: &'a [u8],
     /// The port, if it is not the scheme's default.
     pub(crate) port: Option<u16>,
 }
 
 impl Origin<'_> {
-    /// The scheme, if it is one of the web's.
+    /// Returns the scheme, if it is `https` or `http`.
     pub(crate) fn web_scheme(&self) -> Option<Scheme> {
         match self.scheme {
             b"https" => Some(Scheme::Https),
@@ -35,11 +43,16 @@ impl Origin<'_> {
             _ => None,
         }
     }
+
+    /// Whether pages of local files send this origin.
+    pub(crate) fn is_local_file(&self) -> bool {
+        LOCAL_FILE_ORIGINS.iter().any(|origin| origin.as_bytes() == self.text)
+    }
 }
 
-/// The rule that some text breaks. The message completes a sentence that begins with the text.
+/// The rule of the grammar that a text breaks. The message follows the quoted text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Flaw {
+pub(crate) enum OriginFlaw {
     #[error("is empty, expected `scheme://host[:port]`")]
     Empty,
     #[error("is longer than an origin can be, expected at most {ORIGIN_LEN_MAX} bytes")]
@@ -56,15 +69,15 @@ pub(crate) enum Flaw {
     Path,
     #[error("has a user name or password, expected only `scheme://host[:port]`")]
     UserInfo,
-    #[error("has white space in it, expected one origin and nothing else")]
+    #[error("has white space, expected one origin and nothing else")]
     WhiteSpace,
     #[error("lists several origins, expected one")]
     List,
     #[error("has upper-case letters, expected lower case")]
     UpperCase,
-    #[error("is not all ASCII, expected the host as punycode (`xn--..`)")]
+    #[error("has non-ASCII characters, expected the host as punycode (`xn--..`)")]
     NotAscii,
-    #[error("has a host byte that no origin is allowed to have here, expected labels of `a-z`, `0-9`, `-` and `_`")]
+    #[error("has an invalid byte in its host, expected labels of `a-z`, `0-9`, `-` and `_`")]
     HostByte,
     #[error("has an empty label in its host, expected a single dot between labels")]
     EmptyLabel,
@@ -80,47 +93,58 @@ pub(crate) enum Flaw {
     Ipv6,
     #[error("has a malformed port, expected 1 to 65535 without leading zeros")]
     Port,
-    #[error("writes out the default port, expected the origin without it")]
+    #[error("has the default port, expected the origin without it")]
     DefaultPort,
 }
 
-/// Whether these bytes are an origin in the exact form in which browsers send one; `null` is none. Allocates nothing.
+/// Whether these bytes are an origin in the exact form that browsers send. `null` is not an origin.
+/// The function allocates nothing.
 ///
 /// ```
 /// use crossgate_policy::is_origin;
 ///
 /// assert!(is_origin(b"https://app.example:8443"));
-/// assert!(!is_origin(b"https://app.example/") && !is_origin(b"https://app.example:443") && !is_origin(b"null"));
+/// assert!(!is_origin(b"https://app.example/") && !is_origin(b"https://app.example:443"));
+/// assert!(!is_origin(b"null"));
 /// ```
 pub fn is_origin(value: &[u8]) -> bool {
     parse(value).is_ok()
 }
 
 /// Parses one origin.
-pub(crate) fn parse(value: &[u8]) -> Result<Origin<'_>, Flaw> {
+pub(crate) fn parse(value: &[u8]) -> Result<Origin<'_>, OriginFlaw> {
+    // Checked first, so that a hostile value costs no scan.
     if value.len() > ORIGIN_LEN_MAX {
-        return Err(Flaw::TooLong);
+        return Err(OriginFlaw::TooLong);
     }
     let (scheme, authority) = split_scheme(value)?;
-    let (host, rest) = host::split(authority, is_special(scheme))?;
-    let port = parse_port(rest)?;
+    let (host, rest) = match host::split(authority, is_special(scheme)) {
+        Ok(split) => split,
+        Err(flaw) => {
+            // Electron, Cordova and Android web views send origins without a host for local files.
+            let origin = Origin { text: value, scheme, host: authority, port: None };
+            return if origin.is_local_file() { Ok(origin) } else { Err(flaw) };
+        }
+    };
+    let port = parse_port(rest).map_err(|flaw| host::blame(authority).unwrap_or(flaw))?;
+    // https://html.spec.whatwg.org/#ascii-serialisation-of-an-origin never has the default port.
     if port.is_some() && port == default_port(scheme) {
-        return Err(Flaw::DefaultPort);
+        return Err(OriginFlaw::DefaultPort);
     }
     Ok(Origin { text: value, scheme, host, port })
 }
 
-fn split_scheme(value: &[u8]) -> Result<(&[u8], &[u8]), Flaw> {
-    // Nearly all origins begin so.
+fn split_scheme(value: &[u8]) -> Result<(&[u8], &[u8]), OriginFlaw> {
+    // A fast path for the common case.
     if let Some(authority) = value.strip_prefix(b"https://") {
         return Ok((b"https", authority));
     }
-    let end = value.iter().position(|byte| *byte == b':').ok_or(Flaw::NoScheme)?;
-    let (scheme, rest) = value.split_at_checked(end).ok_or(Flaw::NoScheme)?;
-    let authority = rest.strip_prefix(b"://").ok_or(Flaw::NoScheme)?;
-    let (first, others) = scheme.split_first().ok_or(Flaw::NoScheme)?;
+    let end = value.iter().position(|byte| *byte == b':').ok_or(OriginFlaw::NoScheme)?;
+    let (scheme, rest) = value.split_at_checked(end).ok_or(OriginFlaw::NoScheme)?;
+    let authority = rest.strip_prefix(b"://").ok_or(OriginFlaw::NoScheme)?;
+    let (first, others) = scheme.split_first().ok_or(OriginFlaw::NoScheme)?;
     if !first.is_ascii_lowercase() || !others.iter().all(is_scheme_byte) || scheme.len() > SCHEME_LEN_MAX {
-        return Err(Flaw::Scheme);
+        return Err(OriginFlaw::Scheme);
     }
     Ok((scheme, authority))
 }
@@ -131,19 +155,20 @@ fn is_scheme_byte(byte: &u8) -> bool {
 }
 
 /// Parses what follows the host: nothing, or a colon and a port.
-fn parse_port(rest: &[u8]) -> Result<Option<u16>, Flaw> {
+fn parse_port(rest: &[u8]) -> Result<Option<u16>, OriginFlaw> {
     let Some((colon, digits)) = rest.split_first() else { return Ok(None) };
-    // `str::parse` would take a plus sign.
+    // `str::parse` would accept a plus sign.
     let is_canonical =
         matches!(digits, [b'1'..=b'9', more @ ..] if more.len() < 5 && more.iter().all(u8::is_ascii_digit));
     if *colon != b':' || !is_canonical {
-        return Err(Flaw::Port);
+        return Err(OriginFlaw::Port);
     }
     let number = digits.iter().fold(0_u32, |number, digit| number * 10 + u32::from(digit - b'0'));
-    u16::try_from(number).map(Some).map_err(|_| Flaw::Port)
+    u16::try_from(number).map(Some).map_err(|_| OriginFlaw::Port)
 }
 
-/// Whether hosts of this scheme have numbers for addresses: <https://url.spec.whatwg.org/#special-scheme>.
+/// Whether the scheme is special, so that a numeric host is an IPv4 address:
+/// <https://url.spec.whatwg.org/#special-scheme>.
 fn is_special(scheme: &[u8]) -> bool {
     matches!(scheme, b"https" | b"http" | b"wss" | b"ws" | b"ftp")
 }
@@ -161,8 +186,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn well_formed_origins_are_taken_apart() {
-        let cases: [(&str, &str, &str, Option<u16>); 7] = [
+    fn origin_is_split_into_scheme_host_and_port() {
+        let cases: [(&str, &str, &str, Option<u16>); 9] = [
             ("moz-extension://0b4a2a1c-5d1e", "moz-extension", "0b4a2a1c-5d1e", None),
             ("https://example.com", "https", "example.com", None),
             ("http://localhost:3000", "http", "localhost", Some(3000)),
@@ -170,6 +195,8 @@ mod tests {
             ("http://127.0.0.1:8080", "http", "127.0.0.1", Some(8080)),
             ("http://[2001:db8::1]:9090", "http", "[2001:db8::1]", Some(9090)),
             ("ms-app.x+y://s-1-15", "ms-app.x+y", "s-1-15", None),
+            ("file://", "file", "", None),
+            ("app://.", "app", ".", None),
         ];
         for (text, scheme, host, port) in cases {
             let origin = parse(text.as_bytes()).unwrap();
@@ -178,39 +205,51 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_is_told() {
-        let cases: [(&str, Flaw); 31] = [
-            ("", Flaw::NoScheme),
-            ("null", Flaw::NoScheme),
-            ("//example.com", Flaw::NoScheme),
-            ("://example.com", Flaw::NoScheme),
-            ("https:/example.com", Flaw::NoScheme),
-            ("http:://example.com", Flaw::NoScheme),
-            ("HTTPS://example.com", Flaw::Scheme),
-            ("1x://example.com", Flaw::Scheme),
-            ("https://", Flaw::NoHost),
-            ("https:///x", Flaw::NoHost),
-            ("https://:80", Flaw::NoHost),
-            ("https://example.com/", Flaw::Path),
-            ("https://evil.com#.example.org", Flaw::Path),
-            ("https://u@example.com", Flaw::UserInfo),
-            ("https://u:p@example.com", Flaw::UserInfo),
-            ("https://exa mple.com", Flaw::WhiteSpace),
-            ("https://a.example, https://b.example", Flaw::List),
-            ("https://EXAMPLE.com", Flaw::UpperCase),
-            ("https://bücher.example", Flaw::NotAscii),
-            ("https://a%2e.example", Flaw::HostByte),
-            ("https://.example.com", Flaw::EmptyLabel),
-            ("https://a..example", Flaw::EmptyLabel),
-            ("https://a..", Flaw::EmptyLabel),
-            ("https://example.com.", Flaw::TrailingDot),
-            ("http://127.1", Flaw::Ipv4),
-            ("http://[::0001]", Flaw::Ipv6),
-            ("https://example.com:", Flaw::Port),
-            ("https://example.com:0443", Flaw::Port),
-            ("https://example.com:65536", Flaw::Port),
-            ("https://example.com:+80", Flaw::Port),
-            ("https://example.com:443", Flaw::DefaultPort),
+    fn malformed_origin_reports_the_broken_rule() {
+        let cases: [(&str, OriginFlaw); 43] = [
+            ("", OriginFlaw::NoScheme),
+            ("null", OriginFlaw::NoScheme),
+            ("//example.com", OriginFlaw::NoScheme),
+            ("://example.com", OriginFlaw::NoScheme),
+            ("https:/example.com", OriginFlaw::NoScheme),
+            ("http:://example.com", OriginFlaw::NoScheme),
+            ("HTTPS://example.com", OriginFlaw::Scheme),
+            ("1x://example.com", OriginFlaw::Scheme),
+            ("https://", OriginFlaw::NoHost),
+            ("https:///x", OriginFlaw::NoHost),
+            ("https://:80", OriginFlaw::NoHost),
+            ("capacitor://", OriginFlaw::NoHost),
+            ("app://", OriginFlaw::NoHost),
+            ("file:///", OriginFlaw::NoHost),
+            ("file://.", OriginFlaw::TrailingDot),
+            ("ionic://.", OriginFlaw::TrailingDot),
+            ("app://..", OriginFlaw::EmptyLabel),
+            ("app://./", OriginFlaw::Path),
+            ("app://.:1", OriginFlaw::EmptyLabel),
+            ("FILE://", OriginFlaw::Scheme),
+            ("https://example.com/", OriginFlaw::Path),
+            ("https://example.com:8443/", OriginFlaw::Path),
+            ("https://[::1]:8443/", OriginFlaw::Path),
+            ("https://a.example:1, https://b.example", OriginFlaw::List),
+            ("https://evil.com#.example.org", OriginFlaw::Path),
+            ("https://u@example.com", OriginFlaw::UserInfo),
+            ("https://u:p@example.com", OriginFlaw::UserInfo),
+            ("https://exa mple.com", OriginFlaw::WhiteSpace),
+            ("https://a.example, https://b.example", OriginFlaw::List),
+            ("https://EXAMPLE.com", OriginFlaw::UpperCase),
+            ("https://bücher.example", OriginFlaw::NotAscii),
+            ("https://a%2e.example", OriginFlaw::HostByte),
+            ("https://.example.com", OriginFlaw::EmptyLabel),
+            ("https://a..example", OriginFlaw::EmptyLabel),
+            ("https://a..", OriginFlaw::EmptyLabel),
+            ("https://example.com.", OriginFlaw::TrailingDot),
+            ("http://127.1", OriginFlaw::Ipv4),
+            ("http://[::0001]", OriginFlaw::Ipv6),
+            ("https://example.com:", OriginFlaw::Port),
+            ("https://example.com:0443", OriginFlaw::Port),
+            ("https://example.com:65536", OriginFlaw::Port),
+            ("https://example.com:+80", OriginFlaw::Port),
+            ("https://example.com:443", OriginFlaw::DefaultPort),
         ];
         for (text, flaw) in cases {
             assert_eq!(parse(text.as_bytes()), Err(flaw), "{text}");
@@ -218,16 +257,16 @@ mod tests {
     }
 
     #[test]
-    fn every_length_has_its_limit() {
+    fn part_over_its_length_limit_is_refused() {
         let label = "a".repeat(63);
         let host = format!("{label}.{label}.{label}.{}", "a".repeat(61));
         let scheme = "s".repeat(64);
         let longest = format!("{scheme}://{host}:65535");
         assert_eq!(longest.len(), ORIGIN_LEN_MAX);
         assert!(parse(longest.as_bytes()).is_ok());
-        assert_eq!(parse(format!("{longest}0").as_bytes()), Err(Flaw::TooLong));
-        assert_eq!(parse(format!("https://{host}a").as_bytes()), Err(Flaw::HostTooLong));
-        assert_eq!(parse(format!("https://{label}a.example").as_bytes()), Err(Flaw::LabelTooLong));
-        assert_eq!(parse(format!("s{scheme}://example").as_bytes()), Err(Flaw::Scheme));
+        assert_eq!(parse(format!("{longest}0").as_bytes()), Err(OriginFlaw::TooLong));
+        assert_eq!(parse(format!("https://{host}a").as_bytes()), Err(OriginFlaw::HostTooLong));
+        assert_eq!(parse(format!("https://{label}a.example").as_bytes()), Err(OriginFlaw::LabelTooLong));
+        assert_eq!(parse(format!("s{scheme}://example").as_bytes()), Err(OriginFlaw::Scheme));
     }
 }

@@ -1,10 +1,12 @@
-//! Whose domains a regex covers: whether everything it matches lies in domains that its text fixes.
+//! Checks that a regex matches only origins in the domains that its text contains.
 //!
-//! The regex is run backwards, from the end of an origin, over every byte a host can have. Where the name read so far is
-//! a domain that somebody can own, the rest of the host is that owner's business. Where it is not yet one, all that may
-//! precede it must be a short list of literals: a class, a repetition or a loop there is met by names that strangers can
-//! register. This sees what the expression means, however it is written. Hosts that end in a digit are absent, as those
-//! are addresses or names of an own network. It runs at compile; what it cannot tell within its limits, it refuses.
+//! The regex runs backwards, from the end of an origin, over every byte that a host can have. If
+//! the name read so far is a registrable domain, its owner controls the rest of the host. If not,
+//! only a short list of literals may precede it: a class, a repetition or a loop there also matches
+//! names that an attacker can register. The check works on the automaton, so the spelling of the
+//! expression does not matter. Hosts that end in a digit are left out, since they are addresses or
+//! names of a private network. The check runs when a policy is compiled. It refuses an expression
+//! that it cannot check within its limits.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -14,84 +16,178 @@ use regex_automata::nfa::thompson;
 use regex_automata::util::{start, syntax};
 use regex_automata::{Anchored, MatchKind};
 
+use super::extension::ExtensionScheme;
 use super::parse::parse;
 use super::suffix;
 
-/// What may precede a name that is not yet a domain: more bytes than this, all meaning the same, are no list of names.
+/// The most bytes with the same successor state before a name that is not yet a domain. More of
+/// them are a class and not a list of names.
 const LITERALS_MAX: usize = 8;
 
-/// The most names that are looked at: far more than a list of domains has.
+/// The most names that are checked: far more than a list of domains has.
 const STEPS_MAX: usize = 4096;
 
-/// The most places that are looked at for public suffixes which the expression spells out below somebody's domain.
-const SPELT_STEPS_MAX: usize = 1024;
+/// The most positions that are searched for public suffixes in literals under a registrable domain.
+const LITERAL_STEPS_MAX: usize = 1024;
 
-/// The most states that are looked at for a sample.
+/// The most states that are searched for a sample.
 const SAMPLE_STEPS_MAX: usize = 1024;
 
-/// The most memory that running backwards takes, in bytes.
+/// The most states that are searched for the scheme of a sample.
+const SCHEME_STEPS_MAX: usize = 128;
+
+/// The most memory of one automaton, in bytes.
 const CACHE_LEN_MAX: usize = 8 << 20;
 
-/// The longest host, and the longest port.
+/// The longest host and the longest port, in bytes.
 const HOST_LEN_MAX: usize = 253;
 const PORT_LEN_MAX: usize = 5;
 
-/// Bytes of a label; those that make the best sample first.
+/// The bytes of a label. Those that make the best sample come first.
 const LABEL_BYTES: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// Why a regex is not known to keep to domains of its own.
+/// The bytes of a scheme. Those that make the best sample come first.
+const SCHEME_BYTES: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789+-.";
+
+/// The reason why a regex may match unlisted origins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Stray {
-    /// It lets this origin in, or one that ends so after `..`.
-    Stranger(String),
-    /// It is too complex to tell.
+pub(crate) enum ReachProblem {
+    /// The regex matches this unlisted origin. A text that begins with `..` is the end of one.
+    Unlisted(String),
+    /// The regex is too complex to check.
     Unclear,
 }
 
-/// A place on the way back: the state, and what was read, last byte first.
+/// A position in the backward walk: the state, and the bytes read, the last byte of the origin
+/// first.
 #[derive(Clone)]
-struct Spot {
+struct WalkPosition {
     state: LazyStateID,
     read: Vec<u8>,
 }
 
-impl Spot {
-    /// The name that was read, before a port of that length.
+impl WalkPosition {
+    /// Returns the name that was read, without a port of `port_len` bytes.
     fn host(&self, port_len: usize) -> String {
         self.read.iter().skip(port_len).rev().map(|byte| char::from(*byte)).collect()
     }
 }
 
-enum Stop {
-    Stranger(Spot),
+enum WalkStop {
+    Unlisted(WalkPosition),
     Unclear,
 }
 
-struct Walk {
+struct BackwardWalk {
     dfa: DFA,
     cache: Cache,
     steps_left: usize,
-    spelt_steps_left: usize,
+    literal_steps_left: usize,
 }
 
-/// Why the expression, which matches whole origins as it stands, is not known to keep to domains that its text fixes.
-pub(crate) fn stray(whole: &str) -> Option<Stray> {
-    let Some(mut walk) = Walk::new(whole) else { return Some(Stray::Unclear) };
+/// Returns the problem of an anchored expression that may match origins outside the domains in its
+/// text.
+pub(crate) fn reach_problem(whole: &str) -> Option<ReachProblem> {
+    let Some(mut walk) = BackwardWalk::new(whole) else { return Some(ReachProblem::Unclear) };
     match walk.run() {
         Ok(()) => None,
-        Err(Stop::Unclear) => Some(Stray::Unclear),
-        Err(Stop::Stranger(spot)) => Some(Stray::Stranger(walk.sample(spot))),
+        Err(WalkStop::Unclear) => Some(ReachProblem::Unclear),
+        Err(WalkStop::Unlisted(position)) => Some(ReachProblem::Unlisted(walk.sample(position))),
     }
 }
 
-impl Walk {
+/// Whether an anchored expression may match plain `http` other than loopback. If that cannot be
+/// checked, the result is `false`.
+pub(crate) fn covers_insecure(whole: &str) -> bool {
+    ForwardRun::new(whole).is_some_and(|mut forward| forward.covers_insecure()) && !ends_in_localhost(whole)
+}
+
+fn ends_in_localhost(whole: &str) -> bool {
+    let Some(mut walk) = BackwardWalk::new(whole) else { return false };
+    let Ok(ends) = walk.host_ends() else { return false };
+    // If the port is mandatory, no host ends at the end of the origin.
+    let is_host_end =
+        |walk: &mut BackwardWalk, end: &WalkPosition| walk.label_steps(end, true).is_ok_and(|steps| !steps.is_empty());
+    let hosts: Vec<WalkPosition> = ends.into_iter().filter(|end| is_host_end(&mut walk, end)).collect();
+    !hosts.is_empty() && hosts.into_iter().all(|end| walk.reads_only(end, b"tsohlacol"))
+}
+
+/// The automaton of the expression, run forwards from the beginning of an origin.
+struct ForwardRun {
+    dfa: DFA,
+    cache: Cache,
+}
+
+impl ForwardRun {
+    fn new(whole: &str) -> Option<Self> {
+        let config =
+            DFA::config().unicode_word_boundary(true).cache_capacity(CACHE_LEN_MAX).skip_cache_capacity_check(true);
+        let dfa = DFA::builder()
+            .configure(config)
+            .syntax(syntax::Config::new().utf8(false))
+            .thompson(thompson::Config::new().utf8(false).nfa_size_limit(Some(CACHE_LEN_MAX)))
+            .build(whole)
+            .ok()?;
+        let cache = dfa.create_cache();
+        Some(Self { dfa, cache })
+    }
+
+    /// Whether a host other than loopback may follow `http://`. Loopback hosts have known prefixes,
+    /// and any other continuation is another host.
+    fn covers_insecure(&mut self) -> bool {
+        let hosts: Vec<u8> = LABEL_BYTES.iter().chain(b"[.").copied().collect();
+        let live = |forward: &mut Self, read: &[u8]| -> Vec<u8> {
+            hosts
+                .iter()
+                .copied()
+                .filter(|byte| forward.may_begin_with(&[b"http://", read, &[*byte]].concat()))
+                .collect()
+        };
+        let first = live(self, b"");
+        let mut prefixes = [&b"localhost:"[..], b"127.", b"[::1]"].into_iter();
+        let leaves = |forward: &mut Self, prefix: &[u8]| {
+            let is_possible = prefix.first().is_some_and(|byte| first.contains(byte));
+            let mut cuts = (1..prefix.len()).filter_map(|len| Some((prefix.get(..len)?, prefix.get(len)?)));
+            is_possible && cuts.any(|(read, next)| live(forward, read).iter().any(|byte| byte != next))
+        };
+        first.iter().any(|byte| !b"l1[".contains(byte)) || prefixes.any(|prefix| leaves(self, prefix))
+    }
+
+    fn may_begin_with(&mut self, text: &[u8]) -> bool {
+        let config = start::Config::new().anchored(Anchored::Yes);
+        let Ok(mut state) = self.dfa.start_state(&mut self.cache, &config) else { return false };
+        for byte in text {
+            match self.dfa.next_state(&mut self.cache, state, *byte) {
+                Ok(next) if !next.is_dead() && !next.is_quit() => state = next,
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+impl BackwardWalk {
+    /// Whether only these bytes can be read next. The first of them is the last byte of a host,
+    /// where digits belong to a port or an address.
+    fn reads_only(&mut self, from: WalkPosition, bytes: &[u8]) -> bool {
+        let mut position = from;
+        for (index, byte) in bytes.iter().enumerate() {
+            let Ok(nexts) = self.label_steps(&position, index == 0) else { return false };
+            match nexts.as_slice() {
+                [only] if only.read.last() == Some(byte) => position = only.clone(),
+                _ => return false,
+            }
+        }
+        true
+    }
+
     fn new(whole: &str) -> Option<Self> {
         let config = DFA::config()
             .match_kind(MatchKind::All)
             .unicode_word_boundary(true)
             .cache_capacity(CACHE_LEN_MAX)
             .skip_cache_capacity_check(true)
-            // States would get new numbers; so it gives up instead.
+            // A cleared cache would renumber the states, so the walk gives up instead.
             .minimum_cache_clear_count(Some(0));
         let dfa = DFA::builder()
             .configure(config)
@@ -100,10 +196,10 @@ impl Walk {
             .build(whole)
             .ok()?;
         let cache = dfa.create_cache();
-        Some(Self { dfa, cache, steps_left: STEPS_MAX, spelt_steps_left: SPELT_STEPS_MAX })
+        Some(Self { dfa, cache, steps_left: STEPS_MAX, literal_steps_left: LITERAL_STEPS_MAX })
     }
 
-    fn run(&mut self) -> Result<(), Stop> {
+    fn run(&mut self) -> Result<(), WalkStop> {
         let ends = self.host_ends()?;
         ends.into_iter().try_for_each(|end| {
             let port_len = end.read.len();
@@ -111,11 +207,11 @@ impl Walk {
         })
     }
 
-    /// Where a host may end: at the end, and before every port.
-    fn host_ends(&mut self) -> Result<Vec<Spot>, Stop> {
+    /// Returns the positions where a host may end: at the end of the origin, and before every port.
+    fn host_ends(&mut self) -> Result<Vec<WalkPosition>, WalkStop> {
         let config = start::Config::new().anchored(Anchored::Yes);
-        let state = self.dfa.start_state(&mut self.cache, &config).map_err(|_| Stop::Unclear)?;
-        let mut ends = vec![Spot { state, read: Vec::new() }];
+        let state = self.dfa.start_state(&mut self.cache, &config).map_err(|_| WalkStop::Unclear)?;
+        let mut ends = vec![WalkPosition { state, read: Vec::new() }];
         let mut ports = ends.clone();
         for _ in 0..PORT_LEN_MAX {
             let mut longer = Vec::new();
@@ -130,116 +226,129 @@ impl Walk {
         Ok(ends)
     }
 
-    /// Adds where each of the bytes leads, each state once.
-    fn extend(&mut self, from: &Spot, bytes: &[u8], spots: &mut Vec<Spot>) -> Result<(), Stop> {
+    /// Adds the successors for the given bytes, each state once.
+    fn extend(&mut self, from: &WalkPosition, bytes: &[u8], positions: &mut Vec<WalkPosition>) -> Result<(), WalkStop> {
         for byte in bytes {
-            if let Some(spot) = self.step(from, *byte)?
-                && !spots.iter().any(|known| known.state == spot.state)
+            if let Some(position) = self.step(from, *byte)?
+                && !positions.iter().any(|known| known.state == position.state)
             {
-                spots.push(spot);
+                positions.push(position);
             }
         }
         Ok(())
     }
 
-    /// Reads on from a name that is not yet a domain; `way` are the states since the host's end.
-    fn walk(&mut self, spot: &Spot, port_len: usize, way: &mut Vec<LazyStateID>) -> Result<(), Stop> {
-        self.steps_left = self.steps_left.checked_sub(1).ok_or(Stop::Unclear)?;
-        let name = spot.read.get(port_len..).unwrap_or_default();
+    /// Continues from a name that is not yet a domain. `visited` has the states since the end of
+    /// the host.
+    fn walk(
+        &mut self,
+        position: &WalkPosition,
+        port_len: usize,
+        visited: &mut Vec<LazyStateID>,
+    ) -> Result<(), WalkStop> {
+        self.steps_left = self.steps_left.checked_sub(1).ok_or(WalkStop::Unclear)?;
+        let name = position.read.get(port_len..).unwrap_or_default();
         if name.len() > HOST_LEN_MAX {
             return Ok(());
         }
         let is_label_end = matches!(name, [] | [.., b'.']);
-        let nexts = self.label_steps(spot, name.is_empty())?;
-        if way.contains(&spot.state) {
-            return Err(Stop::Stranger(spot.clone()));
+        let nexts = self.label_steps(position, name.is_empty())?;
+        if visited.contains(&position.state) {
+            return Err(WalkStop::Unlisted(position.clone()));
         }
         if let Some(class) = class(&nexts) {
-            return Err(Stop::Stranger(class.clone()));
+            return Err(WalkStop::Unlisted(class.clone()));
         }
-        way.push(spot.state);
-        nexts.iter().try_for_each(|next| self.walk(next, port_len, way))?;
-        if !is_label_end && let Some(next) = self.step(spot, b'.')? {
-            self.cross_dot(spot, &next, port_len, way)?;
+        visited.push(position.state);
+        nexts.iter().try_for_each(|next| self.walk(next, port_len, visited))?;
+        if !is_label_end && let Some(next) = self.step(position, b'.')? {
+            self.cross_dot(position, &next, port_len, visited)?;
         }
-        way.pop();
+        visited.pop();
         Ok(())
     }
 
-    fn label_steps(&mut self, spot: &Spot, is_last: bool) -> Result<Vec<Spot>, Stop> {
+    fn label_steps(&mut self, position: &WalkPosition, is_last: bool) -> Result<Vec<WalkPosition>, WalkStop> {
         let bytes = LABEL_BYTES.iter().filter(|byte| !(is_last && byte.is_ascii_digit()));
-        let steps = bytes.map(|byte| self.step(spot, *byte));
+        let steps = bytes.map(|byte| self.step(position, *byte));
         steps.filter_map(Result::transpose).collect()
     }
 
-    /// Reads on before the dot, unless what follows the dot is a domain that somebody owns.
-    fn cross_dot(&mut self, name: &Spot, dot: &Spot, port_len: usize, way: &mut Vec<LazyStateID>) -> Result<(), Stop> {
+    /// Continues before the dot, unless the name after the dot is a registrable domain.
+    fn cross_dot(
+        &mut self,
+        name: &WalkPosition,
+        dot: &WalkPosition,
+        port_len: usize,
+        visited: &mut Vec<LazyStateID>,
+    ) -> Result<(), WalkStop> {
         let domain = name.host(port_len);
         if suffix::is_open(&domain) {
-            return self.walk(dot, port_len, way);
+            return self.walk(dot, port_len, visited);
         }
-        self.walk_spelt(dot, port_len)?;
+        self.walk_literals(dot, port_len)?;
         suffix::below(&domain).try_for_each(|below| {
             let labels = below.strip_suffix(domain.as_str()).unwrap_or_default().trim_end_matches('.');
             self.walk_below(dot, labels, port_len)
         })
     }
 
-    /// Reads on before a public suffix that lies below somebody's domain.
-    fn walk_below(&mut self, dot: &Spot, labels: &str, port_len: usize) -> Result<(), Stop> {
-        let mut spot = dot.clone();
+    /// Continues before a public suffix that lies under a registrable domain.
+    fn walk_below(&mut self, dot: &WalkPosition, labels: &str, port_len: usize) -> Result<(), WalkStop> {
+        let mut position = dot.clone();
         for byte in labels.bytes().rev().chain([b'.']) {
-            let Some(next) = self.step(&spot, byte)? else { return Ok(()) };
-            spot = next;
+            let Some(next) = self.step(&position, byte)? else { return Ok(()) };
+            position = next;
         }
-        // The labels were picked here and not by the expression, so passing through a state twice is no loop of it.
-        self.walk(&spot, port_len, &mut Vec::new())
+        // These labels come from the list and not from the expression, so a repeated state is not a
+        // loop.
+        self.walk(&position, port_len, &mut Vec::new())
     }
 
-    /// Reads on below somebody's domain as far as the expression spells names out, for public suffixes that [`suffix::below`] does not
-    /// know of.
-    fn walk_spelt(&mut self, spot: &Spot, port_len: usize) -> Result<(), Stop> {
-        let Some(left) = self.spelt_steps_left.checked_sub(1) else { return Ok(()) };
-        self.spelt_steps_left = left;
-        let nexts = self.label_steps(spot, false)?;
+    /// Continues under a registrable domain as far as the expression has literals, to find public
+    /// suffixes that [`suffix::below`] does not list.
+    fn walk_literals(&mut self, position: &WalkPosition, port_len: usize) -> Result<(), WalkStop> {
+        let Some(left) = self.literal_steps_left.checked_sub(1) else { return Ok(()) };
+        self.literal_steps_left = left;
+        let nexts = self.label_steps(position, false)?;
         if class(&nexts).is_some() {
             return Ok(());
         }
         for next in &nexts {
-            self.walk_spelt(next, port_len)?;
+            self.walk_literals(next, port_len)?;
             match self.step(next, b'.')? {
                 Some(dot) if suffix::is_open(&next.host(port_len)) => self.walk(&dot, port_len, &mut Vec::new())?,
-                Some(dot) => self.walk_spelt(&dot, port_len)?,
+                Some(dot) => self.walk_literals(&dot, port_len)?,
                 None => {}
             }
         }
         Ok(())
     }
 
-    /// One byte further back, if the expression may still match then.
-    fn step(&mut self, from: &Spot, byte: u8) -> Result<Option<Spot>, Stop> {
-        let state = self.dfa.next_state(&mut self.cache, from.state, byte).map_err(|_| Stop::Unclear)?;
+    /// Reads one byte further back. Returns `None` if the expression can no longer match.
+    fn step(&mut self, from: &WalkPosition, byte: u8) -> Result<Option<WalkPosition>, WalkStop> {
+        let state = self.dfa.next_state(&mut self.cache, from.state, byte).map_err(|_| WalkStop::Unclear)?;
         if state.is_quit() {
-            return Err(Stop::Unclear);
+            return Err(WalkStop::Unclear);
         }
         let read = || from.read.iter().copied().chain([byte]).collect();
-        Ok((!state.is_dead()).then(|| Spot { state, read: read() }))
+        Ok((!state.is_dead()).then(|| WalkPosition { state, read: read() }))
     }
 
-    /// An origin that ends with what was read, or at least that end.
-    fn sample(&mut self, spot: Spot) -> String {
+    /// Returns an origin that ends with the bytes read, or only that end after `..`.
+    fn sample(&mut self, position: WalkPosition) -> String {
         let text = |read: &[u8]| read.iter().rev().map(|byte| char::from(*byte)).collect::<String>();
-        let end = format!("..{}", text(&spot.read));
-        let (mut seen, mut queue) = (HashSet::new(), VecDeque::from([spot]));
-        while let Some(spot) = queue.pop_front().filter(|_| seen.len() < SAMPLE_STEPS_MAX) {
-            for scheme in ["https", "http"] {
-                let origin = format!("{scheme}://{}", text(&spot.read));
-                if parse(origin.as_bytes()).is_ok() && self.ends_with_scheme(&spot, scheme) {
+        let end = format!("..{}", text(&position.read));
+        let (mut seen, mut queue) = (HashSet::new(), VecDeque::from([position]));
+        while let Some(position) = queue.pop_front().filter(|_| seen.len() < SAMPLE_STEPS_MAX) {
+            if let Some(scheme) = self.scheme_before(&position) {
+                let origin = format!("{scheme}://{}", text(&position.read));
+                if parse(origin.as_bytes()).is_ok() {
                     return origin;
                 }
             }
             for byte in LABEL_BYTES.iter().chain(b".") {
-                if let Ok(Some(next)) = self.step(&spot, *byte)
+                if let Ok(Some(next)) = self.step(&position, *byte)
                     && seen.insert(next.state)
                 {
                     queue.push_back(next);
@@ -249,17 +358,49 @@ impl Walk {
         end
     }
 
-    fn ends_with_scheme(&mut self, spot: &Spot, scheme: &str) -> bool {
-        let mut spot = spot.clone();
-        for byte in b"//:".iter().copied().chain(scheme.bytes().rev()) {
-            let Ok(Some(next)) = self.step(&spot, byte) else { return false };
-            spot = next;
+    /// Returns a scheme that may precede the bytes read: a common one, or the shortest.
+    fn scheme_before(&mut self, position: &WalkPosition) -> Option<String> {
+        let end = self.read_back(position, "://")?;
+        let extensions = ExtensionScheme::ALL.map(|scheme| scheme.star().trim_end_matches("://*"));
+        let common = ["https", "http"].into_iter().chain(extensions);
+        let known = common
+            .into_iter()
+            .find(|scheme| self.read_back(&end, scheme).is_some_and(|position| self.is_start(&position)));
+        known.map(str::to_owned).or_else(|| self.shortest_scheme(end))
+    }
+
+    fn shortest_scheme(&mut self, end: WalkPosition) -> Option<String> {
+        let from = end.read.len();
+        let (mut seen, mut queue) = (HashSet::new(), VecDeque::from([end]));
+        while let Some(position) = queue.pop_front().filter(|_| seen.len() < SCHEME_STEPS_MAX) {
+            let scheme = position.host(from);
+            if scheme.starts_with(|first: char| first.is_ascii_lowercase()) && self.is_start(&position) {
+                return Some(scheme);
+            }
+            for byte in SCHEME_BYTES {
+                if let Ok(Some(next)) = self.step(&position, *byte)
+                    && seen.insert(next.state)
+                {
+                    queue.push_back(next);
+                }
+            }
         }
-        self.dfa.next_eoi_state(&mut self.cache, spot.state).is_ok_and(|state| state.is_match())
+        None
+    }
+
+    /// Reads a text backwards and returns the position.
+    fn read_back(&mut self, position: &WalkPosition, text: &str) -> Option<WalkPosition> {
+        text.bytes().rev().try_fold(position.clone(), |position, byte| self.step(&position, byte).ok().flatten())
+    }
+
+    /// Whether the expression matches an origin that begins at this position.
+    fn is_start(&mut self, position: &WalkPosition) -> bool {
+        self.dfa.next_eoi_state(&mut self.cache, position.state).is_ok_and(|state| state.is_match())
     }
 }
 
-/// Where a class leads, if there is one among the steps: many bytes that mean the same.
-fn class(steps: &[Spot]) -> Option<&Spot> {
+/// Returns the successor of a class, if there is one among the steps: many bytes with the same
+/// state.
+fn class(steps: &[WalkPosition]) -> Option<&WalkPosition> {
     steps.iter().find(|one| steps.iter().filter(|other| other.state == one.state).count() > LITERALS_MAX)
 }

@@ -1,64 +1,70 @@
-//! A frozen set of entries, and which of them covers an origin.
+//! A frozen set of entries, and the lookup of the entry that covers an origin.
 //!
-//! Exact origins are one probe of a hash table by the whole text. Patterns lie under their host's suffix: one probe for
-//! each label of the origin, as far as patterns have as many labels, the longest suffix wins, and under one suffix at most [`PATTERNS_PER_HOST_MAX`] are
-//! compared. So a lookup costs the same with one entry and with a million. Two sets are asked together, a template's and a
-//! tenant's own, so that a hash is computed once.
+//! An exact origin takes one probe of a hash table with the whole text. Patterns are indexed by
+//! their host: a lookup probes the suffixes of the origin's host that have as many labels as some
+//! pattern. The longest suffix wins, and for one host at most [`PATTERNS_PER_HOST_MAX`] patterns
+//! are compared. So the cost of a lookup does not depend on the number of entries. The star of an
+//! extension scheme is one bit. A template's set and a tenant's set are searched together, so that
+//! each hash is computed once.
 
-use super::hash::{self, Seed};
+use super::extension::{self, ExtensionScheme, ExtensionSchemes};
+use super::hash::{self, HashSeed};
 use super::parse::Origin;
-use super::pattern::{Entry, Pattern, PortPattern, Shape};
-use super::table::{Table, TooLarge};
-use crate::request::Scheme;
+use super::pattern::{OriginEntry, OriginPattern, PatternShape, PortPattern};
+use super::table::{OriginTable, TooLarge};
+use crate::origin::scheme::Scheme;
 
-/// The most patterns over one host: they are compared one by one.
+/// The most patterns with the same host. They are compared one by one.
 pub(crate) const PATTERNS_PER_HOST_MAX: usize = 64;
 
-/// The most exact origins, and the most patterns: their places leave one bit of a `u32` free.
+/// The limit of exact origins, and of patterns. Their indices leave one bit of a `u32` free.
 const ENTRIES_MAX: usize = 1 << 30;
 
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Set {
-    exact: Table,
-    /// Each host that has patterns, with the place of its first.
-    hosts: Table,
-    /// Sorted by host, then the narrower first.
-    patterns: Box<[Placed]>,
-    depths: Depths,
-    /// Whether a pattern stands for its host itself, with any port.
+pub(crate) struct CompiledOrigins {
+    exact: OriginTable,
+    /// Each host that has patterns, with the index of its first pattern.
+    hosts: OriginTable,
+    /// The patterns, sorted by host, then the narrower first.
+    patterns: Box<[PlacedPattern]>,
+    depths: LabelDepths,
+    /// Whether a pattern covers exactly its host, with any port.
     has_whole: bool,
+    extensions: ExtensionSchemes,
     null: bool,
     any: bool,
 }
 
-/// Marks a host whose one pattern is `https://*.host`, as most are: whether it covers an origin is then known without
-/// looking at the pattern, which in a large set is in no cache.
+/// Marks a host whose only pattern is `https://*.host`, the most common kind. The lookup then needs
+/// no access to the pattern, which in a large set would be a cache miss.
 const PLAIN: u32 = 0x8000_0000;
 
-/// How many labels the hosts of patterns have: no shorter and no longer suffix of an origin needs a probe.
+/// The range of label counts of the patterns' hosts. Other suffixes of an origin need no probe.
 #[derive(Debug, Clone, Copy)]
-struct Depths {
+struct LabelDepths {
     least: usize,
     most: usize,
 }
 
 #[derive(Debug, Clone)]
-struct Placed {
-    pattern: Pattern,
-    /// Whether the next pattern is over the same host.
+struct PlacedPattern {
+    pattern: OriginPattern,
+    /// Whether the next pattern has the same host.
     has_next: bool,
 }
 
-impl Set {
+impl CompiledOrigins {
     /// Builds a set of distinct entries.
-    pub(crate) fn new(seed: &Seed, entries: Vec<Entry<'_>>) -> Result<Self, TooLarge> {
+    pub(crate) fn new(seed: &HashSeed, entries: Vec<OriginEntry<'_>>) -> Result<Self, TooLarge> {
         let (mut exact, mut patterns, mut null, mut any) = (Vec::new(), Vec::new(), false, false);
+        let mut extensions = ExtensionSchemes::default();
         for entry in entries {
             match entry {
-                Entry::Any => any = true,
-                Entry::Null => null = true,
-                Entry::Exact(text) => exact.push(text.as_bytes()),
-                Entry::Starred(pattern) => patterns.push(pattern),
+                OriginEntry::Any => any = true,
+                OriginEntry::Null => null = true,
+                OriginEntry::Exact(text) => exact.push(text.as_bytes()),
+                OriginEntry::Starred(pattern) => patterns.push(pattern),
+                OriginEntry::Extensions(scheme) => extensions.insert(scheme),
             }
         }
         if exact.len().max(patterns.len()) >= ENTRIES_MAX {
@@ -66,19 +72,20 @@ impl Set {
         }
         patterns.sort_by(|one, other| one.host().cmp(other.host()).then_with(|| width(one).cmp(&width(other))));
         let exact =
-            Table::new(exact.len(), exact.iter().zip(0..).map(|(text, index)| (seed.whole(text), *text, index)))?;
+            OriginTable::new(exact.len(), exact.iter().zip(0..).map(|(text, index)| (seed.whole(text), *text, index)))?;
         let hosts = host_table(seed, &patterns)?;
-        let has_whole = patterns.iter().any(|pattern| pattern.shape() == Shape::Whole);
-        let depths = patterns.iter().map(Depths::of).fold(Depths::default(), Depths::and);
-        Ok(Self { exact, hosts, patterns: place(patterns), depths, has_whole, null, any })
+        let has_whole = patterns.iter().any(|pattern| pattern.shape() == PatternShape::Whole);
+        let depths = patterns.iter().map(LabelDepths::of).fold(LabelDepths::default(), LabelDepths::and);
+        Ok(Self { exact, hosts, patterns: place(patterns), depths, has_whole, extensions, null, any })
     }
 
-    /// The entry that is this very text, whose hash is `hash`.
+    /// Returns the entry that equals `text`, whose hash is `hash`.
     pub(crate) fn exact(&self, hash: u64, text: &[u8]) -> Option<u32> {
         self.exact.get(hash, text)
     }
 
-    /// The narrowest pattern over exactly the host `suffix`, whose hash is `hash`, that covers the origin.
+    /// Returns the narrowest pattern that covers the origin among those with the host `suffix`,
+    /// whose hash is `hash`.
     pub(crate) fn under(&self, hash: u64, suffix: &[u8], origin: &Origin<'_>) -> Option<u32> {
         let is_whole = suffix.len() == origin.host.len();
         if is_whole && !self.has_whole {
@@ -89,62 +96,72 @@ impl Set {
             let is_covered = !is_whole && origin.port.is_none() && origin.scheme == b"https";
             return is_covered.then(|| self.exact_count() + (value ^ PLAIN));
         }
-        let mut over_host = (value..).zip(self.over_one_host(value));
-        over_host.find(|(_, pattern)| pattern.covers_under(origin)).map(|(index, _)| self.exact_count() + index)
+        let mut candidates = (value..).zip(self.patterns_of_host(value));
+        candidates.find(|(_, pattern)| pattern.covers_under(origin)).map(|(index, _)| self.exact_count() + index)
     }
 
     pub(crate) fn has_patterns(&self) -> bool {
         !self.patterns.is_empty()
     }
 
-    /// The entry `null`.
+    /// Returns the entry for all extensions of the scheme.
+    pub(crate) fn extensions(&self, scheme: ExtensionScheme) -> Option<u32> {
+        self.extensions.position(scheme).map(|position| self.exact_count() + self.pattern_count() + position)
+    }
+
+    /// Returns the entry `null`.
     pub(crate) fn null(&self) -> Option<u32> {
-        self.null.then_some(self.exact_count() + self.pattern_count())
+        self.null.then_some(self.starred_end())
     }
 
-    /// The entry `*`.
+    /// Returns the entry `*`.
     pub(crate) fn any(&self) -> Option<u32> {
-        self.any.then_some(self.exact_count() + self.pattern_count() + u32::from(self.null))
+        self.any.then_some(self.starred_end() + u32::from(self.null))
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
-        self.exact.len() + self.patterns.len() + usize::from(self.null) + usize::from(self.any)
+        self.starred_end() as usize + usize::from(self.null) + usize::from(self.any)
     }
 
-    /// An entry's text.
+    /// Returns the text of an entry.
     pub(crate) fn text(&self, index: usize) -> Option<&str> {
         if let Some(text) = self.exact.text(index) {
             return std::str::from_utf8(text).ok();
         }
-        match self.patterns.get(index.checked_sub(self.exact.len())?) {
-            Some(placed) => Some(placed.pattern.text()),
+        let after_exact = index.checked_sub(self.exact.len())?;
+        if let Some(placed) = self.patterns.get(after_exact) {
+            return Some(placed.pattern.text());
+        }
+        match self.extensions.nth(after_exact.checked_sub(self.patterns.len())?) {
+            Some(scheme) => Some(scheme.star()),
             None if index >= self.len() => None,
-            None if self.null && index == self.exact.len() + self.patterns.len() => Some("null"),
+            None if self.null && index == self.starred_end() as usize => Some("null"),
             None => Some("*"),
         }
     }
 
-    /// Every pattern of this set that covers all that `pattern` does; itself too, if it is one of the set's.
-    pub(crate) fn wider<'s>(&'s self, seed: &'s Seed, pattern: &'s Pattern) -> impl Iterator<Item = &'s str> {
+    /// Returns every pattern of this set that covers all origins of `pattern`, including `pattern`
+    /// itself if the set contains it.
+    pub(crate) fn wider<'s>(&'s self, seed: &'s HashSeed, pattern: &'s OriginPattern) -> impl Iterator<Item = &'s str> {
         let hosts = hash::suffixes(seed, pattern.host().as_bytes());
         let found = hosts
             .filter_map(|(hash, suffix)| self.hosts.get(hash, suffix))
-            .flat_map(|value| self.over_one_host(value & !PLAIN));
-        found.filter(|other| other.covers_all_of(pattern)).map(Pattern::text)
+            .flat_map(|value| self.patterns_of_host(value & !PLAIN));
+        found.filter(|other| other.covers_all_of(pattern)).map(OriginPattern::text)
     }
 
-    fn over_one_host(&self, first: u32) -> impl Iterator<Item = &Pattern> {
-        let mut goes_on = true;
+    fn patterns_of_host(&self, first: u32) -> impl Iterator<Item = &OriginPattern> {
+        let mut has_more = true;
         let from = self.patterns.get(first as usize..).unwrap_or_default();
         from.iter().map_while(move |placed| {
-            let is_here = goes_on;
-            goes_on = placed.has_next;
-            is_here.then_some(&placed.pattern)
+            let is_included = has_more;
+            has_more = placed.has_next;
+            is_included.then_some(&placed.pattern)
         })
     }
 
-    // Building has checked that there are fewer entries than a `u32` counts.
+    // `new` has checked that the number of entries fits in a `u32`.
     fn exact_count(&self) -> u32 {
         self.exact.len() as u32
     }
@@ -152,16 +169,21 @@ impl Set {
     fn pattern_count(&self) -> u32 {
         self.patterns.len() as u32
     }
+
+    /// Returns the index after the last entry with a star, except `*`.
+    fn starred_end(&self) -> u32 {
+        self.exact_count() + self.pattern_count() + self.extensions.len()
+    }
 }
 
-impl Default for Depths {
+impl Default for LabelDepths {
     fn default() -> Self {
         Self { least: usize::MAX, most: 0 }
     }
 }
 
-impl Depths {
-    fn of(pattern: &Pattern) -> Self {
+impl LabelDepths {
+    fn of(pattern: &OriginPattern) -> Self {
         let labels = pattern.host().split('.').count();
         Self { least: labels, most: labels }
     }
@@ -171,19 +193,19 @@ impl Depths {
     }
 }
 
-/// Orders patterns over one host: those that cover less come first.
-fn width(pattern: &Pattern) -> (u8, std::cmp::Reverse<usize>, PortPattern) {
+/// Orders patterns with the same host: those that cover less come first.
+fn width(pattern: &OriginPattern) -> (u8, std::cmp::Reverse<usize>, PortPattern) {
     let (before, after) = pattern.literals();
     let rank = match pattern.shape() {
-        Shape::Whole => 0,
-        Shape::InLabel { .. } => 1,
-        Shape::Subdomains => 2,
+        PatternShape::Whole => 0,
+        PatternShape::InLabel { .. } => 1,
+        PatternShape::Subdomains => 2,
     };
     (rank, std::cmp::Reverse(before.len() + after.len()), pattern.port())
 }
 
-fn host_table(seed: &Seed, patterns: &[Pattern]) -> Result<Table, TooLarge> {
-    let groups: Vec<&[Pattern]> = patterns.chunk_by(|one, next| one.host() == next.host()).collect();
+fn host_table(seed: &HashSeed, patterns: &[OriginPattern]) -> Result<OriginTable, TooLarge> {
+    let groups: Vec<&[OriginPattern]> = patterns.chunk_by(|one, next| one.host() == next.host()).collect();
     let firsts = groups.iter().scan(0, |next, group| {
         let first = *next;
         *next += group.len() as u32;
@@ -194,23 +216,28 @@ fn host_table(seed: &Seed, patterns: &[Pattern]) -> Result<Table, TooLarge> {
         let mark = if matches!(group, [pattern] if is_plain(pattern)) { PLAIN } else { 0 };
         Some((hash::host_hash(seed, host), host, first | mark))
     });
-    Table::new(groups.len(), entries)
+    OriginTable::new(groups.len(), entries)
 }
 
-fn is_plain(pattern: &Pattern) -> bool {
-    (pattern.scheme(), pattern.shape(), pattern.port()) == (Scheme::Https, Shape::Subdomains, PortPattern::Default)
+fn is_plain(pattern: &OriginPattern) -> bool {
+    (pattern.scheme(), pattern.shape(), pattern.port())
+        == (Scheme::Https, PatternShape::Subdomains, PortPattern::Default)
 }
 
-fn place(patterns: Vec<Pattern>) -> Box<[Placed]> {
+fn place(patterns: Vec<OriginPattern>) -> Box<[PlacedPattern]> {
     let followers = patterns.iter().zip(patterns.iter().skip(1));
     let has_next: Vec<bool> = followers.map(|(one, next)| one.host() == next.host()).chain([false]).collect();
-    patterns.into_iter().zip(has_next).map(|(pattern, has_next)| Placed { pattern, has_next }).collect()
+    patterns.into_iter().zip(has_next).map(|(pattern, has_next)| PlacedPattern { pattern, has_next }).collect()
 }
 
-/// The narrowest pattern of two sets that covers the origin, told with its set: `0` is the first.
-pub(crate) fn find(seed: &Seed, sets: [&Set; 2], origin: &Origin<'_>) -> Option<(usize, u32)> {
+/// Returns the narrowest pattern of two sets that covers the origin, with the index of its set.
+pub(crate) fn find(seed: &HashSeed, sets: [&CompiledOrigins; 2], origin: &Origin<'_>) -> Option<(usize, u32)> {
+    // Patterns have only the schemes `https` and `http`, so they cover no extension.
+    if let Some(scheme) = ExtensionScheme::of(origin.scheme) {
+        return find_extensions(sets, scheme, origin);
+    }
     let depths = sets[0].depths.and(sets[1].depths);
-    match sets.map(Set::has_patterns) {
+    match sets.map(CompiledOrigins::has_patterns) {
         [false, false] => None,
         [true, false] => longest(seed, origin, depths, |hash, suffix| Some((0, sets[0].under(hash, suffix, origin)?))),
         [false, true] => longest(seed, origin, depths, |hash, suffix| Some((1, sets[1].under(hash, suffix, origin)?))),
@@ -221,8 +248,18 @@ pub(crate) fn find(seed: &Seed, sets: [&Set; 2], origin: &Origin<'_>) -> Option<
     }
 }
 
-/// What `under` gives for the longest suffix for which it gives anything.
-fn longest<T>(seed: &Seed, origin: &Origin<'_>, depths: Depths, under: impl Fn(u64, &[u8]) -> Option<T>) -> Option<T> {
+fn find_extensions(sets: [&CompiledOrigins; 2], scheme: ExtensionScheme, origin: &Origin<'_>) -> Option<(usize, u32)> {
+    let stars = (0..).zip(sets).find_map(|(set, entries)| Some((set, entries.extensions(scheme)?)));
+    stars.filter(|_| extension::covers_host(origin))
+}
+
+/// Returns the result of `under` for the longest suffix with a result.
+fn longest<T>(
+    seed: &HashSeed,
+    origin: &Origin<'_>,
+    depths: LabelDepths,
+    under: impl Fn(u64, &[u8]) -> Option<T>,
+) -> Option<T> {
     let suffixes = hash::suffixes(seed, origin.host).take(depths.most).skip(depths.least.saturating_sub(1));
     suffixes.filter_map(|(hash, suffix)| under(hash, suffix)).last()
 }

@@ -1,11 +1,12 @@
-//! Public suffixes: the names under which anybody can register, and so the names that say nothing of who is behind a host.
+//! Public suffixes: the names under which anyone can register a domain.
 //!
-//! The list is the one of <https://publicsuffix.org>, compiled in. An unknown top-level domain counts as a public suffix.
+//! The list of <https://publicsuffix.org> is compiled in. An unknown top-level domain counts as a
+//! public suffix.
 
 use super::host;
 
-/// Where providers have public suffixes below a domain of their own, which itself is none: the list can be asked about a
-/// name and not searched, so these are asked about.
+/// Labels of public suffixes that lie under a domain which is not a public suffix itself. The crate
+/// `psl` can test a name but not enumerate the list, so these labels are tried.
 const BELOW: [&str; 21] = [
     "s3",
     "elb",
@@ -30,13 +31,14 @@ const BELOW: [&str; 21] = [
     "user",
 ];
 
-/// Whether anybody can register a name directly over this one.
+/// Whether anyone can register a name directly under this one.
 pub(crate) fn is_open(name: &str) -> bool {
-    // Some suffixes are themselves given by a star: each name over `kawasaki.jp` is a public suffix.
+    // The list has wildcard rules: each name under `kawasaki.jp` is a public suffix.
     !host::is_loopback(name.as_bytes()) && (is_public_suffix(name) || is_public_suffix(&format!("crossgate.{name}")))
 }
 
-/// Public suffixes that lie below this domain, such as `s3.amazonaws.com` below `amazonaws.com`, as far as they are known.
+/// Returns the known public suffixes under this domain, such as `s3.amazonaws.com` under
+/// `amazonaws.com`.
 pub(crate) fn below(domain: &str) -> impl Iterator<Item = String> {
     let names = BELOW.iter().map(move |label| format!("{label}.{domain}"));
     names.filter(|name| is_open(name))
@@ -51,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn open_names_are_told() {
+    fn name_under_which_anyone_registers_is_open() {
         for name in ["com", "co.uk", "github.io", "kawasaki.jp", "foo.kawasaki.jp", "nosuchtop", "s3.amazonaws.com"] {
             assert!(is_open(name), "{name}");
         }

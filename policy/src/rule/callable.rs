@@ -1,13 +1,16 @@
-//! Everything that a rule may call or read: the one list. What is not here is refused when a script is loaded.
+//! The list of everything that a rule may call or read. A script that uses anything else is refused
+//! when it is loaded.
 //!
-//! Nothing here reaches files, the environment, the network, the clock, random numbers, other scripts or the log; nothing blocks, and
-//! nothing calls back into the script, since operations in a callback are not counted.
+//! Absent on purpose: files, the environment, the network, the clock, random numbers, other
+//! scripts, the log, blocking functions, and callbacks into the script, whose operations are not
+//! counted.
 
-/// The fields of `req`, in the order of their bits in [`Reads`](super::Reads).
+/// The fields of `req`, in the order of their bits in [`RuleReads`](super::RuleReads).
 pub(super) const FIELDS: [&str; 10] =
     ["origin", "scheme", "host", "port", "tenant", "route", "method", "path", "kind", "requested_headers"];
 
-/// What can be called: a name, and how many arguments it takes, the one before the dot included.
+/// The callable functions, each with the numbers of arguments that it accepts. The value before the
+/// dot of a method call counts as an argument.
 pub(super) const FUNCTIONS: [(&str, &[usize]); 25] = [
     // The answer.
     ("allow", &[0, 1]),
@@ -20,10 +23,10 @@ pub(super) const FUNCTIONS: [(&str, &[usize]); 25] = [
     ("label", &[2]),
     ("registrable_domain", &[1]),
     ("glob", &[2]),
-    // Data beside the scripts.
+    // Data files.
     ("in_set", &[2]),
     ("lookup", &[2]),
-    // Texts, arrays and maps.
+    // Strings, arrays and maps.
     ("len", &[1]),
     ("is_empty", &[1]),
     ("contains", &[2]),
@@ -41,19 +44,19 @@ pub(super) const FUNCTIONS: [(&str, &[usize]); 25] = [
     ("to_string", &[1]),
 ];
 
-/// The operators; `&&`, `||`, `??`, `if`, `switch`, loops and literals are the language's own.
+/// The operators. `&&`, `||`, `??`, `if`, `switch`, loops and literals are part of the language.
 pub(super) const OPERATORS: [&str; 15] =
     ["+", "-", "*", "/", "%", "==", "!=", "<", "<=", ">", ">=", "!", "..", "..=", "in"];
 
-/// Operators that change a variable.
+/// The operators that change a variable.
 pub(super) const ASSIGNMENTS: [&str; 6] = ["=", "+=", "-=", "*=", "/=", "%="];
 
-/// The names of everything that can be called, for the manual to be held against.
+/// Returns the names of all callable functions. A test checks that the manual describes them.
 pub fn callable_names() -> impl Iterator<Item = &'static str> {
     FUNCTIONS.iter().map(|(name, _)| *name)
 }
 
-/// The names of the fields of `req`.
+/// Returns the names of the fields of `req`.
 pub fn field_names() -> impl Iterator<Item = &'static str> {
     FIELDS.into_iter()
 }

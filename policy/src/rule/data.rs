@@ -1,4 +1,5 @@
-//! Sets and tables that scripts ask by name: frozen when they are loaded, and as quick with a hundred thousand entries as with one.
+//! The sets and tables that scripts look up by name. They are frozen when they are loaded, and the
+//! time of a lookup does not depend on the number of entries.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +11,8 @@ pub struct RuleData {
 }
 
 impl RuleData {
-    /// Sets of values and tables of keys and values, by name.
+    /// Creates the data from named sets of values and named tables of keys and values. For a
+    /// repeated key the last value counts.
     pub fn new(
         sets: impl IntoIterator<Item = (String, Vec<String>)>,
         tables: impl IntoIterator<Item = (String, Vec<(String, String)>)>,

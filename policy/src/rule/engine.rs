@@ -1,7 +1,9 @@
-//! The sandbox: a Rhai engine that knows nothing but the functions of [`callable`](super::callable), with every limit set.
+//! The sandbox: a Rhai engine with only the functions of [`callable`](super::callable), and with
+//! every limit set.
 //!
-//! Each copy of a script has an engine of its own, compiled from the source, so that threads share neither a lock nor a reference
-//! count. The limits are written down here, since Rhai's defaults differ between debug and release builds.
+//! Each copy of a script is compiled from the source and has its own engine, so that threads share
+//! neither a lock nor a reference count. All limits are set here, since Rhai's defaults differ
+//! between debug and release builds.
 
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
@@ -11,34 +13,34 @@ use rhai::{
 };
 
 use super::data::RuleData;
-use super::run::{self, Fault};
+use super::run::{self, HostFault};
 use super::{RuleLimits, functions};
 
-/// Expressions within expressions, blocks and brackets alike; parsing is recursive.
+/// The deepest nesting of expressions, blocks and brackets. The parser is recursive.
 const EXPRESSION_DEPTH_MAX: usize = 48;
-/// Functions of one script.
+/// The most functions of one script.
 const FUNCTIONS_MAX: usize = 64;
-/// Variables alive at one time.
+/// The most variables in scope at one time.
 const VARIABLES_MAX: usize = 64;
 
-/// One compiled copy of a script, with an engine of its own.
-pub(super) struct Program {
+/// One compiled copy of a script, with its own engine.
+pub(super) struct RuleProgram {
     pub(super) engine: Engine,
     pub(super) ast: AST,
 }
 
-impl std::fmt::Debug for Program {
+impl std::fmt::Debug for RuleProgram {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Program").finish_non_exhaustive()
+        f.debug_struct("RuleProgram").finish_non_exhaustive()
     }
 }
 
-impl Program {
-    /// Compiles a source, whatever it calls.
+impl RuleProgram {
+    /// Compiles a source. The audit checks the functions that it calls.
     pub(super) fn parse(source: &str, data: &Arc<RuleData>, limits: &RuleLimits) -> Result<Self, ParseError> {
         let mut engine = sandbox(data, limits);
         let ast = engine.compile(source)?;
-        see_constants(&mut engine, constants(&ast));
+        resolve_constants(&mut engine, constants(&ast));
         Ok(Self { engine, ast })
     }
 }
@@ -55,7 +57,8 @@ fn sandbox(data: &Arc<RuleData>, limits: &RuleLimits) -> Engine {
         .set_max_array_size(limits.array_len)
         .set_max_map_size(limits.map_len)
         .set_max_strings_interned(0)
-        // As written: the audit tells places, and nothing is evaluated while loading.
+        // No optimisation: the audit needs the locations, and nothing must be evaluated while
+        // loading.
         .set_optimization_level(OptimizationLevel::None)
         .set_allow_shadowing(true)
         .set_fast_operators(true)
@@ -65,15 +68,15 @@ fn sandbox(data: &Arc<RuleData>, limits: &RuleLimits) -> Engine {
     engine
 }
 
-/// The constants at the top of a script. Their values are literals, which the audit sees to.
+/// Returns the constants at the top of a script. The audit ensures that their values are literals.
 fn constants(ast: &AST) -> Vec<(ImmutableString, Dynamic)> {
     ast.iter_literal_variables(true, false).map(|(name, _, value)| (name.into(), value)).collect()
 }
 
-/// Functions do not see what stands beside them; a constant is looked up for them. The audit has refused other variables of
-/// that name.
+/// Makes the constants visible in functions, which in Rhai do not see the global scope. The audit
+/// refuses other variables with the same name.
 #[expect(deprecated, reason = "the attribute says that the call may change; the version is pinned")]
-fn see_constants(engine: &mut Engine, constants: Vec<(ImmutableString, Dynamic)>) {
+fn resolve_constants(engine: &mut Engine, constants: Vec<(ImmutableString, Dynamic)>) {
     if constants.is_empty() {
         return;
     }
@@ -82,18 +85,18 @@ fn see_constants(engine: &mut Engine, constants: Vec<(ImmutableString, Dynamic)>
     });
 }
 
-/// Calls `decide`.
-pub(super) fn call(program: &Program, req: Dynamic) -> Result<Dynamic, Box<EvalAltResult>> {
+/// Calls the function `decide` of the script.
+pub(super) fn call(program: &RuleProgram, req: Dynamic) -> Result<Dynamic, Box<EvalAltResult>> {
     let options = rhai::CallFnOptions::new().eval_ast(false).rewind_scope(false);
     program.engine.call_fn_with_options(options, &mut Scope::new(), &program.ast, "decide", (req,))
 }
 
-/// An error that a host function makes.
-pub(super) fn fault(fault: Fault) -> Box<EvalAltResult> {
+/// Creates the error of a host function.
+pub(super) fn fault(fault: HostFault) -> Box<EvalAltResult> {
     Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(fault), rhai::Position::NONE))
 }
 
-/// Keys of a map, for messages.
+/// Returns the keys of a map.
 pub(super) fn keys(map: &Map) -> impl Iterator<Item = &str> {
     map.keys().map(AsRef::as_ref)
 }

@@ -1,4 +1,7 @@
-//! What a rule may call, as it is written in [`callable`](super::callable): each bounded before it makes anything, not after.
+//! The functions that a rule may call. [`callable`](super::callable) lists their names.
+//!
+//! Each function checks its limits before it allocates. None of them has side effects besides the
+//! record of reads.
 
 use std::sync::Arc;
 
@@ -6,17 +9,19 @@ use rhai::{Array, Dynamic, Engine, EvalAltResult, INT, ImmutableString, Map};
 
 use super::data::RuleData;
 use super::engine::{fault, keys};
-use super::input::{Part, Values};
-use super::run::{Fault, Said};
-use super::{Answer, MESSAGE_LEN_MAX, RuleErrorKind, RuleLimits, Terms};
+use super::input::{InputValues, RequestPart};
+use super::run::{HostFault, ScriptAnswer};
+use super::{MESSAGE_LEN_MAX, RuleAnswer, RuleErrorKind, RuleLimits};
 
-/// `req`, as a script holds it. A copy of it is the same request.
+use crate::verdict::RuleTerms;
+
+/// The value `req` of a script. A clone refers to the same request.
 #[derive(Debug, Clone)]
-pub(super) struct Req(pub(super) Arc<Values>);
+pub(super) struct ScriptRequest(pub(super) Arc<InputValues>);
 
 type Outcome<T> = Result<T, Box<EvalAltResult>>;
 
-/// What firefox keeps at most; a policy has the same bound.
+/// The longest time that Firefox caches a preflight, in seconds. A policy has the same limit.
 const MAX_AGE_SECONDS_MAX: INT = 86_400;
 
 pub(super) fn register(engine: &mut Engine, data: &Arc<RuleData>, limits: &RuleLimits) {
@@ -37,74 +42,76 @@ fn optional(value: Option<&str>) -> Dynamic {
 }
 
 fn register_req(engine: &mut Engine) {
-    engine.register_type_with_name::<Req>("Req");
+    engine.register_type_with_name::<ScriptRequest>("Req");
     let fields = [
-        ("origin", Part::Origin),
-        ("scheme", Part::Scheme),
-        ("host", Part::Host),
-        ("tenant", Part::Tenant),
-        ("route", Part::Route),
-        ("method", Part::Method),
-        ("path", Part::Path),
-        ("kind", Part::Kind),
+        ("origin", RequestPart::Origin),
+        ("scheme", RequestPart::Scheme),
+        ("host", RequestPart::Host),
+        ("tenant", RequestPart::Tenant),
+        ("route", RequestPart::Route),
+        ("method", RequestPart::Method),
+        ("path", RequestPart::Path),
+        ("kind", RequestPart::Kind),
     ];
     for (name, part) in fields {
-        engine.register_get(name, move |req: &mut Req| text(req.0.read(part)));
+        engine.register_get(name, move |req: &mut ScriptRequest| text(req.0.read(part)));
     }
-    engine.register_get("port", |req: &mut Req| -> INT {
-        req.0.read(Part::Port).and_then(|port| port.parse().ok()).unwrap_or_default()
+    engine.register_get("port", |req: &mut ScriptRequest| -> INT {
+        req.0.read(RequestPart::Port).and_then(|port| port.parse().ok()).unwrap_or_default()
     });
-    engine.register_get("requested_headers", |req: &mut Req| -> Array {
-        let list = req.0.read(Part::RequestedHeaders).unwrap_or_default();
+    engine.register_get("requested_headers", |req: &mut ScriptRequest| -> Array {
+        let list = req.0.read(RequestPart::RequestedHeaders).unwrap_or_default();
         list.split(',').filter(|name| !name.is_empty()).map(|name| ImmutableString::from(name).into()).collect()
     });
-    engine.register_fn("header", |req: &mut Req, name: &str| read_listed(req, req.0.header(name), "header", name));
-    engine.register_fn("query", |req: &mut Req, key: &str| read_listed(req, req.0.query(key), "query key", key));
+    engine.register_fn("header", |req: &mut ScriptRequest, name: &str| {
+        read_listed(req, req.0.header(name), "header", name)
+    });
+    engine.register_fn("query", |req: &mut ScriptRequest, key: &str| {
+        read_listed(req, req.0.query(key), "query key", key)
+    });
 }
 
-fn read_listed(req: &Req, part: Option<Part>, what: &str, name: &str) -> Outcome<Dynamic> {
+fn read_listed(req: &ScriptRequest, part: Option<RequestPart>, what: &str, name: &str) -> Outcome<Dynamic> {
     match part {
         Some(part) => Ok(optional(req.0.read(part))),
         None => {
             let message = format!("the {what} `{name}` is not listed, expected it in the policy's `rule`");
-            Err(fault(Fault { kind: RuleErrorKind::Unlisted, message }))
+            Err(fault(HostFault { kind: RuleErrorKind::Unlisted, message }))
         }
     }
 }
 
 fn register_answers(engine: &mut Engine) {
-    engine.register_type_with_name::<Said>("Answer");
-    engine.register_fn("allow", || Said(Answer::Allow(Terms::NONE)));
-    engine.register_fn("allow", |terms: Map| terms_of(&terms).map(|terms| Said(Answer::Allow(terms))));
-    engine.register_fn("deny", || Said(Answer::Deny(None)));
-    engine.register_fn("deny", |reason: &str| Said(Answer::Deny(Some(message(reason)))));
+    engine.register_type_with_name::<ScriptAnswer>("Answer");
+    engine.register_fn("allow", || ScriptAnswer(RuleAnswer::Allow(RuleTerms::NONE)));
+    engine.register_fn("allow", |terms: Map| terms_of(&terms).map(|terms| ScriptAnswer(RuleAnswer::Allow(terms))));
+    engine.register_fn("deny", || ScriptAnswer(RuleAnswer::Deny(None)));
+    engine.register_fn("deny", |reason: &str| ScriptAnswer(RuleAnswer::Deny(Some(message(reason)))));
 }
 
-fn terms_of(map: &Map) -> Outcome<Terms> {
-    let wrong = |message: String| fault(Fault { kind: RuleErrorKind::Result, message });
+fn terms_of(map: &Map) -> Outcome<RuleTerms> {
+    let error = |message: String| fault(HostFault { kind: RuleErrorKind::Result, message });
     if let Some(unknown) = keys(map).find(|key| !["maxAge", "credentials"].contains(key)) {
-        return Err(wrong(format!("`allow` knows no `{unknown}`, expected `maxAge` or `credentials`")));
+        return Err(error(format!("`allow` has no option `{unknown}`, expected `maxAge` or `credentials`")));
     }
     let max_age_seconds = match map.get("maxAge") {
         None => None,
         Some(value) => match value.as_int() {
             Ok(seconds @ 0..=MAX_AGE_SECONDS_MAX) => u32::try_from(seconds).ok(),
             _ => {
-                return Err(wrong(format!(
-                    "`maxAge` is no such number, expected seconds from 0 to {MAX_AGE_SECONDS_MAX}"
-                )));
+                return Err(error(format!("invalid `maxAge`, expected seconds from 0 to {MAX_AGE_SECONDS_MAX}")));
             }
         },
     };
     let without_credentials = match map.get("credentials").map(Dynamic::as_bool) {
         None | Some(Ok(true)) => false,
         Some(Ok(false)) => true,
-        Some(Err(_)) => return Err(wrong("`credentials` is neither true nor false, expected one of them".to_owned())),
+        Some(Err(_)) => return Err(error("invalid `credentials`, expected true or false".to_owned())),
     };
-    Ok(Terms { max_age_seconds, without_credentials })
+    Ok(RuleTerms { max_age_seconds, without_credentials })
 }
 
-/// A denial's message, fit to be shown: cut at a character, and no control characters.
+/// Prepares the message of a denial: truncated at a character, without control characters.
 fn message(text: &str) -> Arc<str> {
     let end = (0..=MESSAGE_LEN_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     let cut = text.get(..end.unwrap_or_default()).unwrap_or_default();
@@ -124,7 +131,7 @@ fn register_hosts(engine: &mut Engine) {
     engine.register_fn("glob", glob);
 }
 
-/// Whether a host is a domain or one of its subdomains: whole labels, never a part of one.
+/// Whether a host is a domain or one of its subdomains. Only whole labels match.
 fn is_under(host: &str, domain: &str) -> bool {
     let before = host.strip_suffix(domain);
     !domain.is_empty() && before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
@@ -134,8 +141,8 @@ fn is_address(host: &str) -> bool {
     host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok()
 }
 
-/// Whether the whole of a text looks like a pattern, in which `*` stands for any characters and `?` for one. Goes back to the last
-/// star alone, so its time is at most the product of both lengths.
+/// Whether a whole string matches a pattern, in which `*` stands for any bytes and `?` for one. The
+/// match goes back only to the last star, so its time is at most the product of both lengths.
 fn glob(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t, mut star) = (0, 0, None);
@@ -171,7 +178,7 @@ fn int(len: usize) -> INT {
 }
 
 fn too_large(what: &str, max: usize) -> Box<EvalAltResult> {
-    fault(Fault { kind: RuleErrorKind::Size, message: format!("{what} is too large, expected at most {max}") })
+    fault(HostFault { kind: RuleErrorKind::Size, message: format!("{what} is too large, expected at most {max}") })
 }
 
 fn register_texts(engine: &mut Engine, limits: RuleLimits) {
@@ -217,7 +224,7 @@ fn piece(text: &str, start: INT, len: INT) -> ImmutableString {
     text.chars().skip(start).take(len).collect::<String>().into()
 }
 
-/// What the language does not have built in.
+/// Registers operators that the raw engine does not have.
 fn register_operators(engine: &mut Engine, limits: RuleLimits) {
     engine.register_fn("!", |flag: bool| !flag);
     engine.register_fn("-", |n: INT| n.checked_neg().ok_or_else(overflow));
@@ -230,5 +237,8 @@ fn register_operators(engine: &mut Engine, limits: RuleLimits) {
 }
 
 fn overflow() -> Box<EvalAltResult> {
-    fault(Fault { kind: RuleErrorKind::Runtime, message: "the number is too large, expected less".to_owned() })
+    fault(HostFault {
+        kind: RuleErrorKind::Runtime,
+        message: "the number is too large, expected a smaller one".to_owned(),
+    })
 }

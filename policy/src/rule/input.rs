@@ -1,7 +1,8 @@
-//! What a rule sees of a request, and the record of what it looked at.
+//! The values of a request that a rule can read, and the record of its reads.
 //!
-//! Every value is written by one function, [`write_value`], for the rule to read and for the key under which its answer is kept alike:
-//! they cannot differ. A getter records before it gives. What is written for a rule is only what its script names.
+//! One function, [`write_value`], writes the values both for the script and for the cache key of
+//! its answer, so the two cannot differ. A getter records the read before it returns the value.
+//! Only the parts that the script names are written.
 
 use std::fmt::Write as _;
 use std::ops::{ControlFlow, Range};
@@ -11,21 +12,21 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use http::HeaderName;
 use percent_encoding::percent_decode_str;
 
-use super::{Reads, Rule, RuleInput};
+use super::{Rule, RuleInput, RuleReads};
 use crate::names::is_token;
-use crate::request::Scheme;
+use crate::origin::scheme::Scheme;
 
-/// The header fields that one rule may read.
+/// The most header fields that one rule may read.
 pub const RULE_HEADERS_MAX: usize = 32;
-/// The query keys that one rule may read.
+/// The most query keys that one rule may read.
 pub const RULE_QUERY_MAX: usize = 16;
 
-/// The names of requested headers that a rule is shown; a longer list shows as none.
+/// The most requested headers that a rule can read. A longer list reads as empty.
 const REQUESTED_MAX: usize = 64;
 
-/// Something that a rule may read, as a bit of [`Reads`].
+/// A part of a request that a rule may read. Each has a bit in [`RuleReads`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum RequestPart {
     Origin,
     Scheme,
     Host,
@@ -40,23 +41,23 @@ pub(super) enum Part {
     Query(usize),
 }
 
-const FIXED: [Part; 10] = [
-    Part::Origin,
-    Part::Scheme,
-    Part::Host,
-    Part::Port,
-    Part::Tenant,
-    Part::Route,
-    Part::Method,
-    Part::Path,
-    Part::Kind,
-    Part::RequestedHeaders,
+const FIXED: [RequestPart; 10] = [
+    RequestPart::Origin,
+    RequestPart::Scheme,
+    RequestPart::Host,
+    RequestPart::Port,
+    RequestPart::Tenant,
+    RequestPart::Route,
+    RequestPart::Method,
+    RequestPart::Path,
+    RequestPart::Kind,
+    RequestPart::RequestedHeaders,
 ];
 
-/// How many parts there can be.
+/// The number of possible parts.
 const PARTS: usize = FIXED.len() + RULE_HEADERS_MAX + RULE_QUERY_MAX;
 
-impl Part {
+impl RequestPart {
     #[expect(clippy::wildcard_enum_match_arm, reason = "all others are in the list")]
     pub(super) fn index(self) -> usize {
         match self {
@@ -78,7 +79,7 @@ impl Part {
         }
     }
 
-    /// The parts among `bits`, in order.
+    /// Returns the parts of the set `bits`, in order.
     pub(super) fn among(mut bits: u64) -> impl Iterator<Item = Self> {
         std::iter::from_fn(move || {
             let index = usize::try_from(bits.trailing_zeros()).ok().filter(|index| *index < PARTS)?;
@@ -88,97 +89,100 @@ impl Part {
     }
 }
 
-/// The values of one request that a script may ask for, and which it has asked for.
+/// The values of one request that a script may read, and the parts that it has read.
 #[derive(Debug)]
-pub(super) struct Values {
+pub(super) struct InputValues {
     text: String,
-    /// Where in the text each is; none if the request has no such thing.
-    places: [Option<Range<u32>>; PARTS],
+    /// The position of each value in the text. `None` if the request does not have the part.
+    ranges: [Option<Range<u32>>; PARTS],
     reads: AtomicU64,
     headers: Arc<[HeaderName]>,
     query: Arc<[Box<str>]>,
 }
 
-impl Values {
-    /// Those that `wanted` has a bit for.
+impl InputValues {
+    /// Writes the values of the parts in `wanted`.
     pub(super) fn new(rule: &Rule, input: &RuleInput<'_>, wanted: u64) -> Self {
-        let (mut text, mut places) = (String::new(), [const { None }; PARTS]);
-        for part in Part::among(wanted) {
+        let (mut text, mut ranges) = (String::new(), [const { None }; PARTS]);
+        for part in RequestPart::among(wanted) {
             let start = text.len();
-            let is_there = write_value(part, rule, input, &mut text);
+            let is_present = write_value(part, rule, input, &mut text);
             let range = u32::try_from(start).ok().zip(u32::try_from(text.len()).ok());
-            if let (true, Some((start, end)), Some(place)) = (is_there, range, places.get_mut(part.index())) {
-                *place = Some(start..end);
+            if let (true, Some((start, end)), Some(slot)) = (is_present, range, ranges.get_mut(part.index())) {
+                *slot = Some(start..end);
             }
         }
         let (headers, query) = (Arc::clone(&rule.headers), Arc::clone(&rule.query));
-        Self { text, places, reads: AtomicU64::new(0), headers, query }
+        Self { text, ranges, reads: AtomicU64::new(0), headers, query }
     }
 
-    /// A value, which is from now on something that the answer depends on.
-    pub(super) fn read(&self, part: Part) -> Option<&str> {
+    /// Records the read and returns the value.
+    pub(super) fn read(&self, part: RequestPart) -> Option<&str> {
         self.reads.fetch_or(part.bit(), Relaxed);
-        let place = self.places.get(part.index())?.as_ref()?;
-        self.text.get(place.start as usize..place.end as usize)
+        let range = self.ranges.get(part.index())?.as_ref()?;
+        self.text.get(range.start as usize..range.end as usize)
     }
 
-    pub(super) fn reads(&self) -> Reads {
-        Reads(self.reads.load(Relaxed))
+    pub(super) fn reads(&self) -> RuleReads {
+        RuleReads(self.reads.load(Relaxed))
     }
 
-    /// Which part a listed header is.
-    pub(super) fn header(&self, name: &str) -> Option<Part> {
-        self.headers.iter().position(|listed| listed.as_str().eq_ignore_ascii_case(name)).map(Part::Header)
+    /// Returns the part of a listed header.
+    pub(super) fn header(&self, name: &str) -> Option<RequestPart> {
+        self.headers.iter().position(|listed| listed.as_str().eq_ignore_ascii_case(name)).map(RequestPart::Header)
     }
 
-    /// Which part a listed query key is.
-    pub(super) fn query(&self, key: &str) -> Option<Part> {
-        self.query.iter().position(|listed| **listed == *key).map(Part::Query)
+    /// Returns the part of a listed query key.
+    pub(super) fn query(&self, key: &str) -> Option<RequestPart> {
+        self.query.iter().position(|listed| **listed == *key).map(RequestPart::Query)
     }
 }
 
-/// Appends the value of one part. Whether the request has it at all.
-pub(super) fn write_value(part: Part, rule: &Rule, input: &RuleInput<'_>, out: &mut String) -> bool {
+/// Appends the value of one part. Returns whether the request has the part.
+pub(super) fn write_value(part: RequestPart, rule: &Rule, input: &RuleInput<'_>, out: &mut String) -> bool {
     if let Some(text) = plain(part, input) {
         out.push_str(text);
         return true;
     }
     match part {
-        Part::Port => write_port(input, out),
-        Part::RequestedHeaders => write_requested(input, out),
-        Part::Header(index) => rule.headers.get(index).is_some_and(|name| write_header(name, input, out)),
-        Part::Query(index) => rule.query.get(index).is_some_and(|key| write_query(key, input.query, out)),
-        Part::Origin
-        | Part::Scheme
-        | Part::Host
-        | Part::Tenant
-        | Part::Route
-        | Part::Path
-        | Part::Kind
-        | Part::Method => true,
+        RequestPart::Port => write_port(input, out),
+        RequestPart::RequestedHeaders => write_requested(input, out),
+        RequestPart::Header(index) => rule.headers.get(index).is_some_and(|name| write_header(name, input, out)),
+        RequestPart::Query(index) => rule.query.get(index).is_some_and(|key| write_query(key, input.query, out)),
+        RequestPart::Origin
+        | RequestPart::Scheme
+        | RequestPart::Host
+        | RequestPart::Tenant
+        | RequestPart::Route
+        | RequestPart::Path
+        | RequestPart::Kind
+        | RequestPart::Method => true,
     }
 }
 
-/// The value of a part that is there as it is.
-fn plain<'a>(part: Part, input: &RuleInput<'a>) -> Option<&'a str> {
+/// Returns the value of a part that needs no conversion.
+fn plain<'a>(part: RequestPart, input: &RuleInput<'a>) -> Option<&'a str> {
     Some(match part {
-        Part::Origin => input.origin,
-        Part::Scheme => input.scheme,
-        Part::Host => input.host,
-        Part::Tenant => input.tenant,
-        Part::Route => input.route,
-        Part::Path => input.path,
-        Part::Kind => input.kind.as_str(),
-        // Tokens; anything else is a method that nothing compares equal to.
-        Part::Method => str::from_utf8(input.method).unwrap_or_default(),
-        Part::Port | Part::RequestedHeaders | Part::Header(_) | Part::Query(_) => return None,
+        RequestPart::Origin => input.origin,
+        RequestPart::Scheme => input.scheme,
+        RequestPart::Host => input.host,
+        RequestPart::Tenant => input.tenant,
+        RequestPart::Route => input.route,
+        RequestPart::Path => input.path,
+        RequestPart::Kind => input.kind.as_str(),
+        // Methods are tokens. Bytes that are not UTF-8 read as an empty method, which equals no
+        // name.
+        RequestPart::Method => str::from_utf8(input.method).unwrap_or_default(),
+        RequestPart::Port | RequestPart::RequestedHeaders | RequestPart::Header(_) | RequestPart::Query(_) => {
+            return None;
+        }
     })
 }
 
-/// Appends the value of one part and its length, by which absent differs from empty. Of parts that are there as they are, and of the
-/// port, no text is made.
-pub(super) fn write_key(part: Part, rule: &Rule, input: &RuleInput<'_>, key: &mut Vec<u8>) {
-    if part == Part::Port {
+/// Appends the value of one part and its length. The length of an absent part differs from that of
+/// an empty one. Values that need no conversion, and the port, are not copied to a string first.
+pub(super) fn write_key(part: RequestPart, rule: &Rule, input: &RuleInput<'_>, key: &mut Vec<u8>) {
+    if part == RequestPart::Port {
         return key.extend_from_slice(&port(input).to_le_bytes());
     }
     let mut made = String::new();
@@ -191,7 +195,7 @@ pub(super) fn write_key(part: Part, rule: &Rule, input: &RuleInput<'_>, key: &mu
     key.extend_from_slice(&len.to_le_bytes());
 }
 
-/// The port that is meant where none is written; 0 for schemes that have none.
+/// Returns the port, or the default port of the scheme, or 0 for schemes without one.
 fn port(input: &RuleInput<'_>) -> u16 {
     let default = [Scheme::Http, Scheme::Https].into_iter().find(|scheme| scheme.as_str() == input.scheme);
     input.port.or(default.map(Scheme::default_port)).unwrap_or_default()
@@ -202,7 +206,8 @@ fn write_port(input: &RuleInput<'_>, out: &mut String) -> bool {
     true
 }
 
-/// Names in lower case, with commas between. A list that is malformed or too long shows as empty.
+/// Writes the names in lower case, separated by commas. A malformed or too long list reads as
+/// empty.
 fn write_requested(input: &RuleInput<'_>, out: &mut String) -> bool {
     let start = out.len();
     let mut count = 0;
@@ -225,7 +230,7 @@ fn write_requested(input: &RuleInput<'_>, out: &mut String) -> bool {
     true
 }
 
-/// All lines as one (RFC 9110, section 5.3). A value that is no text is as good as none.
+/// Writes all lines as one (RFC 9110, section 5.3). A value that is not UTF-8 counts as absent.
 fn write_header(name: &HeaderName, input: &RuleInput<'_>, out: &mut String) -> bool {
     let start = out.len();
     let mut count = 0;
@@ -244,7 +249,8 @@ fn write_header(name: &HeaderName, input: &RuleInput<'_>, out: &mut String) -> b
     walked.is_continue() && count > 0
 }
 
-/// The first value of a key, decoded as forms encode it (<https://url.spec.whatwg.org/#urlencoded-parsing>).
+/// Writes the first value of a key, decoded by <https://url.spec.whatwg.org/#urlencoded-parsing>. A
+/// value that is not UTF-8 counts as absent.
 fn write_query(key: &str, query: &str, out: &mut String) -> bool {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let found = pairs.into_iter().find(|(name, _)| decoded(name).as_deref() == Some(key));
@@ -262,20 +268,20 @@ fn decoded(text: &str) -> Option<String> {
     percent_decode_str(&text).decode_utf8().ok().map(std::borrow::Cow::into_owned)
 }
 
-/// What was read, as a person would write it.
+/// Returns the name of a part for messages.
 #[expect(clippy::wildcard_enum_match_arm, reason = "all others are in the list")]
-pub(super) fn name(part: Part, rule: &Rule) -> String {
+pub(super) fn name(part: RequestPart, rule: &Rule) -> String {
     match part {
-        Part::Header(index) => format!("header {}", rule.headers.get(index).map_or("", HeaderName::as_str)),
-        Part::Query(index) => format!("query {}", rule.query.get(index).map_or("", |key| key)),
+        RequestPart::Header(index) => format!("header {}", rule.headers.get(index).map_or("", HeaderName::as_str)),
+        RequestPart::Query(index) => format!("query {}", rule.query.get(index).map_or("", |key| key)),
         fixed => super::callable::FIELDS.get(fixed.index()).copied().unwrap_or_default().to_owned(),
     }
 }
 
-/// The parts of a well-formed origin: scheme, host and port.
+/// Splits a well-formed origin into scheme, host and port. The port is `None` for the default port.
 ///
 /// # Errors
-/// Which rule of the grammar it breaks, as the end of a sentence that begins with the origin.
+/// The rule of the grammar that the origin breaks, as a message that follows the quoted origin.
 pub fn split_origin(origin: &str) -> Result<(&str, &str, Option<u16>), String> {
     let parsed = crate::origin::parse(origin.as_bytes()).map_err(|flaw| flaw.to_string())?;
     let text = |bytes| str::from_utf8(bytes).unwrap_or_default();

@@ -1,7 +1,7 @@
-//! One run: the request in, the answer or what went wrong out, and what was read either way.
+//! Runs a rule on one request, and returns the answer or the error, and the parts that were read.
 //!
-//! A host function that panics ends its run and nothing else. What a run is allowed to take up is kept beside the thread while it lasts,
-//! since Rhai's progress hook is told nothing of whose run it is in.
+//! A host function that panics ends only its run. The progress of a run is in a thread-local, since
+//! Rhai's progress hook gets no reference to the run.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,78 +9,78 @@ use std::sync::Arc;
 
 use rhai::{Dynamic, EvalAltResult, Position};
 
-use super::engine::{self, Program};
-use super::functions::Req;
-use super::input::Values;
-use super::{Answer, RuleError, RuleErrorKind, RuleRun};
+use super::engine::{self, RuleProgram};
+use super::functions::ScriptRequest;
+use super::input::InputValues;
+use super::{RuleAnswer, RuleError, RuleErrorKind, RuleRun};
 
-/// How often a run asks whether its time is over, in operations: a thousandth of the work between two looks at a clock.
-const LOOK_EVERY: u64 = 128;
+/// The operations between two calls of `is_over`, which reads a clock.
+const CHECK_INTERVAL: u64 = 128;
 
 /// The longest message of an error, in characters.
 const ERROR_LEN_MAX: usize = 200;
 
-/// What `allow` and `deny` give.
+/// The value that `allow` and `deny` return.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Said(pub(super) Answer);
+pub(super) struct ScriptAnswer(pub(super) RuleAnswer);
 
-/// An error that a host function makes.
+/// The error of a host function.
 #[derive(Debug, Clone)]
-pub(super) struct Fault {
+pub(super) struct HostFault {
     pub(super) kind: RuleErrorKind,
     pub(super) message: String,
 }
 
-/// The run of this thread.
+/// The progress of the run on this thread.
 #[derive(Clone, Copy)]
-struct Progress {
+struct RunProgress {
     operations: u64,
     is_over: fn() -> bool,
 }
 
 thread_local! {
-    static PROGRESS: Cell<Progress> = const { Cell::new(Progress { operations: 0, is_over: never }) };
+    static PROGRESS: Cell<RunProgress> = const { Cell::new(RunProgress { operations: 0, is_over: never }) };
 }
 
 fn never() -> bool {
     false
 }
 
-/// Rhai calls it before every operation; a value ends the run.
+/// Records the progress. Rhai calls this hook before every operation, and a value ends the run.
 pub(super) fn progress(operations: u64) -> Option<Dynamic> {
     let mut now = PROGRESS.get();
     now.operations = operations;
     PROGRESS.set(now);
-    (operations.is_multiple_of(LOOK_EVERY) && (now.is_over)()).then_some(Dynamic::UNIT)
+    (operations.is_multiple_of(CHECK_INTERVAL) && (now.is_over)()).then_some(Dynamic::UNIT)
 }
 
-pub(super) fn run(program: &Program, values: Values, is_over: fn() -> bool) -> RuleRun {
+pub(super) fn run(program: &RuleProgram, values: InputValues, is_over: fn() -> bool) -> RuleRun {
     let values = Arc::new(values);
-    PROGRESS.set(Progress { operations: 0, is_over });
-    let req = Dynamic::from(Req(Arc::clone(&values)));
+    PROGRESS.set(RunProgress { operations: 0, is_over });
+    let req = Dynamic::from(ScriptRequest(Arc::clone(&values)));
     let result = catch_unwind(AssertUnwindSafe(|| engine::call(program, req)));
     let answer = match result {
         Ok(Ok(value)) => answer(value),
         Ok(Err(error)) => Err(rule_error(&error)),
-        Err(_) => Err(plain(RuleErrorKind::Panic, "a function of the gateway failed".to_owned())),
+        Err(_) => Err(plain(RuleErrorKind::Panic, "a built-in function panicked".to_owned())),
     };
     RuleRun { answer, reads: values.reads(), operations: PROGRESS.get().operations }
 }
 
-fn answer(value: Dynamic) -> Result<Answer, RuleError> {
+fn answer(value: Dynamic) -> Result<RuleAnswer, RuleError> {
     if value.is_unit() {
-        return Ok(Answer::Abstain);
+        return Ok(RuleAnswer::Abstain);
     }
     let name = value.type_name();
-    let told = format!("`decide` gave {name}, expected `allow()`, `deny(..)` or nothing");
-    value.try_cast::<Said>().map(|said| said.0).ok_or_else(|| plain(RuleErrorKind::Result, told))
+    let message = format!("`decide` returned {name}, expected `allow()`, `deny(..)` or nothing");
+    value.try_cast::<ScriptAnswer>().map(|answer| answer.0).ok_or_else(|| plain(RuleErrorKind::Result, message))
 }
 
 fn plain(kind: RuleErrorKind, message: String) -> RuleError {
     RuleError { kind, line: None, column: None, message }
 }
 
-/// The error at the bottom of all calls, with its place.
+/// Converts the innermost error of nested calls, with its location.
 fn rule_error(error: &EvalAltResult) -> RuleError {
     let mut innermost = error;
     while let EvalAltResult::ErrorInFunctionCall(_, _, inner, _) = innermost {
@@ -91,7 +91,7 @@ fn rule_error(error: &EvalAltResult) -> RuleError {
     RuleError { kind, line: line(position), column: column(position), message: shown(&message) }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "all other errors are of one kind, told as the crate tells them")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other errors are of one kind, with the message of the crate")]
 fn classify(error: &EvalAltResult) -> (RuleErrorKind, String) {
     use EvalAltResult as E;
     let kind = match error {
@@ -99,25 +99,43 @@ fn classify(error: &EvalAltResult) -> (RuleErrorKind, String) {
         E::ErrorTerminated(..) => RuleErrorKind::Time,
         E::ErrorDataTooLarge(..) => RuleErrorKind::Size,
         E::ErrorStackOverflow(_) | E::ErrorTooManyVariables(_) => RuleErrorKind::Depth,
-        E::ErrorRuntime(value, _) => match value.read_lock::<Fault>() {
+        E::ErrorRuntime(value, _) => match value.read_lock::<HostFault>() {
             Some(fault) => return (fault.kind, fault.message.clone()),
             None => RuleErrorKind::Runtime,
         },
         _ => RuleErrorKind::Runtime,
     };
-    let told = match kind {
+    if let E::ErrorFunctionNotFound(signature, _) = error
+        && let Some(message) = on_absent(signature)
+    {
+        return (kind, message);
+    }
+    let message = match kind {
         RuleErrorKind::Operations => "too many operations".to_owned(),
-        RuleErrorKind::Time => "it took too long".to_owned(),
+        RuleErrorKind::Time => "the run took too long".to_owned(),
         _ => {
             let mut error = error.to_string();
-            // The place is told apart from the message.
+            // The location is a separate field.
             if let Some(end) = error.rfind(" (line ") {
                 error.truncate(end);
             }
             error
         }
     };
-    (kind, told)
+    (kind, message)
+}
+
+/// Returns the message for a call with `()`, the value of anything absent. The signature has a name
+/// and the types of all arguments.
+fn on_absent(signature: &str) -> Option<String> {
+    let (name, arguments) = signature.split_once(" (")?;
+    let is_absent = arguments.starts_with("()") || arguments.contains(", ()");
+    is_absent.then(|| {
+        format!(
+            "`{name}` is called on `()`, the value of an absent header, query key, label or table entry, expected a \
+             comparison with `()` before it, or `?? \"\"` after the value"
+        )
+    })
 }
 
 fn line(position: Position) -> Option<u32> {
@@ -128,7 +146,8 @@ fn column(position: Position) -> Option<u32> {
     position.position().and_then(|column| u32::try_from(column).ok())
 }
 
-/// Capped, and fit for a log line. A type is named as an author knows it.
+/// Prepares a message for a log line: truncated, without control characters, and with a readable
+/// name of the string type.
 pub(super) fn shown(message: &str) -> String {
     let message = message.replace("&str | ImmutableString | String", "string");
     message.chars().take(ERROR_LEN_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -138,12 +157,12 @@ pub(super) fn shown(message: &str) -> String {
 mod tests {
     use super::*;
     use crate::rule::{Rule, RuleData, RuleInput, RuleLimits, Script};
-    use crate::verdict::Kind;
+    use crate::verdict::RequestKind;
     use http::HeaderMap;
 
-    /// The audit lets no script call what panics, so the program is made around it.
+    /// The audit refuses scripts that call `explode`, so the test skips it.
     #[test]
-    fn a_host_function_that_panics_denies_and_harms_nobody() {
+    fn panic_of_a_host_function_denies_and_later_runs_succeed() {
         let (data, limits) = (Arc::new(RuleData::default()), RuleLimits::default());
         let script = Script::compile("test", "fn decide(req) { req.host }", &data, &limits).unwrap();
         let rule = Rule::new(1, &Arc::new(script), &[], &[], 1);
@@ -154,7 +173,7 @@ mod tests {
             scheme: "https",
             host: "a.test",
             port: None,
-            kind: Kind::Actual,
+            kind: RequestKind::Actual,
             tenant: "acme",
             route: "/",
             method: b"GET",
@@ -164,13 +183,13 @@ mod tests {
             headers: &headers,
         };
         let source = "fn decide(req) { if req.host == \"a.test\" { explode() } }";
-        let mut program = Program::parse(source, &data, &limits).unwrap();
+        let mut program = RuleProgram::parse(source, &data, &limits).unwrap();
         program.engine.register_fn("explode", || -> bool { std::panic::panic_any("boom") });
         for _ in 0..3 {
-            let told = run(&program, Values::new(&rule, &input, rule.wanted), never);
-            assert_eq!(told.answer.unwrap_err().kind, RuleErrorKind::Panic);
-            assert_eq!(rule.names(told.reads), ["host"]);
+            let outcome = run(&program, InputValues::new(&rule, &input, rule.wanted), never);
+            assert_eq!(outcome.answer.unwrap_err().kind, RuleErrorKind::Panic);
+            assert_eq!(rule.names(outcome.reads), ["host"]);
         }
-        assert_eq!(rule.run(&input, 0, never).answer.unwrap_err().kind, RuleErrorKind::Result, "others run on");
+        assert_eq!(rule.run(&input, 0, never).answer.unwrap_err().kind, RuleErrorKind::Result, "later runs work");
     }
 }

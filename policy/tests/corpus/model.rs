@@ -1,8 +1,8 @@
-//! The shape of the corpus files, as README.md tells it.
+//! The corpus files, in the format that README.md describes.
 
 use std::collections::BTreeMap;
 
-use crossgate_policy::{Dangerously, Disclosure, OriginSetSpec, PolicySpec};
+use crossgate_policy::{DangerousSwitches, Disclosure, OriginSetSpec, PolicySpec};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -33,9 +33,12 @@ pub(crate) struct PolicyText {
     max_age: u32,
     disclosure: DisclosureText,
     pub(crate) unmatched_requests: UnmatchedRequests,
+    pub(crate) preflight_failures: PreflightFailures,
     dangerously_allow_null: bool,
     dangerously_allow_insecure_origins: bool,
     dangerously_allow_public_suffixes: bool,
+    dangerously_allow_local_file_origins: bool,
+    dangerously_allow_any_extension: bool,
     dangerously_allow_any_origin: bool,
 }
 
@@ -52,9 +55,12 @@ impl Default for PolicyText {
             max_age: 600,
             disclosure: DisclosureText::Full,
             unmatched_requests: UnmatchedRequests::Reject,
+            preflight_failures: PreflightFailures::Explain,
             dangerously_allow_null: false,
             dangerously_allow_insecure_origins: false,
             dangerously_allow_public_suffixes: false,
+            dangerously_allow_local_file_origins: false,
+            dangerously_allow_any_extension: false,
             dangerously_allow_any_origin: false,
         }
     }
@@ -79,10 +85,17 @@ pub(crate) enum UnmatchedRequests {
     Forward,
 }
 
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+pub(crate) enum PreflightFailures {
+    Explain,
+    Reject,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Case {
     pub(crate) id: String,
+    pub(crate) title: String,
     #[serde(default, rename = "note")]
     _note: String,
     pub(crate) policy: String,
@@ -146,6 +159,7 @@ pub(crate) enum Lines {
 #[serde(deny_unknown_fields)]
 pub(crate) struct PatternCase {
     pub(crate) id: String,
+    pub(crate) title: String,
     pub(crate) policy: PolicyText,
     #[serde(default)]
     pub(crate) refused: BTreeMap<String, String>,
@@ -163,7 +177,7 @@ pub(crate) fn load<T: DeserializeOwned>(name: &str) -> T {
     serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Bytes as the corpus writes them: a character each.
+/// Bytes as the corpus writes them: one character per byte.
 pub(crate) fn latin1(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }
@@ -186,13 +200,29 @@ impl PolicyText {
                 DisclosureText::Full => Disclosure::Full,
                 DisclosureText::Minimal => Disclosure::Minimal,
             },
-            dangerously: Dangerously {
+            dangerously: DangerousSwitches {
                 allow_null: self.dangerously_allow_null,
                 allow_insecure_origins: self.dangerously_allow_insecure_origins,
                 allow_public_suffixes: self.dangerously_allow_public_suffixes,
+                allow_local_file_origins: self.dangerously_allow_local_file_origins,
+                allow_any_extension: self.dangerously_allow_any_extension,
                 allow_any_origin: self.dangerously_allow_any_origin,
             },
         }
+    }
+}
+
+impl Case {
+    /// The id and the title, for a failure message.
+    pub(crate) fn name(&self) -> String {
+        format!("{} ({})", self.id, self.title)
+    }
+}
+
+impl PatternCase {
+    /// The id and the title, for a failure message.
+    pub(crate) fn name(&self) -> String {
+        format!("{} ({})", self.id, self.title)
     }
 }
 

@@ -1,10 +1,13 @@
-//! A second opinion on origins and patterns: short, slow, and without a line in common with the crate.
+//! An independent matcher of origins and patterns: short and slow, and without code of the crate.
 //!
-//! Everything is done on text and on lists of labels. No tables, no hashes, no early exits that matter.
+//! It works on text and on lists of labels, without tables, hashes or fast paths.
 
 /// Whether a browser would send these bytes as an origin.
 pub(crate) fn is_origin(value: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(value) else { return false };
+    if ["file://", "app://."].contains(&text) {
+        return true;
+    }
     let Some((scheme, rest)) = text.split_once("://") else { return false };
     let scheme_chars = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || "+-.".contains(char);
     let is_scheme = scheme.starts_with(|char: char| char.is_ascii_lowercase())
@@ -52,7 +55,7 @@ fn is_ipv4(labels: &[&str]) -> bool {
     labels.len() == 4 && labels.iter().all(|label| (0..=255).any(|number: u32| number.to_string() == *label))
 }
 
-// The standard library both reads and prints addresses as RFC 5952 says.
+// The standard library parses addresses and prints them in the form of RFC 5952.
 fn is_ipv6(text: &str) -> bool {
     let address: Result<std::net::Ipv6Addr, _> = text.parse();
     let is_mapped = text.starts_with("::ffff:") && text.contains('.');
@@ -63,6 +66,13 @@ fn is_ipv6(text: &str) -> bool {
 pub(crate) fn covers(entry: &str, origin: &str) -> bool {
     if !entry.contains('*') {
         return entry == origin;
+    }
+    if let Some(scheme) = entry.strip_suffix("//*") {
+        // The star of an extension scheme covers one label, without a port.
+        return origin
+            .strip_prefix(scheme)
+            .and_then(|rest| rest.strip_prefix("//"))
+            .is_some_and(|host| !host.contains(['.', ':']));
     }
     let (entry_scheme, entry_rest) = entry.split_once("://").unwrap_or_default();
     let (scheme, rest) = origin.split_once("://").unwrap_or_default();

@@ -1,10 +1,10 @@
-//! What was read is what an answer depends on: requests that agree on it get the same answer.
+//! Tests of the cache key: requests with equal values of the read parts get the same answer.
 use super::*;
 use proptest::prelude::*;
 
-/// What a random request is made of: small sets, so that requests agree often.
+/// The parts of a random request, from small sets, so that requests are often equal.
 #[derive(Debug, Clone)]
-struct Asked {
+struct RequestParts {
     host: &'static str,
     port: Option<u16>,
     tenant: &'static str,
@@ -12,10 +12,10 @@ struct Asked {
     method: &'static str,
     query: &'static str,
     plan: Option<&'static str>,
-    kind: Kind,
+    kind: RequestKind,
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
+fn request_parts() -> impl Strategy<Value = RequestParts> {
     let parts = (
         prop::sample::select(vec!["a.test", "b.test", "x.a.test"]),
         prop::sample::select(vec![None, Some(8443)]),
@@ -24,9 +24,9 @@ fn asked() -> impl Strategy<Value = Asked> {
         prop::sample::select(vec!["GET", "PUT"]),
         prop::sample::select(vec!["", "k=1", "k=2", "k", "k=", "x=1&k=1", "k=%31"]),
         prop::sample::select(vec![None, Some(""), Some("gold"), Some("silver")]),
-        prop::sample::select(vec![Kind::Preflight, Kind::Actual, Kind::WebSocket]),
+        prop::sample::select(vec![RequestKind::Preflight, RequestKind::Actual, RequestKind::WebSocket]),
     );
-    parts.prop_map(|(host, port, tenant, path, method, query, plan, kind)| Asked {
+    parts.prop_map(|(host, port, tenant, path, method, query, plan, kind)| RequestParts {
         host,
         port,
         tenant,
@@ -57,7 +57,7 @@ fn condition() -> impl Strategy<Value = String> {
     .prop_map(str::to_owned)
 }
 
-/// Nested conditions with answers at their ends.
+/// Generates nested conditions with answers at their ends.
 fn block() -> impl Strategy<Value = String> {
     let answers =
         ["allow()", "deny()", "deny(req.path)", "deny(`${req.header(\"x-plan\")}`)", "allow(#{ maxAge: 5 })", "()"];
@@ -68,14 +68,14 @@ fn block() -> impl Strategy<Value = String> {
     })
 }
 
-fn with_asked<R>(asked: &Asked, then: impl FnOnce(&RuleInput<'_>) -> R) -> R {
+fn with_parts<R>(parts: &RequestParts, then: impl FnOnce(&RuleInput<'_>) -> R) -> R {
     let headers: HeaderMap =
-        asked.plan.iter().map(|plan| (HeaderName::from_static("x-plan"), plan.parse().unwrap())).collect();
-    let origin = match asked.port {
-        Some(port) => format!("https://{}:{port}", asked.host),
-        None => format!("https://{}", asked.host),
+        parts.plan.iter().map(|plan| (HeaderName::from_static("x-plan"), plan.parse().unwrap())).collect();
+    let origin = match parts.port {
+        Some(port) => format!("https://{}:{port}", parts.host),
+        None => format!("https://{}", parts.host),
     };
-    let Asked { host, port, tenant, path, method, query, kind, .. } = *asked;
+    let RequestParts { host, port, tenant, path, method, query, kind, .. } = *parts;
     then(&RuleInput {
         origin: &origin,
         scheme: "https",
@@ -96,15 +96,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn requests_that_agree_on_what_was_read_get_the_same_answer(source in block(), all in prop::collection::vec(asked(), 2..24)) {
+    fn requests_with_equal_reads_get_the_same_answer(source in block(), all in prop::collection::vec(request_parts(), 2..24)) {
         let script = Arc::new(compile(&format!("fn decide(req) {{ {source} }}")).unwrap());
         let rule = Rule::new(1, &script, &[HeaderName::from_static("x-plan")], &["k".into()], 2);
-        let key = |asked: &Asked, reads| with_asked(asked, |input| {
+        let key = |parts: &RequestParts, reads| with_parts(parts, |input| {
             let mut key = Vec::new();
             rule.key(input, reads, &mut key);
             key
         });
-        let runs: Vec<_> = all.iter().map(|asked| with_asked(asked, |input| rule.run(input, 0, never))).collect();
+        let runs: Vec<_> = all.iter().map(|parts| with_parts(parts, |input| rule.run(input, 0, never))).collect();
         for (first, run) in all.iter().zip(&runs) {
             for (other, other_run) in all.iter().zip(&runs) {
                 if key(first, run.reads) == key(other, run.reads) {
@@ -117,9 +117,9 @@ proptest! {
 }
 
 #[test]
-fn keys_tell_absent_from_empty_and_where_a_value_ends() {
+fn cache_keys_distinguish_absent_from_empty_and_value_ends() {
     let rule = body("if req.header(\"x-plan\") == req.query(\"k\") { deny() }");
-    let base = Asked {
+    let base = RequestParts {
         host: "a.test",
         port: None,
         tenant: "acme",
@@ -127,20 +127,20 @@ fn keys_tell_absent_from_empty_and_where_a_value_ends() {
         method: "GET",
         query: "",
         plan: None,
-        kind: Kind::Actual,
+        kind: RequestKind::Actual,
     };
     let mut keys = std::collections::BTreeSet::new();
     let all = [
         base.clone(),
-        Asked { plan: Some(""), ..base.clone() },
-        Asked { query: "k=", ..base.clone() },
-        Asked { plan: Some(""), query: "k", ..base.clone() },
-        Asked { plan: Some("ab"), query: "k=c", ..base.clone() },
-        Asked { plan: Some("a"), query: "k=bc", ..base.clone() },
+        RequestParts { plan: Some(""), ..base.clone() },
+        RequestParts { query: "k=", ..base.clone() },
+        RequestParts { plan: Some(""), query: "k", ..base.clone() },
+        RequestParts { plan: Some("ab"), query: "k=c", ..base.clone() },
+        RequestParts { plan: Some("a"), query: "k=bc", ..base.clone() },
     ];
-    for asked in &all {
+    for parts in &all {
         let mut key = Vec::new();
-        let reads = with_asked(asked, |input| {
+        let reads = with_parts(parts, |input| {
             let reads = rule.run(input, 0, never).reads;
             rule.key(input, reads, &mut key);
             reads

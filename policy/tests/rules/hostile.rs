@@ -1,4 +1,4 @@
-//! Scripts that mean harm: refused when loaded, or stopped by a limit, in bounded memory.
+//! Tests of hostile scripts: they are refused when loaded or stopped by a limit, in bounded memory.
 use super::*;
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ fn recursion_ends_at_the_depth_limit() {
 }
 
 #[test]
-fn what_doubles_ends_at_the_size_limit() {
+fn doubling_values_end_at_the_size_limit() {
     for source in [
         "let s = \"aaaaaaaa\"; loop { s += s; }",
         "let s = \"aaaaaaaa\"; loop { s = s + s; }",
@@ -50,7 +50,7 @@ fn what_doubles_ends_at_the_size_limit() {
 }
 
 #[test]
-fn a_million_variables_are_too_many() {
+fn too_many_variables_end_the_run() {
     let source: String = (0..200).map(|n| format!("let v{n} = {n};\n")).collect();
     fails(&source, RuleErrorKind::Depth);
 }
@@ -112,7 +112,7 @@ fn large_sources_are_refused_when_loaded() {
 }
 
 #[test]
-fn time_is_up_when_the_caller_says_so() {
+fn run_ends_when_the_caller_ends_it() {
     let rule = body("loop {}");
     let run = with_input(&HeaderMap::new(), |input| rule.run(input, 0, || true));
     assert_eq!(run.answer.unwrap_err().kind, RuleErrorKind::Time);
@@ -134,15 +134,15 @@ fn arithmetic_that_overflows_denies() {
 }
 
 #[test]
-fn a_pattern_full_of_stars_takes_bounded_time() {
+fn glob_with_many_stars_takes_bounded_time() {
     let source = "let p = \"*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*b\"; let t = \"aaaaaaaaaaaaaaaa\"; t += t; t += t; t += t; t += t; t += t; \
                   let n = 0; while n < 100 { n += 1; if glob(p, t) { return allow(); } } deny()";
-    check(source, Answer::Deny(None));
+    check(source, RuleAnswer::Deny(None));
 }
 
-/// Nothing that one run leaves behind may be seen by another: whichever copy, thread or tenant it is.
+// A run must not see state of another run, on any copy, thread or tenant.
 #[test]
-fn runs_share_nothing() {
+fn rule_runs_share_no_state() {
     let source = "const LIST = [1, 2];\nfn decide(req) { let l = LIST; l += 3; let r = req; r = 1; \
                   if l.len() == 3 && LIST.len() == 2 { allow() } else { deny(`${l.len()} ${LIST.len()}`) } }";
     let rule = Arc::new(rule(source));

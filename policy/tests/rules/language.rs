@@ -1,8 +1,8 @@
-//! What a rule can say.
+//! Tests of the rule language: request fields, functions, operators, answers and errors.
 use super::*;
 
 #[test]
-fn the_request_is_seen_field_by_field() {
+fn rule_reads_every_request_field() {
     for expression in [
         r#"req.origin == "https://pr-1.shop.test:8443""#,
         r#"req.scheme == "https" && req.host == "pr-1.shop.test" && req.port == 8443"#,
@@ -18,7 +18,7 @@ fn the_request_is_seen_field_by_field() {
 }
 
 #[test]
-fn helpers_do_what_the_manual_says() {
+fn helper_functions_match_the_manual() {
     for expression in [
         r#"host_under("a.b.test", "b.test") && host_under("b.test", "b.test")"#,
         r#"!host_under("ab.test", "b.test") && !host_under("b.test.evil", "b.test") && !host_under("b.test", "")"#,
@@ -36,7 +36,7 @@ fn helpers_do_what_the_manual_says() {
 }
 
 #[test]
-fn texts_arrays_and_maps() {
+fn string_array_and_map_functions_work() {
     for expression in [
         r#""abc".len() == 3 && "é".len() == 1 && [1, 2].len() == 2"#,
         r#""abc".contains("b") && "abc".starts_with("a") && "abc".ends_with("c") && "abc".index_of("c") == 2"#,
@@ -58,33 +58,39 @@ fn texts_arrays_and_maps() {
 }
 
 #[test]
-fn constants_and_functions_of_its_own() {
+fn script_uses_its_own_constants_and_functions() {
     let source = "const HOSTS = [\"pr-1.shop.test\"];\nconst MAX = 60;\n\
                   fn known(host) { host in HOSTS }\nfn decide(req) { if known(req.host) { allow(#{ maxAge: MAX }) } }";
-    let terms = Terms { max_age_seconds: Some(60), without_credentials: false };
-    assert_eq!(run(&rule(source)).answer, Ok(Answer::Allow(terms)));
+    let terms = RuleTerms { max_age_seconds: Some(60), without_credentials: false };
+    assert_eq!(run(&rule(source)).answer, Ok(RuleAnswer::Allow(terms)));
 }
 
 #[test]
-fn answers_are_allow_deny_and_nothing() {
+fn decide_returns_allow_deny_or_nothing() {
     check("allow()", allow());
-    check("allow(#{ credentials: false })", Answer::Allow(Terms { max_age_seconds: None, without_credentials: true }));
-    check("allow(#{ credentials: true, maxAge: 0 })", Answer::Allow(Terms { max_age_seconds: Some(0), ..Terms::NONE }));
-    check("deny(\"no\")", Answer::Deny(Some("no".into())));
-    check("deny()", Answer::Deny(None));
-    check("()", Answer::Abstain);
-    check("if req.host == \"x\" { allow() }", Answer::Abstain);
-    check("return deny(\"a\\nb\");", Answer::Deny(Some("a b".into())));
+    check(
+        "allow(#{ credentials: false })",
+        RuleAnswer::Allow(RuleTerms { max_age_seconds: None, without_credentials: true }),
+    );
+    check(
+        "allow(#{ credentials: true, maxAge: 0 })",
+        RuleAnswer::Allow(RuleTerms { max_age_seconds: Some(0), ..RuleTerms::NONE }),
+    );
+    check("deny(\"no\")", RuleAnswer::Deny(Some("no".into())));
+    check("deny()", RuleAnswer::Deny(None));
+    check("()", RuleAnswer::Abstain);
+    check("if req.host == \"x\" { allow() }", RuleAnswer::Abstain);
+    check("return deny(\"a\\nb\");", RuleAnswer::Deny(Some("a b".into())));
 }
 
 #[test]
-fn a_message_is_cut() {
+fn long_denial_message_is_truncated() {
     let run = run(&body(&format!("deny(\"{}\")", "é".repeat(200))));
-    assert_eq!(run.answer, Ok(Answer::Deny(Some("é".repeat(128).into()))));
+    assert_eq!(run.answer, Ok(RuleAnswer::Deny(Some("é".repeat(128).into()))));
 }
 
 #[test]
-fn junk_is_an_error_of_its_kind() {
+fn invalid_result_is_a_result_error() {
     for source in ["1", "true", "\"allow\"", "[allow()]", "#{ allow: true }", "'c'", "req", "req.header(\"x-plan\")"] {
         fails(source, RuleErrorKind::Result);
     }
@@ -94,14 +100,14 @@ fn junk_is_an_error_of_its_kind() {
 }
 
 #[test]
-fn what_goes_wrong_is_told_with_its_place() {
+fn runtime_error_reports_its_location() {
     let run = run(&rule("fn decide(req) {\n    let n = 1;\n    n / 0\n}"));
     let error = run.answer.unwrap_err();
     assert_eq!((error.kind, error.line, error.column), (RuleErrorKind::Runtime, Some(3), Some(7)), "{error:?}");
 }
 
 #[test]
-fn every_read_is_recorded_and_nothing_else() {
+fn only_actual_reads_are_recorded() {
     for (source, expected) in [
         ("allow()", vec![]),
         ("if req.host == \"\" { deny(req.path) }", vec!["host"]),
@@ -120,7 +126,7 @@ fn every_read_is_recorded_and_nothing_else() {
 }
 
 #[test]
-fn an_unlisted_header_is_an_error() {
+fn reading_an_unlisted_header_is_an_error() {
     let script = Arc::new(compile("fn decide(req) { if req.header(\"x-plan\") == \"gold\" { allow() } }").unwrap());
     let run = run(&Rule::new(1, &script, &[], &[], 1));
     assert_eq!(run.answer.unwrap_err().kind, RuleErrorKind::Unlisted);

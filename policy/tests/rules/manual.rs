@@ -1,11 +1,11 @@
-//! The manual tells of everything that can be called and read, and every script in it loads.
+//! Checks that the manual describes every function and field of rules, and that its scripts load.
 use super::*;
 use crossgate_policy::{callable_names, field_names};
 
 const MANUAL: &str = include_str!("../../../scripts/README.md");
 
 #[test]
-fn it_tells_of_everything_a_rule_may_call_and_read() {
+fn manual_describes_every_function_and_field() {
     for name in callable_names() {
         assert!(MANUAL.contains(&format!("`{name}`")) || MANUAL.contains(&format!("`{name}(")), "{name}");
     }
@@ -18,7 +18,7 @@ fn it_tells_of_everything_a_rule_may_call_and_read() {
 }
 
 #[test]
-fn every_script_in_it_loads() {
+fn every_script_in_the_manual_loads() {
     let named = |name: &str| (name.to_owned(), vec!["acme.dev".to_owned()]);
     let data = Arc::new(RuleData::new([named("own_domains"), named("readers")], []));
     let blocks: Vec<&str> = MANUAL.split("```rhai\n").skip(1).filter_map(|rest| rest.split("```\n").next()).collect();

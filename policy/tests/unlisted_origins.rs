@@ -1,12 +1,12 @@
-//! With credentials no regex that compiles lets in a host of somebody else: over expressions put together from what people
-//! write, and hosts put together from the same text and a name that stands in no expression. Nor does any byte, or the escape
-//! of one, join a listed host to another.
+//! Checks that with credentials no accepted regex matches an unlisted host, for generated
+//! expressions and hosts. Each host has a name, `zq`, that no domain in the expressions contains.
+//! Also checks that no byte, plain or percent-encoded, joins a listed host to another one.
 
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 
-use crossgate_policy::{Field, OwnOrigin, Policy, PolicySpec, Request, Template};
+use crossgate_policy::{CorsRequest, OwnOrigin, Policy, PolicySpec, RequestField, Template};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -47,7 +47,7 @@ const ENDS: [&str; 12] = [
 ];
 const PORTS: [&str; 4] = ["", "", r"(:\d+)?", r":[0-9]{4}"];
 
-/// Before, within and after the name of somebody else, which has `zq` in it.
+/// The text before the unlisted name, the name itself, which contains `zq`, and the text after it.
 const BEFORE: [&str; 8] = ["", "app.", "app.example.com.", "zone.", "example.", "app-", "a.b.", "example.com."];
 const NAMES: [&str; 8] = ["zq", "zqexample", "zq-example", "appzq", "example-zq", "zqzq", "comzq", "app-zq"];
 const UNDER: [&str; 9] =
@@ -58,7 +58,7 @@ fn expression() -> impl Strategy<Value = String> {
     (host, select(&PORTS[..])).prop_map(|((pieces, end), port)| format!("https://{}{end}{port}", pieces.concat()))
 }
 
-fn strangers() -> impl Iterator<Item = String> {
+fn unlisted_origins() -> impl Iterator<Item = String> {
     let names = BEFORE.iter().flat_map(|before| NAMES.iter().map(move |name| format!("{before}{name}")));
     let hosts = names.flat_map(|name| UNDER.iter().map(move |under| format!("{name}.{under}")));
     hosts.flat_map(|host| ["", ":8443"].map(|port| format!("https://{host}{port}")))
@@ -75,12 +75,12 @@ fn policy(expression: &str, allow_any_origin: bool) -> Option<Policy> {
     Some(Policy::extend(Arc::new(template.value), &[]).unwrap_or_else(|problems| panic!("{problems:?}")).value)
 }
 
-fn lets_in(policy: &Policy, origin: impl AsRef<[u8]>) -> bool {
-    let request = Request { origin: Field::One(origin.as_ref()), ..Request::new(b"GET", OWN) };
-    policy.decide(&request).without_asking().is_allowed()
+fn allows(policy: &Policy, origin: impl AsRef<[u8]>) -> bool {
+    let request = CorsRequest { origin: RequestField::One(origin.as_ref()), ..CorsRequest::new(b"GET", OWN) };
+    policy.decide(&request).without_rule().is_allowed()
 }
 
-/// An exact origin, a wildcard and a star within a label, with credentials.
+/// Creates a policy with an exact origin, a wildcard and a star within a label, with credentials.
 fn listed() -> Policy {
     let origins = ["https://example.com", "https://*.example.org", "https://pr-*.preview.example"];
     let spec = PolicySpec {
@@ -92,38 +92,38 @@ fn listed() -> Policy {
     Policy::extend(Arc::new(template.value), &[]).unwrap_or_else(|problems| panic!("{problems:?}")).value
 }
 
-fn is_of_a_label(text: &[u8]) -> bool {
+fn is_label_byte(text: &[u8]) -> bool {
     matches!(text, [b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'])
 }
 
-/// What some parser may take for the end of a host: each byte, and its escape.
+/// Returns every byte, plain and percent-encoded: some parser may take it for the end of a host.
 fn separators() -> impl Iterator<Item = Vec<u8>> {
     (0..=255_u8).flat_map(|byte| [vec![byte], format!("%{byte:02x}").into_bytes(), format!("%{byte:02X}").into_bytes()])
 }
 
-/// Asks with every separator in the place of `#`, and gives those that are let in.
-fn let_in(policy: &Policy, shape: &str) -> Vec<Vec<u8>> {
+/// Returns the separators that are allowed in the place of `#`.
+fn allowed_separators(policy: &Policy, shape: &str) -> Vec<Vec<u8>> {
     let Some((before, after)) = shape.split_once('#') else { panic!("{shape}") };
     let origin = |separator: &Vec<u8>| [before.as_bytes(), separator, after.as_bytes()].concat();
-    separators().filter(|separator| lets_in(policy, origin(separator))).collect()
+    separators().filter(|separator| allows(policy, origin(separator))).collect()
 }
 
 #[test]
-fn no_byte_between_a_listed_host_and_a_domain_makes_a_match() {
+fn no_byte_joins_a_listed_host_to_another_domain() {
     let policy = listed();
     for host in ["example.com", "a.example.org", "pr-1.preview.example"] {
-        assert!(lets_in(&policy, format!("https://{host}")));
+        assert!(allows(&policy, format!("https://{host}")));
         for shape in ["#.evil.test", ".#.evil.test", "#evil.test", ".#evil.test", "#@evil.test", "#/.evil.test"] {
             let shape = format!("https://{host}{shape}");
-            assert_eq!(let_in(&policy, &shape), [[0; 0]; 0], "{shape}");
+            assert_eq!(allowed_separators(&policy, &shape), [[0; 0]; 0], "{shape}");
         }
     }
 }
 
 #[test]
-fn before_a_wildcards_suffix_nothing_matches_but_labels() {
+fn only_labels_match_before_a_wildcard_suffix() {
     let policy = listed();
-    let of_labels: Vec<Vec<u8>> = separators().filter(|separator| is_of_a_label(separator)).collect();
+    let of_labels: Vec<Vec<u8>> = separators().filter(|separator| is_label_byte(separator)).collect();
     assert_eq!(of_labels.len(), 26 + 10 + 2);
     for shape in [
         "https://#.example.org",
@@ -132,10 +132,10 @@ fn before_a_wildcards_suffix_nothing_matches_but_labels() {
         "https://pr-#.preview.example",
         "https://pr-1#2.preview.example",
     ] {
-        assert_eq!(let_in(&policy, shape), of_labels, "{shape}");
+        assert_eq!(allowed_separators(&policy, shape), of_labels, "{shape}");
     }
     for shape in ["https://evil.test:#.example.org", "https://u@#.example.org", "https://evil.test/#.example.org"] {
-        assert_eq!(let_in(&policy, shape), [[0; 0]; 0], "{shape}");
+        assert_eq!(allowed_separators(&policy, shape), [[0; 0]; 0], "{shape}");
     }
 }
 
@@ -143,15 +143,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_stranger_is_let_in(expression in expression()) {
+    fn accepted_regex_allows_no_unlisted_origin(expression in expression()) {
         if let Some(policy) = policy(&expression, false) {
-            let stranger = strangers().find(|origin| lets_in(&policy, origin));
-            prop_assert_eq!(stranger, None, "{}", expression);
+            let unlisted = unlisted_origins().find(|origin| allows(&policy, origin));
+            prop_assert_eq!(unlisted, None, "{}", expression);
         }
     }
 
     #[test]
-    fn a_refusal_shows_what_is_let_in(expression in expression()) {
+    fn refused_regex_message_shows_a_matching_origin(expression in expression()) {
         let spec = PolicySpec {
             allow_origin_regexes: vec![expression.clone()],
             allow_credentials: true,
@@ -161,8 +161,8 @@ proptest! {
         let message = &problems.first().unwrap().message;
         let Some((_, sample)) = message.split_once("such as `") else { panic!("{message}") };
         let sample = sample.split('`').next().unwrap_or_default();
-        // Where no origin at all has the end that strays, the end alone is shown.
+        // The message shows only the end `..` of an origin if the search found no whole one.
         prop_assume!(!sample.starts_with(".."));
-        prop_assert!(lets_in(&policy(&expression, true).unwrap(), sample), "{} {}", expression, sample);
+        prop_assert!(allows(&policy(&expression, true).unwrap(), sample), "{} {}", expression, sample);
     }
 }

@@ -1,0 +1,136 @@
+//! Turns a verdict into the `Access-Control-*` fields and the `Vary` tokens of the response.
+//!
+//! A denial has no edits, except those that explain a refused method or header of an allowed origin
+//! ([`refusal`](super::refusal)). The gateway writes the fields, after it has removed the
+//! upstream's own CORS fields ([`is_cors_response_field`](crate::is_cors_response_field)).
+
+use http::HeaderName;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
+};
+
+use super::Policy;
+use crate::headers::{
+    DisclosedList, EditValue, HeaderEcho, HeaderEdit, STAR, TRUE, VARY_ANY_PREFLIGHT, VARY_ORIGIN, VARY_PREFLIGHT,
+    exposed, max_age, methods, whole,
+};
+use crate::request::{CorsRequest, RequestField};
+use crate::verdict::{RequestKind, RuleTerms, Verdict};
+
+impl Policy {
+    /// Returns the `Access-Control-*` fields of the response to `request`, on which `verdict` was
+    /// decided. A denial has none. Source: <https://fetch.spec.whatwg.org/#http-responses>.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use crossgate_policy::{
+    /// #     CorsRequest, OwnOrigin, Policy, PolicySpec, RequestField, Template,
+    /// # };
+    /// let spec = PolicySpec {
+    ///     allow_origins: vec!["https://app.example.test".into()],
+    ///     ..PolicySpec::default()
+    /// };
+    /// let template = Template::compile(&spec).unwrap().value;
+    /// let policy = Policy::extend(Arc::new(template), &[]).unwrap().value;
+    /// let own = OwnOrigin { host: "api.example.test", port: None, scheme: None };
+    /// let mut request = CorsRequest::new(b"GET", own);
+    /// request.origin = RequestField::One(b"https://app.example.test");
+    /// let verdict = policy.decide(&request).without_rule();
+    /// let edits: Vec<_> = policy.edits(&verdict, &request).collect();
+    /// assert_eq!(edits.len(), 1);
+    /// assert_eq!(edits[0].name, http::header::ACCESS_CONTROL_ALLOW_ORIGIN);
+    /// assert_eq!(edits[0].value.as_bytes(), b"https://app.example.test");
+    /// ```
+    pub fn edits<'a>(
+        &'a self,
+        verdict: &Verdict,
+        request: &'a CorsRequest<'a>,
+    ) -> impl Iterator<Item = HeaderEdit<'a>> + use<'a> {
+        let rendered = self.rendered();
+        let (origin, is_preflight) = match (verdict.is_allowed(), verdict.kind) {
+            (false, _) => (None, false),
+            (true, RequestKind::Preflight) => (self.allowed_origin(request), true),
+            (true, RequestKind::Actual | RequestKind::WebSocket) => (self.allowed_origin(request), false),
+            // Without `Vary: Origin` a cache may serve one response to all clients, so all of them
+            // have `*` (https://fetch.spec.whatwg.org/#cors-protocol-and-http-caches).
+            (true, RequestKind::NonCors | RequestKind::SameOrigin) => {
+                (self.is_any().then_some(EditValue::Fixed(&STAR)), false)
+            }
+        };
+        // https://fetch.spec.whatwg.org/#http-responses: the fields of a preflight's response and
+        // those of any other response.
+        let on_all = origin.is_some();
+        let on_preflight = on_all && is_preflight;
+        let fields = [
+            origin.map(|value| HeaderEdit { name: ACCESS_CONTROL_ALLOW_ORIGIN, value }),
+            (on_all && self.has_credentials() && !verdict.terms.without_credentials)
+                .then_some(HeaderEdit { name: ACCESS_CONTROL_ALLOW_CREDENTIALS, value: EditValue::Fixed(&TRUE) }),
+            on_preflight.then(|| methods(rendered, request)).flatten(),
+            whole(&rendered.headers)
+                .filter(|_| on_preflight)
+                .map(|value| HeaderEdit { name: ACCESS_CONTROL_ALLOW_HEADERS, value }),
+            on_preflight.then(|| HeaderEdit { name: ACCESS_CONTROL_MAX_AGE, value: max_age(rendered, verdict.terms) }),
+            exposed(rendered).filter(|_| on_all && !is_preflight),
+        ];
+        let echoes = matches!(rendered.headers, DisclosedList::Echo) && on_preflight;
+        fields.into_iter().flatten().chain(HeaderEcho::new(echoes.then_some(request.requested_headers)))
+    }
+
+    /// Returns all fields except the first of an allowed preflight's [`edits`](Self::edits), as
+    /// lines of an HTTP/1.1 head. `None` if they depend on the request or on a rule's terms.
+    pub fn preflight_lines(&self, verdict: &Verdict) -> Option<&[u8]> {
+        let is_shared =
+            verdict.is_allowed() && verdict.kind == RequestKind::Preflight && verdict.terms == RuleTerms::NONE;
+        self.rendered().preflight_lines.as_deref().filter(|_| is_shared)
+    }
+
+    /// Returns the `Vary` tokens of a response to a request of this kind: the fields that the
+    /// response depends on. They are the same for every verdict. Source: RFC 9110, section 12.5.5,
+    /// and <https://fetch.spec.whatwg.org/#cors-protocol-and-http-caches>.
+    pub fn vary(&self, kind: RequestKind) -> impl Iterator<Item = &str> {
+        let tokens: &[&'static str] = match (self.depends_on_origin(), kind) {
+            (true, RequestKind::Preflight) => {
+                &["Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers"]
+            }
+            (false, RequestKind::Preflight) => &["Access-Control-Request-Method", "Access-Control-Request-Headers"],
+            (true, RequestKind::NonCors | RequestKind::SameOrigin | RequestKind::WebSocket | RequestKind::Actual) => {
+                &["Origin"]
+            }
+            (false, RequestKind::NonCors | RequestKind::SameOrigin | RequestKind::WebSocket | RequestKind::Actual) => {
+                &[]
+            }
+        };
+        // All listed fields, not only those that the rule has read for this request: the rule may
+        // read others for the next request, and a cache must not mix the two.
+        let listed = self.template.rule.iter().flat_map(|rule| rule.headers());
+        tokens.iter().copied().chain(listed.map(HeaderName::as_str))
+    }
+
+    /// Returns the tokens of [`vary`](Self::vary) as one value, for a response without `Vary`.
+    pub fn vary_value(&self, kind: RequestKind) -> Option<EditValue<'_>> {
+        if let Some([preflight, other]) = &self.rendered().vary_with_rule {
+            return Some(EditValue::Rendered(if kind == RequestKind::Preflight { preflight } else { other }));
+        }
+        let fixed = match (self.depends_on_origin(), kind) {
+            (true, RequestKind::Preflight) => Some(&VARY_PREFLIGHT),
+            (false, RequestKind::Preflight) => Some(&VARY_ANY_PREFLIGHT),
+            (true, RequestKind::NonCors | RequestKind::SameOrigin | RequestKind::WebSocket | RequestKind::Actual) => {
+                Some(&VARY_ORIGIN)
+            }
+            (false, RequestKind::NonCors | RequestKind::SameOrigin | RequestKind::WebSocket | RequestKind::Actual) => {
+                None
+            }
+        };
+        fixed.map(EditValue::Fixed)
+    }
+
+    // https://fetch.spec.whatwg.org/#cors-check compares bytes, so the response has the request's
+    // own.
+    pub(super) fn allowed_origin<'a>(&self, request: &CorsRequest<'a>) -> Option<EditValue<'a>> {
+        match request.origin {
+            _ if self.is_any() => Some(EditValue::Fixed(&STAR)),
+            RequestField::One(origin) => Some(EditValue::Request(origin)),
+            RequestField::Absent | RequestField::Many => None,
+        }
+    }
+}
