@@ -1,0 +1,137 @@
+//! Origin sets, policies and tenants with their texts as written.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Located, Text};
+use crossgate_message::host::HostPattern;
+
+/// The metric label of requests without a tenant, reserved as an id.
+pub const NO_TENANT: &str = "none";
+
+/// The metric label for the durations of tenants without their own histogram, reserved as an id.
+pub const OTHER_TENANTS: &str = "other";
+
+/// A named list of origins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginSetConfig {
+    pub name: Text,
+    pub origins: Vec<Text>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyConfig {
+    pub name: Text,
+    pub allow_origins: Vec<Text>,
+    pub allow_origin_sets: Vec<Text>,
+    pub allow_origin_regexes: Vec<Text>,
+    pub allow_methods: Vec<Text>,
+    pub allow_headers: Vec<Text>,
+    pub expose_headers: Vec<Text>,
+    pub allow_credentials: Located<bool>,
+    /// Seconds.
+    pub max_age: Located<u32>,
+    pub disclosure: DisclosureSetting,
+    pub unmatched_requests: UnmatchedRequests,
+    pub preflight_failures: PreflightFailures,
+    pub mode: Located<Mode>,
+    /// The script for origins that no entry matches.
+    pub rule: Option<RuleSpec>,
+    pub dangerously: PolicyOverrides,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleSpec {
+    /// The file name of the script in the scripts directory.
+    pub script: Text,
+    /// Header fields that the script may read, in lower case.
+    pub headers: Vec<Text>,
+    /// Query keys that the script may read.
+    pub query: Vec<Text>,
+}
+
+/// How much of its lists a policy discloses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "Disclosure")]
+pub enum DisclosureSetting {
+    /// The whole lists.
+    Full,
+    /// Only what the preflight requested.
+    Minimal,
+}
+
+/// What happens to requests from origins that are not allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum UnmatchedRequests {
+    /// The gateway responds with 403.
+    Reject,
+    /// The upstream responds, without CORS headers. Single sign-on callbacks and payment returns
+    /// need it.
+    Forward,
+}
+
+/// The response to a preflight from an allowed origin whose method or header is not allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum PreflightFailures {
+    /// 204 with CORS headers. The browser names the method or header in its console and blocks the
+    /// request.
+    Explain,
+    /// 403 without CORS headers.
+    Reject,
+}
+
+/// Whether verdicts are enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// The gateway answers preflights, refuses denied requests and sets the CORS headers.
+    Enforce,
+    /// Verdicts are counted and logged. Requests and responses pass unchanged, so nothing is
+    /// protected.
+    Report,
+}
+
+/// Overrides that weaken a policy, all off by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PolicyOverrides {
+    /// Accepts `null` in lists.
+    pub allow_null: bool,
+    /// Accepts http origins together with credentials.
+    pub allow_insecure_origins: bool,
+    /// Accepts wildcards over public suffixes together with credentials.
+    pub allow_public_suffixes: bool,
+    /// Accepts `file://` and `app://.` together with credentials.
+    pub allow_local_file_origins: bool,
+    /// Accepts every extension of a scheme together with credentials.
+    pub allow_any_extension: bool,
+    /// Accepts regular expressions that match any origin together with credentials.
+    pub allow_any_origin: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantSpec {
+    /// The name in metrics, logs and headers.
+    pub id: Located<Arc<str>>,
+    pub hosts: Vec<Located<HostPattern>>,
+    /// The upstream for routes without one.
+    pub upstream: Option<Text>,
+    /// The policy for routes without one.
+    pub policy: Option<Text>,
+    /// Origins that are added to the policy.
+    pub allow_origins: Vec<Text>,
+    pub routes: Vec<RouteSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// Whole segments from the left: `/a` covers `/a` and `/a/b`. Only `/` ends with a slash.
+    pub prefix: Text,
+    /// The methods of the route. An empty list stands for all.
+    pub methods: Vec<Text>,
+    pub policy: Option<Text>,
+    pub upstream: Option<Text>,
+    pub allow_origins: Vec<Text>,
+    pub unmatched_requests: Option<UnmatchedRequests>,
+    pub preflight_failures: Option<PreflightFailures>,
+}

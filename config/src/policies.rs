@@ -1,0 +1,215 @@
+//! Decodes upstreams, origin sets and policies.
+//!
+//! Only their form is checked here. The policy engine checks origin patterns, methods and header
+//! names when the snapshot is compiled. It reports them at the location that is kept with every
+//! text.
+
+use http::HeaderValue;
+
+use super::decode::{Decoder, SectionFields, duration_of};
+use super::hints;
+use super::model::{
+    DisclosureSetting, Located, Mode, OriginSetConfig, PolicyConfig, PolicyOverrides, PreflightFailures, Protocol,
+    Text, Timeouts, UnmatchedRequests, UpstreamSpec,
+};
+use super::node::YamlNode;
+use super::sections::{self, ReferenceKind};
+use super::settings::duration_range;
+use super::warnings::WarningCode;
+use crossgate_message::host;
+
+/// Maximum length of a list of origins. The time of a lookup does not depend on it.
+pub(super) const ORIGINS_MAX: usize = 1_000_000;
+/// Maximum length of the other lists of a policy.
+const ENTRIES_MAX: usize = 1_000;
+/// Maximum number of tries of one request.
+const ATTEMPTS_MAX: u32 = 10;
+/// Default time in seconds that browsers may cache a preflight, as in the policy engine.
+const MAX_AGE_DEFAULT: u32 = 600;
+
+impl Decoder<'_> {
+    pub(super) fn upstreams(&mut self, node: Option<&YamlNode>) -> Vec<UpstreamSpec> {
+        let named = node.map(|node| self.named(node, ReferenceKind::Upstream)).unwrap_or_default();
+        named.into_iter().map(|(name, node)| self.upstream(name, node)).collect()
+    }
+
+    /// An upstream, even if it has mistakes: references to it are still valid.
+    fn upstream(&mut self, name: Text, node: &YamlNode) -> UpstreamSpec {
+        let blank = UpstreamSpec {
+            name,
+            servers: Vec::new(),
+            timeouts: Timeouts::default(),
+            attempts: 2,
+            host: None,
+            protocol: Protocol::Http1,
+            tls: None,
+            health_check: None,
+            limits: None,
+        };
+        let Some(fields) = self.fields(node, &sections::UPSTREAM) else {
+            return blank;
+        };
+        let servers = self.servers(&fields);
+        let protocol = self.protocol(&fields);
+        UpstreamSpec {
+            timeouts: fields.find("timeouts").and_then(|node| self.timeouts(node)).unwrap_or_default(),
+            attempts: self.count_or(&fields, "attempts", 1..=ATTEMPTS_MAX, blank.attempts),
+            host: fields.find("host").and_then(|node| self.upstream_host(node)),
+            protocol,
+            tls: fields.find("tls").and_then(|node| self.upstream_tls(node, &servers)),
+            health_check: fields.find("healthCheck").and_then(|node| self.health_check(node, protocol)),
+            limits: fields.find("limits").and_then(|node| self.upstream_limits(node)),
+            servers,
+            ..blank
+        }
+    }
+
+    fn timeouts(&mut self, node: &YamlNode) -> Option<Timeouts> {
+        let fields = self.fields(node, &sections::TIMEOUTS)?;
+        let old = Timeouts::default();
+        Some(Timeouts {
+            connect: self.duration_or(&fields, "connect", duration_range(10, 300), old.connect),
+            head: self.duration_or(&fields, "head", duration_range(10, 3_600), old.head),
+            idle: self.duration_or(&fields, "idle", duration_range(10, 86_400), old.idle),
+            upgraded_idle: self.duration_or(&fields, "upgradedIdle", duration_range(10, 604_800), old.upgraded_idle),
+            keep_alive: self.duration_or(&fields, "keepAlive", duration_range(0, 3_600), old.keep_alive),
+        })
+    }
+
+    pub(super) fn upstream_host(&mut self, node: &YamlNode) -> Option<HeaderValue> {
+        self.parse_host(node, "a host", |text| {
+            host::parse_authority(text.as_bytes()).map_err(|error| error.to_string())?;
+            HeaderValue::from_str(text).map_err(|error| error.to_string())
+        })
+    }
+
+    pub(super) fn origin_sets(&mut self, node: Option<&YamlNode>) -> Vec<OriginSetConfig> {
+        let named = node.map(|node| self.named(node, ReferenceKind::OriginSet)).unwrap_or_default();
+        let decode = |(name, node)| OriginSetConfig { name, origins: self.texts(Some(node), "origin", ORIGINS_MAX) };
+        named.into_iter().map(decode).collect()
+    }
+
+    pub(super) fn policies(&mut self, node: Option<&YamlNode>) -> Vec<PolicyConfig> {
+        let named = node.map(|node| self.named(node, ReferenceKind::Policy)).unwrap_or_default();
+        named.into_iter().map(|(name, node)| self.policy(name, node)).collect()
+    }
+
+    /// A policy, even if it has mistakes: references to it are still valid.
+    fn policy(&mut self, name: Text, node: &YamlNode) -> PolicyConfig {
+        let at = name.at;
+        let blank = PolicyConfig {
+            name,
+            allow_origins: Vec::new(),
+            allow_origin_sets: Vec::new(),
+            allow_origin_regexes: Vec::new(),
+            allow_methods: Vec::new(),
+            allow_headers: Vec::new(),
+            expose_headers: Vec::new(),
+            allow_credentials: Located { value: false, at },
+            max_age: Located { value: MAX_AGE_DEFAULT, at },
+            disclosure: DisclosureSetting::Full,
+            unmatched_requests: UnmatchedRequests::Reject,
+            preflight_failures: PreflightFailures::Explain,
+            mode: Located { value: Mode::Enforce, at },
+            rule: None,
+            dangerously: PolicyOverrides::default(),
+        };
+        match self.fields(node, &sections::POLICY) {
+            Some(fields) => {
+                let policy = self.policy_fields(blank, &fields);
+                self.warn_unwise(&policy, &fields);
+                policy
+            }
+            None => blank,
+        }
+    }
+
+    fn policy_fields(&mut self, blank: PolicyConfig, fields: &SectionFields<'_>) -> PolicyConfig {
+        PolicyConfig {
+            allow_origins: self.texts(fields.find("allowOrigins"), "origin", ORIGINS_MAX),
+            allow_origin_sets: self.texts(fields.find("allowOriginSets"), "set name", ENTRIES_MAX),
+            allow_origin_regexes: self.texts(fields.find("allowOriginRegexes"), "regular expression", ENTRIES_MAX),
+            allow_methods: self.texts(fields.find("allowMethods"), "method", ENTRIES_MAX),
+            allow_headers: self.texts(fields.find("allowHeaders"), "header name", ENTRIES_MAX),
+            expose_headers: self.texts(fields.find("exposeHeaders"), "header name", ENTRIES_MAX),
+            allow_credentials: self.located_flag(fields, "allowCredentials").unwrap_or(blank.allow_credentials),
+            max_age: fields.find("maxAge").and_then(|node| self.max_age(node)).unwrap_or(blank.max_age),
+            disclosure: fields.find("disclosure").and_then(|node| self.variant(node)).unwrap_or(blank.disclosure),
+            unmatched_requests: self.unmatched_requests(fields).unwrap_or(blank.unmatched_requests),
+            preflight_failures: self.preflight_failures(fields).unwrap_or(blank.preflight_failures),
+            mode: fields.find("mode").and_then(|node| self.mode(node)).unwrap_or(blank.mode),
+            rule: fields.find("rule").and_then(|node| self.rule(node)),
+            dangerously: self.dangerously(fields),
+            ..blank
+        }
+    }
+
+    /// Reports settings that are risky with credentials and that the policy engine accepts.
+    fn warn_unwise(&mut self, policy: &PolicyConfig, fields: &SectionFields<'_>) {
+        if !policy.allow_credentials.value {
+            return;
+        }
+        if let (UnmatchedRequests::Forward, Some(node)) = (policy.unmatched_requests, fields.find("unmatchedRequests"))
+        {
+            // Browsers send cookies with form posts from other sites, so a forwarded request can
+            // act for the user.
+            let message = "with allowCredentials, requests from any web page reach the upstream with the user's cookies; \
+                           write Reject here, and Forward in the routes that other sites post to";
+            self.warn(WarningCode::ForwardWithCredentials, node.at, message);
+        }
+        for (key, list) in [("allowMethods", &policy.allow_methods), ("allowHeaders", &policy.allow_headers)] {
+            if let Some(star) = list.iter().find(|text| &*text.value == "*") {
+                let message =
+                    format!("with allowCredentials, `*` allows all requested values; list under {key} what pages need");
+                self.warn(WarningCode::StarWithCredentials, star.at, message);
+            }
+        }
+    }
+
+    pub(super) fn unmatched_requests(&mut self, fields: &SectionFields<'_>) -> Option<UnmatchedRequests> {
+        fields.find("unmatchedRequests").and_then(|node| self.variant(node))
+    }
+
+    pub(super) fn preflight_failures(&mut self, fields: &SectionFields<'_>) -> Option<PreflightFailures> {
+        fields.find("preflightFailures").and_then(|node| self.variant(node))
+    }
+
+    fn mode(&mut self, node: &YamlNode) -> Option<Located<Mode>> {
+        self.variant(node).map(|value| Located { value, at: node.at })
+    }
+
+    /// Any whole number of seconds. The policy engine checks the range.
+    fn max_age(&mut self, node: &YamlNode) -> Option<Located<u32>> {
+        let whole = duration_of(&node.value).filter(|duration| duration.subsec_nanos() == 0);
+        let seconds = whole.and_then(|duration| u32::try_from(duration.as_secs()).ok());
+        if seconds.is_none() {
+            let meant = hints::correct_duration(&node.value);
+            self.wrong_type_meant(node, "whole seconds, such as 600, 30s or 10m", meant.as_deref());
+        }
+        seconds.map(|value| Located { value, at: node.at })
+    }
+
+    fn dangerously(&mut self, fields: &SectionFields<'_>) -> PolicyOverrides {
+        let mut flag = |key| match self.located_flag(fields, key) {
+            Some(Located { value: true, at }) => {
+                let message = format!("{key} disables a protection; remove it when nothing needs it");
+                self.warn(WarningCode::DangerousSwitch, at, message);
+                true
+            }
+            Some(Located { value: false, .. }) | None => false,
+        };
+        PolicyOverrides {
+            allow_null: flag("dangerouslyAllowNull"),
+            allow_insecure_origins: flag("dangerouslyAllowInsecureOrigins"),
+            allow_public_suffixes: flag("dangerouslyAllowPublicSuffixes"),
+            allow_local_file_origins: flag("dangerouslyAllowLocalFileOrigins"),
+            allow_any_extension: flag("dangerouslyAllowAnyExtension"),
+            allow_any_origin: flag("dangerouslyAllowAnyOrigin"),
+        }
+    }
+
+    fn located_flag(&mut self, fields: &SectionFields<'_>, key: &str) -> Option<Located<bool>> {
+        let node = fields.find(key)?;
+        self.flag(node).map(|value| Located { value, at: node.at })
+    }
+}

@@ -1,0 +1,109 @@
+//! The keys of policies, rules, tenants and routes.
+
+use super::{Duration, declare_keys};
+use crate::model::{DisclosureSetting, Mode, PreflightFailures, UnmatchedRequests};
+
+declare_keys! {
+    /// Which origins may call an API, and with what.
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct PolicyKeys as "Policy" {
+        /// Origins and patterns: `https://app.example.com`, `https://*.example.com`,
+        /// `https://pr-*.example.com`, `http://localhost:*`, `moz-extension://*`, or `*`.
+        /// Default: `[]`.
+        allow_origins: Option<Vec<String>>,
+        /// Names of origin sets, whose origins are allowed too. Default: `[]`.
+        allow_origin_sets: Option<Vec<String>>,
+        /// Regular expressions that match whole origins. Default: `[]`.
+        allow_origin_regexes: Option<Vec<String>>,
+        /// Methods that a preflight may request, or `*`. Default: `[]`. GET, HEAD and POST are
+        /// always allowed.
+        allow_methods: Option<Vec<String>>,
+        /// Request headers that a preflight may request, or `*`. Default: `[]`.
+        allow_headers: Option<Vec<String>>,
+        /// Response headers that a page may read, or `*`. Default: `[]`.
+        expose_headers: Option<Vec<String>>,
+        /// Whether requests may carry credentials, such as cookies. Default: `false`.
+        allow_credentials: Option<bool>,
+        /// How long browsers may cache a preflight: seconds or a duration. Default: `600`. At most
+        /// 86400. With 0 they do not cache it.
+        max_age: Option<Duration>,
+        /// How much of its lists a preflight response contains. Default: `Full`.
+        disclosure: Option<DisclosureSetting>,
+        /// What happens to requests from origins that are not allowed. Default: `Reject`.
+        unmatched_requests: Option<UnmatchedRequests>,
+        /// The response to a preflight from an allowed origin whose method or header is not
+        /// allowed. Default: `Explain`.
+        preflight_failures: Option<PreflightFailures>,
+        /// Whether verdicts are enforced. Default: `Enforce`.
+        mode: Option<Mode>,
+        /// A script that decides about origins that no entry covers. Default: they are denied.
+        rule: Option<RuleKeys>,
+        /// Allows `null` in the lists of origins, without credentials. Default: `false`.
+        dangerously_allow_null: Option<bool>,
+        /// Allows http origins together with credentials. Default: `false`.
+        dangerously_allow_insecure_origins: Option<bool>,
+        /// Allows wildcards over public suffixes together with credentials. Default: `false`.
+        dangerously_allow_public_suffixes: Option<bool>,
+        /// Allows `file://` and `app://.`, the origins of local pages, together with credentials.
+        /// Default: `false`.
+        dangerously_allow_local_file_origins: Option<bool>,
+        /// Allows every extension of a scheme, such as `moz-extension://*`, together with
+        /// credentials. Default: `false`.
+        dangerously_allow_any_extension: Option<bool>,
+        /// Allows regular expressions that match any origin together with credentials.
+        /// Default: `false`.
+        dangerously_allow_any_origin: Option<bool>,
+    }
+
+    /// A script that decides about origins that no entry covers.
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct RuleKeys as "Rule" {
+        /// A file in scriptsDir, such as `preview.rhai`.
+        script: String,
+        /// Request headers that the script may read. All of them are in the `Vary` field of every
+        /// response of the policy. Default: `[]`.
+        headers: Option<Vec<String>>,
+        /// Query keys that the script may read. Default: `[]`.
+        query: Option<Vec<String>>,
+    }
+
+    /// The owner of an API behind the gateway.
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct TenantKeys as "Tenant" {
+        /// The name in metrics, logs and headers.
+        id: String,
+        /// Hosts without ports: `api.acme.example`, `*.acme.example` (subdomains at any depth,
+        /// without `acme.example`), or `*`.
+        hosts: Vec<String>,
+        /// The upstream for all routes without one.
+        upstream: Option<String>,
+        /// The policy for all routes without one.
+        policy: Option<String>,
+        /// Origins that this tenant adds to its policy. Default: `[]`.
+        allow_origins: Option<Vec<String>>,
+        /// Paths with other settings. Default: `[]`.
+        routes: Option<Vec<RouteKeys>>,
+    }
+
+    /// A path with its own settings. The longest prefix wins, then the route that lists the method.
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct RouteKeys as "Route" {
+        /// Whole segments from the left: `/public` covers `/public` and `/public/x`, but not
+        /// `/publicity`.
+        path_prefix: String,
+        /// The methods of this route. Default: all.
+        methods: Option<Vec<String>>,
+        /// The policy. Default: the tenant's. The allowOrigins of the tenant do not apply to this
+        /// policy.
+        policy: Option<String>,
+        /// The upstream. Default: the tenant's.
+        upstream: Option<String>,
+        /// Origins that this route adds to its policy. Default: `[]`.
+        allow_origins: Option<Vec<String>>,
+        /// What happens to requests from origins that are not allowed. Default: as the policy says.
+        unmatched_requests: Option<UnmatchedRequests>,
+        /// The response to a preflight whose method or header is not allowed. Default: as the
+        /// policy says.
+        preflight_failures: Option<PreflightFailures>,
+    }
+}

@@ -1,0 +1,199 @@
+//! Decodes tenants and their routes.
+//!
+//! A tenant without a valid id or host is omitted after its mistakes are reported. Its hosts are
+//! kept, because with `--skip-broken-tenants` they get a 503 response.
+
+use std::sync::Arc;
+
+use super::decode::{Decoder, SectionFields, show_text};
+use super::model::{Located, NO_TENANT, OTHER_TENANTS, RouteSpec, TenantSpec, Text};
+use super::node::YamlNode;
+use super::policies::ORIGINS_MAX;
+use super::sections;
+use crossgate_message::host::HostPattern;
+use crossgate_message::target::RequestTarget;
+
+/// Maximum number of tenants in one file.
+const TENANTS_MAX: usize = 1_000_000;
+/// Maximum number of hosts of one tenant.
+const HOSTS_MAX: usize = 10_000;
+/// Maximum number of routes of one tenant, which are searched linearly.
+const ROUTES_MAX: usize = 256;
+/// Maximum number of methods of one route.
+const METHODS_MAX: usize = 64;
+/// Methods that the gateway answers with 405 before it selects a route. Pages cannot send them
+/// (Fetch standard, forbidden methods).
+const REFUSED_METHODS: &[&str] = &["TRACE", "CONNECT"];
+/// Methods that people write in lower case by mistake. Methods are case-sensitive (RFC 9110,
+/// section 9.1).
+const KNOWN_METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
+
+#[derive(Debug, Default)]
+pub(super) struct DecodedTenants {
+    /// The tenants with an id and hosts.
+    pub(super) specs: Vec<Arc<TenantSpec>>,
+    /// The hosts of all tenants, including the omitted ones.
+    pub(super) hosts: Vec<HostPattern>,
+}
+
+impl Decoder<'_> {
+    pub(super) fn tenants(&mut self, node: Option<&YamlNode>) -> DecodedTenants {
+        let items =
+            node.map_or(&[][..], |node| self.section_list(node, "a list of tenants", TENANTS_MAX, &sections::TENANT));
+        let mut tenants = DecodedTenants::default();
+        for item in items {
+            let spec = self.tenant(item, &mut tenants.hosts);
+            tenants.specs.extend(spec.map(Arc::new));
+        }
+        tenants
+    }
+
+    fn tenant(&mut self, node: &YamlNode, claimed: &mut Vec<HostPattern>) -> Option<TenantSpec> {
+        let fields = self.fields(node, &sections::TENANT)?;
+        let hosts = self.required(&fields, "hosts").map(|node| self.hosts(node));
+        claimed.extend(hosts.iter().flatten().map(|host| host.value.clone()));
+        let id = self.required(&fields, "id").and_then(|node| self.tenant_id(node));
+        let upstream = fields.find("upstream").and_then(|node| self.name(node, "the name of an upstream"));
+        let policy = fields.find("policy").and_then(|node| self.name(node, "the name of a policy"));
+        let allow_origins = self.texts(fields.find("allowOrigins"), "origin", ORIGINS_MAX);
+        let routes = self.routes(fields.find("routes"));
+        Some(TenantSpec { id: id?, hosts: hosts?, upstream, policy, allow_origins, routes })
+    }
+
+    fn tenant_id(&mut self, node: &YamlNode) -> Option<Located<Arc<str>>> {
+        let id = self.name(node, "an id")?;
+        let reserved = match &*id.value {
+            NO_TENANT => "reserved id `none`; metrics use it for requests without a tenant, so write another id",
+            OTHER_TENANTS => {
+                "reserved id `other`; metrics use it for tenants without their own series, so write another id"
+            }
+            _ => return Some(Located { value: id.value.into(), at: id.at }),
+        };
+        self.error(id.at, reserved);
+        None
+    }
+
+    fn hosts(&mut self, node: &YamlNode) -> Vec<Located<HostPattern>> {
+        let before = self.found.len();
+        let items = self.list(node, "a list of hosts", HOSTS_MAX);
+        let hosts: Vec<_> = items.iter().filter_map(|item| self.host(item)).collect();
+        if hosts.is_empty() && self.found.len() == before {
+            self.error(node.at, "empty list of hosts; write one such as api.acme.example or \"*.acme.example\"");
+        }
+        hosts
+    }
+
+    fn host(&mut self, node: &YamlNode) -> Option<Located<HostPattern>> {
+        let value = self.parse_host(node, "a host", HostPattern::parse)?;
+        Some(Located { value, at: node.at })
+    }
+
+    fn routes(&mut self, node: Option<&YamlNode>) -> Vec<RouteSpec> {
+        let items =
+            node.map_or(&[][..], |node| self.section_list(node, "a list of routes", ROUTES_MAX, &sections::ROUTE));
+        let routes: Vec<_> = items.iter().filter_map(|item| self.route(item)).collect();
+        for (index, route) in routes.iter().enumerate() {
+            let earlier = routes.iter().take(index).find(|earlier| overlap(earlier, route));
+            if let Some(first) = earlier {
+                let what =
+                    format!("two routes have the prefix {} and the same methods", show_text(&route.prefix.value));
+                self.clash(route.prefix.at, format!("{what}; change one of them"), first.prefix.at);
+            }
+        }
+        routes
+    }
+
+    fn route(&mut self, node: &YamlNode) -> Option<RouteSpec> {
+        let fields = self.fields(node, &sections::ROUTE)?;
+        let prefix = self.required(&fields, "pathPrefix").and_then(|node| self.prefix(node));
+        let methods = self.methods(&fields);
+        let policy = fields.find("policy").and_then(|node| self.name(node, "the name of a policy"));
+        let upstream = fields.find("upstream").and_then(|node| self.name(node, "the name of an upstream"));
+        let allow_origins = self.texts(fields.find("allowOrigins"), "origin", ORIGINS_MAX);
+        let unmatched_requests = self.unmatched_requests(&fields);
+        let preflight_failures = self.preflight_failures(&fields);
+        Some(RouteSpec {
+            prefix: prefix?,
+            methods,
+            policy,
+            upstream,
+            allow_origins,
+            unmatched_requests,
+            preflight_failures,
+        })
+    }
+
+    /// A normalized path. A trailing slash is removed, since a prefix matches whole segments.
+    fn prefix(&mut self, node: &YamlNode) -> Option<Text> {
+        let value = self.parse_text(node, "a path prefix", |text| {
+            if let Some((before, _)) = text.split_once(['*', '{', '}']) {
+                let above =
+                    before.rsplit_once('/').map_or("/", |(above, _)| if above.is_empty() { "/" } else { above });
+                return Err(format!("a prefix has no patterns and covers all paths below it; write {above}"));
+            }
+            // A prefix in another form than the normalized path of requests would never match.
+            let target = RequestTarget::parse(text.as_bytes(), b"GET").map_err(|error| error.to_string())?;
+            match target.path_for_matching() {
+                _ if target.authority().is_some() => Err("write only the path, such as /public".to_owned()),
+                path if path == text => Ok(Box::from(trim_end(path))),
+                path => Err(format!("paths are matched in normalized form; write {path}")),
+            }
+        })?;
+        Some(Located { value, at: node.at })
+    }
+
+    fn methods(&mut self, fields: &SectionFields<'_>) -> Vec<Text> {
+        let mut methods: Vec<Text> = Vec::new();
+        for method in self.texts(fields.find("methods"), "method", METHODS_MAX) {
+            let upper = method.value.to_ascii_uppercase();
+            if REFUSED_METHODS.contains(&&*upper) {
+                let what = format!("the gateway answers {} with 405 on every route", show_text(&method.value));
+                self.error(method.at, format!("{what}; remove it"));
+            } else if KNOWN_METHODS.contains(&&*upper) && *upper != *method.value {
+                self.error(
+                    method.at,
+                    format!("invalid method {}: methods are case-sensitive, write {upper}", show_text(&method.value)),
+                );
+            } else if http::Method::from_bytes(method.value.as_bytes()).is_err() {
+                self.error(
+                    method.at,
+                    format!("invalid method {}: write one such as GET or PUT", show_text(&method.value)),
+                );
+            } else {
+                methods.push(method);
+            }
+        }
+        self.check_methods_key(fields);
+        methods.dedup();
+        methods
+    }
+
+    /// Refuses an empty list: it reads as "no method", but without methods a route is for all of
+    /// them.
+    fn check_methods_key(&mut self, fields: &SectionFields<'_>) {
+        let Some(node) = fields.find("methods") else {
+            return;
+        };
+        if let super::node::YamlValue::List(items) = &node.value
+            && items.is_empty()
+        {
+            self.error(
+                node.at,
+                "empty list of methods; write some such as [GET, PUT], or remove the key for all methods",
+            );
+        }
+    }
+}
+
+fn trim_end(path: &str) -> &str {
+    match path.strip_suffix('/') {
+        Some("") | None => path,
+        Some(shorter) => shorter,
+    }
+}
+
+/// Whether some request matches both routes equally well.
+fn overlap(a: &RouteSpec, b: &RouteSpec) -> bool {
+    let shared = a.methods.iter().any(|method| b.methods.contains(method));
+    a.prefix == b.prefix && (shared || a.methods.is_empty() && b.methods.is_empty())
+}
