@@ -1,0 +1,29 @@
+//! The state of one exchange, shared by the servers of HTTP/1.1 and HTTP/2, the connections to
+//! upstreams, and the proxy's hooks.
+//!
+//! The client's side bounds every wait ([`timeouts`]) and records for the hooks which limit was hit
+//! ([`state`]). The upstream's side records how much of the request was sent (`progress`,
+//! `unopened`). Absent on purpose: tenants and policies.
+
+mod answer;
+pub mod chunked;
+mod client;
+pub mod direct;
+mod host;
+mod limits;
+mod progress;
+pub mod state;
+pub mod timeouts;
+pub mod timer;
+pub mod unattended;
+mod unopened;
+mod upload;
+
+pub use self::answer::{Answers, EdgeAnswer, write_answer};
+pub use self::answer::{answer_bytes, begin_head, begin_request_head, end_head, write_field};
+pub use self::client::{BodyFraming, ClientIdentity, ConnectionPersistence, OpenConnection, ReusableConnection};
+pub use self::host::ExchangeHost;
+pub use self::host::count_abandoned;
+pub use self::limits::{FIELDS_MAX, HeadLimits, Http2Limits, LaneLimits};
+pub use self::progress::{RequestFraming, RequestProgress};
+pub use self::unopened::SentBytes;

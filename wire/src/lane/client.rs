@@ -1,0 +1,223 @@
+//! The client of a direct exchange over HTTP/1.1.
+//!
+//! Head, data and end of a response are collected and written together. Only a long piece of a body
+//! of known length goes to the socket as it is.
+
+use std::io::{self, Write as _};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use pingora::Result;
+use pingora::http::RequestHeader;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::conn::RequestConnection;
+use crate::exchange::chunked::ChunkedDecoder;
+use crate::exchange::direct::{BodyStep, ExchangeClient, UploadFraming, client_gone, overdue, unwritten, with_piece};
+use crate::exchange::{ConnectionPersistence, EdgeAnswer, begin_head, end_head, write_answer};
+use crossgate_message::hop_by_hop;
+use crossgate_message::response_head::BodyDelimiter;
+
+/// A piece from this length on is not copied, if nothing is collected before it.
+const DIRECT_PIECE_LEN: usize = 4 * 1024;
+
+pub(super) struct LaneClient {
+    connection: RequestConnection,
+    persistence: ConnectionPersistence,
+    /// Collected, and not written yet from this index on.
+    out: Vec<u8>,
+    written: usize,
+    needs_flush: bool,
+    is_chunked: bool,
+    version: Version,
+    /// Finds the data in a chunked request body.
+    decoder: Option<ChunkedDecoder>,
+    status: Option<StatusCode>,
+    /// Bytes up to the end of the response's head that are not written yet.
+    head_left: usize,
+    /// The end of the response was taken.
+    has_end: bool,
+}
+
+impl LaneClient {
+    /// A client whose connection closes after this response if it asks for that, or with `is_last`.
+    pub(super) fn new(
+        connection: RequestConnection,
+        request: &RequestHeader,
+        framing: UploadFraming,
+        is_last: bool,
+    ) -> Self {
+        let closes = is_last || !hop_by_hop::keeps_connection(request.version, (&request.headers).into());
+        LaneClient {
+            connection,
+            persistence: if closes { ConnectionPersistence::Close } else { ConnectionPersistence::KeepAlive },
+            out: Vec::new(),
+            written: 0,
+            needs_flush: false,
+            is_chunked: false,
+            version: request.version,
+            decoder: (framing == UploadFraming::Chunked).then(ChunkedDecoder::new),
+            status: None,
+            head_left: 0,
+            has_end: false,
+        }
+    }
+
+    /// The connection, and whether it may carry another request.
+    pub(super) fn into_connection(self) -> (RequestConnection, bool) {
+        let is_sent = self.has_end && self.out.is_empty() && !self.needs_flush;
+        let is_kept = is_sent && self.persistence == ConnectionPersistence::KeepAlive;
+        (self.connection, is_kept)
+    }
+
+    fn try_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.connection).poll_write(cx, bytes))?;
+        self.needs_flush = true;
+        Poll::Ready(if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(written) })
+    }
+
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.out.len() {
+            let rest = self.out.get(self.written..).unwrap_or_default();
+            let written = ready!(Pin::new(&mut self.connection).poll_write(cx, rest))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.needs_flush = true;
+            self.written += written;
+            self.head_left = self.head_left.saturating_sub(written);
+        }
+        self.out.clear();
+        self.written = 0;
+        if self.needs_flush {
+            ready!(Pin::new(&mut self.connection).poll_flush(cx))?;
+            self.needs_flush = false;
+        }
+        if self.has_end {
+            self.connection.set_reset(false);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn hold_chunk(&mut self, piece: &[u8]) {
+        // Writing to a vector does not fail.
+        let _written = write!(self.out, "{:x}\r\n", piece.len());
+        self.out.extend_from_slice(piece);
+        self.out.extend_from_slice(b"\r\n");
+    }
+}
+
+impl ExchangeClient for LaneClient {
+    fn poll_body(&mut self, cx: &mut Context<'_>, take: &mut dyn FnMut(&[u8])) -> Poll<Result<BodyStep>> {
+        if !self.connection.has_body_left() {
+            return Poll::Ready(Ok(BodyStep::End));
+        }
+        let (connection, decoder) = (&mut self.connection, &mut self.decoder);
+        let len: Poll<Result<usize>> = with_piece(|piece| {
+            let mut buf = ReadBuf::new(piece);
+            ready!(Pin::new(connection).poll_read(cx, &mut buf)).map_err(overdue)?;
+            give_data(decoder.as_mut(), buf.filled(), take);
+            Poll::Ready(Ok(buf.filled().len()))
+        });
+        match ready!(len)? {
+            0 => Poll::Ready(Err(client_gone())),
+            _ if self.connection.has_body_left() => Poll::Ready(Ok(BodyStep::Piece)),
+            _ => Poll::Ready(Ok(BodyStep::End)),
+        }
+    }
+
+    fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Box<pingora::Error>> {
+        self.connection.poll_watch(cx).map(|watched| watched.map_or_else(overdue, |()| client_gone()))
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<pingora::Error>> {
+        self.connection.poll_gone(cx).map(|gone| gone.map_or_else(overdue, |()| client_gone()))
+    }
+
+    fn interim(&mut self, status: StatusCode, fields: HeaderMap) -> Result<()> {
+        // RFC 9110, section 15.2.
+        if self.version == Version::HTTP_10 {
+            return Ok(());
+        }
+        begin_head(status, &fields, &mut self.out);
+        self.out.extend_from_slice(b"\r\n");
+        Ok(())
+    }
+
+    fn head(&mut self, status: StatusCode, mut fields: HeaderMap, delimiter: BodyDelimiter) -> Result<()> {
+        match delimiter {
+            BodyDelimiter::NoBody | BodyDelimiter::Length(_) => {}
+            // RFC 9112, section 6.1: a client of HTTP/1.0 knows no chunks.
+            BodyDelimiter::Chunked | BodyDelimiter::Close if self.version == Version::HTTP_10 => {
+                self.close_after();
+                // If it breaks off, an orderly end would look like the end of the body.
+                self.connection.set_reset(true);
+            }
+            BodyDelimiter::Chunked | BodyDelimiter::Close => {
+                self.is_chunked = true;
+                fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+        }
+        fields.remove(header::DATE);
+        begin_head(status, &fields, &mut self.out);
+        end_head(self.persistence, &mut self.out);
+        (self.status, self.head_left) = (Some(status), self.out.len());
+        Ok(())
+    }
+
+    fn piece(&mut self, cx: &mut Context<'_>, mut piece: &[u8]) {
+        if self.is_chunked {
+            return self.hold_chunk(piece);
+        }
+        if self.out.is_empty()
+            && piece.len() >= DIRECT_PIECE_LEN
+            // An error comes again with the next write.
+            && let Poll::Ready(Ok(len)) = self.try_write(cx, piece)
+        {
+            piece = piece.get(len..).unwrap_or_default();
+        }
+        self.out.extend_from_slice(piece);
+    }
+
+    fn end(&mut self) {
+        if self.is_chunked {
+            self.out.extend_from_slice(b"0\r\n\r\n");
+        }
+        self.has_end = true;
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.poll_written(cx).map_err(unwritten)
+    }
+
+    fn abandon_body(&mut self) {
+        self.connection.abandon_body();
+    }
+
+    fn close_after(&mut self) {
+        self.persistence = ConnectionPersistence::Close;
+    }
+
+    fn answer(&mut self, answer: EdgeAnswer) -> Result<()> {
+        write_answer(&answer, self.persistence, &mut self.out);
+        (self.status, self.head_left) = (Some(answer.status), self.out.len() - answer.body.len());
+        self.has_end = true;
+        Ok(())
+    }
+
+    fn sent_status(&self) -> Option<StatusCode> {
+        self.status.filter(|_| self.head_left == 0)
+    }
+}
+
+/// Gives the data in the next bytes of a request body, which the connection has found valid.
+fn give_data(decoder: Option<&mut ChunkedDecoder>, mut bytes: &[u8], take: &mut dyn FnMut(&[u8])) {
+    let Some(decoder) = decoder else { return take(bytes) };
+    while let (Ok((len @ 1.., data)), false) = (decoder.next_data(bytes), bytes.is_empty()) {
+        if !data.is_empty() {
+            take(data);
+        }
+        bytes = bytes.get(len..).unwrap_or_default();
+    }
+}
