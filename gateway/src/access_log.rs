@@ -1,114 +1,115 @@
-//! The access log: one JSON line a request on standard output.
+//! The access log: one JSON line for each request, on standard output or in a file.
 //!
-//! A request's task renders its line and hands it to one writing thread through a bounded queue; when whoever reads
-//! the log does not keep up, lines are dropped and counted, and requests go on. [`Record`] is the schema. What a client
-//! can choose is escaped to printable ASCII and capped, and query strings are left out. Absent on purpose: files and
-//! rotation, which belong to whoever runs the process.
+//! A request's task renders its line into the buffer of its worker, and one thread writes the
+//! buffers. They are bounded: when the reader of the log falls behind, lines are dropped and
+//! counted, and requests continue. [`LogRecord`] is the schema. Text that a client can choose is
+//! escaped to printable ASCII and capped. Query strings are absent on purpose, since they may
+//! contain secrets. [`LineLog`] does the writing.
 
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use crossgate_config::model::{LogAlways, LogFieldSet};
+use crossgate_telemetry::line_log::LineLog;
+pub use crossgate_telemetry::line_log::{FileRotation, LogDestination, open};
 
-mod escape;
 mod record;
 
-pub use self::escape::{Escaped, unescape};
-pub use self::record::Record;
+pub use self::record::LogRecord;
 
-use crate::metrics::VerdictLabel;
+use crate::metrics::{PanicCounters, PanicPlace, VerdictLabel};
 
-/// Lines that may wait for the writer: a second's worth of a busy gateway, and 16 MiB at the very most.
-const QUEUE_LINES_MAX: usize = 8_192;
-
-/// Bytes collected before they are written, while lines keep coming.
-const BUFFER_BYTES: usize = 64 * 1024;
-
-/// Which requests are logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Level {
+pub enum AccessLogLevel {
     /// Every request.
     #[default]
     All,
-    /// Those that were denied, or would have been in report mode.
+    /// Only denied requests, and in report mode those that would be denied.
     Denied,
-    /// None.
+    /// No requests.
     Off,
 }
 
-/// Which requests are logged, and how many of them.
+/// Selects the requests to log, by verdict and by sampling.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Filter {
-    /// Which are logged at all.
-    pub level: Level,
-    /// The share of these that is, from 0 to 1, evenly spaced. Denials are sampled too: a flood of them must not fill a
-    /// disk.
+pub struct LogFilter {
+    /// The verdicts that are candidates for the log.
+    pub level: AccessLogLevel,
+    /// The fraction of the candidates to log, from 0 to 1, evenly spaced. Denials are sampled too
+    /// unless `always` includes them, so that a flood of denials cannot fill a disk.
     pub sample: f64,
+    /// The candidates that are logged regardless of `sample`.
+    pub always: LogAlways,
 }
 
-impl Default for Filter {
+/// The end of a request, as far as the filter depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogOutcome {
+    /// A response below 500, or the client closed the connection first.
+    Answered,
+    /// A 5xx response, no response, or a failed upstream.
+    Failed,
+}
+
+impl Default for LogFilter {
     fn default() -> Self {
-        Filter { level: Level::All, sample: 1.0 }
+        LogFilter { level: AccessLogLevel::All, sample: 1.0, always: LogAlways::default() }
     }
 }
 
-/// Where requests are logged.
+/// The access log of a process.
 #[derive(Debug)]
 pub struct AccessLog {
-    queue: mpsc::Sender<Message>,
+    lines: LineLog,
     candidates: AtomicU64,
-    dropped: Arc<AtomicU64>,
-}
-
-#[derive(Debug)]
-enum Message {
-    Line(Vec<u8>),
-    /// Answered when every line before it is written.
-    Flush(oneshot::Sender<()>),
 }
 
 impl AccessLog {
-    /// A log that writes to `out` on a thread of its own, and counts in `dropped` the lines it could not write.
+    /// Starts the writing thread for so many workers. It writes to the file that `destination`
+    /// currently names, or else to `out`, and counts lines that could not be written in `dropped`.
     ///
     /// # Errors
-    /// If the thread cannot be started.
-    pub fn start(out: impl Write + Send + 'static, dropped: Arc<AtomicU64>) -> std::io::Result<Self> {
-        let (queue, lines) = mpsc::channel(QUEUE_LINES_MAX);
-        let lost = Arc::clone(&dropped);
-        let thread = std::thread::Builder::new().name("access-log".to_owned());
-        thread.spawn(move || write_lines(lines, out, &lost))?;
-        Ok(AccessLog { queue, candidates: AtomicU64::new(0), dropped })
+    /// The file cannot be opened, or the thread cannot be started.
+    pub fn start(
+        out: impl Write + Send + 'static,
+        destination: impl Fn() -> LogDestination + Send + 'static,
+        workers: usize,
+        dropped: Arc<AtomicU64>,
+        panics: Arc<PanicCounters>,
+    ) -> std::io::Result<Self> {
+        let lines = LineLog::start(out, destination, workers, dropped, move || panics.count(PanicPlace::AccessLog))?;
+        Ok(AccessLog { lines, candidates: AtomicU64::new(0) })
     }
 
-    /// Logs a request if the filter lets it through. Never waits.
-    pub fn write(&self, filter: Filter, record: &Record<'_>) {
-        if !filter.concerns(record.verdict) || !self.is_sampled(filter.sample) {
-            return;
-        }
-        let sent = record.to_line().is_some_and(|line| self.queue.try_send(Message::Line(line)).is_ok());
-        if !sent {
-            self.dropped.fetch_add(1, Relaxed);
-        }
+    /// Reports whether to log a request. Call it once for each request, since it advances the
+    /// sample counter.
+    pub fn should_log(&self, filter: LogFilter, verdict: VerdictLabel, outcome: LogOutcome) -> bool {
+        let is_kept =
+            (filter.always.deny && verdict.is_denial()) || (filter.always.error && outcome == LogOutcome::Failed);
+        filter.covers(verdict) && (is_kept || self.is_sampled(filter.sample))
     }
 
-    /// Waits until what was logged so far is written, at most `within`. For the end of the process.
+    /// Renders one line with these fields into the worker's buffer. Never waits.
+    pub fn write(&self, fields: LogFieldSet, record: &LogRecord<'_>) {
+        self.lines.write(|bytes| record.write_line(fields, bytes));
+    }
+
+    /// Reopens the file, after log rotation has moved it. Never waits.
+    pub fn reopen(&self) {
+        self.lines.reopen();
+    }
+
+    /// Waits until all queued lines are written, but at most `within`. Called at the end of the
+    /// process.
     pub async fn flush(&self, within: Duration) {
-        let (written, wait) = oneshot::channel();
-        let flushed = async {
-            if self.queue.send(Message::Flush(written)).await.is_ok() {
-                wait.await.ok();
-            }
-        };
-        if tokio::time::timeout(within, flushed).await.is_err() {
-            tracing::warn!("the access log was not written to its end in time");
-        }
+        self.lines.flush(within).await;
     }
 
-    /// Whether the next candidate is the one at which the sum of shares passes a whole number.
+    /// Reports whether the next candidate is one at which the sum of shares passes a whole number.
     fn is_sampled(&self, share: f64) -> bool {
-        // The usual case, in which nothing need be counted.
+        // The usual case needs no shared counter.
         if share >= 1.0 {
             return true;
         }
@@ -117,74 +118,13 @@ impl AccessLog {
     }
 }
 
-impl Filter {
-    /// Whether requests of that verdict are logged at all.
-    pub fn concerns(self, verdict: VerdictLabel) -> bool {
+impl LogFilter {
+    /// Reports whether a verdict is a candidate for the log.
+    pub fn covers(self, verdict: VerdictLabel) -> bool {
         match self.level {
-            Level::All => true,
-            Level::Denied => verdict.is_denial(),
-            Level::Off => false,
-        }
-    }
-}
-
-/// The writing thread: ends when the log is dropped.
-fn write_lines(mut queue: mpsc::Receiver<Message>, out: impl Write, lost: &AtomicU64) {
-    let mut batch = Batch { out, bytes: Vec::with_capacity(BUFFER_BYTES), lines: 0, is_failing: false, lost };
-    while let Some(message) = queue.blocking_recv() {
-        batch.take(message);
-        while let Ok(message) = queue.try_recv() {
-            batch.take(message);
-        }
-        batch.write();
-    }
-}
-
-/// Lines that are written together.
-struct Batch<'a, W> {
-    out: W,
-    bytes: Vec<u8>,
-    lines: u64,
-    is_failing: bool,
-    lost: &'a AtomicU64,
-}
-
-impl<W: Write> Batch<'_, W> {
-    fn take(&mut self, message: Message) {
-        match message {
-            Message::Line(line) => {
-                if self.bytes.len() + line.len() > BUFFER_BYTES {
-                    self.write();
-                }
-                self.bytes.extend_from_slice(&line);
-                self.lines += 1;
-            }
-            Message::Flush(written) => {
-                self.write();
-                written.send(()).ok();
-            }
-        }
-    }
-
-    /// Writes them, or counts them as lost: kept until a full disk has room, they would fill the memory instead.
-    fn write(&mut self) {
-        if self.lines == 0 {
-            return;
-        }
-        let written = self.out.write_all(&self.bytes).and_then(|()| self.out.flush());
-        self.bytes.clear();
-        let lines = std::mem::take(&mut self.lines);
-        match written {
-            Ok(()) if std::mem::take(&mut self.is_failing) => tracing::info!("the access log is written again"),
-            Ok(()) => {}
-            Err(error) => {
-                self.lost.fetch_add(lines, Relaxed);
-                // The end of a line may be missing there.
-                self.bytes.push(b'\n');
-                if !std::mem::replace(&mut self.is_failing, true) {
-                    tracing::error!(%error, "the access log cannot be written");
-                }
-            }
+            AccessLogLevel::All => true,
+            AccessLogLevel::Denied => verdict.is_denial(),
+            AccessLogLevel::Off => false,
         }
     }
 }

@@ -1,63 +1,64 @@
-//! Stops asking a rule that only fails, and tries it again from time to time.
+//! A circuit breaker for one rule of one tenant: stops running a rule that only fails, and retries
+//! from time to time.
 //!
-//! It opens after [`FAILURES_MAX`] failures in a row with no success for [`QUIET`]; from then on one run per [`PROBE_EVERY`] is let
-//! through, and one that succeeds closes it. The caller tells the time, and keeps one for every rule and tenant: answers that are
-//! kept already never come here. Two threads that see the same moment may each be let through; nothing worse.
+//! The breaker opens after [`FAILURES_MAX`] failures in a row with no success for [`QUIET`]. While
+//! open, it admits one run per [`PROBE_EVERY`]; one success closes it. The caller passes the time
+//! in. Cached answers never reach the breaker. Two threads may race and both get a probe, which is
+//! harmless.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Failures in a row before it may open.
+/// The failures in a row before the breaker may open.
 const FAILURES_MAX: u32 = 20;
-/// A rule that has succeeded within this time is not given up yet.
+/// The breaker stays closed for this long after a success.
 const QUIET: Duration = Duration::from_secs(5);
-/// While it is open, one run in this time.
+/// While the breaker is open, one run is admitted in this time.
 const PROBE_EVERY: Duration = Duration::from_millis(100);
 
 /// The failures of one rule for one tenant.
 #[derive(Debug)]
 pub struct Breaker {
-    made: Instant,
+    created: Instant,
     failures: AtomicU32,
-    /// Milliseconds after `made`, plus one; 0 if there was none.
+    /// The time of the last success: milliseconds after `created` plus one, or 0 for never.
     succeeded: AtomicU64,
-    /// The same of the last probe.
+    /// The time of the last probe, in the same form.
     probed: AtomicU64,
 }
 
-/// Whether a rule may be run now.
+/// The permission to run a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
-    /// As always.
+pub enum RunAdmission {
+    /// Run normally: the breaker is closed.
     Run,
-    /// As the one that tells whether it works again.
+    /// Run as a probe: the result decides whether the breaker closes.
     Probe,
-    /// Not now.
+    /// Do not run.
     Refused,
 }
 
 impl Breaker {
-    /// A closed one.
+    /// Creates a closed breaker.
     pub fn new(now: Instant) -> Self {
-        Breaker { made: now, failures: AtomicU32::new(0), succeeded: AtomicU64::new(0), probed: AtomicU64::new(0) }
+        Breaker { created: now, failures: AtomicU32::new(0), succeeded: AtomicU64::new(0), probed: AtomicU64::new(0) }
     }
 
-    /// Whether to run.
-    pub fn admit(&self, now: Instant) -> Admission {
+    /// Decides whether a run is admitted.
+    pub fn admit(&self, now: Instant) -> RunAdmission {
         if !self.is_open(now) {
-            return Admission::Run;
+            return RunAdmission::Run;
         }
         let now = self.millis(now);
         let probed = self.probed.load(Relaxed);
         let is_due = probed == 0 || now.saturating_sub(probed) >= millis(PROBE_EVERY);
         if is_due && self.probed.compare_exchange(probed, now, Relaxed, Relaxed).is_ok() {
-            Admission::Probe
+            RunAdmission::Probe
         } else {
-            Admission::Refused
+            RunAdmission::Refused
         }
     }
 
-    /// Whether it is open.
     pub fn is_open(&self, now: Instant) -> bool {
         if self.failures.load(Relaxed) < FAILURES_MAX {
             return false;
@@ -66,14 +67,15 @@ impl Breaker {
         succeeded == 0 || self.millis(now).saturating_sub(succeeded) >= millis(QUIET)
     }
 
-    /// Whether it ever refused or probed.
+    /// Whether the breaker ever refused a run or admitted a probe.
     pub fn was_open(&self) -> bool {
         self.probed.load(Relaxed) != 0
     }
 
-    /// Notes a run that gave an answer.
-    pub fn succeed(&self, now: Instant) {
-        // Most runs follow a success of the same second: a shared line is not written for each.
+    /// Records a run that gave an answer.
+    pub fn record_success(&self, now: Instant) {
+        // Most runs follow a success in the same second; writing the shared cache line for each
+        // would be slow.
         let (last, now) = (self.succeeded.load(Relaxed), self.millis(now));
         if last == 0 || now.saturating_sub(last) >= 1_000 {
             self.succeeded.store(now, Relaxed);
@@ -83,15 +85,15 @@ impl Breaker {
         }
     }
 
-    /// Notes a run that failed.
-    pub fn fail(&self) {
+    /// Records a failed run.
+    pub fn record_failure(&self) {
         let one_more = |failures: u32| failures.checked_add(1);
-        // At the end of its range it stays there.
+        // Saturates instead of wrapping to zero, which would close the breaker.
         let _full = self.failures.fetch_update(Relaxed, Relaxed, one_more);
     }
 
     fn millis(&self, now: Instant) -> u64 {
-        millis(now.saturating_duration_since(self.made)).saturating_add(1)
+        millis(now.saturating_duration_since(self.created)).saturating_add(1)
     }
 }
 
@@ -108,45 +110,45 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_probes_and_closes() {
+    fn breaker_opens_probes_and_closes() {
         let start = Instant::now();
         let breaker = Breaker::new(start);
         for _ in 0..FAILURES_MAX {
-            assert_eq!(breaker.admit(start), Admission::Run);
-            breaker.fail();
+            assert_eq!(breaker.admit(start), RunAdmission::Run);
+            breaker.record_failure();
         }
-        assert_eq!(breaker.admit(start), Admission::Probe);
-        assert_eq!(breaker.admit(after(start, 99)), Admission::Refused);
-        assert_eq!(breaker.admit(after(start, 100)), Admission::Probe);
-        breaker.fail();
-        assert_eq!(breaker.admit(after(start, 150)), Admission::Refused);
-        assert_eq!(breaker.admit(after(start, 200)), Admission::Probe);
-        breaker.succeed(after(start, 200));
-        assert_eq!(breaker.admit(after(start, 201)), Admission::Run);
+        assert_eq!(breaker.admit(start), RunAdmission::Probe);
+        assert_eq!(breaker.admit(after(start, 99)), RunAdmission::Refused);
+        assert_eq!(breaker.admit(after(start, 100)), RunAdmission::Probe);
+        breaker.record_failure();
+        assert_eq!(breaker.admit(after(start, 150)), RunAdmission::Refused);
+        assert_eq!(breaker.admit(after(start, 200)), RunAdmission::Probe);
+        breaker.record_success(after(start, 200));
+        assert_eq!(breaker.admit(after(start, 201)), RunAdmission::Run);
     }
 
     #[test]
-    fn a_rule_that_has_just_worked_is_not_given_up() {
+    fn recent_success_keeps_the_breaker_closed() {
         let start = Instant::now();
         let breaker = Breaker::new(start);
-        breaker.succeed(start);
-        (0..100).for_each(|_| breaker.fail());
-        assert_eq!(breaker.admit(after(start, 4_999)), Admission::Run);
-        assert_eq!(breaker.admit(after(start, 5_000)), Admission::Probe);
-        assert_eq!(breaker.admit(after(start, 5_001)), Admission::Refused);
+        breaker.record_success(start);
+        (0..100).for_each(|_| breaker.record_failure());
+        assert_eq!(breaker.admit(after(start, 4_999)), RunAdmission::Run);
+        assert_eq!(breaker.admit(after(start, 5_000)), RunAdmission::Probe);
+        assert_eq!(breaker.admit(after(start, 5_001)), RunAdmission::Refused);
     }
 
     #[test]
-    fn failures_among_successes_do_not_open_it() {
+    fn failures_between_successes_keep_the_breaker_closed() {
         let start = Instant::now();
         let breaker = Breaker::new(start);
         for n in 0..1_000 {
             if n % 20 == 0 {
-                breaker.succeed(after(start, n))
+                breaker.record_success(after(start, n))
             } else {
-                breaker.fail()
+                breaker.record_failure()
             }
-            assert_eq!(breaker.admit(after(start, 1_000_000 + n)), Admission::Run);
+            assert_eq!(breaker.admit(after(start, 1_000_000 + n)), RunAdmission::Run);
         }
     }
 }

@@ -1,13 +1,17 @@
-//! The demo upstream: a small HTTP/1.1 API to put behind the gateway, and the page that calls it from a browser.
+//! The demo upstream: a small HTTP/1.1 API to put behind the gateway, and the page that calls it
+//! from a browser.
 //!
-//! Two listeners, because a browser tells origins apart by port too. The API (`api`) knows nothing of CORS: it adds no
-//! `Access-Control-*` header and counts every request by method, so that anybody can see that no preflight reached it.
-//! The page (`pages`) is the same for every `Host`, so that one server plays the allowed origin and the refused one.
+//! There are two listeners, because the port is part of a browser's origin. The API (`api`) does
+//! not implement CORS: it sends no `Access-Control-*` header and counts every request by method,
+//! which shows that no preflight reached it. The page (`pages`) is the same for every `Host`, so
+//! one server serves both the allowed and the denied origin.
 //!
-//! Absent on purpose: TLS, HTTP/2, configuration, and any use by the gateway itself. It is a toy for a desk.
+//! Absent on purpose: TLS, HTTP/2, configuration, and any use by the gateway itself. The demo is
+//! for a developer's machine, not for production.
 
 mod api;
 mod counts;
+mod explanation;
 mod pages;
 
 use std::io;
@@ -24,31 +28,45 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::demo_upstream::counts::Counts;
+use crate::demo_upstream::counts::MethodCounts;
 
 type Body = BoxBody<Bytes, Infallible>;
 type Response = http::Response<Body>;
 type Request = http::Request<hyper::body::Incoming>;
 
-/// The demo upstream with its sockets open, not yet serving.
+/// The demo upstream with open sockets, not yet serving.
 #[derive(Debug)]
 pub struct DemoUpstream {
     api: TcpListener,
     pages: Vec<TcpListener>,
-    shared: Arc<Shared>,
+    shared: Arc<DemoState>,
 }
 
-/// What all connections look at.
+/// The content of the page, and the gateway that explains verdicts to it.
+#[derive(Debug, Clone, Default)]
+pub struct PageSources {
+    /// The URL of the API through the gateway, which the page calls.
+    pub api: String,
+    /// The gateway's configuration file, shown on the page.
+    pub config: Option<PathBuf>,
+    /// The rule's source file, shown on the page.
+    pub rule: Option<PathBuf>,
+    /// The gateway's admin listener. Without it the page shows no explanations.
+    pub admin: Option<SocketAddr>,
+    /// The program in the commands that the page shows.
+    pub program: String,
+}
+
+/// The state that all connections share.
 #[derive(Debug, Default)]
-struct Shared {
-    counts: Counts,
-    /// The source that the page shows.
-    rule: Option<PathBuf>,
+struct DemoState {
+    counts: MethodCounts,
+    sources: PageSources,
 }
 
-/// Which of the two sites a connection belongs to.
+/// The site that a connection belongs to.
 #[derive(Debug, Clone, Copy)]
-enum Site {
+enum DemoSite {
     Api,
     Pages,
 }
@@ -57,7 +75,7 @@ impl DemoUpstream {
     /// Opens the API's socket on `api` and one socket for the page on every address of `pages`.
     ///
     /// # Errors
-    /// An address that cannot be listened on, named in the message.
+    /// An address cannot be listened on; the message contains it.
     pub async fn bind(api: SocketAddr, pages: &[SocketAddr]) -> io::Result<Self> {
         let api = listen(api).await?;
         let mut open = Vec::with_capacity(pages.len());
@@ -67,33 +85,34 @@ impl DemoUpstream {
         Ok(Self { api, pages: open, shared: Arc::default() })
     }
 
-    /// Opens one more socket for the page. The caller may live without it: a machine without IPv6 has no `[::1]`.
+    /// Opens one more socket for the page. The caller may continue without it: a machine without
+    /// IPv6 has no `[::1]`.
     ///
     /// # Errors
-    /// An address that cannot be listened on, named in the message.
+    /// An address cannot be listened on; the message contains it.
     pub async fn add_pages(&mut self, address: SocketAddr) -> io::Result<()> {
         self.pages.push(listen(address).await?);
         Ok(())
     }
 
-    /// The same, with the rule's source for the page to show.
+    /// Sets the content of the page.
     #[must_use]
-    pub fn showing(self, rule: Option<PathBuf>) -> Self {
-        Self { shared: Arc::new(Shared { rule, ..Shared::default() }), ..self }
+    pub fn with_page_sources(self, sources: PageSources) -> Self {
+        Self { shared: Arc::new(DemoState { sources, ..DemoState::default() }), ..self }
     }
 
-    /// The address of the API.
+    /// The API's address.
     ///
     /// # Errors
-    /// What the operating system says about the socket.
+    /// The operating system returned an error.
     pub fn api_address(&self) -> io::Result<SocketAddr> {
         self.api.local_addr()
     }
 
-    /// The addresses of the page.
+    /// The page's addresses.
     ///
     /// # Errors
-    /// What the operating system says about a socket.
+    /// The operating system returned an error.
     pub fn pages_addresses(&self) -> io::Result<Vec<SocketAddr>> {
         self.pages.iter().map(TcpListener::local_addr).collect()
     }
@@ -101,9 +120,9 @@ impl DemoUpstream {
     /// Serves until the process ends.
     pub async fn serve(self) {
         let mut sites = tokio::task::JoinSet::new();
-        sites.spawn(accept(self.api, Site::Api, Arc::clone(&self.shared)));
+        sites.spawn(accept(self.api, DemoSite::Api, Arc::clone(&self.shared)));
         for pages in self.pages {
-            sites.spawn(accept(pages, Site::Pages, Arc::clone(&self.shared)));
+            sites.spawn(accept(pages, DemoSite::Pages, Arc::clone(&self.shared)));
         }
         sites.join_all().await;
     }
@@ -114,18 +133,18 @@ async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(named)
 }
 
-async fn accept(listener: TcpListener, site: Site, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, site: DemoSite, shared: Arc<DemoState>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(connection(stream, site, Arc::clone(&shared)))),
-            // Out of file descriptors, most likely: let some connections end first.
+            // The likely cause is a lack of file descriptors: wait for some connections to end.
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
         }
     }
 }
 
-/// Serves one connection; a client that breaks off or talks nonsense ends its own connection and nothing else.
-async fn connection(stream: TcpStream, site: Site, shared: Arc<Shared>) {
+/// Serves one connection; a client error ends only that connection.
+async fn connection(stream: TcpStream, site: DemoSite, shared: Arc<DemoState>) {
     let answer = service_fn(|request| {
         let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(site.answer(request, &shared).await) }
@@ -136,17 +155,17 @@ async fn connection(stream: TcpStream, site: Site, shared: Arc<Shared>) {
     }
 }
 
-impl Site {
-    async fn answer(self, request: Request, shared: &Shared) -> Response {
+impl DemoSite {
+    async fn answer(self, request: Request, shared: &DemoState) -> Response {
         match self {
             Self::Api => api::answer(request, &shared.counts).await,
-            Self::Pages => pages::answer(&request, &shared.counts, shared.rule.as_deref()),
+            Self::Pages => pages::answer(&request, &shared.counts, &shared.sources).await,
         }
     }
 }
 
-/// A whole answer held in memory.
-fn whole(status: http::StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+/// Makes a response with the whole body in memory.
+fn full_response(status: http::StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
     let mut response = http::Response::new(Full::new(body.into()).boxed());
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -156,5 +175,5 @@ fn whole(status: http::StatusCode, content_type: &'static str, body: impl Into<B
 }
 
 fn json(status: http::StatusCode, value: &serde_json::Value) -> Response {
-    whole(status, "application/json", format!("{value}\n"))
+    full_response(status, "application/json", format!("{value}\n"))
 }

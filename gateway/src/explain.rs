@@ -1,47 +1,54 @@
-//! Why a request gets the answer it gets, and the answer.
+//! Explains a request: its verdict, the reasons, and the response.
 //!
-//! A probe's head is written out, checked by the lane, judged and answered by the very functions that serve requests, so what
-//! is explained is what happens. Around the verdict stands what a person at two in the morning wants to know: the entry that
-//! matched or those that nearly did, what exactly is wrong, and what to consider. Absent on purpose: the upstream, which is
-//! never asked; of an answer that it would give, only what the gateway adds is told.
+//! The described request is written as a head. The functions that serve requests then check, judge
+//! and answer it, so the explanation matches what happens. It adds what an operator needs: the
+//! matching entry or the near misses, the cause, and advice. Absent on purpose: a request to the
+//! upstream. Of an upstream's response, only the gateway's additions are shown.
 
-use crossgate_policy::{EntryId, Field, NearMiss, OwnOrigin, Reason};
+use crossgate_policy::{EntryId, NearMiss, OwnOrigin, Reason, RequestField};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
-use crate::access_log::Escaped;
-use crate::config::Mode;
-use crate::forwarded::{self, Peer};
-use crate::host::parse_authority;
-use crate::judge::{Action, HeadView, Judged, Judgement, judge, with_request};
-use crate::lane::head;
+use crate::judge::{Judgement, PolicyMatch, RequestAction, judge, with_request};
 use crate::metrics::VerdictLabel;
-use crate::respond::Answer;
+use crate::request_head::RequestHead;
+use crate::respond::AnswerContext;
 use crate::snapshot::Snapshot;
 use crate::{proxy, respond};
+use crossgate_config::Mode;
+use crossgate_message::escape::EscapedBytes;
+use crossgate_message::forwarded::{self, ConnectionPeer};
+use crossgate_message::host::parse_authority;
+use crossgate_wire::exchange::EdgeAnswer;
+use crossgate_wire::lane::head;
+use crossgate_wire::refusal;
 
-use self::probe::{Probe, Sender};
+use crate::probe::{ExplainedRequest, SenderTrust};
 
+mod denial;
 mod display;
+mod locations;
 mod notes;
-pub mod probe;
 mod rule;
 
-pub use self::rule::RuleTold;
+pub use self::denial::DenialExplanation;
+pub use self::locations::{UnlistedParts, WrittenLocations};
+pub use self::rule::ExplainedRule;
 
-/// As long as a real one, since the answer's length hangs on it.
+/// A placeholder as long as a real id, since the length of the response depends on it.
 const REQUEST_ID: &str = "00000000000000000000000000000000";
 
-/// How many entries of a policy are listed where none comes near the origin.
+/// The number of policy entries that are listed if none comes near the origin.
 const ALLOWED_MAX: usize = 10;
 
-/// Everything there is to say about one request.
+/// The explanation of one request. The fields are the JSON keys of `explain`.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
-    /// The number of the configuration it holds for.
+    /// The configuration generation.
     pub generation: u64,
-    /// Whose host it is.
+    /// The id of the tenant that owns the host.
     pub tenant: Option<String>,
     /// The route's path prefix.
     pub route: Option<String>,
@@ -49,104 +56,132 @@ pub struct Explanation {
     pub policy: Option<String>,
     /// `Enforce` or `Report`.
     pub mode: Option<&'static str>,
-    /// What the request is to CORS; unknown if nobody's policy applies.
+    /// The request kind; `None` if no policy applies.
     pub kind: Option<&'static str>,
-    /// `allow` or `deny`, or what it would be.
+    /// The verdict label: `allow` or `deny`, in report mode `would_allow` or `would_deny`.
     pub verdict: VerdictLabel,
-    /// Why, as logs and metrics have it.
+    /// The reason, as in logs and metrics.
     pub reason: &'static str,
-    /// What exactly is wrong.
+    /// The exact cause of a denial.
     pub cause: Option<String>,
     /// The configured entry that covers the origin.
     pub entry: Option<String>,
-    /// The entries that nearly cover it.
+    /// The near misses: entries that almost cover the origin.
     #[serde(serialize_with = "near_misses")]
     pub near_misses: Vec<NearMiss>,
-    /// What the policy's rule says, where it is asked.
-    pub rule: Option<RuleTold>,
-    /// Where nothing comes near: what the policy has.
-    pub allowed: Allowed,
-    /// What to consider.
+    /// The answer of the policy's rule, if one was run.
+    pub rule: Option<ExplainedRule>,
+    /// The policy's entries, if there is no near miss.
+    pub allowed: AllowedEntries,
+    /// Advice.
     pub notes: Vec<String>,
-    /// The answer.
-    pub response: Response,
+    /// The locations of the policy and the entry in the configuration.
+    #[serde(flatten)]
+    pub locations: WrittenLocations,
+    /// The method or headers that a preflight is refused.
+    pub refused: Option<UnlistedParts>,
+    /// The response.
+    pub response: ExplainedResponse,
 }
 
-/// Some entries of a policy.
+/// The first entries of a policy, and the number of others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Allowed {
-    /// The first ones, as configured.
+pub struct AllowedEntries {
+    /// The first entries, as configured.
     pub entries: Vec<String>,
-    /// How many others there are.
+    /// The number of other entries.
     pub more: usize,
 }
 
-/// The answer to a request, as far as the gateway makes it.
+/// The response to a request, as far as the gateway makes it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Response {
-    /// Who gives it.
-    pub by: Author,
-    /// The upstream's own if it answers.
+pub struct ExplainedResponse {
+    /// The author of the response.
+    pub by: ResponseAuthor,
+    /// The status; `None` if the upstream chooses it.
     pub status: Option<u16>,
-    /// The whole set if the gateway answers, but for `Date` and `Connection`; else what it adds. Bytes outside printable
-    /// ASCII are escaped.
+    /// The fields, without `Date` and `Connection`: all of them for a response of the gateway, the
+    /// added ones for a response of the upstream. Bytes outside printable ASCII are escaped.
     pub headers: Vec<(String, String)>,
-    /// The prefix of the fields that are taken out of the upstream's answer.
+    /// The prefix of the fields that are removed from the upstream's response.
     pub removes: Option<&'static str>,
 }
 
-/// Who answers.
+/// The author of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Author {
-    /// The gateway itself; the upstream is not asked.
+pub enum ResponseAuthor {
+    /// The gateway; the upstream receives nothing.
     Gateway,
     /// The upstream.
     Upstream,
 }
 
+/// An explanation as JSON and as text.
+#[derive(Clone, Debug)]
+pub struct RenderedExplanation {
+    /// JSON.
+    pub json: Value,
+    /// Text: rows of a name, padded to ten characters and a space, and a value.
+    pub text: String,
+}
+
+impl RenderedExplanation {
+    /// Renders an explanation in both forms.
+    pub fn of(explanation: &(impl Serialize + std::fmt::Display)) -> Self {
+        RenderedExplanation { json: json!(explanation), text: explanation.to_string() }
+    }
+}
+
+/// Explains a head that the lane has refused.
+pub fn explain_refusal(snapshot: &Snapshot, refusal: &refusal::HeadRefusal) -> Explanation {
+    let proxy_status = snapshot.settings.proxy_status;
+    let context = AnswerContext { request_id: REQUEST_ID, proxy_status, ..AnswerContext::default() };
+    let response = answer_from_bytes(&respond::refusal_bytes(refusal, context));
+    Explanation::of_refusal(snapshot, refusal.reason, refusal.detail, response)
+}
+
 /// Explains a request under one configuration.
-pub fn explain(snapshot: &Snapshot, probe: &Probe) -> Explanation {
+pub fn explain(snapshot: &Snapshot, probe: &ExplainedRequest) -> Explanation {
     let bytes = probe.head();
     if let Err(refusal) = head::parse(&bytes, &proxy::head_limits(&snapshot.settings.limits)) {
-        let response = answer_from_bytes(&respond::refusal_bytes(&refusal, REQUEST_ID));
-        return Explanation::of_refusal(snapshot, refusal.reason, refusal.detail, response).noting(probe);
+        return explain_refusal(snapshot, &refusal).with_probe_notes(snapshot, probe);
     }
     let headers = header_map(probe);
-    let peer = Peer { address: None, is_trusted: probe.sender == Sender::TrustedProxy };
-    let head = HeadView::new(&probe.method, &probe.target, (&headers).into(), peer);
+    let peer = ConnectionPeer { address: None, is_trusted: probe.sender == SenderTrust::TrustedProxy };
+    let head = RequestHead::new(&probe.method, &probe.target, (&headers).into(), peer);
     let request_id = request_id(&head, peer);
     let mut examined = None;
-    let judgement = judge(snapshot, &head, |seat, input| {
-        let (told, asked) = rule::examine(seat, input);
-        examined = Some(told);
-        asked
+    let judgement = judge(snapshot, &head, |rule, input| {
+        let (explained_rule, outcome) = rule::run_uncached(rule, input);
+        examined = Some(explained_rule);
+        outcome
     });
     let answer = proxy::answer_at_edge(snapshot, &judgement, &head, &request_id);
-    let explanation = match (&judgement, answer.as_ref().map(Response::by_gateway)) {
+    let explanation = match (&judgement, answer.as_ref().map(ExplainedResponse::by_gateway)) {
         (Judgement::Judged(judged), answer) => {
-            let response = answer.unwrap_or_else(|| Response::by_upstream(judged, &head, &request_id));
+            let response = answer.unwrap_or_else(|| ExplainedResponse::by_upstream(judged, &head, &request_id));
             Explanation { rule: examined, ..Explanation::of_judged(snapshot, judged, &head, response) }
         }
         (Judgement::Refused(refusal), answer) => {
-            let response = answer.unwrap_or_else(|| Response::bare(refusal.status.as_u16()));
-            let told = Explanation::of_refusal(snapshot, refusal.reason, refusal.detail, response);
-            Explanation { tenant: refusal.tenant.map(str::to_owned), kind: Some(refusal.kind.as_str()), ..told }
+            let response = answer.unwrap_or_else(|| ExplainedResponse::status_only(refusal.status.as_u16()));
+            let explanation = Explanation::of_refusal(snapshot, refusal.reason, refusal.detail, response);
+            Explanation { tenant: refusal.tenant.map(str::to_owned), kind: Some(refusal.kind.as_str()), ..explanation }
         }
     };
-    explanation.noting(probe)
+    explanation.with_probe_notes(snapshot, probe)
 }
 
-/// A trusted proxy's id is kept; any other is as long as this one.
-fn request_id(head: &HeadView<'_>, peer: Peer) -> String {
-    match head.noted.request_id {
-        Field::One(_) if peer.is_trusted => forwarded::request_id(&head.noted, peer),
-        Field::One(_) | Field::Absent | Field::Many => REQUEST_ID.to_owned(),
+/// A trusted proxy's id is kept. A generated id has the length of the placeholder.
+fn request_id(head: &RequestHead<'_>, peer: ConnectionPeer) -> String {
+    match head.known.request_id {
+        RequestField::One(_) if peer.is_trusted => forwarded::request_id(&head.known, peer),
+        RequestField::One(_) | RequestField::Absent | RequestField::Many => REQUEST_ID.to_owned(),
     }
 }
 
 impl Explanation {
-    fn of_refusal(snapshot: &Snapshot, reason: &'static str, detail: &str, response: Response) -> Self {
+    fn of_refusal(snapshot: &Snapshot, reason: &'static str, detail: &str, response: ExplainedResponse) -> Self {
         Explanation {
             generation: snapshot.generation,
             tenant: None,
@@ -160,106 +195,120 @@ impl Explanation {
             entry: None,
             near_misses: Vec::new(),
             rule: None,
-            allowed: Allowed::default(),
+            allowed: AllowedEntries::default(),
             notes: Vec::new(),
+            locations: WrittenLocations::default(),
+            refused: None,
             response,
         }
     }
 
-    fn of_judged(snapshot: &Snapshot, judged: &Judged<'_>, head: &HeadView<'_>, response: Response) -> Self {
+    fn of_judged(
+        snapshot: &Snapshot,
+        judged: &PolicyMatch<'_>,
+        head: &RequestHead<'_>,
+        response: ExplainedResponse,
+    ) -> Self {
         let route = judged.route;
-        let (cause, near_misses) = looked_around(judged, head);
+        let (cause, near_misses) = explain_policy(judged, head);
         Explanation {
             generation: snapshot.generation,
             tenant: Some(judged.tenant.id.to_string()),
             route: route.map(|route| route.prefix.to_string()),
             policy: route.map(|route| route.policy_name.to_string()),
-            mode: route.map(|route| mode(route.mode)),
+            mode: route.map(|route| mode_name(route.mode)),
             kind: Some(judged.verdict.kind.as_str()),
             verdict: judged.label(),
             reason: judged.reason().as_str(),
             cause,
-            allowed: if near_misses.is_empty() { Allowed::beside(judged) } else { Allowed::default() },
+            allowed: if near_misses.is_empty() {
+                AllowedEntries::of_unmatched(judged)
+            } else {
+                AllowedEntries::default()
+            },
             entry: judged.verdict.entry.and_then(|entry| Some(judged.policy()?.entry_text(entry).to_owned())),
             near_misses,
             rule: None,
-            notes: notes::of(judged, head),
+            notes: notes::of(judged, head).into_iter().chain(locations::passed_over_notes(judged, head)).collect(),
+            locations: locations::locations(snapshot, judged),
+            refused: locations::refused(snapshot, judged, head),
             response,
         }
     }
 
-    /// Adds what is to be said of the description itself.
-    fn noting(mut self, probe: &Probe) -> Self {
-        self.notes.extend(notes::of_probe(probe, &self));
+    /// Adds notes about the description of the request.
+    fn with_probe_notes(mut self, snapshot: &Snapshot, probe: &ExplainedRequest) -> Self {
+        self.notes.extend(notes::of_probe(snapshot, probe, &self));
         self
     }
 }
 
-impl Allowed {
-    /// What the policy has instead of the origin that no entry covers.
-    fn beside(judged: &Judged<'_>) -> Self {
+impl AllowedEntries {
+    /// The policy's entries, for an origin that no entry covers.
+    fn of_unmatched(judged: &PolicyMatch<'_>) -> Self {
         let Some(policy) = judged.policy().filter(|_| judged.verdict.reason == Reason::NoMatch) else {
-            return Allowed::default();
+            return AllowedEntries::default();
         };
         let counts = policy.entry_counts();
         let template = (0..).take(counts.template).map(EntryId::Template);
         let all = template.chain((0..).take(counts.own).map(EntryId::Own));
         let entries: Vec<_> = all.take(ALLOWED_MAX).map(|entry| policy.entry_text(entry).to_owned()).collect();
-        Allowed { more: counts.template + counts.own - entries.len(), entries }
+        AllowedEntries { more: counts.template + counts.own - entries.len(), entries }
     }
 }
 
-fn mode(mode: Mode) -> &'static str {
+fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Enforce => "Enforce",
         Mode::Report => "Report",
     }
 }
 
-/// What the policy says beyond its verdict.
-fn looked_around(judged: &Judged<'_>, head: &HeadView<'_>) -> (Option<String>, Vec<NearMiss>) {
+/// The policy's cause and near misses.
+fn explain_policy(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> (Option<String>, Vec<NearMiss>) {
     let host = head.headers.first(&http::header::HOST).unwrap_or_default();
     let (Some(policy), Ok(authority)) = (judged.policy(), parse_authority(host)) else {
         return (None, Vec::new());
     };
     let own = OwnOrigin { host: &authority.host, port: authority.port, scheme: head.scheme };
-    let told = with_request(head, own, |request| policy.explain(judged.verdict, request));
-    (told.cause, told.near_misses)
+    let explanation = with_request(head, own, |request| policy.explain(judged.verdict, request));
+    (explanation.cause, explanation.near_misses)
 }
 
-impl Response {
-    fn by_gateway(answer: &Answer) -> Self {
-        let headers = listed(&answer.fields);
-        Response { by: Author::Gateway, status: Some(answer.status.as_u16()), headers, removes: None }
+impl ExplainedResponse {
+    fn by_gateway(answer: &EdgeAnswer) -> Self {
+        let headers = rendered_headers(&answer.fields);
+        ExplainedResponse { by: ResponseAuthor::Gateway, status: Some(answer.status.as_u16()), headers, removes: None }
     }
 
-    /// What the gateway would do to an answer of the upstream that has no fields of its own.
-    fn by_upstream(judged: &Judged<'_>, head: &HeadView<'_>, request_id: &str) -> Self {
-        let mut response = Response { by: Author::Upstream, status: None, headers: Vec::new(), removes: None };
-        if judged.action == Action::Report {
+    /// The fields that the gateway would add to an upstream response without fields.
+    fn by_upstream(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, request_id: &str) -> Self {
+        let mut response =
+            ExplainedResponse { by: ResponseAuthor::Upstream, status: None, headers: Vec::new(), removes: None };
+        if judged.action == RequestAction::Report {
             return response;
         }
         let mut fields = HeaderMap::new();
         if respond::complete(&mut fields, judged, head, request_id).is_ok() {
-            response.headers = listed(&fields);
+            response.headers = rendered_headers(&fields);
         }
-        Response { removes: Some("access-control-"), ..response }
+        ExplainedResponse { removes: Some("access-control-"), ..response }
     }
 
-    fn bare(status: u16) -> Self {
-        Response { by: Author::Gateway, status: Some(status), headers: Vec::new(), removes: None }
+    fn status_only(status: u16) -> Self {
+        ExplainedResponse { by: ResponseAuthor::Gateway, status: Some(status), headers: Vec::new(), removes: None }
     }
 }
 
-fn listed(headers: &HeaderMap) -> Vec<(String, String)> {
-    let text = |value: &HeaderValue| Escaped::<{ usize::MAX }>(value.as_bytes()).to_string();
+fn rendered_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |value: &HeaderValue| EscapedBytes::<{ usize::MAX }>(value.as_bytes()).to_string();
     let mut fields: Vec<_> = headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
     fields.sort();
     fields
 }
 
-/// The lane writes its refusals as bytes; these are read back, so that not one field is told from memory.
-fn answer_from_bytes(bytes: &[u8]) -> Response {
+/// Parses the bytes of the lane's refusal, so that the shown fields are the ones sent.
+fn answer_from_bytes(bytes: &[u8]) -> ExplainedResponse {
     const FIELDS_MAX: usize = 16;
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut fields);
@@ -268,11 +317,12 @@ fn answer_from_bytes(bytes: &[u8]) -> Response {
     for field in parsed.headers.iter().filter(|field| !matches!(field.name, "date" | "connection")) {
         append(&mut headers, field.name.as_bytes(), field.value);
     }
-    Response { headers: listed(&headers), ..Response::bare(status) }
+    ExplainedResponse { headers: rendered_headers(&headers), ..ExplainedResponse::status_only(status) }
 }
 
-/// The fields as Pingora's parser gives them to the hooks; the lane has seen already that they are fields.
-fn header_map(probe: &Probe) -> HeaderMap {
+/// The fields in the form in which Pingora's parser passes them to the hooks. The lane has
+/// validated them before.
+fn header_map(probe: &ExplainedRequest) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &probe.fields {
         append(&mut headers, name.as_bytes(), value.trim_ascii());
@@ -288,11 +338,12 @@ fn append(headers: &mut HeaderMap, name: &[u8], value: &[u8]) {
 
 fn near_misses<S: Serializer>(misses: &[NearMiss], serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
-    struct Miss<'a> {
+    struct NearestMiss<'a> {
         entry: &'a str,
         how: String,
     }
-    serializer.collect_seq(misses.iter().map(|miss| Miss { entry: &miss.entry, how: miss.how.to_string() }))
+    serializer
+        .collect_seq(misses.iter().map(|miss| NearestMiss { entry: &miss.entry, how: miss.difference.to_string() }))
 }
 
 #[cfg(test)]

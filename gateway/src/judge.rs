@@ -1,204 +1,186 @@
-//! From a request's head to what is done with it: tenant, route, verdict, action.
+//! Judges a request: from its head to tenant, route, verdict and action.
 //!
-//! A function of one snapshot, one head and what a rule answers. The proxy's hooks and `explain` both call it, so what is explained is what
-//! happens. It decides once; every later hook only reads the [`Judgement`]. The CORS rules themselves are the policy
-//! engine's; what is here is whose policy applies and what its verdict means for the request. Absent on purpose: sockets,
+//! Judgement is a function of one snapshot, one head and the answer of a rule. The proxy's hooks
+//! and `explain` both call it, so an explanation matches what happens. A request is judged once;
+//! every later hook only reads the [`Judgement`]. The CORS rules are in the policy engine; this
+//! module chooses the policy and turns its verdict into an action. Absent on purpose: sockets,
 //! clocks, counters.
 
 use std::convert::Infallible;
 
 use crossgate_policy::{
-    Answer, Credentials, Decision, Field, Kind, Outcome, OwnOrigin, Policy, Reason, Request, RuleInput, Scheme,
-    Surroundings, Upgrade, Verdict,
+    CorsRequest, CredentialFields, Decision, Outcome, OwnOrigin, Policy, Reason, RequestField, RequestKind,
+    RequestedUpgrade, RuleAnswer, RuleContext, RuleInput, Verdict,
 };
 use http::StatusCode;
-use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, HeaderName};
+use http::header::ACCESS_CONTROL_REQUEST_HEADERS;
 
-use crate::config::{Mode, UnmatchedRequests};
-use crate::fields::{Fields, Named, Noted};
-use crate::forwarded::{self, Peer};
-use crate::hop_by_hop;
-use crate::host::{Authority, parse_authority};
 use crate::metrics::VerdictLabel;
+use crate::request_head::RequestHead;
 use crate::snapshot::{HostMatch, Snapshot};
-use crate::target::Target;
 use crate::tenant::{Route, Tenant};
-use crate::tls::Shown;
-use crate::verdicts::{Asked, RuleSeat};
+use crate::verdicts::{RuleOutcome, TenantRule};
+use crossgate_config::{Mode, PreflightFailures, UnmatchedRequests};
+use crossgate_message::fields::SEC_FETCH_MODE;
+use crossgate_message::fields::{HeaderFields, NamedField};
+use crossgate_message::hop_by_hop;
+use crossgate_message::host::{Authority, parse_authority};
+use crossgate_message::target::RequestTarget;
 
-/// The head of a request, as far as judging needs it.
-#[derive(Clone, Copy)]
-pub struct HeadView<'a> {
-    /// As sent.
-    pub method: &'a [u8],
-    /// As sent.
-    pub target: &'a [u8],
-    /// All fields.
-    pub headers: Fields<'a>,
-    /// Those that are looked at every time.
-    pub noted: Noted<'a>,
-    /// The scheme the client used, where that is known: from TLS, or a trusted proxy's word.
-    pub scheme: Option<Scheme>,
-    /// The certificate that the client was shown, over TLS.
-    pub shown: Option<&'a Shown>,
-}
-
-impl<'a> HeadView<'a> {
-    /// Of a request that `peer` has sent.
-    pub fn new(method: &'a [u8], target: &'a [u8], headers: Fields<'a>, peer: Peer) -> Self {
-        HeadView::noted(method, target, headers, Noted::of(headers), peer)
-    }
-
-    /// Of one whose fields have been looked at.
-    pub fn noted(method: &'a [u8], target: &'a [u8], headers: Fields<'a>, noted: Noted<'a>, peer: Peer) -> Self {
-        HeadView { method, target, headers, noted, scheme: forwarded::scheme(&noted, peer), shown: None }
-    }
-
-    /// The same over TLS, from a client that was shown a certificate; nothing changes where it was shown none. A trusted proxy's word
-    /// on the scheme goes before.
-    #[must_use]
-    pub fn over(self, shown: Option<&'a Shown>) -> Self {
-        HeadView { scheme: self.scheme.or(shown.map(|_| Scheme::Https)), shown, ..self }
-    }
-}
-
-/// What became of a request's head.
+/// The result of judging a request head.
 pub enum Judgement<'s> {
-    /// Nobody's policy applies.
-    Refused(Refusal<'s>),
-    /// Some tenant's does.
-    Judged(Judged<'s>),
+    /// No policy applies.
+    Refused(RequestRefusal<'s>),
+    /// A tenant's policy applies.
+    Judged(PolicyMatch<'s>),
 }
 
-/// Why no policy applies to a request.
+/// The reason why no policy applies to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal<'s> {
+pub struct RequestRefusal<'s> {
     /// 400, 421 or 503.
     pub status: StatusCode,
-    /// For the answer and the access log: `bad_request`, `misdirected`, `unknown_host` or `broken_tenant`.
+    /// The reason in the response and the access log: `bad_request`, `misdirected`, `unknown_host`
+    /// or `broken_tenant`.
     pub reason: &'static str,
-    /// For whoever reads the answer.
+    /// The explanation in the response.
     pub detail: &'static str,
-    /// What the request is to CORS all the same.
-    pub kind: Kind,
-    /// Whose host it is, where the `Host` field says that much.
+    /// The request kind, which does not depend on a policy.
+    pub kind: RequestKind,
+    /// The tenant that owns the host, if the `Host` field could be read.
     pub tenant: Option<&'s str>,
 }
 
-/// The part of a refusal that hangs on nothing but what is wrong.
+/// The part of a refusal that depends only on the fault.
 #[derive(Clone, Copy)]
-struct Ground {
+struct RefusalGround {
     status: StatusCode,
     reason: &'static str,
     detail: &'static str,
 }
 
-/// A request for which one tenant's policy speaks. It points into the snapshot that it was judged by.
-pub struct Judged<'s> {
-    /// Whose host it is.
+/// A request to which a tenant's policy applies. Borrows from the snapshot that judged it.
+pub struct PolicyMatch<'s> {
+    /// The tenant that owns the host.
     pub tenant: &'s Tenant,
-    /// The route, or the tenant's own policy where no route matches.
+    /// The matching route, or else the tenant's own policy as a route.
     pub route: Option<&'s Route>,
-    /// What the policy says. Without a route, [`Reason::UnknownRoute`].
+    /// The verdict. Without a route, [`Reason::UnknownRoute`].
     pub verdict: Verdict,
-    /// What the policy's rule said, where it was asked.
-    pub asked: Option<Asked>,
-    /// What is done.
-    pub action: Action,
-    /// The target in canonical form, where it was not sent so.
+    /// The answer of the policy's rule, if one was run or cached.
+    pub rule_outcome: Option<RuleOutcome>,
+    /// The action that the verdict leads to.
+    pub action: RequestAction,
+    /// The target in canonical form, if the client sent another form.
     pub rewritten: Option<String>,
 }
 
-/// What is done with a request.
+/// The action for a judged request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// An allowed preflight is answered here.
+pub enum RequestAction {
+    /// Answer an allowed preflight.
     AnswerPreflight,
-    /// A denied request is answered here.
+    /// Answer a preflight that is denied for its method or headers, so that the browser can name
+    /// them.
+    ExplainPreflight,
+    /// Answer a denied request.
     Deny,
-    /// No route matches.
+    /// Answer 404: no route matches.
     NotFound,
-    /// To the upstream; the answer gets the policy's headers, which are none after a denial.
+    /// Forward to the upstream, and add the policy's headers to the response; after a denial there
+    /// are no headers to add.
     Forward,
-    /// To the upstream and back untouched: the policy only reports.
+    /// Forward and return unchanged: the policy only reports.
     Report,
 }
 
-impl<'s> Judged<'s> {
-    /// The policy that speaks, if any does.
+impl<'s> PolicyMatch<'s> {
+    /// The policy that applies, if a route was found.
     pub fn policy(&self) -> Option<&'s Policy> {
         self.route.map(|route| &*route.policy)
     }
 
-    /// What the author of a rule has to say to whoever is denied.
+    /// The rule author's message to a denied client.
     pub fn rule_message(&self) -> Option<&str> {
-        match &self.asked.as_ref()?.answer {
-            Ok(Answer::Deny(message)) => message.as_deref(),
-            Ok(Answer::Allow(_) | Answer::Abstain) | Err(_) => None,
+        match &self.rule_outcome.as_ref()?.answer {
+            Ok(RuleAnswer::Deny(message)) => message.as_deref(),
+            Ok(RuleAnswer::Allow(_) | RuleAnswer::Abstain) | Err(_) => None,
         }
     }
 
     /// The verdict's label in metrics and logs.
     pub fn label(&self) -> VerdictLabel {
         match self.action {
-            Action::Report => VerdictLabel::reported(self.verdict.outcome),
-            Action::AnswerPreflight | Action::Deny | Action::Forward => VerdictLabel::enforced(self.verdict.outcome),
-            Action::NotFound => VerdictLabel::Deny,
+            RequestAction::Report => VerdictLabel::reported(self.verdict.outcome),
+            RequestAction::AnswerPreflight
+            | RequestAction::ExplainPreflight
+            | RequestAction::Deny
+            | RequestAction::Forward => VerdictLabel::enforced(self.verdict.outcome),
+            RequestAction::NotFound => VerdictLabel::Deny,
         }
     }
 
-    /// The reason's label: a missing route outweighs what the policy says.
+    /// The reason's label. A missing route has priority over the policy's reason.
     pub fn reason(&self) -> Reason {
         match self.action {
-            Action::NotFound => Reason::UnknownRoute,
-            Action::AnswerPreflight | Action::Deny | Action::Forward | Action::Report => self.verdict.reason,
+            RequestAction::NotFound => Reason::UnknownRoute,
+            RequestAction::AnswerPreflight
+            | RequestAction::ExplainPreflight
+            | RequestAction::Deny
+            | RequestAction::Forward
+            | RequestAction::Report => self.verdict.reason,
         }
     }
 }
 
-const fn bad_request(detail: &'static str) -> Ground {
-    Ground { status: StatusCode::BAD_REQUEST, reason: "bad_request", detail }
+const fn bad_request(detail: &'static str) -> RefusalGround {
+    RefusalGround { status: StatusCode::BAD_REQUEST, reason: "bad_request", detail }
 }
 
-const CONNECTION: Ground = bad_request(
-    "the Connection field names a field that must reach the gateway or the upstream, or is not a list of names",
+const CONNECTION: RefusalGround = bad_request(
+    "invalid Connection field: expected a list of names, without fields that the gateway or the upstream needs",
 );
-const HOST: Ground = bad_request("the Host field is not a host name with an optional port");
-const TARGET: Ground = bad_request("the request target is not a path in a form that has one meaning");
-const AUTHORITY: Ground = bad_request("the request target names another host than the Host field");
-const UNKNOWN_HOST: Ground =
-    Ground { status: StatusCode::MISDIRECTED_REQUEST, reason: "unknown_host", detail: "no tenant has this host" };
-const MISDIRECTED: Ground = Ground {
+const HOST: RefusalGround = bad_request("invalid Host field: expected a host name with an optional port");
+const TARGET: RefusalGround = bad_request("invalid request target: expected a path with only one meaning");
+const AMBIGUOUS_PATH: RefusalGround =
+    bad_request("ambiguous path, which may match another route: use slashes, dots and case as in the route");
+const AUTHORITY: RefusalGround = bad_request("the request target and the Host field name different hosts");
+const UNKNOWN_HOST: RefusalGround = RefusalGround {
+    status: StatusCode::MISDIRECTED_REQUEST,
+    reason: "unknown_host",
+    detail: "no tenant has this host",
+};
+const MISDIRECTED: RefusalGround = RefusalGround {
     status: StatusCode::MISDIRECTED_REQUEST,
     reason: "misdirected",
-    detail: "the certificate of this connection is not for this host; open another connection, which names the host",
+    detail: "the certificate of this connection does not cover this host: open a new connection with this host in SNI",
 };
-const BROKEN_TENANT: Ground = Ground {
+const BROKEN_TENANT: RefusalGround = RefusalGround {
     status: StatusCode::SERVICE_UNAVAILABLE,
     reason: "broken_tenant",
     detail: "the configuration of this host's tenant is broken",
 };
 
-/// Judges a request under one snapshot. `ask` puts a question to a rule: from its cache or by running it, as on the live path, or
-/// with more to tell and nothing counted, for `explain`.
+/// Judges a request under one snapshot. `ask` gets a rule's answer: on the live path from the cache
+/// or a run, for `explain` from a run without counting.
 pub fn judge<'s>(
     snapshot: &'s Snapshot,
-    head: &HeadView<'_>,
-    ask: impl FnOnce(&RuleSeat, &RuleInput<'_>) -> Asked,
+    head: &RequestHead<'_>,
+    ask: impl FnOnce(&TenantRule, &RuleInput<'_>) -> RuleOutcome,
 ) -> Judgement<'s> {
     let Ok(judgement) = judge_unless(snapshot, head, |_| Ok::<(), Infallible>(()), ask);
     judgement
 }
 
-/// The same, unless `check` objects to the route: nothing is decided then, and no rule asked.
+/// Judges a request unless `check` rejects the route; then nothing is decided and no rule runs.
 ///
 /// # Errors
-/// The objection.
+/// The error of `check`.
 pub fn judge_unless<'s, E>(
     snapshot: &'s Snapshot,
-    head: &HeadView<'_>,
+    head: &RequestHead<'_>,
     check: impl FnOnce(&Route) -> Result<(), E>,
-    ask: impl FnOnce(&RuleSeat, &RuleInput<'_>) -> Asked,
+    ask: impl FnOnce(&TenantRule, &RuleInput<'_>) -> RuleOutcome,
 ) -> Result<Judgement<'s>, E> {
     match locate(snapshot, head) {
         Ok((tenant, authority, target)) => decide(tenant, &authority, &target, head, check, ask).map(Judgement::Judged),
@@ -206,111 +188,127 @@ pub fn judge_unless<'s, E>(
     }
 }
 
-/// The refusal in the words of metrics and logs. A host that cannot be read is nobody's own origin.
-fn refuse<'s>(snapshot: &'s Snapshot, head: &HeadView<'_>, ground: Ground) -> Refusal<'s> {
-    let authority = authority(head).ok();
+/// Completes a refusal with kind and tenant. A host that cannot be parsed equals no origin.
+fn refuse<'s>(snapshot: &'s Snapshot, head: &RequestHead<'_>, ground: RefusalGround) -> RequestRefusal<'s> {
+    let authority = parse_host(head).ok();
     let tenant = match authority.as_ref().and_then(|authority| snapshot.tenant(&authority.host)) {
         Some(HostMatch::Tenant(tenant)) => Some(&*tenant.id),
         Some(HostMatch::Broken) | None => None,
     };
-    let nobody = OwnOrigin { host: "", port: None, scheme: head.scheme };
-    let own = authority.as_ref().map_or(nobody, |authority| own_origin(authority, head));
+    let no_origin = OwnOrigin { host: "", port: None, scheme: head.scheme };
+    let own = authority.as_ref().map_or(no_origin, |authority| own_origin(authority, head));
     let kind = with_request(head, own, |request| request.classify());
-    let Ground { status, reason, detail } = ground;
-    Refusal { status, reason, detail, kind, tenant }
+    let RefusalGround { status, reason, detail } = ground;
+    RequestRefusal { status, reason, detail, kind, tenant }
 }
 
-type Located<'s, 'a> = (&'s Tenant, Authority<'a>, Target<'a>);
+type Located<'s, 'a> = (&'s Tenant, Authority<'a>, RequestTarget<'a>);
 
-fn locate<'s, 'a>(snapshot: &'s Snapshot, head: &HeadView<'a>) -> Result<Located<'s, 'a>, Ground> {
-    // RFC 9110, section 7.6.1, turned into an attack: naming `Origin` here makes the next hop drop it.
-    if head.noted.connection != Field::Absent && !hop_by_hop::connection_is_harmless(head.headers) {
+fn locate<'s, 'a>(snapshot: &'s Snapshot, head: &RequestHead<'a>) -> Result<Located<'s, 'a>, RefusalGround> {
+    // Hop-by-hop attack: the next hop removes every field that `Connection` lists (RFC 9110,
+    // section 7.6.1), so listing `Origin` would remove it.
+    if head.known.connection != RequestField::Absent && !hop_by_hop::is_connection_harmless(head.headers) {
         return Err(CONNECTION);
     }
-    let authority = authority(head)?;
-    let target = Target::parse(head.target, head.method).map_err(|_| TARGET)?;
-    if target.authority().is_some_and(|named| Field::One(named.as_bytes()) != head.noted.host) {
+    let authority = parse_host(head)?;
+    let target = RequestTarget::parse(head.target, head.method).map_err(|_| TARGET)?;
+    // RFC 9112, section 3.2.2: a target in absolute form replaces `Host`; two different hosts could
+    // be routed differently by the next hop.
+    if target.authority().is_some_and(|named| RequestField::One(named.as_bytes()) != head.known.host) {
         return Err(AUTHORITY);
     }
-    // RFC 9110, section 7.4: who was shown one tenant's certificate has not asked for another's on this connection.
-    if head.shown.is_some_and(|shown| !shown.covers(&authority.host)) {
+    // RFC 9110, section 7.4: the client validated one tenant's certificate on this connection, and
+    // must not reach another tenant's host on it.
+    if head.certificate.is_some_and(|certificate| !certificate.covers(&authority.host)) {
         return Err(MISDIRECTED);
     }
     match snapshot.tenant(&authority.host) {
+        Some(HostMatch::Tenant(tenant)) if is_ambiguous(tenant, &target, head) => Err(AMBIGUOUS_PATH),
         Some(HostMatch::Tenant(tenant)) => Ok((tenant, authority, target)),
         Some(HostMatch::Broken) => Err(BROKEN_TENANT),
         None => Err(UNKNOWN_HOST),
     }
 }
 
-fn authority<'a>(head: &HeadView<'a>) -> Result<Authority<'a>, Ground> {
-    // RFC 9112, section 3.2: exactly one.
-    let Field::One(host) = head.noted.host else { return Err(HOST) };
+/// A preflight is about another request, so that request's method is checked too.
+fn is_ambiguous(tenant: &Tenant, target: &RequestTarget<'_>, head: &RequestHead<'_>) -> bool {
+    let path = target.path_for_matching();
+    match head.known.requested_method {
+        RequestField::One(requested) if head.method == b"OPTIONS" => {
+            tenant.is_ambiguous(path, &[head.method, requested])
+        }
+        RequestField::Absent | RequestField::One(_) | RequestField::Many => tenant.is_ambiguous(path, &[head.method]),
+    }
+}
+
+fn parse_host<'a>(head: &RequestHead<'a>) -> Result<Authority<'a>, RefusalGround> {
+    // Exactly one `Host` line is valid (RFC 9112, section 3.2).
+    let RequestField::One(host) = head.known.host else { return Err(HOST) };
     parse_authority(host).map_err(|_| HOST)
 }
 
-fn own_origin<'a>(authority: &'a Authority<'_>, head: &HeadView<'_>) -> OwnOrigin<'a> {
+fn own_origin<'a>(authority: &'a Authority<'_>, head: &RequestHead<'_>) -> OwnOrigin<'a> {
     OwnOrigin { host: &authority.host, port: authority.port, scheme: head.scheme }
 }
 
 fn decide<'s, E>(
     tenant: &'s Tenant,
     authority: &Authority<'_>,
-    target: &Target<'_>,
-    head: &HeadView<'_>,
+    target: &RequestTarget<'_>,
+    head: &RequestHead<'_>,
     check: impl FnOnce(&Route) -> Result<(), E>,
-    ask: impl FnOnce(&RuleSeat, &RuleInput<'_>) -> Asked,
-) -> Result<Judged<'s>, E> {
+    ask: impl FnOnce(&TenantRule, &RuleInput<'_>) -> RuleOutcome,
+) -> Result<PolicyMatch<'s>, E> {
     with_request(head, own_origin(authority, head), |request| {
         let kind = request.classify();
-        tenant.counters.foresee(kind);
+        tenant.counters.prefetch(kind);
         #[cfg(test)]
-        crate::fault::strike("judging", head.target);
-        // A preflight asks for another request, and is answered for that one.
+        crate::fault::panic_at("judging", head.target);
+        // A preflight is about another request, so that request's method selects the route.
         let method = match (kind, request.requested_method) {
-            (Kind::Preflight, Field::One(method)) => method,
+            (RequestKind::Preflight, RequestField::One(method)) => method,
             _ => head.method,
         };
         let matched = tenant.route(target.path_for_matching(), method);
-        let found = matched.is_some();
+        let has_route = matched.is_some();
         let route = matched.or_else(|| tenant.fallback());
         if let Some(route) = route {
-            route.handles.foresee();
+            route.handles.prefetch();
             check(route)?;
         }
-        let (verdict, asked) = match route {
-            Some(route) => consult(route, request, |route| around(tenant, route, target, head), ask),
+        let (verdict, rule_outcome) = match route {
+            Some(route) => decide_with_rule(route, request, |route| rule_context(tenant, route, target, head), ask),
             None => (Verdict::unknown_route(kind), None),
         };
-        let action = act(&verdict, route, found);
+        let action = choose_action(&verdict, request, route, has_route);
         let sent = target.upstream();
         let rewritten = (sent.as_bytes() != head.target).then(|| sent.to_owned());
-        Ok(Judged { tenant, route, verdict, asked, action, rewritten })
+        Ok(PolicyMatch { tenant, route, verdict, rule_outcome, action, rewritten })
     })
 }
 
-/// What the policy says, and what its rule said where it had to be asked.
-fn consult<'a>(
+/// The policy's verdict, and the rule's answer if it was needed.
+fn decide_with_rule<'a>(
     route: &'a Route,
-    request: &'a Request<'a>,
-    around: impl FnOnce(&'a Route) -> Surroundings<'a>,
-    ask: impl FnOnce(&RuleSeat, &RuleInput<'_>) -> Asked,
-) -> (Verdict, Option<Asked>) {
+    request: &'a CorsRequest<'a>,
+    rule_context: impl FnOnce(&'a Route) -> RuleContext<'a>,
+    ask: impl FnOnce(&TenantRule, &RuleInput<'_>) -> RuleOutcome,
+) -> (Verdict, Option<RuleOutcome>) {
     let decision = route.policy.decide(request);
-    let (Decision::Ask(call), Some(seat)) = (&decision, &route.rule) else {
-        return (decision.without_asking(), None);
+    let (Decision::Ask(call), Some(rule)) = (&decision, &route.rule) else {
+        return (decision.without_rule(), None);
     };
-    let asked = ask(seat, &call.input(&around(route)));
-    (call.conclude(asked.answer.as_ref().map_err(|error| error.kind)), Some(asked))
+    let rule_outcome = ask(rule, &call.input(&rule_context(route)));
+    (call.conclude(rule_outcome.answer.as_ref().map_err(|error| error.kind)), Some(rule_outcome))
 }
 
-fn around<'a>(
+fn rule_context<'a>(
     tenant: &'a Tenant,
     route: &'a Route,
-    target: &'a Target<'_>,
-    head: &'a HeadView<'a>,
-) -> Surroundings<'a> {
-    Surroundings {
+    target: &'a RequestTarget<'_>,
+    head: &'a RequestHead<'a>,
+) -> RuleContext<'a> {
+    RuleContext {
         tenant: &tenant.id,
         route: &route.prefix,
         path: target.path_for_matching(),
@@ -319,41 +317,64 @@ fn around<'a>(
     }
 }
 
-fn act(verdict: &Verdict, route: Option<&Route>, found: bool) -> Action {
-    let Some(route) = route else { return Action::NotFound };
+fn choose_action(
+    verdict: &Verdict,
+    request: &CorsRequest<'_>,
+    route: Option<&Route>,
+    has_route: bool,
+) -> RequestAction {
+    let Some(route) = route else { return RequestAction::NotFound };
     match (route.mode, verdict.kind, verdict.outcome) {
-        (Mode::Report, _, _) if found => Action::Report,
-        (Mode::Report, _, _) => Action::NotFound,
-        (Mode::Enforce, Kind::Preflight | Kind::WebSocket, Outcome::Deny) => Action::Deny,
-        (Mode::Enforce, _, Outcome::Deny) if route.unmatched_requests == UnmatchedRequests::Reject => Action::Deny,
-        (Mode::Enforce, _, _) if !found => Action::NotFound,
-        (Mode::Enforce, Kind::Preflight, Outcome::Allow) => Action::AnswerPreflight,
-        (Mode::Enforce, _, _) => Action::Forward,
+        (Mode::Report, _, _) if has_route => RequestAction::Report,
+        (Mode::Report, _, _) => RequestAction::NotFound,
+        (Mode::Enforce, RequestKind::Preflight, Outcome::Deny) if is_explained(route, verdict, request) => {
+            RequestAction::ExplainPreflight
+        }
+        // Cross-site WebSocket hijacking: browsers let any page open a WebSocket and read it, so a
+        // denied handshake is not forwarded even with `unmatchedRequests: Forward`.
+        (Mode::Enforce, RequestKind::Preflight | RequestKind::WebSocket, Outcome::Deny) => RequestAction::Deny,
+        (Mode::Enforce, _, Outcome::Deny) if route.unmatched_requests == UnmatchedRequests::Reject => {
+            RequestAction::Deny
+        }
+        (Mode::Enforce, _, _) if !has_route => RequestAction::NotFound,
+        (Mode::Enforce, RequestKind::Preflight, Outcome::Allow) => RequestAction::AnswerPreflight,
+        (Mode::Enforce, _, _) => RequestAction::Forward,
+    }
+}
+
+fn is_explained(route: &Route, verdict: &Verdict, request: &CorsRequest<'_>) -> bool {
+    match route.preflight_failures {
+        PreflightFailures::Explain => route.policy.is_explainable(verdict, request),
+        PreflightFailures::Reject => false,
     }
 }
 
 /// Calls `then` with the CORS view of a head.
-pub fn with_request<R>(head: &HeadView<'_>, own: OwnOrigin<'_>, then: impl FnOnce(&Request<'_>) -> R) -> R {
-    let lines = Named { fields: head.headers, name: ACCESS_CONTROL_REQUEST_HEADERS };
-    let noted = &head.noted;
-    let is_websocket = noted.upgrade != Field::Absent && hop_by_hop::asks_for_websocket(head.headers);
-    let credentials = if noted.has_credentials { Credentials::Present } else { Credentials::Absent };
-    then(&Request {
+pub fn with_request<R>(head: &RequestHead<'_>, own: OwnOrigin<'_>, then: impl FnOnce(&CorsRequest<'_>) -> R) -> R {
+    let lines = NamedField { fields: head.headers, name: ACCESS_CONTROL_REQUEST_HEADERS };
+    let noted = &head.known;
+    let is_websocket = noted.upgrade != RequestField::Absent && hop_by_hop::requests_websocket(head.headers);
+    let credentials = if noted.has_credentials { CredentialFields::Present } else { CredentialFields::Absent };
+    then(&CorsRequest {
         method: head.method,
         origin: noted.origin,
         requested_method: noted.requested_method,
         requested_headers: &lines,
         sec_fetch_site: noted.sec_fetch_site,
         own,
-        upgrade: if is_websocket { Upgrade::WebSocket } else { Upgrade::None },
+        upgrade: if is_websocket { RequestedUpgrade::WebSocket } else { RequestedUpgrade::None },
         credentials,
     })
 }
 
-pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+/// Whether `Sec-Fetch-Mode` marks a navigation: a user follows a link or submits a form.
+pub fn is_navigation(headers: HeaderFields<'_>) -> bool {
+    RequestField::from_lines(headers.lines(&SEC_FETCH_MODE)) == RequestField::One(b"navigate")
+}
 
-/// Whether a browser says that somebody follows a link or submits a form, rather than a script asking.
-pub fn is_navigation(headers: Fields<'_>) -> bool {
-    Field::from_lines(headers.lines(&SEC_FETCH_MODE)) == Field::One(b"navigate")
+/// Whether a navigation was denied, which `unmatchedRequests: Forward` would permit.
+pub fn is_denied_navigation(judged: &PolicyMatch<'_>, headers: HeaderFields<'_>) -> bool {
+    let navigates = judged.verdict.kind == RequestKind::Actual && is_navigation(headers);
+    let enforces = judged.route.is_some_and(|route| route.mode == Mode::Enforce);
+    navigates && enforces && judged.action == RequestAction::Deny
 }

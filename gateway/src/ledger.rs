@@ -1,76 +1,61 @@
-//! Which real origins were seen, of which tenant, allowed and denied: a bounded record, beside metrics that know configured ones alone.
+//! The ledger: a bounded record of the origins that clients sent, by tenant and verdict. Metrics
+//! count configured origins only.
 //!
-//! Every tenant has a [`Page`] of the origins that are seen most. A worker does not write there with every request: it counts what it sees
-//! again and again by itself ([`notes`]), without lock, clock or allocation, and a thread beside enters that several times a second. How many
-//! entries there may be is bounded for a tenant and in all, and so is what recording may cost; whatever finds no room, or no time, is
-//! counted as such, so that what is told adds up to the requests whose origin was judged. Origins are a stranger's texts: one that is not
-//! well-formed is never kept, only counted as such. Absent on purpose: anything of a request beyond its origin and its verdict.
+//! Every tenant has a [`TenantLedger`] with its most frequent origins. A request writes to its
+//! worker's own table ([`worker_buffer`]), without a lock, a clock or an allocation. The ledger
+//! thread enters those tables several times a second. Entries are bounded for each tenant and in
+//! total, and so is the cost of recording. Requests over a bound are counted as dropped or
+//! forgotten, so that a report adds up to the requests whose origin was judged. Origins are text
+//! from clients: the ledger counts malformed ones and never keeps their text. Absent on purpose:
+//! anything of a request except its origin and its verdict.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crossgate_policy::{Field, ORIGIN_LEN_MAX, Reason};
+use crossgate_policy::{ORIGIN_LEN_MAX, Reason, RequestField};
 
-use crate::judge::Judged;
-use crate::metrics::{Cells, VerdictLabel};
+use crate::metrics::VerdictLabel;
+use crossgate_config::model::LedgerLimits;
+use crossgate_telemetry::CounterCells;
 
-mod notes;
-mod page;
 mod report;
+mod tenant_ledger;
+mod worker_buffer;
 
 #[cfg(test)]
 mod tests;
 
-pub use page::Page;
-pub use report::{Asked, Origins, OriginsError, Report, report};
+pub use report::{OriginsError, OriginsQuery, OriginsReport, VerdictFilter, report};
+pub use tenant_ledger::TenantLedger;
 
-/// How an origin is told that is not well-formed. No origin is written so.
+/// The ledger's name for all malformed origins. No valid origin has this text.
 const MALFORMED: &[u8] = b"malformed";
 const NULL: &[u8] = b"null";
 
-/// What is left free of all entries after the largest pages were shortened, and when they are: a quarter and an eighth.
+/// The largest tenant ledgers are shortened when less than an eighth (`FREE_AT_LEAST`) of all
+/// entries is free, until a quarter (`FREE_AFTERWARDS`) is free.
 const FREE_AFTERWARDS: usize = 4;
 const FREE_AT_LEAST: usize = 8;
 
-/// How many origins are recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LedgerLimits {
-    /// In all.
-    pub origins: usize,
-    /// Of one tenant.
-    pub origins_per_tenant: usize,
-}
-
-impl LedgerLimits {
-    /// Nothing is recorded.
-    pub const OFF: LedgerLimits = LedgerLimits { origins: 0, origins_per_tenant: 0 };
-}
-
-impl Default for LedgerLimits {
-    fn default() -> Self {
-        LedgerLimits { origins: 65_536, origins_per_tenant: 256 }
-    }
-}
-
-/// What all pages share.
+/// The limits and counts that all tenant ledgers share.
 #[derive(Debug)]
 pub struct Ledger {
     entries: AtomicUsize,
     entries_max: AtomicUsize,
     entries_max_tenant: AtomicUsize,
-    /// Seconds since 1970, as of the last time that notes were entered.
+    /// Seconds since 1970 at the last run of [`Ledger::tend`].
     now_s: AtomicU64,
-    /// Entries that were given up for others.
+    /// Entries that were evicted for others.
     evictions: AtomicU64,
-    /// Requests that were not recorded, of whichever tenant.
-    dropped: Cells,
-    /// Of these, those before the record was last begun anew.
+    /// Requests that were not recorded, of all tenants.
+    dropped: CounterCells,
+    /// The part of `dropped` from before the ledger was last cleared.
     dropped_before: AtomicU64,
 }
 
 impl Ledger {
-    /// An empty one, at this time.
+    /// Creates an empty ledger.
     pub fn new(now: SystemTime) -> Arc<Self> {
         let limits = LedgerLimits::default();
         Arc::new(Ledger {
@@ -79,55 +64,55 @@ impl Ledger {
             entries_max_tenant: AtomicUsize::new(limits.origins_per_tenant),
             now_s: AtomicU64::new(unix_seconds(now)),
             evictions: AtomicU64::new(0),
-            dropped: Cells::new(1),
+            dropped: CounterCells::new(1),
             dropped_before: AtomicU64::new(0),
         })
     }
 
-    /// How many entries there may be.
     pub fn limits(&self) -> LedgerLimits {
         let origins_per_tenant = self.entries_max_tenant.load(Relaxed);
         LedgerLimits { origins: self.entries_max.load(Relaxed), origins_per_tenant }
     }
 
-    /// Sets how many entries there may be. If that is news, the record begins anew.
-    pub fn set_limits(&self, limits: LedgerLimits, pages: impl FnOnce() -> Vec<Arc<Page>>) {
+    /// Sets the maximum numbers of entries. A change clears the ledger.
+    pub fn set_limits(&self, limits: LedgerLimits, tenant_ledgers: impl FnOnce() -> Vec<Arc<TenantLedger>>) {
         if limits == self.limits() {
             return;
         }
         self.entries_max.store(limits.origins, Relaxed);
         self.entries_max_tenant.store(limits.origins_per_tenant, Relaxed);
-        notes::enter_all();
-        pages().iter().for_each(|page| page.clear());
+        worker_buffer::enter_all();
+        tenant_ledgers().iter().for_each(|tenant_ledger| tenant_ledger.clear());
         self.dropped_before.store(self.dropped(), Relaxed);
     }
 
-    /// Enters what workers have noted, as seen now, and makes room where little is left. For a thread that may wait.
-    pub fn tend(&self, now: SystemTime, pages: impl FnOnce() -> Vec<Arc<Page>>) {
+    /// Enters what workers have counted, with `now` as the time, and makes room if little is left.
+    /// May block.
+    pub fn tend(&self, now: SystemTime, tenant_ledgers: impl FnOnce() -> Vec<Arc<TenantLedger>>) {
         self.now_s.store(unix_seconds(now), Relaxed);
-        notes::enter_all();
+        worker_buffer::enter_all();
         let max = self.entries_max.load(Relaxed);
         if max > 0 && self.entries() > max - max / FREE_AT_LEAST {
-            shorten(&pages(), max - max / FREE_AFTERWARDS);
+            shorten(&tenant_ledgers(), max - max / FREE_AFTERWARDS);
         }
     }
 
-    /// How many entries there are.
+    /// The number of entries of all tenants.
     pub fn entries(&self) -> usize {
         self.entries.load(Relaxed)
     }
 
-    /// How many were given up for others.
+    /// The number of entries that were evicted for others.
     pub fn evictions(&self) -> u64 {
         self.evictions.load(Relaxed)
     }
 
-    /// How many requests were not recorded.
+    /// The number of requests that were not recorded.
     pub fn dropped(&self) -> u64 {
         self.dropped.read(0)
     }
 
-    fn is_on(&self) -> bool {
+    pub fn is_on(&self) -> bool {
         self.entries_max.load(Relaxed) > 0
     }
 
@@ -139,66 +124,76 @@ impl Ledger {
         self.dropped.add(0, requests);
     }
 
-    /// How many requests were not recorded since the record was begun.
+    /// The number of requests that were not recorded since the ledger was last cleared.
     fn dropped_since(&self) -> u64 {
         self.dropped().saturating_sub(self.dropped_before.load(Relaxed))
     }
 
-    /// A place for one more entry, if there is one.
-    fn take_place(&self) -> bool {
+    /// Reserves room for one entry, if there is room.
+    fn reserve_entry(&self) -> bool {
         let max = self.entries_max.load(Relaxed);
         let one_more = |entries| (entries < max).then_some(entries + 1);
         self.entries.fetch_update(Relaxed, Relaxed, one_more).is_ok()
     }
 
-    fn give_back(&self, places: usize) {
-        self.entries.fetch_sub(places, Relaxed);
+    fn give_back(&self, entries: usize) {
+        self.entries.fetch_sub(entries, Relaxed);
     }
 }
 
-/// Records a request whose origin was judged.
-pub fn note(ledger: &Arc<Ledger>, judged: &Judged<'_>, origin: Field<'_>) {
-    if ledger.is_on() {
-        let page = judged.tenant.counters.page(ledger);
-        notes::note(page, name(judged.verdict.reason, origin), judged.label(), judged.reason());
-    }
+/// A request whose origin was judged.
+#[derive(Clone, Copy, Debug)]
+pub struct JudgedOrigin<'a> {
+    pub origin: RequestField<'a>,
+    /// The policy's reason.
+    pub policy_reason: Reason,
+    pub verdict: VerdictLabel,
+    /// The reason of the verdict. It can differ from the policy's.
+    pub reason: Reason,
 }
 
-/// What an origin is called here, so far as that is clear from its verdict: a policy for `*` does not look at it.
-fn name<'a>(reason: Reason, origin: Field<'a>) -> &'a [u8] {
+/// Counts one request in the tenant's ledger.
+pub fn note(tenant_ledger: &Arc<TenantLedger>, seen: JudgedOrigin<'_>) {
+    worker_buffer::note(tenant_ledger, recorded_name(seen.policy_reason, seen.origin), seen.verdict, seen.reason);
+}
+
+/// The name under which an origin is recorded. A policy for `*` does not parse the origin, so a
+/// name from here can still be malformed.
+fn recorded_name<'a>(reason: Reason, origin: RequestField<'a>) -> &'a [u8] {
     match origin {
-        Field::One(value) if reason != Reason::MalformedOrigin && value.len() <= ORIGIN_LEN_MAX => value,
-        Field::One(_) | Field::Many | Field::Absent => MALFORMED,
+        RequestField::One(value) if reason != Reason::MalformedOrigin && value.len() <= ORIGIN_LEN_MAX => value,
+        RequestField::One(_) | RequestField::Many | RequestField::Absent => MALFORMED,
     }
 }
 
 /// Requests by verdict, in the order of [`VerdictLabel::ALL`].
 type Counts = [u64; VerdictLabel::ALL.len()];
 
-/// Shortens the longest pages until there are so many entries in all. Where that leaves every page one entry and is not enough,
-/// pages that were not written to for the longest time are emptied.
-fn shorten(pages: &[Arc<Page>], entries: usize) {
-    let lens: Vec<usize> = pages.iter().map(|page| page.len()).collect();
+/// Shortens the longest ledgers until all of them have at most `entries` entries. If one entry for
+/// each tenant is still too much, the ledgers with the oldest last entry are emptied.
+fn shorten(tenant_ledgers: &[Arc<TenantLedger>], entries: usize) {
+    let lens: Vec<usize> = tenant_ledgers.iter().map(|tenant_ledger| tenant_ledger.len()).collect();
     let fair = fair_len(lens, entries).max(1);
-    pages.iter().for_each(|page| page.shorten_to(fair));
-    let mut left: usize = pages.iter().map(|page| page.len()).sum();
+    tenant_ledgers.iter().for_each(|tenant_ledger| tenant_ledger.shorten_to(fair));
+    let mut left: usize = tenant_ledgers.iter().map(|tenant_ledger| tenant_ledger.len()).sum();
     if left <= entries {
         return;
     }
-    let mut by_age: Vec<(u64, &Arc<Page>)> =
-        pages.iter().filter_map(|page| Some((page.last_seen_s()?, page))).collect();
+    let mut by_age: Vec<(u64, &Arc<TenantLedger>)> =
+        tenant_ledgers.iter().filter_map(|tenant_ledger| Some((tenant_ledger.last_seen_s()?, tenant_ledger))).collect();
     by_age.sort_unstable_by_key(|(last_seen_s, _)| *last_seen_s);
-    for (_, page) in by_age {
+    for (_, tenant_ledger) in by_age {
         if left <= entries {
             return;
         }
-        left = left.saturating_sub(page.len());
-        page.shorten_to(0);
+        left = left.saturating_sub(tenant_ledger.len());
+        tenant_ledger.shorten_to(0);
     }
 }
 
-/// The length that pages may have so that all of them together have so many entries: short ones keep what they have.
-fn fair_len(mut lens: Vec<usize>, entries: usize) -> usize {
+/// The maximum length of a ledger so that all of them have at most `entries` entries. Ledgers below
+/// their share keep what they have.
+pub(crate) fn fair_len(mut lens: Vec<usize>, entries: usize) -> usize {
     lens.sort_unstable();
     let mut left = entries;
     for (number, len) in lens.iter().enumerate() {

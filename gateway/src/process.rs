@@ -1,9 +1,10 @@
-//! One running gateway, from its configuration to its end: what `crossgate run` does, without signals.
+//! One running gateway, from its configuration to its end: `crossgate run` without its signals.
 //!
-//! Everything that can fail comes first and in this order: the configuration, the admin token, the sockets. So a gateway either
-//! serves whole or binds nothing. The admin listener is served last, so that whoever it answers finds everything else in place. A
-//! stop fails `/readyz` first, waits for the load balancers to see it, then lets the running requests end; one that hands its
-//! sockets over does not, since the address stays ready. Tests run the same code in process, on port 0.
+//! Everything that can fail comes first, in this order: configuration, admin token, sockets. A
+//! gateway therefore serves completely or binds nothing. The admin listener starts last, so that
+//! everything else runs when it answers. A stop fails `/readyz` first, waits until load balancers
+//! have seen it, then drains the running requests. A hand-over of sockets keeps `/readyz`, since
+//! the address stays ready. Tests run the same code in process, on port 0.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -17,17 +18,19 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::access_log::AccessLog;
-use crate::admin::{self, Access, AccessError, AdminState, MetricsAccess};
-use crate::config::Settings;
-use crate::config::diagnostics::Diagnostics;
-use crate::config::model::{Admin, Shutdown};
-use crate::descriptors::Shares;
-use crate::lane::{Answers, Lane};
-use crate::metrics::{Connections, Metrics};
+use crate::admin::{self, AdminAccess, AdminState, AdminTokens, MetricsAccess, NoToken};
+use crate::descriptors::DescriptorShares;
 use crate::proxy::Gateway;
+use crate::registry::GatewayMetrics;
 use crate::reload::{BrokenTenants, Reloader};
-use crate::runner::{Bound, Running};
-use crate::upgrade::{Offered, Place, Predecessor, Role, Successor};
+use crate::settings;
+use crate::upgrade::{OfferedSocket, Predecessor, SocketKey, SocketRole, Successor};
+use crossgate_config::Settings;
+use crossgate_config::diagnostics::Diagnostics;
+use crossgate_config::model::{Admin, Shutdown};
+use crossgate_wire::exchange::Answers;
+use crossgate_wire::lane::Lane;
+use crossgate_wire::runner::{BoundListener, RunningListeners};
 
 mod control;
 mod side_thread;
@@ -35,109 +38,110 @@ mod side_thread;
 use self::control::ProcessControl;
 use self::side_thread::SideThread;
 
-/// What is waited for the access log at the end, and for the admin listener.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// For the clients of a process that hands its sockets over to learn, with an answer, that their connection ends. Longer than most
-/// pause between two requests, and nobody waits for it.
-const UNHURRIED: Duration = Duration::from_secs(5);
+/// The maximum wait at the end for the access log, and then for the admin listener.
+const FINAL_WAIT: Duration = Duration::from_secs(2);
+/// The time in which clients of a process that handed its sockets over get `connection: close` with
+/// an answer. It is longer than most pauses between two requests, and delays nothing: the new
+/// process serves already.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
-/// How often the ledger is entered what workers have noted.
+/// The interval at which the counts of workers are entered in the ledger.
 const LEDGER_TURN: Duration = Duration::from_millis(250);
 
-/// How a gateway is started.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// The main configuration file.
+pub struct ProcessOptions {
     pub config: PathBuf,
-    /// What to do about tenants files with mistakes.
+    /// The treatment of tenants files with mistakes.
     pub broken_tenants: BrokenTenants,
-    /// Whether preflights are answered before the proxy.
+    /// Whether the lane answers preflights before the proxy.
     pub answers: Answers,
 }
 
-/// Why a gateway did not start. Nothing is bound then.
+/// The reason why a gateway did not start. Nothing is bound then.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration has mistakes.
     #[error("{0}")]
     Config(Diagnostics),
-    /// The admin listener would be open to others.
+    /// The admin listener would be open without a token.
     #[error("error: {0}")]
-    Access(#[from] AccessError),
-    /// A socket or a thread was refused.
-    #[error("error: {0}; free it, or configure another")]
+    Access(#[from] NoToken),
+    /// The operating system refused a socket or a thread.
+    #[error("error: {0}")]
     System(#[from] io::Error),
-    /// There is nobody whose sockets could be taken over.
+    /// No predecessor offers its sockets.
     #[error("error: {0}")]
     TakeOver(io::Error),
 }
 
-/// How a gateway is stopped.
+/// The way in which a gateway is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Running requests may end, within the configured time.
+pub enum StopMode {
+    /// Drains running requests within the configured time.
     Gracefully,
-    /// They are cut off.
+    /// Cuts running requests off.
     AtOnce,
-    /// They may end, while another process has the sockets and serves everybody else.
+    /// Drains running requests while another process serves the sockets.
     HandedOver,
 }
 
 /// A gateway that serves.
-pub struct Process {
+pub struct GatewayProcess {
     control: Arc<ProcessControl>,
-    running: Running,
+    running: RunningListeners,
     log: Arc<AccessLog>,
     side: SideThread,
-    /// Its sockets once more, for a successor.
-    offered: Vec<Offered>,
+    /// Duplicates of the sockets, for a successor.
+    offered: Vec<OfferedSocket>,
 }
 
-/// Where a gateway listens.
+/// The addresses of a gateway's listeners.
 #[derive(Clone, Debug, Serialize)]
-pub struct Listening {
-    /// For requests, in the order of the configuration.
+pub struct ListenAddresses {
+    /// The listeners for requests, in the order of the configuration.
     pub data: Vec<SocketAddr>,
-    /// For its operators.
     pub admin: Option<SocketAddr>,
 }
 
-/// Everything that is bound before anything is served.
-struct Sockets {
-    data: Vec<Bound>,
-    admin: Option<(Bound, Access)>,
+/// All sockets, bound before anything is served.
+struct BoundSockets {
+    data: Vec<BoundListener>,
+    admin: Option<(BoundListener, AdminAccess)>,
 }
 
-impl Process {
+impl GatewayProcess {
     /// Starts a gateway that writes its access log to `log_out`.
     ///
     /// # Errors
-    /// Why it cannot serve; nothing is bound then.
-    pub fn start(options: &Options, log_out: impl Write + Send + 'static) -> Result<Self, StartError> {
+    /// The reason why it cannot serve; nothing is bound then.
+    pub fn start(options: &ProcessOptions, log_out: impl Write + Send + 'static) -> Result<Self, StartError> {
         Self::succeed(options, log_out, None)
     }
 
-    /// The same with as many sockets of `predecessor` as the configuration names.
+    /// Starts a gateway with the sockets of `predecessor` that the configuration names.
     ///
     /// # Errors
-    /// Why it cannot serve; nothing is bound then.
+    /// The reason why it cannot serve; nothing is bound then.
     pub fn succeed(
-        options: &Options,
+        options: &ProcessOptions,
         log_out: impl Write + Send + 'static,
         predecessor: Option<&mut Predecessor>,
     ) -> Result<Self, StartError> {
-        let metrics = Metrics::new();
-        let reloader =
-            Reloader::start_tending(&options.config, options.broken_tenants, &metrics).map_err(StartError::Config)?;
+        let metrics = GatewayMetrics::new();
+        let reloader = Reloader::start_with_upstream_tasks(&options.config, options.broken_tenants, &metrics)
+            .map_err(StartError::Config)?;
         let settings = Arc::clone(&reloader.current().latest().settings);
-        let sockets = Sockets::bind(&settings, predecessor)?;
+        let sockets = BoundSockets::bind(&settings, reloader.admin_tokens(), predecessor)?;
         let offered = sockets.offered(&settings)?;
-        let log = Arc::new(AccessLog::start(log_out, Arc::clone(&metrics.access_log_dropped))?);
+        let current = Arc::clone(reloader.current());
+        let destination = move || settings::log_destination(&current.latest().settings.access_log);
+        let (dropped, panics) = (Arc::clone(&metrics.access_log_dropped), Arc::clone(&metrics.panics));
+        let workers = settings.runtime.threads.count();
+        let log = Arc::new(AccessLog::start(log_out, destination, workers, dropped, panics)?);
         let side = SideThread::start()?;
         let listening = sockets.listening();
         let control = Arc::new(ProcessControl::new(reloader, Arc::clone(&metrics), listening));
         side.tend_ledger(LEDGER_TURN, Arc::clone(&metrics));
-        let descriptors = Shares::now();
+        let descriptors = DescriptorShares::from_current_limit();
         let current = Arc::clone(control.reloader().current());
         let gateway = Gateway::new(
             current,
@@ -146,135 +150,148 @@ impl Process {
             settings.listeners.clone(),
             control.is_closing(),
             descriptors,
-        );
-        let running = serve(sockets.data, gateway, &metrics.connections, &settings, options.answers, descriptors)?;
+        )
+        .with_admin_address(control.listening().admin);
+        let running = serve(sockets.data, gateway, &metrics, &settings, options.answers, descriptors)?;
         if let Some((bound, access)) = sockets.admin {
             let state = AdminState { access, metrics, control: Arc::clone(&control) as Arc<_> };
-            side.spawn(admin::serve(bound.into_listener(), Arc::new(state), side.stopped()));
+            side.spawn(admin::serve(side.listener(bound.into_listener())?, Arc::new(state), side.stopped()));
         }
-        Ok(Process { control, running, log, side, offered })
+        Ok(GatewayProcess { control, running, log, side, offered })
     }
 
-    /// Where it listens, with real ports.
-    pub fn listening(&self) -> &Listening {
+    /// The addresses of the listeners, with the actual ports.
+    pub fn listening(&self) -> &ListenAddresses {
         self.control.listening()
     }
 
-    /// What loads its configuration anew.
     pub fn reloader(&self) -> &Reloader {
         self.control.reloader()
     }
 
-    /// Loads the configuration anew, and returns when it serves or is refused: for a thread that may block.
+    /// Returns a function that reloads the configuration and blocks until the reload has succeeded
+    /// or failed.
     pub fn reload_blocking(&self) -> impl FnOnce() + Send + use<> {
         let control = Arc::clone(&self.control);
-        // How it went is in the log and the metrics.
+        // The log and the metrics contain the result.
         move || drop(control.reloader().reload_now())
     }
 
-    /// What runs the connections.
+    /// Returns a function that reopens the access log's file. It works while the process stops,
+    /// too.
+    pub fn log_reopener(&self) -> impl Fn() + use<> {
+        let log = Arc::clone(&self.log);
+        move || log.reopen()
+    }
+
+    /// The runtime of client connections.
     pub fn runtime(&self) -> &Handle {
         self.running.runtime()
     }
 
-    /// Starts the process that is to serve instead of this one.
+    /// Starts the process that replaces this one.
     ///
     /// # Errors
-    /// The operating system's, where it cannot be started.
+    /// The operating system's error, if the process cannot be started.
     pub fn start_successor(&self) -> io::Result<Successor> {
         Successor::start(&self.offered)
     }
 
-    /// Stops. Returns how many connections were cut off.
-    pub fn stop(self, how: Stop) -> u64 {
+    /// Stops the gateway. Returns the number of connections that were cut off.
+    pub fn stop(self, how: StopMode) -> u64 {
         let Shutdown { drain_delay, grace } = self.reloader().current().latest().settings.shutdown;
         let mut began = Instant::now();
         let left = match how {
-            Stop::Gracefully => {
+            StopMode::Gracefully => {
                 self.control.drain();
                 std::thread::sleep(drain_delay);
-                self.control.reloader().end_upkeep();
+                self.control.reloader().end_upstream_tasks();
                 began = Instant::now();
                 drop(self.offered);
                 self.running.stop(grace)
             }
-            Stop::AtOnce => {
+            StopMode::AtOnce => {
                 self.control.drain();
-                self.control.reloader().end_upkeep();
+                self.control.reloader().end_upstream_tasks();
                 self.running.stop(Duration::ZERO)
             }
-            Stop::HandedOver => {
-                // Probes are the other's to answer from here on: this one would say that it is not ready.
+            StopMode::HandedOver => {
+                // The new process answers readiness probes from now on: this one would answer that
+                // it is not ready.
                 self.side.end_tasks();
                 self.control.close();
-                self.control.reloader().end_upkeep();
+                self.control.reloader().end_upstream_tasks();
                 drop(self.offered);
-                let unhurried = UNHURRIED.min(grace);
-                self.running.hand_over(unhurried, grace.saturating_sub(unhurried))
+                let close_wait = CLOSE_WAIT.min(grace);
+                self.running.hand_over(close_wait, grace.saturating_sub(close_wait))
             }
         };
         tracing::info!(left, took_ms = began.elapsed().as_millis(), "stopped");
-        self.side.block_on(self.log.flush(LAST_WORDS));
-        self.side.stop(LAST_WORDS);
+        self.side.block_on(self.log.flush(FINAL_WAIT));
+        self.side.stop(FINAL_WAIT);
         left
     }
 }
 
-impl Sockets {
-    fn bind(settings: &Settings, mut predecessor: Option<&mut Predecessor>) -> Result<Self, StartError> {
-        let access = settings.admin.as_ref().map(access).transpose()?;
-        let mut bind = |place: Place| match predecessor.as_mut().and_then(|predecessor| predecessor.take(place)) {
-            Some(socket) => Bound::inherited(socket),
-            None => Bound::new(place.address),
+impl BoundSockets {
+    fn bind(
+        settings: &Settings,
+        tokens: &Arc<AdminTokens>,
+        mut predecessor: Option<&mut Predecessor>,
+    ) -> Result<Self, StartError> {
+        let access = settings.admin.as_ref().map(|admin| access(admin, tokens)).transpose()?;
+        let mut bind = |key: SocketKey| match predecessor.as_mut().and_then(|predecessor| predecessor.take(key)) {
+            Some(socket) => BoundListener::inherited(socket),
+            None => BoundListener::new(key.address),
         };
-        let data = data_places(settings).map(&mut bind).collect::<io::Result<_>>()?;
-        let admin = admin_place(settings).map(bind).transpose()?;
-        Ok(Sockets { data, admin: admin.zip(access) })
+        let data = data_keys(settings).map(&mut bind).collect::<io::Result<_>>()?;
+        let admin = admin_key(settings).map(bind).transpose()?;
+        Ok(BoundSockets { data, admin: admin.zip(access) })
     }
 
-    /// All of them once more, by their places.
-    fn offered(&self, settings: &Settings) -> io::Result<Vec<Offered>> {
+    /// Duplicates of all sockets, with their keys.
+    fn offered(&self, settings: &Settings) -> io::Result<Vec<OfferedSocket>> {
         let admin = self.admin.as_ref().map(|(bound, _)| bound);
         let bound = self.data.iter().chain(admin);
-        let places = data_places(settings).chain(admin_place(settings));
-        places.zip(bound).map(|(place, bound)| Ok(Offered { place, socket: bound.duplicate()? })).collect()
+        let keys = data_keys(settings).chain(admin_key(settings));
+        keys.zip(bound).map(|(key, bound)| Ok(OfferedSocket { key, socket: bound.duplicate()? })).collect()
     }
 
-    fn listening(&self) -> Listening {
-        let data = self.data.iter().map(Bound::address).collect();
-        Listening { data, admin: self.admin.as_ref().map(|(bound, _)| bound.address()) }
+    fn listening(&self) -> ListenAddresses {
+        let data = self.data.iter().map(BoundListener::address).collect();
+        ListenAddresses { data, admin: self.admin.as_ref().map(|(bound, _)| bound.address()) }
     }
 }
 
-fn data_places(settings: &Settings) -> impl Iterator<Item = Place> + '_ {
-    settings.listeners.iter().map(|listener| Place { role: Role::Data, address: listener.address })
+fn data_keys(settings: &Settings) -> impl Iterator<Item = SocketKey> + '_ {
+    settings.listeners.iter().map(|listener| SocketKey { role: SocketRole::Data, address: listener.address })
 }
 
-fn admin_place(settings: &Settings) -> Option<Place> {
-    settings.admin.as_ref().map(|admin| Place { role: Role::Admin, address: admin.address })
+fn admin_key(settings: &Settings) -> Option<SocketKey> {
+    settings.admin.as_ref().map(|admin| SocketKey { role: SocketRole::Admin, address: admin.address })
 }
 
-fn access(admin: &Admin) -> Result<Access, AccessError> {
+fn access(admin: &Admin, tokens: &Arc<AdminTokens>) -> Result<AdminAccess, NoToken> {
     let metrics = if admin.open_metrics { MetricsAccess::Open } else { MetricsAccess::Token };
-    let token_file = admin.token_file.as_ref().map(|file| file.value.as_path());
-    Access::new(admin.address, token_file, metrics, admin.hosts.clone())
+    AdminAccess::new(admin.address, Arc::clone(tokens), metrics, admin.hosts.clone())
 }
 
-/// One proxy for all listeners: they share its connections to the upstreams.
+/// Serves all listeners with one proxy, so that they share its upstream connections.
 fn serve(
-    data: Vec<Bound>,
+    data: Vec<BoundListener>,
     gateway: Gateway,
-    connections: &Arc<Connections>,
+    metrics: &GatewayMetrics,
     settings: &Settings,
     answers: Answers,
-    descriptors: Shares,
-) -> io::Result<Running> {
-    let threads = settings.runtime.threads.count();
-    let backstage = Arc::new(gateway.clone());
+    descriptors: DescriptorShares,
+) -> io::Result<RunningListeners> {
+    let (threads, connections) = (settings.runtime.threads.count(), &metrics.connections);
+    let lane_host = Arc::new(gateway.clone());
     let conf = ServerConf {
         threads,
         upstream_keepalive_pool_size: descriptors.idle_upstream,
-        // Every upstream brings what it is trusted by. Without this Pingora would read the system's certificates, and panic on a bad one.
+        // Every upstream has its own trust anchors. Without this file, Pingora would load the
+        // system's certificates and panic on an invalid one.
         ca_file: Some("/dev/null".to_owned()),
         ..ServerConf::default()
     };
@@ -282,20 +299,13 @@ fn serve(
     proxy.handle_init_modules();
     let proxy = Arc::new(proxy);
     let lane = |listener, http2| {
-        Lane::new(Arc::clone(&proxy), Arc::clone(&backstage), Arc::clone(connections), listener, answers, http2)
+        Lane::new(Arc::clone(&proxy), Arc::clone(&lane_host), Arc::clone(connections), listener, answers, http2)
     };
     let bound = data.into_iter().zip(&settings.listeners).enumerate();
-    let services = bound.map(|(listener, (bound, configured))| (bound, lane(listener, configured.http2)));
-    Running::start(services.collect(), Arc::clone(connections), threads)
+    let services =
+        bound.map(|(listener, (bound, configured))| (bound, lane(listener, settings::http2(configured.http2))));
+    RunningListeners::start(services.collect(), Arc::clone(connections), Arc::clone(&metrics.panics), threads)
 }
 
-#[cfg(test)]
-mod corpus;
-#[cfg(test)]
-mod differential;
-#[cfg(test)]
-mod faults;
-#[cfg(test)]
-mod harness;
 #[cfg(test)]
 mod tests;

@@ -1,16 +1,19 @@
-//! Pingora's hooks, in the order of a request's life.
+//! Pingora's hooks, in the order of a request's life. The direct exchange calls the same functions
+//! (`direct`).
 //!
 //! ```text
 //! request_filter           pin the snapshot, judge; answer preflights, denials and errors here
 //! upstream_peer            the server to ask, once per attempt
-//! upstream_request_filter  what the upstream is told of the client
+//! upstream_request_filter  forwarding fields for the upstream
 //! request_body_filter      the size of an upload
-//! response_filter          CORS fields, for every response head of the upstream, 1xx included
+//! response_filter          CORS fields of the final response head; those of the upstream are
+//!                          removed, from 1xx too
 //! fail_to_proxy            every error answer after judging
 //! logging                  count once, log once
 //! ```
 //!
-//! The verdict is made in `request_filter` alone; everything after reads it. Caching, compression and subrequests are unused.
+//! The verdict is made in `request_filter` alone; everything after reads it. Caching, compression
+//! and subrequests are unused.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,102 +22,170 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use crossgate_policy::Kind;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, InvalidHeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, InvalidHeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
 use crate::access_log::AccessLog;
-use crate::config::Mode;
-use crate::config::model::{BodyMax, Listener, Protocol};
-use crate::context::{Context, Judging, PinnedJudgement};
-use crate::descriptors::Shares;
+use crate::counters::SentResponse;
+use crate::descriptors::DescriptorShares;
 #[cfg(test)]
 use crate::fault;
-use crate::fields::Fields;
-use crate::forwarded::{self, Peer};
-use crate::hop_by_hop::Reframed;
-use crate::judge::{self, Action, HeadView, Judged, Judgement};
-use crate::lane::conn::Conn;
-use crate::lane::watch::{Expired, Phase, Watch};
-use crate::log_request::{self, Asked, Finished};
-use crate::metrics::{EarlyClose, Metrics, UpstreamRefusal};
-use crate::respond;
-use crate::snapshot::{CurrentSnapshot, Pinned};
-use crate::tenant::Upstream;
-use crate::throttle::Throttle;
-use crate::upstream::Failure;
-use crate::verdicts::RuleSeat;
-use crate::{context, hop_by_hop, http2, rewrite, trace_context, upstream};
+use crate::judge::{self, Judgement, PolicyMatch, RequestAction};
+use crate::log_request::{self, CompletedRequest, UpstreamOutcome};
+use crate::metrics::{EarlyClose, ExchangePath, UpstreamError, UpstreamRefusal};
+use crate::proxy::context::{AttemptTarget, LostIfPanicked, PinnedJudgement, RequestContext, RequestState};
+use crate::registry::GatewayMetrics;
+use crate::request_head::RequestHead;
+use crate::respond::{self, AnswerContext};
+use crate::servers::PickedServer;
+use crate::snapshot::{CurrentSnapshot, PinnedSnapshot};
+use crate::throttle::LogThrottle;
+use crate::upstream::Upstream;
+use crate::upstream::{Failure, Wanted};
+use crate::verdicts::TenantRule;
+use crate::{proxy_status, upstream};
+use crossgate_config::model::ProxyStatus;
+use crossgate_config::model::{BodyMax, Listener, Protocol};
+use crossgate_config::own_sockets;
+use crossgate_message::forwarded::{self, ConnectionPeer};
+use crossgate_message::head_flaw::HeadFlaw;
+use crossgate_message::hop_by_hop::ResponseFraming;
+use crossgate_message::{hop_by_hop, rewrite, trace_context};
+use crossgate_wire::exchange::chunked::ChunkedDecoder;
+use crossgate_wire::exchange::state::{ExchangeEnd, ExchangePhase, ExchangeState};
+use crossgate_wire::exchange::{EdgeAnswer, RequestFraming, RequestProgress, SentBytes};
+use crossgate_wire::http2;
+use crossgate_wire::lane::conn::RequestConnection;
 
 mod admission;
-mod backstage;
+pub mod context;
+mod direct;
 mod edge;
+mod lane_host;
+mod preflight_timer;
 mod report;
+mod salvage;
 mod until_close;
 
-use admission::Entered;
-pub(crate) use backstage::head_limits;
+use admission::AdmissionOutcome;
+#[cfg(test)]
+pub(crate) use direct::DirectUpstream;
 pub(crate) use edge::answer_at_edge;
 use edge::{body_may_be_drained, write_answer};
+pub(crate) use lane_host::head_limits;
+pub(crate) use salvage::Salvage;
+
+/// How often the servers of one request may turn out to speak another HTTP than they were known to.
+const NEGOTIATIONS_MAX: u32 = 3;
 
 /// What all requests share.
 #[derive(Clone)]
 pub struct Gateway {
     snapshot: Arc<CurrentSnapshot>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<GatewayMetrics>,
     log: Arc<AccessLog>,
     listeners: Vec<Listener>,
     draining: Arc<AtomicBool>,
-    descriptors: Shares,
-    /// How often the log tells of handshakes that failed.
-    complaints: Arc<Throttle>,
+    descriptors: DescriptorShares,
+    /// Where the admin listener is, which no name of an upstream may lead to.
+    admin: Option<SocketAddr>,
+    /// Limits the log events of failed handshakes.
+    complaints: Arc<LogThrottle>,
 }
 
 impl Gateway {
-    /// A gateway that serves whatever snapshot is current when a request begins, on these listeners, and ends connections
-    /// with their present answer once `draining` is set. Clients get no more open files than their share.
+    /// A gateway that serves whatever snapshot is current when a request begins, on these
+    /// listeners, and ends connections with their present answer once `draining` is set. Clients
+    /// get no more open files than their share.
     pub fn new(
         snapshot: Arc<CurrentSnapshot>,
-        metrics: Arc<Metrics>,
+        metrics: Arc<GatewayMetrics>,
         log: Arc<AccessLog>,
         listeners: Vec<Listener>,
         draining: Arc<AtomicBool>,
-        descriptors: Shares,
+        descriptors: DescriptorShares,
     ) -> Self {
-        Gateway { snapshot, metrics, log, listeners, draining, descriptors, complaints: Arc::default() }
+        Gateway { snapshot, metrics, log, listeners, draining, descriptors, admin: None, complaints: Arc::default() }
     }
 
-    fn judge(&self, snapshot: Arc<Pinned>, watch: Arc<Watch>, head: &HeadView<'_>, peer: Peer) -> Judging {
+    /// Sets the admin listener's address, which no name of an upstream may lead to.
+    #[must_use]
+    pub fn with_admin_address(self, admin: Option<SocketAddr>) -> Self {
+        Gateway { admin, ..self }
+    }
+
+    fn judge(
+        &self,
+        snapshot: Arc<PinnedSnapshot>,
+        watch: Arc<ExchangeState>,
+        head: &RequestHead<'_>,
+        peer: ConnectionPeer,
+    ) -> RequestState {
         watch.mark_seen();
+        let _lost = LostIfPanicked(&self.metrics);
         let timer = &self.metrics.decisions;
         let pinned =
-            PinnedJudgement::new(snapshot, |snapshot| timer.time(|| judge::judge(snapshot, head, RuleSeat::ask)));
-        context::note_origin(&self.metrics, pinned.borrow_dependent(), head.noted.origin);
-        let request_id = forwarded::request_id(&head.noted, peer);
-        let is_traced = trace_context::trace_id(head.noted.traceparent).is_some();
-        Judging { pinned, peer, scheme: head.scheme, request_id, is_traced, watch }
+            PinnedJudgement::new(snapshot, |snapshot| timer.time(|| judge::judge(snapshot, head, TenantRule::decide)));
+        context::note_origin(&self.metrics, pinned.borrow_dependent(), head.known.origin);
+        let request_id = forwarded::request_id(&head.known, peer);
+        let judgement = pinned.borrow_dependent();
+        context::note_denial(&self.metrics, pinned.borrow_owner().generation, judgement, head, &request_id);
+        let is_traced = trace_context::trace_id(head.known.traceparent).is_some();
+        RequestState { pinned, peer, scheme: head.scheme, request_id, is_traced, watch }
     }
 
-    fn log(&self, session: &Session, context: &Context, request: &Judging) {
-        let is_answer = |status: &StatusCode| !status.is_informational() || *status == StatusCode::SWITCHING_PROTOCOLS;
-        let status = session.response_written().map(|written| written.status).filter(is_answer);
+    /// Counts and logs a request at its end, with the status that was sent.
+    fn conclude(
+        &self,
+        context: &mut RequestContext,
+        header: &RequestHeader,
+        status: Option<StatusCode>,
+        error: Option<&Error>,
+    ) {
+        let took = context.took();
+        context.count(status.map(|status| sent_response(status, context)), took);
+        context.place = None;
+        if let Some(request) = &context.request {
+            let ended = match request.watch.end() {
+                Some(expired) => early_close(expired),
+                None => error.filter(|error| upstream::is_client_gone(error)).map(|_| EarlyClose::ClientGone),
+            };
+            if let Some(reason) = ended {
+                self.metrics.connections.count_early_close(reason);
+            }
+            if log_request::is_wanted(request.snapshot(), request.judgement()) {
+                self.log(header, context, request, status, took);
+            }
+        }
+    }
+
+    fn log(
+        &self,
+        header: &RequestHeader,
+        context: &RequestContext,
+        request: &RequestState,
+        status: Option<StatusCode>,
+        took: Duration,
+    ) {
         let (duration, error) = (context.upstream_duration, context.upstream_error);
-        let finished = Finished {
-            version: session.req_header().version,
-            head: head_view(session.req_header(), request.peer, &request.watch),
+        let finished = CompletedRequest {
+            version: header.version,
+            head: head_view(header, request.peer, &request.watch),
             peer: request.peer,
             request_id: &request.request_id,
             snapshot: request.snapshot(),
             judgement: request.judgement(),
-            took: context.began.map_or(Duration::ZERO, |began| began.elapsed()),
+            took,
             status,
-            is_abandoned: status.is_none() && request.watch.expired().is_none(),
-            upstream: (context.attempts > 0).then_some(Asked { duration, error }),
+            is_abandoned: status.is_none() && request.watch.end().is_none(),
+            upstream: (context.attempts > 0).then_some(UpstreamOutcome { duration, error }),
+            upstream_flaw: context.upstream_flaw.as_ref(),
             upstream_refusal: context.upstream_refusal,
         };
         log_request::write(&self.log, &finished);
@@ -124,32 +195,51 @@ impl Gateway {
         self.draining.load(Relaxed)
     }
 
+    /// The server for the next attempt of a request.
+    fn next_server(&self, context: &mut RequestContext) -> Result<AttemptTarget> {
+        let (_, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
+        let route = judged.route.ok_or_else(|| internal("no route"))?;
+        let turn = context.turn.unwrap_or_else(|| route.upstream.draw_turn());
+        let Some(server) = route.upstream.server(turn, context.attempts, context.server) else {
+            return Err(admission::refuse(context, UpstreamRefusal::NoAddress));
+        };
+        if self.admin.is_some_and(|admin| own_sockets::reaches(admin, server.address)) {
+            return Err(admission::refuse(context, UpstreamRefusal::OwnAdmin));
+        }
+        if route.upstream.tls.is_some() && route.upstream.servers.pauses_handshakes(server) {
+            context.upstream_error = Some(UpstreamError::TlsHandshake);
+            let what = "handshakes with this server keep failing";
+            return Err(Error::explain(ErrorType::TLSHandshakeFailure, what).into_up());
+        }
+        Ok(AttemptTarget { turn, server })
+    }
+
     /// Who speaks on a connection that this listener accepted.
-    fn peer(&self, address: Option<SocketAddr>, listener: usize) -> Peer {
+    fn peer(&self, address: Option<SocketAddr>, listener: usize) -> ConnectionPeer {
         let address = address.map(|peer| peer.ip());
         let listener = self.listeners.get(listener);
         let is_trusted = address.zip(listener).is_some_and(|(address, listener)| listener.trusts(address));
-        Peer { address, is_trusted }
+        ConnectionPeer { address, is_trusted }
     }
 }
 
-/// The state that the client's side shares with the hooks: over HTTP/1 in its connection, over HTTP/2 with the request. Every request
-/// comes through the lane, so it is always there.
-fn watch_of(session: &Session) -> Option<Arc<Watch>> {
+/// The state that the client's side shares with the hooks: over HTTP/1 in its connection, over
+/// HTTP/2 with the request. Every request comes through the lane, so it is always there.
+fn watch_of(session: &Session) -> Option<Arc<ExchangeState>> {
     let watch = match session.stream() {
-        Some(stream) => stream.as_any().downcast_ref::<Conn>()?.watch(),
+        Some(stream) => stream.as_any().downcast_ref::<RequestConnection>()?.watch(),
         None => http2::watch(session.req_header())?,
     };
     Some(Arc::clone(watch))
 }
 
-fn head_view<'a>(header: &'a RequestHeader, peer: Peer, watch: &'a Watch) -> HeadView<'a> {
+fn head_view<'a>(header: &'a RequestHeader, peer: ConnectionPeer, watch: &'a ExchangeState) -> RequestHead<'a> {
     let method = header.method.as_str().as_bytes();
-    HeadView::new(method, header.raw_path(), (&header.headers).into(), peer).over(watch.shown())
+    RequestHead::new(method, header.raw_path(), (&header.headers).into(), peer).with_certificate(watch.certificate())
 }
 
 /// The policy's side of a request, once it is judged.
-fn judged(context: &Context) -> Option<(&Judging, &Judged<'_>)> {
+fn judged(context: &RequestContext) -> Option<(&RequestState, &PolicyMatch<'_>)> {
     let request = context.request.as_ref()?;
     match request.judgement() {
         Judgement::Judged(judged) => Some((request, judged)),
@@ -157,11 +247,12 @@ fn judged(context: &Context) -> Option<(&Judging, &Judged<'_>)> {
     }
 }
 
-/// Lets go of how the client spelled its fields, before Pingora copies it for the upstream: see [`rewrite`].
+/// Lets go of how the client spelled its fields, before Pingora copies it for the upstream: see
+/// [`rewrite`].
 fn forget_spelling(header: &mut RequestHeader) {
-    // In any other form the target is a part of what is forgotten, and the log tells of it.
+    // In any other form the target is part of what would be dropped, and the log needs it.
     if matches!(header.raw_path().first(), Some(b'/' | b'*')) {
-        rewrite::request(header, |_| ());
+        rewrite::edit_request(header, |_| ());
     }
 }
 
@@ -171,30 +262,39 @@ fn internal(what: &'static str) -> Box<Error> {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Context;
+    type CTX = RequestContext;
 
-    fn new_ctx(&self) -> Context {
-        Context::default()
+    fn new_ctx(&self) -> RequestContext {
+        RequestContext::default()
     }
 
     /// None: Pingora's default module allocates for every request.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        // A small body is read to its end after an answer made here, and the connection kept; and Pingora would take a
-        // `100 Continue` for the answer before which the upload should have ended.
+    async fn request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
+        // A small body is read to its end after an answer made here, and the connection kept; and
+        // Pingora would take a `100 Continue` for the answer before which the upload should have
+        // ended.
         session.set_close_on_response_before_downstream_finish(false);
         // RFC 9110, section 15.2: not to a client of HTTP/1.0.
         let is_old = session.req_header().version == Version::HTTP_10;
         session.set_ignore_info_resp(is_old);
+        // Pingora reads the first line of `Connection` alone, and no list with `keep-alive`.
+        let header = session.req_header();
+        let keeps_connection = hop_by_hop::keeps_connection(header.version, (&header.headers).into());
+        session.set_keepalive(keeps_connection.then_some(0));
         let watch = watch_of(session).ok_or_else(|| internal("no lane"))?;
+        if let Some(declined) = watch.take_declined().and_then(|found| found.downcast::<RequestContext>().ok()) {
+            *context = *declined;
+            forget_spelling(session.req_header_mut());
+            return Ok(false);
+        }
         let peer = self.peer(watch.peer(), watch.listener());
         let head = head_view(session.req_header(), peer, &watch);
-        let snapshot = self.snapshot.pin();
-        context.began = log_request::is_on(&snapshot).then(Instant::now);
-        let request = context.request.insert(self.judge(snapshot, Arc::clone(&watch), &head, peer));
+        context.began = Some(Instant::now());
+        let request = context.begin(self.judge(self.snapshot.pin(), Arc::clone(&watch), &head, peer));
         #[cfg(test)]
-        fault::strike("request-filter", session.req_header().raw_path());
+        fault::panic_at("request-filter", session.req_header().raw_path());
         if hop_by_hop::expects_continue(session.req_header()) {
             request.watch.expect_continue();
         }
@@ -207,61 +307,109 @@ impl ProxyHttp for Gateway {
         if !body_may_be_drained(head.headers, &limits) || self.is_draining() {
             session.set_keepalive(None);
         }
+        let response = SentResponse::by_gateway(answer.status);
         write_answer(session, answer).await?;
+        context.response = Some(response);
         Ok(true)
     }
 
-    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
-        if let Entered::Later(queue) = admission::enter(context) {
+    async fn upstream_peer(&self, session: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
+        refuse_loop(session.req_header(), context)?;
+        if let AdmissionOutcome::Later(queue) = admission::enter(context) {
             // Boxed, so that requests which need not wait are no larger for it.
             Box::pin(admission::wait(session, context, queue)).await?;
         }
+        let target = self.next_server(context)?;
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
         let route = judged.route.ok_or_else(|| internal("no route"))?;
-        let turn = context.turn.unwrap_or_else(|| route.upstream.draw_turn());
-        let Some(server) = route.upstream.server(turn, context.attempts, context.server) else {
-            return Err(admission::refuse(context, UpstreamRefusal::NoAddress));
+        let server = target.server;
+        let transport = match protocol_for(session, &route.upstream)? {
+            Protocol::Http2 => Transport::Pingora,
+            Protocol::Auto if route.upstream.servers.is_http2(server) => Transport::Pingora,
+            protocol @ (Protocol::Http1 | Protocol::Auto) => {
+                Transport::Own(Wanted { is_new: context.needs_new_connection, is_http1: protocol == Protocol::Http1 })
+            }
         };
-        let peer = upstream::peer(&route.upstream, server.address, protocol_for(session, &route.upstream)?);
         request.watch.begin_attempt(route.upstream.timeouts.head, route.upstream.timeouts.idle);
-        (context.turn, context.server) = (Some(turn), Some(server));
-        context.attempts += 1;
-        // What an earlier attempt has sent is sent again.
-        context.body_len = 0;
-        context.upstream_began.get_or_insert_with(Instant::now);
+        let path = match &transport {
+            Transport::Pingora => ExchangePath::Http2Upstream,
+            Transport::Own(_) if hop_by_hop::is_upgrade(session.req_header()) => ExchangePath::Upgrade,
+            Transport::Own(_) => ExchangePath::Other,
+        };
+        let mut salvage = None;
+        let peer = match transport {
+            Transport::Pingora => {
+                if !session.as_mut().is_body_empty() && context.salvage.is_none() {
+                    salvage =
+                        Some(Box::new(Salvage { head: session.req_header().clone(), log: Arc::clone(&self.log) }));
+                }
+                upstream::http2_peer(&route.upstream, server.address, route.upstream.servers.is_pinned(server))
+            }
+            Transport::Own(wanted) => {
+                let progress = Arc::new(RequestProgress::default());
+                request.watch.set_progress(Arc::clone(&progress));
+                upstream::http1_peer(&route.upstream, server.address, wanted, progress)
+            }
+        };
+        context.salvage = context.salvage.take().or(salvage);
+        context.begin_attempt(target);
+        context.count_path(path);
         Ok(peer)
+    }
+
+    /// Before the request is sent: what the connection has sent so far is noted, and a certificate
+    /// that nothing has verified yet has to be one of those that are trusted.
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        is_kept: bool,
+        peer: &HttpPeer,
+        descriptor: std::os::fd::RawFd,
+        digest: Option<&Digest>,
+        context: &mut RequestContext,
+    ) -> Result<()> {
+        let Some((upstream, server)) = upstream_of(context).zip(context.server) else { return Ok(()) };
+        if let (true, Some((request, _)), Some(digest)) = (progress_of(context).is_none(), judged(context), digest) {
+            let may_repeat = session.req_header().method.is_idempotent();
+            request.watch.set_sent_before(SentBytes::now(digest, descriptor, is_kept, may_repeat));
+        }
+        let Some(tls) = upstream.tls.as_ref().filter(|_| !peer.options.verify_cert) else { return Ok(()) };
+        let shown = digest.and_then(|digest| digest.ssl_digest.as_ref());
+        if shown.is_some_and(|shown| tls.is_pinned(&shown.cert_digest, server.address.ip())) {
+            return Ok(());
+        }
+        upstream.servers.set_pinned(server, false);
+        let what = "tls connect error cause: invalid peer certificate: CaUsedAsEndEntity";
+        Err(Error::explain(ErrorType::InvalidCert, what).into_up())
     }
 
     async fn upstream_request_filter(
         &self,
         session: &mut Session,
         sent: &mut RequestHeader,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> Result<()> {
         #[cfg(test)]
-        fault::strike("upstream-request-filter", session.req_header().raw_path());
+        fault::panic_at("upstream-request-filter", session.req_header().raw_path());
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
-        let Judging { peer, scheme, request_id, is_traced, .. } = request;
         let is_http2 = sent.version == Version::HTTP_2;
-        if judged.route.is_some_and(|route| route.upstream.protocol == Protocol::Http2) && !is_http2 {
-            return Err(Error::explain(upstream::NO_HTTP2, "the server speaks no HTTP/2").into_up());
+        if request.watch.progress().is_none() && !is_http2 {
+            return Err(Error::explain(upstream::NO_HTTP2, "the server does not offer HTTP/2").into_up());
         }
-        let is_unwanted = |name: &str| forwarded::is_claim(name, *peer) || !is_traced && trace_context::is_part(name);
-        rewrite::request(sent, |fields| {
-            hop_by_hop::clean_request(session.req_header(), fields, is_unwanted);
+        rewrite::edit_request(sent, |fields| {
             if is_http2 {
-                hop_by_hop::clean_http2_request(session.req_header(), fields);
+                hop_by_hop::strip_http2_request(session.req_header(), fields);
             }
-            forwarded::write(fields, *peer, *scheme, request_id, &judged.tenant.id)?;
-            if let Some(host) = judged.route.and_then(|route| route.upstream.host.clone()) {
-                fields.insert(HOST, host);
-            }
-            Ok::<(), InvalidHeaderValue>(())
+            edit_request(session.req_header(), fields, request, judged)
         })
         .map_err(|_| internal("a field that cannot be said"))?;
         // Last: rewriting keeps targets in origin form alone.
         if let Some(target) = &judged.rewritten {
             sent.set_raw_path(target.as_bytes())?;
+        }
+        if let Some(progress) = request.watch.progress() {
+            let framing = request_framing(sent, session.is_body_empty());
+            progress.begin(framing, sent.headers.contains_key(EXPECT));
         }
         if is_http2 { before_http2(session, &request.watch).await } else { Ok(()) }
     }
@@ -270,79 +418,66 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         body: &mut Option<Bytes>,
-        _end: bool,
-        context: &mut Context,
+        end: bool,
+        context: &mut RequestContext,
     ) -> Result<()> {
-        context.body_len += body.as_ref().map_or(0, |piece| piece.len() as u64);
-        let max = context.request.as_ref().map(|request| request.snapshot().settings.limits.max_request_body);
-        match max {
-            Some(BodyMax::Bytes(max)) if context.body_len > max => {
-                Err(Error::explain(ErrorType::HTTPStatus(413), "request body too large").into_down())
-            }
-            Some(BodyMax::Bytes(_) | BodyMax::Unlimited) | None => Ok(()),
+        // Pingora writes an empty piece as a chunk of size zero, and then the terminator again: the
+        // server would read the second one as the beginning of the next request
+        // (cloudflare/pingora#935).
+        if end && body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
         }
+        if end && let Some(progress) = progress_of(context) {
+            progress.end_body();
+        }
+        count_body(context, body.as_ref().map_or(0, Bytes::len))
     }
 
     async fn response_filter(
         &self,
         session: &mut Session,
         header: &mut ResponseHeader,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> Result<()> {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
         #[cfg(test)]
-        fault::strike("response-filter", session.req_header().raw_path());
+        fault::panic_at("response-filter", session.req_header().raw_path());
         let head = head_view(session.req_header(), request.peer, &request.watch);
         let is_upgrade = header.status == StatusCode::SWITCHING_PROTOCOLS;
         if is_upgrade && !hop_by_hop::upgrades_to_websocket(session.req_header(), &header.headers) {
-            // RFC 9110, section 7.8: nobody asked. Passed on, it would make a tunnel out of a request.
-            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade").into_up());
+            // RFC 9110, section 7.8: the client did not request an upgrade. Forwarded, the 101
+            // would turn the request into a tunnel.
+            return Err(invalid_head(context, HeadFlaw::UnrequestedUpgrade));
         }
         let is_http2 = header.version == Version::HTTP_2;
-        if is_http2 {
-            hop_by_hop::check_http2_response(&header.headers)
-                .map_err(|what| Error::explain(ErrorType::InvalidHTTPHeader, what).into_up())?;
+        if is_http2 && let Err(flaw) = hop_by_hop::check_http2_response(&header.headers) {
+            return Err(invalid_head(context, flaw));
         }
         let (status, client) = (header.status, session.req_header().version);
+        if let Some(progress) = request.watch.progress() {
+            note_response(&progress, &request.watch, header);
+        }
         let is_final = !status.is_informational() || is_upgrade;
-        let reframed = rewrite::response(header, |fields| {
-            if is_final && judged.action == Action::Report {
-                report::compare(judged, fields, &head.noted);
-            }
-            let reframed = hop_by_hop::clean_response(status, fields, client)?;
-            if !is_final {
-                respond::strip_cors(fields, judged);
-                return Ok(reframed);
-            }
-            let completed = respond::complete(fields, judged, &head, &request.request_id);
-            completed.map_err(|_| "a field that cannot be said")?;
-            Ok(reframed)
+        let reframed = rewrite::edit_response(header, |fields| {
+            let kind = if is_final { ResponseKind::Final } else { ResponseKind::Interim };
+            edit_response(kind, status, fields, &head, client, request, judged)
         });
-        let reframed = reframed.map_err(|what: &str| Error::explain(ErrorType::InvalidHTTPHeader, what).into_up())?;
+        let reframed = match reframed {
+            Ok(reframed) => reframed,
+            Err(flaw) => return Err(invalid_head(context, flaw)),
+        };
         header.set_version(Version::HTTP_11);
         if !is_final {
-            // Whoever was asked for its body is to send it.
+            // A client that receives `100 Continue` sends its body.
             if status == StatusCode::CONTINUE {
-                request.watch.continued();
+                request.watch.stop_expecting_continue();
             }
             return Ok(());
         }
-        enter_response(&request.watch, judged, header);
-        if let (Some(server), Some(route)) = (context.server, judged.route) {
-            match upstream::is_failure(header.status) {
-                true => route.upstream.servers.failed(server),
-                false => route.upstream.servers.succeeded(server),
-            }
-        }
-        if let Some(began) = context.upstream_began {
-            let took = began.elapsed();
-            if let Some(route) = judged.route {
-                route.upstream.counters.duration.observe(took);
-            }
-            context.upstream_duration = Some(took);
-        }
+        let lasts = enter_response(&request.watch, judged, status, &header.headers);
+        note_final(context, status, lasts);
         let has_end = !is_http2 || client != Version::HTTP_10 || header.headers.contains_key(CONTENT_LENGTH);
-        if reframed == Reframed::UntilClose || !has_end || self.is_draining() {
+        if reframed == ResponseFraming::UntilClose || !has_end || self.is_draining() {
             session.set_keepalive(None);
         }
         // From here on an upload that goes on after the answer closes the connection.
@@ -350,14 +485,27 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
+    fn upstream_response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        is_end: bool,
+        context: &mut RequestContext,
+    ) -> Result<Option<Duration>> {
+        if is_end && let Some(progress) = progress_of(context) {
+            progress.end_response();
+        }
+        Ok(None)
+    }
+
     async fn response_trailer_filter(
         &self,
         _: &mut Session,
         trailers: &mut HeaderMap,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> Result<Option<Bytes>> {
-        hop_by_hop::clean_trailers(trailers);
-        if judged(context).is_some_and(|(_, judged)| judged.action != Action::Report) {
+        hop_by_hop::strip_trailers(trailers);
+        if judged(context).is_some_and(|(_, judged)| judged.action != RequestAction::Report) {
             respond::strip_cors_trailers(trailers);
         }
         Ok(None)
@@ -367,14 +515,20 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         _: &HttpPeer,
-        context: &mut Context,
+        context: &mut RequestContext,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        if *error.etype() == upstream::CHOSE_HTTP2 {
+            return negotiated(context, true, error);
+        }
+        // Connections of our own have accepted it, had it been one of those that are trusted.
+        let is_uncompared = progress_of(context).is_none() && !is_pinned(context);
         let failure = failure(context, |watch| Failure::to_connect(&error, watch));
-        let is_free = failure.is_some_and(|failure| failure.is_free());
-        failure.into_iter().for_each(|failure| note(context, &failure));
-        // Nothing was sent, so any request may be tried again.
-        error.set_retry(has_attempts(context) && (is_free || has_budget(context)));
+        if is_uncompared && failure.is_some_and(|failure| failure.has_authority_certificate()) {
+            return compare_certificate(context, error);
+        }
+        let is_retried = retries_connecting(context, &error);
+        error.set_retry(is_retried);
         error
     }
 
@@ -383,117 +537,298 @@ impl ProxyHttp for Gateway {
         _: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        context: &mut Context,
+        context: &mut RequestContext,
         is_reused: bool,
     ) -> Box<Error> {
-        let failure = failure(context, |watch| Failure::of(&error, watch, is_reused));
-        let is_free = failure.is_some_and(|failure| failure.is_free());
-        let unbegun = failure.is_some_and(|failure| failure.is_unprocessed());
-        let lasts = failure.is_some_and(|failure| failure.is_lasting());
-        failure.into_iter().for_each(|failure| note(context, &failure));
+        let is_auto = upstream_of(context).is_some_and(|upstream| upstream.protocol == Protocol::Auto);
+        if *error.etype() == upstream::NO_HTTP2 && is_auto {
+            return negotiated(context, false, error);
+        }
+        let is_reused = is_reused || progress_of(context).is_some_and(|progress| progress.is_reused());
         let unanswered = session.response_written().is_none_or(|written| written.status.is_informational());
-        let harmless = unbegun || session.req_header().method.is_idempotent();
-        let repeatable = harmless && !session.as_ref().retry_buffer_truncated();
-        let failed_there = *error.esource() == pingora::ErrorSource::Upstream && !lasts;
-        let may_retry = unanswered && repeatable && failed_there && has_attempts(context);
-        // A kept connection that has ended meanwhile says nothing about the server.
-        error.set_retry(may_retry && (is_free || has_budget(context)));
+        let is_kept = !session.as_ref().retry_buffer_truncated();
+        let attempt = FailedAttempt {
+            is_reused,
+            is_repeatable: unanswered && is_kept,
+            is_idempotent: session.req_header().method.is_idempotent(),
+        };
+        let is_retried = retries(context, &error, attempt);
+        error.set_retry(is_retried);
         error
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
-        let status = match &context.request {
-            Some(request) => upstream::status(error, &request.watch),
-            None => Some(StatusCode::INTERNAL_SERVER_ERROR),
-        };
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut RequestContext) -> FailToProxy {
         let answered = session.response_written().is_some_and(|written| !written.status.is_informational());
-        let (Some(status), false, Some((request, judged))) = (status, answered, judged(context)) else {
+        let answer = error_answer(context, session.req_header(), error).filter(|_| !answered);
+        let Some(answer) = answer else {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
-        let head = head_view(session.req_header(), request.peer, &request.watch);
-        let answer = respond::error(status, judged, &head, &request.request_id);
+        let status = answer.status;
         session.set_keepalive(None);
-        if let Err(error) = write_answer(session, answer).await {
-            tracing::debug!(%error, "the error answer was not taken");
+        match write_answer(session, answer).await {
+            Ok(()) => context.response = Some(SentResponse::by_gateway(status)),
+            Err(error) => tracing::debug!(%error, "the error answer was not taken"),
         }
         FailToProxy { error_code: status.as_u16(), can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut RequestContext) {
         #[cfg(test)]
-        fault::strike("logging", session.req_header().raw_path());
-        context.count();
-        context.place = None;
-        if let Some(request) = &context.request {
-            let ended = match request.watch.expired() {
-                Some(expired) => early_close(expired),
-                None => error.filter(|error| upstream::is_client_gone(error)).map(|_| EarlyClose::ClientGone),
-            };
-            if let Some(reason) = ended {
-                self.metrics.connections.count_early_close(reason);
-            }
-            if log_request::is_wanted(request.snapshot(), request.judgement()) {
-                self.log(session, context, request);
-            }
-        }
+        fault::panic_at("logging", session.req_header().raw_path());
+        self.conclude(context, session.req_header(), sent_status(session), error);
     }
 
     /// The access log has it, escaped; Pingora's own line would quote the client.
-    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &RequestContext, _: &Error) -> bool {
         true
     }
 
-    fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &RequestContext, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
 }
 
-/// From here on silence is judged as a pause in a body, not as a missing head.
-fn enter_response(watch: &Watch, judged: &Judged<'_>, header: &ResponseHeader) {
-    let upgraded = header.status == StatusCode::SWITCHING_PROTOCOLS;
+/// Refuses a request that has passed this gateway before.
+fn refuse_loop(header: &RequestHeader, context: &mut RequestContext) -> Result<()> {
+    if forwarded::is_loop((&header.headers).into()) {
+        return Err(admission::refuse(context, UpstreamRefusal::Loop));
+    }
+    Ok(())
+}
+
+/// Counts data of a request's body.
+fn count_body(context: &mut RequestContext, len: usize) -> Result<()> {
+    context.body_len += len as u64;
+    let max = context.request.as_ref().map(|request| request.snapshot().settings.limits.max_request_body);
+    match max {
+        Some(BodyMax::Bytes(max)) if context.body_len > max => {
+            Err(Error::explain(ErrorType::HTTPStatus(413), "request body too large").into_down())
+        }
+        Some(BodyMax::Bytes(_) | BodyMax::Unlimited) | None => Ok(()),
+    }
+}
+
+/// Edits the fields of a request for its upstream.
+fn edit_request(
+    received: &RequestHeader,
+    fields: &mut HeaderMap,
+    request: &RequestState,
+    judged: &PolicyMatch<'_>,
+) -> Result<(), InvalidHeaderValue> {
+    let RequestState { peer, scheme, request_id, is_traced, .. } = request;
+    let is_unwanted = |name: &str| forwarded::is_claim(name, *peer) || !is_traced && trace_context::is_part(name);
+    hop_by_hop::strip_request(received, fields, is_unwanted);
+    forwarded::write(fields, *peer, *scheme, request_id, &judged.tenant.id)?;
+    if let Some(host) = judged.route.and_then(|route| route.upstream.host.clone()) {
+        fields.insert(HOST, host);
+    }
+    Ok(())
+}
+
+/// Whether a response is the last one to its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ResponseKind {
+    /// 1xx.
+    Interim,
+    Final,
+}
+
+/// Edits the fields of a response for the client.
+fn edit_response(
+    kind: ResponseKind,
+    status: StatusCode,
+    fields: &mut HeaderMap,
+    head: &RequestHead<'_>,
+    client: Version,
+    request: &RequestState,
+    judged: &PolicyMatch<'_>,
+) -> Result<ResponseFraming, HeadFlaw> {
+    if kind == ResponseKind::Final && judged.action == RequestAction::Report {
+        report::compare(judged, fields, &head.known);
+    }
+    let reframed = hop_by_hop::strip_response(status, fields, client)?;
+    if kind == ResponseKind::Interim {
+        respond::strip_cors(fields, judged);
+        return Ok(reframed);
+    }
+    let completed = respond::complete(fields, judged, head, &request.request_id);
+    completed.map_err(|_| HeadFlaw::Other)?;
+    if judged.action != RequestAction::Report && request.snapshot().settings.proxy_status == ProxyStatus::Sent {
+        proxy_status::append_to_others(fields);
+    }
+    Ok(reframed)
+}
+
+/// Records the final response of an upstream.
+fn note_final(context: &mut RequestContext, status: StatusCode, lasts: bool) {
+    let took = context.upstream_began.map(|began| began.elapsed());
+    if let Some((_, judged)) = judged(context) {
+        note_answer(judged, context.server, status, took);
+    }
+    context.upstream_duration = took.or(context.upstream_duration);
+    context.took_to_head = lasts.then(|| context.took());
+    context.response = Some(SentResponse::by_upstream(status));
+}
+
+/// The gateway's own answer to a request whose exchange failed before the final response. `None` if
+/// the client has gone.
+fn error_answer(context: &RequestContext, header: &RequestHeader, error: &Error) -> Option<EdgeAnswer> {
+    let (request, judged) = judged(context)?;
+    let status = upstream::status(error, &request.watch)?;
+    let head = head_view(header, request.peer, &request.watch);
+    let proxy_status = request.snapshot().settings.proxy_status;
+    let answer_context =
+        AnswerContext { request_id: &request.request_id, proxy_status, fault: context.upstream_fault() };
+    Some(respond::error(status, judged, &head, answer_context))
+}
+
+/// Records a failure to connect; whether another attempt follows.
+fn retries_connecting(context: &mut RequestContext, error: &Error) -> bool {
+    let failure = failure(context, |watch| Failure::to_connect(error, watch));
+    let is_free = failure.is_some_and(|failure| failure.is_free());
+    failure.into_iter().for_each(|failure| note(context, &failure));
+    // Nothing was sent, so any request may be tried again.
+    has_attempts(context) && (is_free || has_budget(context))
+}
+
+/// What is known of an attempt that failed on its connection.
+#[derive(Clone, Copy)]
+struct FailedAttempt {
+    /// The connection has served an earlier request.
+    is_reused: bool,
+    /// The client has no final response, and the gateway still has the whole request.
+    is_repeatable: bool,
+    is_idempotent: bool,
+}
+
+/// Records a failed attempt; whether another one follows.
+fn retries(context: &mut RequestContext, error: &Error, attempt: FailedAttempt) -> bool {
+    let failure = failure(context, |watch| Failure::of(error, watch, attempt.is_reused));
+    let is_free = failure.is_some_and(|failure| failure.is_free());
+    let unbegun = failure.is_some_and(|failure| failure.is_unprocessed());
+    let is_unopened = failure.is_some_and(|failure| failure.is_unopened());
+    let lasts = failure.is_some_and(|failure| failure.is_lasting());
+    failure.into_iter().for_each(|failure| note(context, &failure));
+    let is_harmless = unbegun || attempt.is_idempotent;
+    // The client's side detects that a request was not sent; see
+    // `ExchangeTimeouts::poll_response`.
+    let is_upstreams = *error.esource() == pingora::ErrorSource::Upstream || is_unopened;
+    let failed_there = is_upstreams && !lasts;
+    let may_retry = attempt.is_repeatable && is_harmless && failed_there && has_attempts(context);
+    // The end of an idle connection is not a failure of the server.
+    may_retry && (is_free || has_budget(context))
+}
+
+/// The status of the answer, if its head was sent.
+fn sent_status(session: &Session) -> Option<StatusCode> {
+    let is_final = |status: &StatusCode| !status.is_informational() || *status == StatusCode::SWITCHING_PROTOCOLS;
+    session.response_written().map(|written| written.status).filter(is_final)
+}
+
+/// The answer for the counters. What no hook has seen pass or has written is Pingora's own, and so
+/// the gateway's.
+fn sent_response(status: StatusCode, context: &RequestContext) -> SentResponse {
+    context.response.filter(|response| response.status == status).unwrap_or(SentResponse::by_gateway(status))
+}
+
+/// From here on silence is judged as a pause in a body, not as a missing head. Whether the answer
+/// lasts as long as the client wants.
+fn enter_response(watch: &ExchangeState, judged: &PolicyMatch<'_>, status: StatusCode, fields: &HeaderMap) -> bool {
+    let upgraded = status == StatusCode::SWITCHING_PROTOCOLS;
     let is_stream = |value: &HeaderValue| {
         let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
         essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
     };
-    let long = upgraded || header.headers.get(CONTENT_TYPE).is_some_and(is_stream);
+    let long = upgraded || fields.get(CONTENT_TYPE).is_some_and(is_stream);
     if let (true, Some(route)) = (long, judged.route) {
         watch.set_idle(route.upstream.timeouts.upgraded_idle);
     }
-    watch.enter(if upgraded { Phase::Upgraded } else { Phase::Streaming });
+    watch.enter(if upgraded { ExchangePhase::Upgraded } else { ExchangePhase::Streaming });
+    long
 }
 
-/// The limit of the client's that an exchange hit, for the count of connections ended early; other ends are counted as what
-/// they are answered with.
-fn early_close(expired: Expired) -> Option<EarlyClose> {
+/// The limit of the client's that an exchange hit, for the count of connections ended early; other
+/// ends are counted as what they are answered with.
+fn early_close(expired: ExchangeEnd) -> Option<EarlyClose> {
     match expired {
-        Expired::Body => Some(EarlyClose::SlowBody),
-        Expired::Idle => Some(EarlyClose::ExchangeIdle),
-        Expired::Write => Some(EarlyClose::WriteStall),
-        Expired::Head | Expired::Malformed => None,
+        ExchangeEnd::Body => Some(EarlyClose::SlowBody),
+        ExchangeEnd::Idle => Some(EarlyClose::ExchangeIdle),
+        ExchangeEnd::Write => Some(EarlyClose::WriteStall),
+        ExchangeEnd::Head | ExchangeEnd::Malformed | ExchangeEnd::GoingAway | ExchangeEnd::Unopened => None,
     }
 }
 
 /// What a failed attempt says, if it is about the upstream.
-fn failure<'e>(context: &Context, of: impl FnOnce(&Watch) -> Option<Failure<'e>>) -> Option<Failure<'e>> {
+fn failure<'e>(
+    context: &RequestContext,
+    of: impl FnOnce(&ExchangeState) -> Option<Failure<'e>>,
+) -> Option<Failure<'e>> {
     judged(context).and_then(|(request, _)| of(&request.watch))
 }
 
-/// Counts a failed attempt. That a kept connection has ended meanwhile is no failure of its server.
-fn note(context: &mut Context, failure: &Failure<'_>) {
+/// Counts a failed attempt. The end of an idle connection is not a failure of its server.
+fn note(context: &mut RequestContext, failure: &Failure<'_>) {
     if let (Some(upstream), Some(server)) = (upstream_of(context), context.server) {
         upstream.counters.count_error(failure.kind);
-        if failure.is_silence() && context.request.as_ref().is_some_and(|request| request.watch.is_over_http2()) {
+        if (failure.is_silence() || failure.is_unopened())
+            && context.request.as_ref().is_some_and(|request| request.watch.is_over_http2())
+        {
             upstream.retire_connections();
         }
         if !failure.is_stale() {
             upstream.servers.failed(server);
+        }
+        if failure.is_of_tls() {
+            upstream.servers.note_handshake(server, false);
         }
         if let Some(error) = failure.tls_complaint().filter(|_| upstream.complaints.passes()) {
             let (upstream, server) = (&*upstream.name, server.address);
             tracing::warn!(upstream, %server, error, "no connection over TLS to this server");
         }
     }
+    // Others that were kept may have ended too.
+    context.needs_new_connection |= failure.is_stale();
     context.upstream_error = Some(failure.kind);
+    // What a hook has found is not in the error.
+    let flaw = failure.head_flaw();
+    context.upstream_flaw = context.upstream_flaw.take().filter(|_| failure.is_lasting()).or(flaw);
+}
+
+/// Counts an answer of a server to a request that `took` so long until its head.
+fn note_answer(judged: &PolicyMatch<'_>, server: Option<PickedServer>, status: StatusCode, took: Option<Duration>) {
+    let Some(route) = judged.route else { return };
+    let upstream = &route.upstream;
+    if let Some(server) = server {
+        if upstream.tls.is_some() {
+            upstream.servers.note_handshake(server, true);
+        }
+        match upstream::is_failure(status) {
+            true => upstream.servers.failed(server),
+            false => upstream.servers.succeeded(server),
+        }
+    }
+    if let Some(took) = took {
+        upstream.counters.duration.observe(took);
+    }
+}
+
+/// Counts an attempt over HTTP/2 that was given up. A server that allows no further request on a
+/// connection has not failed.
+fn note_given_up(context: &mut RequestContext, kind: UpstreamError) {
+    if let (Some(upstream), Some(server)) = (upstream_of(context), context.server) {
+        upstream.counters.count_error(kind);
+        upstream.retire_connections();
+        if kind != UpstreamError::StreamLimit {
+            upstream.servers.failed(server);
+        }
+    }
+    context.upstream_error = Some(kind);
+}
+
+/// The error for a response head that is refused here.
+fn invalid_head(context: &mut RequestContext, flaw: HeadFlaw) -> Box<Error> {
+    context.upstream_flaw = Some(flaw);
+    Error::explain(ErrorType::InvalidHTTPHeader, "a response head that is refused").into_up()
 }
 
 /// Which HTTP a server is asked in. WebSockets need HTTP/1.1.
@@ -506,35 +841,118 @@ fn protocol_for(session: &Session, upstream: &Upstream) -> Result<Protocol> {
     }
 }
 
+/// Who connects to the server.
+enum Transport {
+    /// [`upstream::Connector`], over HTTP/1.1.
+    Own(Wanted),
+    /// Pingora's connector, over HTTP/2.
+    Pingora,
+}
+
+/// How a body is delimited on its way to a server of HTTP/1.1. Pingora sends one without a length
+/// in chunks.
+fn request_framing(sent: &RequestHeader, is_empty: bool) -> RequestFraming {
+    let length = sent.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    match length {
+        Some(length) => RequestFraming::Length(length),
+        None if sent.headers.contains_key(TRANSFER_ENCODING) || !is_empty => {
+            RequestFraming::Chunked(ChunkedDecoder::new())
+        }
+        None => RequestFraming::Length(0),
+    }
+}
+
+/// What the head of a response means for the connection that it came on.
+fn note_response(progress: &RequestProgress, watch: &ExchangeState, header: &ResponseHeader) {
+    match header.status {
+        StatusCode::SWITCHING_PROTOCOLS => return progress.open_tunnel(),
+        StatusCode::CONTINUE => return progress.note_continue(),
+        status if status.is_informational() => return,
+        _ => {}
+    }
+    if !progress.is_whole() {
+        progress.retire();
+        // Below 300 the server may answer while it reads, and goes on reading. From 300 on it has
+        // seen enough, and one that has not asked for the body may never read it.
+        if header.status >= StatusCode::MULTIPLE_CHOICES || watch.expects_continue() {
+            progress.seal();
+        }
+        if header.status == StatusCode::NO_CONTENT
+            || header.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
+        {
+            progress.end_response();
+        }
+    }
+    if let Some(seconds) = hop_by_hop::keep_alive_seconds(&header.headers) {
+        progress.set_keep_alive(seconds);
+    }
+}
+
+fn is_pinned(context: &RequestContext) -> bool {
+    let server = upstream_of(context).zip(context.server);
+    server.is_some_and(|(upstream, server)| upstream.servers.is_pinned(server))
+}
+
+/// The server has shown an authority's certificate: the next attempt leaves it unverified, and
+/// compares it with those that are trusted before the request is sent. Such an attempt does not
+/// count as failed.
+fn compare_certificate(context: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
+    context.negotiations += 1;
+    if let (Some(upstream), Some(server)) = (upstream_of(context), context.server) {
+        upstream.servers.set_pinned(server, true);
+    }
+    context.attempts = context.attempts.saturating_sub(1);
+    context.server = None;
+    error.set_retry(context.negotiations <= NEGOTIATIONS_MAX);
+    error
+}
+
+/// The server takes another HTTP than it was asked in: the next attempt asks in that one. Such an
+/// attempt does not count as failed.
+fn negotiated(context: &mut RequestContext, speaks_http2: bool, mut error: Box<Error>) -> Box<Error> {
+    context.negotiations += 1;
+    if let (Some(upstream), Some(server)) = (upstream_of(context), context.server) {
+        upstream.servers.set_http2(server, speaks_http2);
+    }
+    context.attempts = context.attempts.saturating_sub(1);
+    context.server = None;
+    error.set_retry(context.negotiations <= NEGOTIATIONS_MAX);
+    error
+}
+
+fn progress_of(context: &RequestContext) -> Option<Arc<RequestProgress>> {
+    context.request.as_ref().and_then(|request| request.watch.progress())
+}
+
 /// What Pingora leaves to do when a request goes out over HTTP/2.
-async fn before_http2(session: &mut Session, watch: &Watch) -> Result<()> {
-    watch.go_over_http2();
+async fn before_http2(session: &mut Session, watch: &ExchangeState) -> Result<()> {
+    watch.set_http2();
+    if !session.as_mut().is_body_empty()
+        && let Some(probe) =
+            session.stream().and_then(|io| io.as_any().downcast_ref::<RequestConnection>()?.client_probe())
+    {
+        watch.set_probe(probe);
+    }
     if session.req_header().version == Version::HTTP_10 {
         session.downstream_modules_ctx = until_close::modules();
     }
     if watch.expects_continue() {
-        // The upstream's own `100 Continue` gets lost in Pingora. RFC 9110, section 10.1.1: whoever forwards may say it as well.
+        // The upstream's own `100 Continue` gets lost in Pingora. RFC 9110, section 10.1.1: a proxy
+        // may send it as well.
         session.downstream_session.write_continue_response().await.map_err(|error| error.into_down())?;
-        watch.continued();
+        watch.stop_expecting_continue();
     }
     Ok(())
 }
 
-fn has_attempts(context: &Context) -> bool {
+fn has_attempts(context: &RequestContext) -> bool {
     upstream_of(context).is_some_and(|upstream| context.attempts < upstream.attempts)
 }
 
-fn has_budget(context: &Context) -> bool {
+fn has_budget(context: &RequestContext) -> bool {
     upstream_of(context).is_some_and(Upstream::may_retry)
 }
 
-fn upstream_of(context: &Context) -> Option<&Upstream> {
+fn upstream_of(context: &RequestContext) -> Option<&Upstream> {
     judged(context).and_then(|(_, judged)| judged.route.map(|route| &*route.upstream))
-}
-
-/// Whether a denial is of a request that somebody makes by following a link or submitting a form, which `Forward` is for.
-pub fn is_denied_navigation(judged: &Judged<'_>, headers: Fields<'_>) -> bool {
-    let navigates = judged.verdict.kind == Kind::Actual && judge::is_navigation(headers);
-    let enforces = judged.route.is_some_and(|route| route.mode == Mode::Enforce);
-    navigates && enforces && judged.action == Action::Deny
 }

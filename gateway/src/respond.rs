@@ -1,44 +1,52 @@
-//! The one writer of responses: what the gateway answers by itself, and the CORS fields of every answer.
+//! The one writer of responses: the gateway's own answers, and the CORS fields of every answer.
 //!
-//! [`write_cors`] and, for the lane's bytes, [`write_preflight`] are the only places where `Access-Control-*` enters a response head:
-//! whatever the upstream sent is removed by prefix, then comes what the policy engine renders for the verdict. Answers made here say why in
-//! `application/problem+json` (RFC 9457), are never stored, and echo nothing of the request but its id.
+//! [`write_cors`] and, for the lane's bytes, [`write_preflight`] are the only functions that write
+//! `Access-Control-*` to a response head. They first remove the upstream's fields by prefix, then
+//! add what the policy engine renders for the verdict. The gateway's own answers explain themselves
+//! in `application/problem+json` (RFC 9457) and in `Proxy-Status` (see [`proxy_status`]). They are
+//! never stored, and echo nothing of the request except its id and a refused method or header.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
-use crossgate_policy::{Edit, Kind, OwnOrigin, Reason, Request, Value, is_cors_response_field, missing_vary};
+use crossgate_policy::{
+    CorsRequest, EditValue, HeaderEdit, Outcome, OwnOrigin, Reason, RequestKind, is_cors_response_field, missing_vary,
+};
 use http::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, InvalidHeaderValue, ORIGIN, VARY,
     X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use pingora::protocols::http::date::get_cached_date;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
-use crate::fields::Named;
-use crate::judge::{Action, HeadView, Judged, Judgement};
-use crate::lane::head as lane_head;
-use crate::lane::preflight::Persistence;
-use crate::rewrite;
+use crate::judge::{Judgement, PolicyMatch, RequestAction};
+use crate::metrics::CheckResult;
+use crate::proxy_status::{self, PROXY_STATUS, UpstreamFault};
+use crate::request_head::RequestHead;
+use crossgate_config::model::ProxyStatus;
+use crossgate_message::fields::NamedField;
+use crossgate_message::fields::X_REQUEST_ID;
+use crossgate_message::rewrite;
+use crossgate_wire::exchange::{ConnectionPersistence, EdgeAnswer, answer_bytes, end_head, write_field};
 
-/// The field that carries the request's id.
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// An answer made by the gateway.
-pub struct Answer {
-    /// Its status.
-    pub status: StatusCode,
-    /// All fields but those that the connection adds (`Date`, `Connection`).
-    pub fields: HeaderMap,
-    /// Empty for 204 and for answers to HEAD.
-    pub body: Bytes,
+/// The inputs of the gateway's own answer besides the verdict.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AnswerContext<'a> {
+    pub request_id: &'a str,
+    pub proxy_status: ProxyStatus,
+    /// The reason why the upstream's answer cannot be forwarded.
+    pub fault: UpstreamFault<'a>,
 }
 
-/// Room for the fields of an answer.
+/// The reason of a failed health check.
+const DRAINING: &str = "draining";
+
+/// Initial capacity for the fields of an answer.
 const FIELDS_USUAL: usize = 8;
 
-/// The body of an answer that is an error or a denial.
+/// The problem details (RFC 9457) of an error or a denial.
 #[derive(Serialize)]
-struct Problem<'a> {
+struct ProblemDetails<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
@@ -47,70 +55,109 @@ struct Problem<'a> {
     request_id: &'a str,
 }
 
-/// The answer to a judged head, where the gateway answers by itself.
-pub fn answer(judgement: &Judgement<'_>, head: &HeadView<'_>, request_id: &str) -> Option<Answer> {
+/// The gateway's own answer to a judged head. `None` if the request is forwarded.
+pub fn answer(judgement: &Judgement<'_>, head: &RequestHead<'_>, context: AnswerContext<'_>) -> Option<EdgeAnswer> {
     let judged = match judgement {
         Judgement::Refused(refusal) => {
-            let problem = problem(refusal.status, refusal.detail, refusal.reason, request_id);
-            return Some(finish(problem, head));
+            let status = proxy_status::of_error(refusal.status, refusal.reason, context.fault);
+            let problem = problem(refusal.status, refusal.detail, refusal.reason, status, context);
+            return Some(finish(problem, head.method));
         }
         Judgement::Judged(judged) => judged,
     };
     match judged.action {
-        Action::Forward | Action::Report => None,
-        Action::AnswerPreflight => {
+        RequestAction::Forward | RequestAction::Report => None,
+        RequestAction::AnswerPreflight => {
             let mut fields = HeaderMap::with_capacity(FIELDS_USUAL);
             write_cors(&mut fields, judged, head);
-            Some(Answer { status: StatusCode::NO_CONTENT, fields, body: Bytes::new() })
+            if context.proxy_status == ProxyStatus::Sent {
+                fields.insert(PROXY_STATUS, proxy_status::of_preflight(judged, head));
+            }
+            // Fetch, CORS-preflight fetch: the status must be an ok status (200 to 299).
+            Some(EdgeAnswer { status: StatusCode::NO_CONTENT, fields, body: Bytes::new() })
         }
-        Action::Deny => Some(error(StatusCode::FORBIDDEN, judged, head, request_id)),
-        Action::NotFound => Some(error(StatusCode::NOT_FOUND, judged, head, request_id)),
+        RequestAction::ExplainPreflight => Some(explained_refusal(judged, head, context)),
+        RequestAction::Deny => Some(error(StatusCode::FORBIDDEN, judged, head, context)),
+        RequestAction::NotFound => Some(error(StatusCode::NOT_FOUND, judged, head, context)),
     }
 }
 
-/// An error answer to a request whose policy is known: a page that may read answers may read this one.
-pub fn error(status: StatusCode, judged: &Judged<'_>, head: &HeadView<'_>, request_id: &str) -> Answer {
-    let told = told_by_rule(judged, head).filter(|_| status == StatusCode::FORBIDDEN);
-    let mut answer =
-        problem(status, told.unwrap_or_else(|| detail(status, judged)), reason(status, judged), request_id);
-    if is_readable(status) && judged.verdict.kind != Kind::Preflight {
+/// A 204 answer to a denied preflight: the browser then reports the refused method or header, and
+/// blocks the request.
+fn explained_refusal(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, context: AnswerContext<'_>) -> EdgeAnswer {
+    let mut fields = HeaderMap::with_capacity(FIELDS_USUAL);
+    write_cors(&mut fields, judged, head);
+    mark_refusal(&mut fields, proxy_status::of_preflight(judged, head), context);
+    EdgeAnswer { status: StatusCode::NO_CONTENT, fields, body: Bytes::new() }
+}
+
+/// An error answer to a request with a known policy. A page of an allowed origin can read it.
+pub fn error(
+    status: StatusCode,
+    judged: &PolicyMatch<'_>,
+    head: &RequestHead<'_>,
+    context: AnswerContext<'_>,
+) -> EdgeAnswer {
+    let mut answer = match status {
+        StatusCode::FORBIDDEN => denial(judged, head, context),
+        _ => {
+            let reason = reason(status, judged);
+            let proxy_status = proxy_status::of_error(status, reason, context.fault);
+            problem(status, detail(status, judged), reason, proxy_status, context)
+        }
+    };
+    if is_readable(status) && judged.verdict.kind != RequestKind::Preflight {
         write_cors(&mut answer.fields, judged, head);
     } else {
         write_vary(&mut answer.fields, judged);
     }
-    finish(answer, head)
+    finish(answer, head.method)
 }
 
-/// What a denying rule says to the caller. A message made of the origin stays here, since no denial echoes one: it is in the log and
-/// in `explain`.
-fn told_by_rule<'j>(judged: &'j Judged<'_>, head: &HeadView<'_>) -> Option<&'j str> {
+/// The problem details of a denial. They name a refused method or header: the client sent it, so
+/// this discloses nothing.
+fn denial(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, context: AnswerContext<'_>) -> EdgeAnswer {
+    let refused = proxy_status::refused_token(judged, head);
+    let detail = match (&refused, judged.verdict.reason) {
+        (Some(method), Reason::Method) => format!("the policy of this API does not allow the method {method}").into(),
+        (Some(header), Reason::Header) => format!("the policy of this API does not allow the header {header}").into(),
+        _ => Cow::Borrowed(rule_message(judged, head).unwrap_or_else(|| denial_detail(judged))),
+    };
+    let proxy_status = proxy_status::of_denial(judged, refused.as_deref());
+    problem(StatusCode::FORBIDDEN, &detail, judged.reason().as_str(), proxy_status, context)
+}
+
+/// The message of a denying rule. A message that contains the origin is withheld, since no denial
+/// echoes an origin; the log and `explain` contain it.
+fn rule_message<'j>(judged: &'j PolicyMatch<'_>, head: &RequestHead<'_>) -> Option<&'j str> {
     let message = judged.rule_message().filter(|_| judged.verdict.reason == Reason::RuleDeny)?;
     let origin = std::str::from_utf8(head.headers.first(&ORIGIN)?).ok()?;
     (!message.contains(origin)).then_some(message)
 }
 
-/// 400, 405, 421, 431 and our 403 never carry CORS headers: they say nothing of the resource.
+/// Returns whether a page may read the response. The other statuses carry no CORS fields, because
+/// they are not responses of the resource.
 fn is_readable(status: StatusCode) -> bool {
     !matches!(status.as_u16(), 400 | 403 | 405 | 408 | 421 | 431)
 }
 
-fn detail(status: StatusCode, judged: &Judged<'_>) -> &'static str {
+fn detail(status: StatusCode, judged: &PolicyMatch<'_>) -> &'static str {
     match status.as_u16() {
-        400 => "the request body is not what its head announced",
+        400 => "the request body does not match its framing",
         403 => denial_detail(judged),
         404 => "no route of this tenant has the path and method",
-        408 => "the request body came too slowly",
+        408 => "the request body arrived too slowly",
         413 => "the request body is larger than allowed",
-        501 => "the upstream of this route speaks HTTP/2 alone, and takes no WebSockets",
-        502 => "the upstream gave no valid answer",
+        501 => "the upstream of this route uses HTTP/2 only and accepts no WebSockets",
+        502 => "the upstream sent no valid response",
         503 => "the upstream cannot take the request",
         504 => "the upstream did not answer in time",
         _ => "the gateway failed",
     }
 }
 
-/// The verdict's reason where the verdict is why; else what failed.
-fn reason(status: StatusCode, judged: &Judged<'_>) -> &'static str {
+/// The verdict's reason if the verdict caused the status, otherwise the failure.
+fn reason(status: StatusCode, judged: &PolicyMatch<'_>) -> &'static str {
     match status.as_u16() {
         400 => "bad_request",
         403 | 404 => judged.reason().as_str(),
@@ -124,7 +171,7 @@ fn reason(status: StatusCode, judged: &Judged<'_>) -> &'static str {
     }
 }
 
-fn denial_detail(judged: &Judged<'_>) -> &'static str {
+fn denial_detail(judged: &PolicyMatch<'_>) -> &'static str {
     use crossgate_policy::Reason as R;
     let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
     match judged.verdict.reason {
@@ -136,25 +183,26 @@ fn denial_detail(judged: &Judged<'_>) -> &'static str {
         R::Header => "the policy of this API does not allow a requested header",
         R::RuleDeny => "the rule of this API denies the origin",
         R::RuleError => "the rule of this API failed",
-        R::UnknownHost | R::UnknownRoute => "no policy is known for the request",
+        R::UnknownHost | R::UnknownRoute => "no policy applies to the request",
         R::Exact | R::Wildcard | R::Regex | R::Rule | R::Any | R::SameOrigin | R::NonCors => {
             "the policy of this API does not allow the request"
         }
     }
 }
 
-/// Makes the fields of an upstream's final response the gateway's: CORS and the request's id. A policy that only reports changes
-/// nothing.
+/// Completes an upstream's final response: CORS fields and the request's id. In report mode nothing
+/// changes.
 ///
 /// # Errors
-/// Where the id cannot be a field value; it is made or checked by [`crate::forwarded::request_id`], so it always can.
+/// If the id is not a valid field value. [`crossgate_message::forwarded::request_id`] makes or
+/// checks it, so this does not occur.
 pub fn complete(
     fields: &mut HeaderMap,
-    judged: &Judged<'_>,
-    head: &HeadView<'_>,
+    judged: &PolicyMatch<'_>,
+    head: &RequestHead<'_>,
     request_id: &str,
 ) -> Result<(), InvalidHeaderValue> {
-    if judged.action == Action::Report {
+    if judged.action == RequestAction::Report {
         return Ok(());
     }
     write_cors(fields, judged, head);
@@ -162,62 +210,72 @@ pub fn complete(
     Ok(())
 }
 
-/// Writes the CORS fields of a response: removes every `Access-Control-*` of the upstream, adds the verdict's own, and
-/// merges `Vary`. A policy that only reports changes nothing.
-pub fn write_cors(fields: &mut HeaderMap, judged: &Judged<'_>, head: &HeadView<'_>) {
+/// Writes the CORS fields of a response: removes every `Access-Control-*` of the upstream, adds
+/// those of the verdict, and merges `Vary`. In report mode nothing changes.
+pub fn write_cors(fields: &mut HeaderMap, judged: &PolicyMatch<'_>, head: &RequestHead<'_>) {
     strip_cors(fields, judged);
-    if judged.action == Action::Report {
+    if judged.action == RequestAction::Report {
         return;
     }
     let Some(policy) = judged.policy() else { return };
     with_quoted(judged, head, |request| {
-        for Edit { name, value } in policy.edits(&judged.verdict, request) {
-            if let Some(value) = field_value(value) {
-                fields.append(name, value);
-            }
+        if judged.action == RequestAction::ExplainPreflight {
+            append(fields, policy.refusal_edits(&judged.verdict, request));
+        } else {
+            append(fields, policy.edits(&judged.verdict, request));
         }
     });
     write_vary(fields, judged);
 }
 
-/// Calls `then` with the part of a request that its answer may quote.
-fn with_quoted<R>(judged: &Judged<'_>, head: &HeadView<'_>, then: impl FnOnce(&Request<'_>) -> R) -> R {
+fn append<'a>(fields: &mut HeaderMap, edits: impl Iterator<Item = HeaderEdit<'a>>) {
+    for HeaderEdit { name, value } in edits {
+        if let Some(value) = field_value(value) {
+            fields.append(name, value);
+        }
+    }
+}
+
+/// Calls `then` with the part of the request that an answer may quote.
+fn with_quoted<R>(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, then: impl FnOnce(&CorsRequest<'_>) -> R) -> R {
     let own = OwnOrigin { host: "", port: None, scheme: None };
-    let lines = Named { fields: head.headers, name: ACCESS_CONTROL_REQUEST_HEADERS };
-    let origin = head.noted.origin;
-    let quoted = Request { origin, requested_headers: &lines, ..Request::new(head.method, own) };
-    if judged.verdict.kind != Kind::Preflight {
+    let lines = NamedField { fields: head.headers, name: ACCESS_CONTROL_REQUEST_HEADERS };
+    let origin = head.known.origin;
+    let quoted = CorsRequest { origin, requested_headers: &lines, ..CorsRequest::new(head.method, own) };
+    if judged.verdict.kind != RequestKind::Preflight {
         return then(&quoted);
     }
-    let requested_method = head.noted.requested_method;
-    then(&Request { requested_method, ..quoted })
+    let requested_method = head.known.requested_method;
+    then(&CorsRequest { requested_method, ..quoted })
 }
 
-/// What is rendered is copied: a clone would count itself in memory that all threads share. Out of a valid policy or a parsed request
-/// comes nothing that is no field value.
-fn field_value(value: Value<'_>) -> Option<HeaderValue> {
+/// Converts a rendered value. Fixed values are cloned; others are copied, because a clone would
+/// count references in memory that all threads share. A valid policy or a parsed request gives only
+/// valid field values.
+fn field_value(value: EditValue<'_>) -> Option<HeaderValue> {
     match value {
-        Value::Fixed(value) => Some(value.clone()),
-        Value::Narrowed(value) => Some(value),
-        Value::Rendered(_) | Value::Request(_) => HeaderValue::from_bytes(value.as_bytes()).ok(),
+        EditValue::Fixed(value) => Some(value.clone()),
+        EditValue::Narrowed(value) => Some(value),
+        EditValue::Rendered(_) | EditValue::Request(_) => HeaderValue::from_bytes(value.as_bytes()).ok(),
     }
 }
 
-/// Removes every `Access-Control-*` of the upstream from a response: all there is to do for a 1xx, which no page reads.
-pub fn strip_cors(fields: &mut HeaderMap, judged: &Judged<'_>) {
-    if judged.action != Action::Report {
+/// Removes every `Access-Control-*` of the upstream from a response. A 1xx needs nothing else,
+/// since pages cannot read it.
+pub fn strip_cors(fields: &mut HeaderMap, judged: &PolicyMatch<'_>) {
+    if judged.action != RequestAction::Report {
         strip_cors_trailers(fields);
     }
 }
 
-/// Removes the CORS fields from trailers, where nobody may look for them but somebody might.
+/// Removes CORS fields from trailers. Fetch ignores them there, but other clients might not.
 pub fn strip_cors_trailers(trailers: &mut HeaderMap) {
     rewrite::remove(trailers, |name| is_cors_response_field(name.as_str().as_bytes()));
 }
 
-fn write_vary(fields: &mut HeaderMap, judged: &Judged<'_>) {
+fn write_vary(fields: &mut HeaderMap, judged: &PolicyMatch<'_>) {
     let Some(policy) = judged.policy() else { return };
-    if judged.action == Action::Report {
+    if judged.action == RequestAction::Report {
         return;
     }
     if !fields.contains_key(VARY) {
@@ -226,6 +284,7 @@ fn write_vary(fields: &mut HeaderMap, judged: &Judged<'_>) {
         }
         return;
     }
+    // The upstream's own `Vary` stays: members are added, never removed (RFC 9110, section 12.5.5).
     let lines: Vec<&[u8]> = fields.get_all(VARY).iter().map(HeaderValue::as_bytes).collect();
     let missing: Vec<&str> = missing_vary(lines.iter().copied(), policy.vary(judged.verdict.kind)).collect();
     if let Ok(value) = HeaderValue::from_str(&missing.join(", "))
@@ -235,38 +294,62 @@ fn write_vary(fields: &mut HeaderMap, judged: &Judged<'_>) {
     }
 }
 
-fn problem(status: StatusCode, detail: &str, reason: &str, request_id: &str) -> Answer {
+fn problem(
+    status: StatusCode,
+    detail: &str,
+    reason: &str,
+    proxy_status: HeaderValue,
+    context: AnswerContext<'_>,
+) -> EdgeAnswer {
+    let request_id = context.request_id;
     let title = status.canonical_reason().unwrap_or("Error");
-    let problem = Problem { title, status: status.as_u16(), detail, reason, request_id };
+    let problem = ProblemDetails { title, status: status.as_u16(), detail, reason, request_id };
     let body = Bytes::from(serde_json::to_vec(&problem).unwrap_or_default());
     let mut fields = HeaderMap::with_capacity(FIELDS_USUAL);
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Browsers must not guess another type from the body (MIME sniffing).
     fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // Made or checked here, so it is a field value.
-    if let Ok(id) = HeaderValue::from_str(request_id) {
-        fields.insert(X_REQUEST_ID, id);
-    }
-    Answer { status, fields, body }
+    mark_refusal(&mut fields, proxy_status, context);
+    EdgeAnswer { status, fields, body }
 }
 
-/// Sets the length, and drops the body where there must be none.
-fn finish(mut answer: Answer, head: &HeadView<'_>) -> Answer {
+/// Adds the fields of every refusal, for all statuses. New fields that describe refusals belong
+/// here.
+fn mark_refusal(fields: &mut HeaderMap, proxy_status: HeaderValue, context: AnswerContext<'_>) {
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // The id was made or checked here, so it is a valid field value.
+    if let Ok(id) = HeaderValue::from_str(context.request_id) {
+        fields.insert(X_REQUEST_ID, id);
+    }
+    if context.proxy_status == ProxyStatus::Sent {
+        fields.insert(PROXY_STATUS, proxy_status);
+    }
+}
+
+/// Sets `Content-Length`, and drops the body of an answer to HEAD.
+fn finish(mut answer: EdgeAnswer, method: &[u8]) -> EdgeAnswer {
     answer.fields.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
-    if head.method == b"HEAD" {
+    // RFC 9110, section 9.3.2: HEAD has the fields of GET, and no body.
+    if method == b"HEAD" {
         answer.body = Bytes::new();
     }
     answer
 }
 
-/// Appends the whole bytes of an allowed preflight's answer, the one that [`answer`] gives for it.
-pub fn write_preflight(judged: &Judged<'_>, head: &HeadView<'_>, persistence: Persistence, out: &mut Vec<u8>) {
+/// Appends the bytes of a preflight's 204 answer. They equal the answer of [`answer`].
+pub fn write_preflight(
+    judged: &PolicyMatch<'_>,
+    head: &RequestHead<'_>,
+    persistence: ConnectionPersistence,
+    proxy_status: ProxyStatus,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n");
     let Some(policy) = judged.policy() else { return };
     with_quoted(judged, head, |request| {
         let lines = policy.preflight_lines(&judged.verdict);
-        let unwritten = if lines.is_some() { 1 } else { usize::MAX };
-        for Edit { name, value } in policy.edits(&judged.verdict, request).take(unwritten) {
+        let edits_max = if lines.is_some() { 1 } else { usize::MAX };
+        for HeaderEdit { name, value } in policy.edits(&judged.verdict, request).take(edits_max) {
             write_field(name.as_str(), value.as_bytes(), out);
         }
         out.extend_from_slice(lines.unwrap_or_default());
@@ -274,52 +357,54 @@ pub fn write_preflight(judged: &Judged<'_>, head: &HeadView<'_>, persistence: Pe
     if let Some(vary) = policy.vary_value(judged.verdict.kind) {
         write_field("vary", vary.as_bytes(), out);
     }
-    end_head(persistence, out);
-}
-
-/// Appends the whole bytes of an answer made here.
-pub fn write_answer(answer: &Answer, persistence: Persistence, out: &mut Vec<u8>) {
-    let Answer { status, fields, body } = answer;
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(status.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"\r\n");
-    for (name, value) in fields {
-        write_field(name.as_str(), value.as_bytes(), out);
+    match (proxy_status, judged.verdict.outcome) {
+        (ProxyStatus::Sent, Outcome::Allow) => out.extend_from_slice(proxy_status::ALLOWED_LINE),
+        (ProxyStatus::Sent, Outcome::Deny) => {
+            let value = proxy_status::of_preflight(judged, head);
+            write_field(PROXY_STATUS.as_str(), value.as_bytes(), out);
+        }
+        (ProxyStatus::Off, _) => {}
     }
     end_head(persistence, out);
-    out.extend_from_slice(body);
 }
 
-/// The fields that every answer on a connection has, and the empty line: `Date` as RFC 9110, section 6.6.1 wants it.
-fn end_head(persistence: Persistence, out: &mut Vec<u8>) {
-    write_field("date", get_cached_date().as_bytes(), out);
-    let connection: &[u8] = match persistence {
-        Persistence::KeepAlive => b"keep-alive",
-        Persistence::Close => b"close",
+/// The answer to a health check of a data listener, by GET or HEAD.
+pub fn health_check(result: CheckResult, method: &[u8], context: AnswerContext<'_>) -> EdgeAnswer {
+    let answer = match result {
+        CheckResult::Passed => {
+            let mut fields = HeaderMap::with_capacity(FIELDS_USUAL);
+            fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            if context.proxy_status == ProxyStatus::Sent {
+                fields.insert(PROXY_STATUS, proxy_status::of_own_answer());
+            }
+            EdgeAnswer { status: StatusCode::OK, fields, body: Bytes::from_static(b"ok\n") }
+        }
+        CheckResult::Failed => {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            let proxy_status = proxy_status::of_error(status, DRAINING, context.fault);
+            problem(
+                status,
+                "the gateway is draining; send requests to another instance",
+                DRAINING,
+                proxy_status,
+                context,
+            )
+        }
     };
-    write_field("connection", connection, out);
-    out.extend_from_slice(b"\r\n");
-}
-
-fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
+    finish(answer, method)
 }
 
 /// The answer to a head that is refused before it is judged.
-pub fn refusal(refusal: &lane_head::Refusal, request_id: &str) -> Answer {
-    let mut answer = problem(refusal.status, refusal.detail, refusal.reason, request_id);
+pub fn refusal(refusal: &crossgate_wire::refusal::HeadRefusal, context: AnswerContext<'_>) -> EdgeAnswer {
+    let proxy_status = proxy_status::of_error(refusal.status, refusal.reason, context.fault);
+    let mut answer = problem(refusal.status, refusal.detail, refusal.reason, proxy_status, context);
     answer.fields.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
     answer
 }
 
-/// The whole bytes of such an answer of the lane. The connection closes after it.
-pub fn refusal_bytes(refused: &lane_head::Refusal, request_id: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    write_answer(&refusal(refused, request_id), Persistence::Close, &mut bytes);
-    bytes
+/// The bytes of [`refusal`], for the lane. The connection closes after them.
+pub fn refusal_bytes(refused: &crossgate_wire::refusal::HeadRefusal, context: AnswerContext<'_>) -> Vec<u8> {
+    answer_bytes(&refusal(refused, context))
 }

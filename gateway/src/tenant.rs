@@ -1,85 +1,132 @@
-//! Compiled tenants, their routes and the upstreams behind them: what a request finds once its host is known.
+//! Compiled tenants, their routes and policies: what a request uses once its host is known.
 //!
-//! All of it is frozen when a snapshot is compiled, and shared: a tenant that did not change is the same object in the next
-//! snapshot, with its counters and its upstreams' turns. Routes are few, and tried longest first; tenants and origins are
-//! many, and hashed. Absent on purpose: anything a request could change but for counters, and for what is known of servers.
+//! Everything is fixed when a snapshot is compiled, and shared: an unchanged tenant is the same
+//! object in the next snapshot, with its counters. Routes are few, and tried longest first; tenants
+//! and origins are many, and hashed. Absent on purpose: state that a request changes, except
+//! counters and the state of servers.
 
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
-use crossgate_policy::Policy;
-use http::HeaderValue;
+use crossgate_policy as engine;
+use crossgate_policy::{Policy, Template};
 use smallvec::SmallVec;
 
-use crate::config::model::{Mode, Protocol, TenantSpec, Timeouts, UnmatchedRequests, UpstreamSpec};
-use crate::metrics::{Cells, EntryHandles, TenantCounters, UpstreamCounters};
-use crate::queue::Queue;
-use crate::servers::{Picked, Retries, Servers};
-use crate::snapshot::SharedPolicy;
-use crate::throttle::Throttle;
-use crate::upstream::UpstreamTls;
-use crate::verdicts::RuleSeat;
+use crate::counters::{EntryHandles, TenantCounters};
+use crate::upstream::Upstream;
+use crate::verdicts::{CompiledRule, TenantRule};
+use crossgate_config::model::{Mode, PolicyConfig, Position, PreflightFailures, TenantSpec, UnmatchedRequests};
+use crossgate_config::warnings::WarningCode;
+use crossgate_message::target;
 
-/// Whose API a host is.
+/// A tenant: the owner of a set of hosts.
 #[derive(Debug)]
 pub struct Tenant {
-    /// Its name in metrics, logs and headers.
+    /// The tenant's name in metrics, logs and headers.
     pub id: Arc<str>,
-    /// What is counted of its requests. They survive recompiling and vanish with the tenant.
+    /// The counters of the tenant's requests. They survive recompiling, and end with the tenant.
     pub counters: Arc<TenantCounters>,
-    /// What it was compiled from.
+    /// The specification that the tenant was compiled from.
     pub(crate) spec: Arc<TenantSpec>,
-    /// The longest prefix first, and of two equal ones the one that names methods. Most tenants have one.
+    /// The routes, longest prefix first; of equal prefixes, the route with methods first. Most
+    /// tenants have one.
     pub(crate) routes: SmallVec<[Arc<Route>; 1]>,
     pub(crate) fallback: Option<Arc<Route>>,
+    /// Whether every path has a route and all routes have the same terms, as with most tenants.
+    pub(crate) has_uniform_terms: bool,
+    /// The warnings of compiling the tenant, reported at every load that uses it.
+    pub(crate) warnings: Box<[TenantWarning]>,
+}
+
+/// A warning about a tenant, with its location in the file.
+#[derive(Debug, Clone)]
+pub(crate) struct TenantWarning {
+    pub(crate) code: WarningCode,
+    pub(crate) at: Position,
+    pub(crate) message: String,
 }
 
 impl Tenant {
-    /// The route for a path as [`Target::path_for_matching`](crate::target::Target::path_for_matching) gives it. A preflight is
-    /// routed by the method it asks for.
-    pub fn route(&self, path: &str, method: &[u8]) -> Option<&Route> {
-        self.routes.iter().map(|route| &**route).find(|route| route.covers(path) && route.takes(method))
+    /// Returns whether all paths have routes with the same terms.
+    pub(crate) fn are_uniform(routes: &[Arc<Route>]) -> bool {
+        let accepts_all = routes.last().filter(|last| &*last.prefix == "/" && last.methods.is_empty());
+        accepts_all.is_some_and(|last| routes.iter().all(|route| route.has_terms_of(last)))
     }
 
-    /// Whose policy speaks in the answer to a path of no route: the tenant's own, if it has one. Such a request is never
-    /// forwarded.
+    /// The route for a path of
+    /// [`path_for_matching`](crossgate_message::target::RequestTarget::path_for_matching).
+    /// A preflight is routed by its requested method.
+    pub fn route(&self, path: &str, method: &[u8]) -> Option<&Route> {
+        self.routes.iter().map(|route| &**route).find(|route| route.covers(path) && route.accepts(method))
+    }
+
+    /// Returns whether a server could read a path as one of a route with other terms than those of
+    /// [`Tenant::route`] (path confusion). Such a request is refused: it would be judged by one
+    /// route and served as another.
+    pub fn is_ambiguous(&self, path: &str, methods: &[&[u8]]) -> bool {
+        if self.has_uniform_terms {
+            return false;
+        }
+        methods.iter().any(|method| {
+            let found = self.route(path, method);
+            let is_other = |other: Option<&Route>| match (found, other) {
+                (Some(found), Some(other)) => !found.has_terms_of(other),
+                (None, None) => false,
+                // Without a route the gateway answers itself, so no server reads the path.
+                (None, Some(_)) => false,
+                (Some(_), None) => true,
+            };
+            let in_any_case = |path: &str| self.route_in_any_case(path, method);
+            let is_other_in_any_case = |path: &str| is_other(self.route(path, method)) || is_other(in_any_case(path));
+            let is_other_reading = || target::readings(path).any(|reading| is_other_in_any_case(&reading));
+            is_other(in_any_case(path)) || !target::is_readable(path) || is_other_reading()
+        })
+    }
+
+    /// The route that a server with case-insensitive paths would use.
+    fn route_in_any_case(&self, path: &str, method: &[u8]) -> Option<&Route> {
+        let mut routes = self.routes.iter().map(|route| &**route);
+        routes.find(|route| route.covers_in_any_case(path) && route.accepts(method))
+    }
+
+    /// The tenant's own policy, which decides the CORS fields of answers to paths without a route.
+    /// Such requests are never forwarded.
     pub fn fallback(&self) -> Option<&Route> {
         self.fallback.as_deref()
     }
 
-    /// Every route, in the order in which they are tried.
+    /// All routes, in the order in which they are tried.
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
     }
 }
 
-/// What applies to the requests below one path.
+/// The policy and the upstream for the requests below one path.
 #[derive(Debug)]
 pub struct Route {
-    /// Whole segments from the left; `/` for all.
+    /// Whole path segments from the start; `/` for all paths.
     pub prefix: Arc<str>,
-    /// What the policy is called.
     pub policy_name: Arc<str>,
-    /// The policy, extended by the tenant's origins. Routes of a tenant that use the same one share it.
+    /// The policy, extended by the tenant's origins. Equal routes of a tenant share it.
     pub policy: Arc<Policy>,
-    /// Where requests go.
     pub upstream: Arc<Upstream>,
-    /// What happens to actual requests of other origins.
+    /// The treatment of actual requests whose origin is not allowed.
     pub unmatched_requests: UnmatchedRequests,
-    /// Whether the policy protects.
+    /// The answer to a preflight with a refused method or header of an allowed origin.
+    pub preflight_failures: PreflightFailures,
+    /// Whether the policy is enforced.
     pub mode: Mode,
-    /// Where the policy's entries are counted.
+    /// The counters of the policy's entries.
     pub handles: EntryHandles,
-    /// The policy's rule, with what is remembered of it for this tenant.
-    pub rule: Option<Arc<RuleSeat>>,
+    /// The policy's rule, with its cached answers for this tenant.
+    pub rule: Option<Arc<TenantRule>>,
     pub(crate) methods: Box<[Box<str>]>,
     pub(crate) shared: Arc<SharedPolicy>,
 }
 
 impl Route {
-    /// Whether a path lies below the prefix: `/public` covers `/public` and `/public/x`, never `/publicity`.
-    fn covers(&self, path: &str) -> bool {
+    /// Returns whether a path lies below the prefix: `/public` covers `/public` and `/public/x`,
+    /// never `/publicity`.
+    pub(crate) fn covers(&self, path: &str) -> bool {
         if &*self.prefix == "/" {
             return true;
         }
@@ -87,112 +134,81 @@ impl Route {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    fn takes(&self, method: &[u8]) -> bool {
+    fn covers_in_any_case(&self, path: &str) -> bool {
+        if &*self.prefix == "/" {
+            return true;
+        }
+        let parts = path.split_at_checked(self.prefix.len());
+        parts.is_some_and(|(start, rest)| {
+            start.eq_ignore_ascii_case(&self.prefix) && (rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+
+    /// Returns whether the prefixes differ only in case, and both routes accept the same requests
+    /// on different terms.
+    pub(crate) fn is_case_twin_of(&self, other: &Route) -> bool {
+        let shares_method = self.methods.is_empty() || other.methods.is_empty() || {
+            self.methods.iter().any(|method| other.accepts(method.as_bytes()))
+        };
+        let differs_in_case = self.prefix != other.prefix && self.prefix.eq_ignore_ascii_case(&other.prefix);
+        differs_in_case && shares_method && !self.has_terms_of(other)
+    }
+
+    /// Returns whether both routes treat a request in the same way.
+    fn has_terms_of(&self, other: &Route) -> bool {
+        Arc::ptr_eq(&self.policy, &other.policy)
+            && Arc::ptr_eq(&self.upstream, &other.upstream)
+            && self.unmatched_requests == other.unmatched_requests
+            && self.mode == other.mode
+    }
+
+    pub(crate) fn accepts(&self, method: &[u8]) -> bool {
         self.methods.is_empty() || self.methods.iter().any(|known| known.as_bytes() == method)
     }
 
-    /// The methods it is for; all if empty.
+    /// The methods of the route; all if empty.
     pub fn methods(&self) -> impl Iterator<Item = &str> {
         self.methods.iter().map(|method| &**method)
     }
 }
 
-/// Servers that answer the same requests.
-pub struct Upstream {
-    /// What it is called.
+/// A compiled policy, without the origins of tenants.
+#[derive(Debug)]
+pub struct SharedPolicy {
     pub name: Arc<str>,
-    /// Where it is.
-    pub servers: Arc<Servers>,
-    /// What bounds its requests, if anything does.
-    pub queue: Option<Arc<Queue>>,
-    /// How long to wait for it.
-    pub timeouts: Timeouts,
-    /// How often a request is tried, the first time included.
-    pub attempts: u32,
-    /// The `Host` it gets instead of the client's.
-    pub host: Option<HeaderValue>,
-    /// Which HTTP it is asked in.
-    pub protocol: Protocol,
-    /// Whom it is trusted by; `None` in clear text.
-    pub tls: Option<Arc<UpstreamTls>>,
-    /// What is counted of its answers.
-    pub counters: Arc<UpstreamCounters>,
-    /// How often the log tells of its TLS.
-    pub complaints: Throttle,
-    pub(crate) spec: UpstreamSpec,
-    /// Its number among all there ever were.
-    number: u32,
-    /// How often its connections were retired.
-    retired: AtomicU32,
-    turn: Cells,
-    retries: Retries,
+    pub(crate) template: Arc<Template>,
+    pub(crate) unmatched_requests: UnmatchedRequests,
+    pub(crate) preflight_failures: PreflightFailures,
+    pub(crate) mode: Mode,
+    /// The policy for tenants that add no origins.
+    pub(crate) plain: OnceLock<Arc<Policy>>,
+    /// Whether the policy could not be compiled, and has no lists.
+    pub(crate) broken: bool,
+    /// The policy's rule.
+    pub(crate) rule: Option<Arc<CompiledRule>>,
+    /// The warnings of compiling the policy, reported at every load that uses it.
+    pub(crate) warnings: Vec<engine::SpecProblem>,
+    pub(crate) spec: engine::PolicySpec,
 }
 
-impl Upstream {
-    /// The upstream of that name. What `previous` has and would be made the same again is kept.
-    pub(crate) fn new(
-        spec: &UpstreamSpec,
-        tls: Option<Arc<UpstreamTls>>,
-        counters: Arc<UpstreamCounters>,
-        previous: Option<&Upstream>,
-    ) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let same_servers = previous.filter(|previous| previous.servers.are_of(spec));
-        let new_servers =
-            || Arc::new(Servers::new(spec, Arc::clone(&counters), previous.map(|previous| &*previous.servers)));
-        let same_queue = previous.filter(|previous| previous.spec.limits == spec.limits);
-        let queue = match same_queue {
-            Some(previous) => previous.queue.clone(),
-            None => spec.limits.map(|limits| Arc::new(Queue::new(limits))),
-        };
-        Upstream {
-            name: Arc::from(&*spec.name.value),
-            servers: same_servers.map_or_else(new_servers, |previous| Arc::clone(&previous.servers)),
-            queue,
-            timeouts: spec.timeouts,
-            attempts: spec.attempts,
-            host: spec.host.clone(),
-            protocol: spec.protocol,
-            tls,
-            counters,
-            complaints: Throttle::default(),
-            spec: spec.clone(),
-            number: COUNT.fetch_add(1, Relaxed),
-            retired: AtomicU32::new(0),
-            turn: Cells::new(1),
-            retries: Retries::default(),
-        }
+impl SharedPolicy {
+    /// The number of configured origins and expressions.
+    pub(crate) fn origin_count(&self) -> usize {
+        let sets = self.spec.origin_sets.iter().map(|set| set.origins.len());
+        self.spec.allow_origins.len() + sets.sum::<usize>() + self.spec.allow_origin_regexes.len()
     }
 
-    /// A request's turn, drawn once: its later attempts go on from there, to other servers.
-    pub fn draw_turn(&self) -> usize {
-        usize::try_from(self.turn.count(0)).unwrap_or_default()
-    }
-
-    /// The server for an attempt of the request that drew `turn`: another than the one that failed `last`. There is one, unless all
-    /// servers have names, and none of them has led anywhere yet.
-    pub fn server(&self, turn: usize, attempt: u32, last: Option<Picked>) -> Option<Picked> {
-        self.servers.pick(turn.wrapping_add(attempt as usize), last)
-    }
-
-    /// What tells its kept connections from all others: none is used by another upstream, or outlives the trust that it was made under.
-    pub fn pool(&self) -> u64 {
-        u64::from(self.number) << 32 | u64::from(self.retired.load(Relaxed))
-    }
-
-    /// Lets no further request use the connections that there are: over HTTP/2, one that is silent may never speak again.
-    pub fn retire_connections(&self) {
-        self.retired.fetch_add(1, Relaxed);
-    }
-
-    /// Whether one more request may be tried again.
-    pub fn may_retry(&self) -> bool {
-        self.retries.take(self.turn.read(0))
-    }
-}
-
-impl fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Upstream").field(&self.name).field(&self.servers).finish()
+    /// Returns whether compiling `source` with this rule would give the same policy.
+    pub(crate) fn is_same_as(
+        &self,
+        spec: &engine::PolicySpec,
+        source: &PolicyConfig,
+        rule: Option<&Arc<CompiledRule>>,
+    ) -> bool {
+        let rest = self.mode == source.mode.value
+            && self.unmatched_requests == source.unmatched_requests
+            && self.preflight_failures == source.preflight_failures;
+        let same_rule = self.rule.as_ref().map(Arc::as_ptr) == rule.map(Arc::as_ptr);
+        rest && same_rule && !self.broken && self.spec == *spec
     }
 }

@@ -1,5 +1,5 @@
-//! How often the log tells of something that strangers or servers can make happen at any rate: everything is counted, and most of it is
-//! like the one before.
+//! Limits how often the log repeats an event that clients or servers can cause at any rate. Metrics
+//! count every event, and most events repeat the one before.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +7,12 @@ use parking_lot::Mutex;
 
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Lets one through every ten seconds.
+/// Lets one log event pass every ten seconds.
 #[derive(Debug, Default)]
-pub struct Throttle(Mutex<Option<Instant>>);
+pub struct LogThrottle(Mutex<Option<Instant>>);
 
-impl Throttle {
-    /// Whether this one may pass. Nobody waits.
+impl LogThrottle {
+    /// Returns whether this event may be logged. Never blocks.
     pub fn passes(&self) -> bool {
         let Some(mut last) = self.0.try_lock() else { return false };
         let is_due = last.is_none_or(|last| last.elapsed() >= PAUSE);
@@ -28,8 +28,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_lets_one_through() {
-        let throttle = Throttle::default();
+    fn second_event_within_the_pause_is_throttled() {
+        let throttle = LogThrottle::default();
         assert_eq!([throttle.passes(), throttle.passes()], [true, false]);
     }
 }

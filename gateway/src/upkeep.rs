@@ -1,127 +1,140 @@
-//! What is done for upstreams beside requests: their names are resolved, their servers checked.
+//! Background tasks for upstreams: resolving names and checking servers.
 //!
-//! All of it happens on a thread of its own, begun where the first name or check is configured, so that it waits for no request and no
-//! request for it. Whenever a configuration begins to serve, what is new in it is taken up and what has left it ends; what it shares with
-//! the one before goes on undisturbed. New names get a moment to lead somewhere before requests come to them: never longer, whatever the
-//! name servers do. Absent on purpose: anything for configurations that are only looked at (`check`, `explain`).
+//! They run on their own thread, started with the first name or health check, so that they and
+//! requests do not delay each other. When a configuration starts to serve, tasks for its new parts
+//! start, those for removed parts end, and shared parts keep their tasks. Requests to a new name
+//! wait until its first lookup, at most one second, regardless of the name servers. Absent on
+//! purpose: tasks for configurations that do not serve (`check`, `explain`).
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ahash::AHashMap;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::servers::Servers;
+use crate::background::{self, BackgroundTask};
+use crate::metrics::{PanicCounters, PanicPlace};
+use crate::registry::GatewayMetrics;
+use crate::servers::ServerPool;
 use crate::snapshot::Snapshot;
-use crate::tenant::Upstream;
+use crate::upstream::Upstream;
 
 mod checks;
 mod lookups;
 
-use self::checks::{Probe, Way};
-use self::lookups::{Names, Source};
+use self::checks::{CheckRunner, HealthProbe, ProbeTransport};
+use self::lookups::{LookupSource, NameResolver};
 
-/// How long a start or a reload waits for what new names lead to. Without an answer it serves, and the upstream says 503 until there is
-/// one.
-const FIRST_ANSWERS: Duration = Duration::from_secs(1);
-/// Checks under way at one time, each with an open file of the gateway's own share.
+/// The maximum time that a start or a reload waits for the first lookups of new names. After it the
+/// gateway serves, and the upstream answers 503 until a lookup succeeds.
+const FIRST_LOOKUPS_WAIT: Duration = Duration::from_secs(1);
+/// The maximum number of concurrent checks. Each needs a file descriptor of the gateway's own
+/// share.
 const CHECKS_MAX: usize = 64;
 
-/// Tends the upstreams of whatever configuration serves.
-pub(crate) struct Upkeep(Mutex<Inner>);
+/// The tasks for the upstreams of the configuration in force.
+pub(crate) struct UpstreamTasks {
+    inner: Mutex<UpstreamTasksInner>,
+    metrics: Arc<GatewayMetrics>,
+}
 
-struct Inner {
+struct UpstreamTasksInner {
+    panics: Arc<PanicCounters>,
     runtime: Option<Runtime>,
-    names: Option<Arc<Names>>,
+    names: Option<Arc<NameResolver>>,
     checks: Arc<Semaphore>,
-    /// By where their servers are in memory, which they hold.
-    tended: AHashMap<usize, Tended>,
-    is_over: bool,
+    /// By the address of the `ServerPool`, which the tasks keep alive.
+    tended: AHashMap<usize, ServerTasks>,
+    has_ended: bool,
 }
 
-/// Servers that are tended, and the tasks that do.
-struct Tended {
-    servers: Arc<Servers>,
-    names: Vec<Task>,
-    checks: Option<Checks>,
+/// The tasks for the servers of one upstream.
+struct ServerTasks {
+    servers: Arc<ServerPool>,
+    names: Vec<OwnedTask>,
+    checks: Option<CheckPlan>,
 }
 
-/// Checks, and over which way.
-struct Checks {
-    way: Way,
-    _task: Task,
+/// The checks of an upstream, with their transport.
+struct CheckPlan {
+    transport: ProbeTransport,
+    _task: OwnedTask,
 }
 
-/// A task that ends when this is dropped.
-struct Task(JoinHandle<()>);
+/// A task that is aborted when this is dropped.
+struct OwnedTask(JoinHandle<()>);
 
-impl Upkeep {
-    pub(crate) fn new() -> Self {
-        Upkeep(Mutex::new(Inner {
+impl UpstreamTasks {
+    pub(crate) fn new(metrics: Arc<GatewayMetrics>) -> Self {
+        let inner = UpstreamTasksInner {
+            panics: Arc::clone(&metrics.panics),
             runtime: None,
             names: None,
             checks: Arc::new(Semaphore::new(CHECKS_MAX)),
             tended: AHashMap::new(),
-            is_over: false,
-        }))
+            has_ended: false,
+        };
+        UpstreamTasks { inner: Mutex::new(inner), metrics }
     }
 
-    /// Tends the upstreams of this configuration, and no others, from now on. Blocks until each new name has led somewhere or failed to, a
-    /// second at most.
-    pub(crate) fn tend(&self, snapshot: &Snapshot) {
-        snapshot.upstreams().for_each(|upstream| upstream.counters.set_serving(upstream));
+    /// Runs the tasks for the upstreams of this configuration, and no others. Blocks until each new
+    /// name was looked up once, at most one second.
+    pub(crate) fn follow_snapshot(&self, snapshot: &Snapshot) {
+        snapshot.upstreams().for_each(Upstream::report_as_serving);
         let (answered, answers) = mpsc::channel::<()>();
         let tended = self.inner().tend(snapshot, &answered);
+        self.metrics.stopped.set(BackgroundTask::Upstreams, tended.is_err());
         if let Err(error) = tended {
-            tracing::error!(%error, "names of upstreams are not resolved and servers not checked");
+            tracing::error!(%error, "cannot run upstream tasks: names are not resolved and servers not checked");
         }
         drop(answered);
-        // Nothing is ever sent: each task lets go of its end.
-        if let Err(RecvTimeoutError::Timeout) = answers.recv_timeout(FIRST_ANSWERS) {
-            tracing::warn!(waited = ?FIRST_ANSWERS, "not all names of upstreams are resolved yet");
+        // Nothing is sent on the channel: each task drops its sender after its first lookup.
+        if let Err(RecvTimeoutError::Timeout) = answers.recv_timeout(FIRST_LOOKUPS_WAIT) {
+            tracing::warn!(waited = ?FIRST_LOOKUPS_WAIT, "not all names of upstreams are resolved yet");
         }
     }
 
-    /// Ends everything for good.
+    /// Ends all tasks permanently.
     pub(crate) fn end(&self) {
         let mut inner = self.inner();
-        inner.is_over = true;
+        inner.has_ended = true;
         inner.tended.clear();
     }
 
-    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inner(&self) -> MutexGuard<'_, UpstreamTasksInner> {
+        self.inner.lock()
     }
 }
 
-impl Inner {
+impl UpstreamTasksInner {
     fn tend(&mut self, snapshot: &Snapshot, answered: &Sender<()>) -> io::Result<()> {
-        let needy: Vec<&Arc<Upstream>> =
-            snapshot.upstreams().filter(|upstream| needs_upkeep(&upstream.servers)).collect();
-        if self.is_over || needy.is_empty() {
+        let needed: Vec<&Arc<Upstream>> =
+            snapshot.upstreams().filter(|upstream| needs_tasks(&upstream.servers)).collect();
+        if self.has_ended || needed.is_empty() {
             self.tended.clear();
             return Ok(());
         }
-        let source = Source::now(&snapshot.settings.resolver);
+        let source = LookupSource::now(&snapshot.settings.resolver);
         if self.names.as_ref().is_none_or(|names| *names.source() != source) {
-            self.names = Some(Arc::new(Names::new(source)));
+            self.names = Some(Arc::new(NameResolver::new(source)));
             self.tended.values_mut().for_each(|tended| tended.names.clear());
         }
         let mut before = std::mem::take(&mut self.tended);
-        for upstream in needy {
+        for upstream in needed {
             let key = Arc::as_ptr(&upstream.servers).addr();
             let tended = match before.remove(&key) {
-                Some(Tended { servers, names, checks }) => {
-                    Tended { servers, names, checks: self.check(upstream, checks)? }
+                Some(ServerTasks { servers, names, checks }) => {
+                    ServerTasks { servers, names, checks: self.check(upstream, checks)? }
                 }
                 None => {
                     let servers = Arc::clone(&upstream.servers);
-                    Tended { servers, names: Vec::new(), checks: self.check(upstream, None)? }
+                    ServerTasks { servers, names: Vec::new(), checks: self.check(upstream, None)? }
                 }
             };
             self.tended.insert(key, tended);
@@ -129,28 +142,39 @@ impl Inner {
         self.follow_names(answered)
     }
 
-    /// Checks servers, with those checks that there are if requests go the same way as before. What is known of a server stays until the
-    /// first check over the new way, which decides alone.
-    fn check(&mut self, upstream: &Upstream, before: Option<Checks>) -> io::Result<Option<Checks>> {
-        let way = Way::to(upstream);
-        if before.as_ref().is_some_and(|before| before.way == way) {
+    /// Starts checks, or keeps the running ones if the transport of requests is unchanged. The
+    /// state of a server stays until the first check over the new transport, which alone decides.
+    fn check(&mut self, upstream: &Upstream, before: Option<CheckPlan>) -> io::Result<Option<CheckPlan>> {
+        let transport = ProbeTransport::to(upstream);
+        if before.as_ref().is_some_and(|before| before.transport == transport) {
             return Ok(before);
         }
         let Some(check) = upstream.servers.check() else { return Ok(None) };
         let (servers, counters, slots) = (&upstream.servers, &upstream.counters, &self.checks);
-        let probe = Probe::new(check, &way);
-        let keep = checks::keep(Arc::clone(servers), check.clone(), probe, Arc::clone(counters), Arc::clone(slots));
-        Ok(Some(Checks { way, _task: self.spawn(keep)? }))
+        let probe = HealthProbe::new(check, &transport);
+        let checker = CheckRunner::new(check.clone(), probe, Arc::clone(counters), Arc::clone(slots), &self.panics);
+        let (checker, servers) = (Arc::new(checker), Arc::clone(servers));
+        let run = move || checks::run(Arc::clone(&servers), Arc::clone(&checker));
+        let run = background::supervise(PanicPlace::Checks, Arc::clone(&self.panics), run);
+        Ok(Some(CheckPlan { transport, _task: self.spawn(run)? }))
     }
 
-    /// Begins to resolve the names that nobody resolves yet.
+    /// Starts to resolve names that have no task.
     fn follow_names(&mut self, answered: &Sender<()>) -> io::Result<()> {
         let Some(names) = self.names.clone() else { return Ok(()) };
         let mut tended = std::mem::take(&mut self.tended);
+        let panics = Arc::clone(&self.panics);
         let result = tended.values_mut().filter(|tended| tended.names.is_empty()).try_for_each(|tended| {
             let servers = &tended.servers;
-            let follow = |(place, name): (usize, &str)| {
-                lookups::follow(Arc::clone(&names), Arc::clone(servers), place, name.into(), answered.clone())
+            let follow = |(index, name): (usize, &str)| {
+                let (names, servers, name) = (Arc::clone(&names), Arc::clone(servers), Arc::<str>::from(name));
+                // After a panic the restarted task must not delay the start again.
+                let mut answered = Some(answered.clone());
+                let follow = move || {
+                    let (names, servers) = (Arc::clone(&names), Arc::clone(&servers));
+                    lookups::follow(names, servers, index, Arc::clone(&name), answered.take())
+                };
+                background::supervise(PanicPlace::Lookups, Arc::clone(&panics), follow)
             };
             tended.names = servers.names().map(|named| self.spawn(follow(named))).collect::<io::Result<_>>()?;
             Ok(())
@@ -159,30 +183,30 @@ impl Inner {
         result
     }
 
-    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) -> io::Result<Task> {
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) -> io::Result<OwnedTask> {
         let runtime = match self.runtime.take() {
             Some(runtime) => runtime,
             None => Builder::new_multi_thread().worker_threads(1).thread_name("upkeep").enable_all().build()?,
         };
-        Ok(Task(self.runtime.insert(runtime).spawn(task)))
+        Ok(OwnedTask(self.runtime.insert(runtime).spawn(task)))
     }
 }
 
-fn needs_upkeep(servers: &Servers) -> bool {
+fn needs_tasks(servers: &ServerPool) -> bool {
     servers.check().is_some() || servers.names().next().is_some()
 }
 
-impl Drop for Inner {
+impl Drop for UpstreamTasksInner {
     fn drop(&mut self) {
         self.tended.clear();
-        // Without waiting, which a thread that serves requests may not.
+        // A thread that serves requests must not block here.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-impl Drop for Task {
+impl Drop for OwnedTask {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -193,26 +217,25 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::metrics::Metrics;
     use crate::reload::{BrokenTenants, Reloader};
 
-    impl Upkeep {
+    impl UpstreamTasks {
         fn alive_tasks(&self) -> usize {
             self.inner().runtime.as_ref().map_or(0, |runtime| runtime.metrics().num_alive_tasks())
         }
     }
 
-    /// A configuration with these upstreams, and what keeps it alive.
+    /// A configuration with these upstreams, and its reloader, which keeps it alive.
     fn snapshot(upstreams: &str) -> (Arc<Snapshot>, Reloader) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("gateway.yaml");
         let text = format!("version: 1\nlisteners: [{{ address: \"127.0.0.1:0\" }}]\nupstreams:\n{upstreams}");
         std::fs::write(&path, text).unwrap();
-        let reloader = Reloader::start(&path, BrokenTenants::Refuse, &Metrics::new()).unwrap();
+        let reloader = Reloader::start(&path, BrokenTenants::Refuse, &GatewayMetrics::new()).unwrap();
         (reloader.current().latest(), reloader)
     }
 
-    fn wait_for_tasks(upkeep: &Upkeep, wanted: usize) {
+    fn wait_for_tasks(upkeep: &UpstreamTasks, wanted: usize) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while upkeep.alive_tasks() != wanted {
             assert!(Instant::now() < deadline, "{} tasks, not {wanted}", upkeep.alive_tasks());
@@ -221,43 +244,60 @@ mod tests {
     }
 
     #[test]
-    fn thousands_of_reloads_leave_no_task_behind() {
-        // Names that are resolved without asking anybody, and checks that do not come to their first one.
+    fn reloads_leave_no_upstream_task_behind() {
+        // Names under `localhost` need no name server, and the checks are too rare to start.
         let check = "healthCheck: { path: /, interval: 1h }";
         let (one, _one) =
             snapshot(&format!("  a: {{ servers: [a.localhost:9], {check} }}\n  b: {{ servers: [b.localhost:9] }}\n"));
         let (other, _other) =
             snapshot(&format!("  a: {{ servers: [c.localhost:9] }}\n  b: {{ servers: [\"127.0.0.1:9\"], {check} }}\n"));
         let (none, _none) = snapshot("  a: { servers: [\"127.0.0.1:9\"] }\n");
-        let upkeep = Upkeep::new();
-        upkeep.tend(&none);
-        assert!(upkeep.inner().runtime.is_none(), "nothing needs it");
+        let upkeep = UpstreamTasks::new(GatewayMetrics::new());
+        upkeep.follow_snapshot(&none);
+        assert!(upkeep.inner().runtime.is_none(), "no upstream needs tasks");
         for _ in 0..1_500 {
-            upkeep.tend(&one);
-            upkeep.tend(&other);
+            upkeep.follow_snapshot(&one);
+            upkeep.follow_snapshot(&other);
         }
-        // A name and an upstream with a checked server.
+        // One name, and one upstream with a checked server.
         wait_for_tasks(&upkeep, 3);
-        upkeep.tend(&one);
-        // Two names, and an upstream whose name leads to two checked servers.
+        upkeep.follow_snapshot(&one);
+        // Two names, and one upstream with a name of two checked servers.
         wait_for_tasks(&upkeep, 5);
-        upkeep.tend(&none);
+        upkeep.follow_snapshot(&none);
         wait_for_tasks(&upkeep, 0);
         upkeep.end();
-        upkeep.tend(&one);
-        assert_eq!(upkeep.alive_tasks(), 0, "it is over");
+        upkeep.follow_snapshot(&one);
+        assert_eq!(upkeep.alive_tasks(), 0, "no tasks after the end");
     }
 
     #[test]
-    fn what_stays_is_left_alone() {
+    fn unchanged_upstreams_keep_their_tasks() {
         let (one, _one) = snapshot("  a: { servers: [a.localhost:9] }\n");
-        let upkeep = Upkeep::new();
-        upkeep.tend(&one);
+        let upkeep = UpstreamTasks::new(GatewayMetrics::new());
+        upkeep.follow_snapshot(&one);
         let servers = Arc::clone(&one.upstreams().next().unwrap().servers);
-        assert_eq!(servers.listed().len(), 2, "a name leads somewhere before requests come");
-        let task = |upkeep: &Upkeep| upkeep.inner().tended.values().next().unwrap().names[0].0.id();
+        assert_eq!(servers.weighted_servers().len(), 2, "names are resolved before requests come");
+        let task = |upkeep: &UpstreamTasks| upkeep.inner().tended.values().next().unwrap().names[0].0.id();
         let before = task(&upkeep);
-        upkeep.tend(&one);
+        upkeep.follow_snapshot(&one);
         assert_eq!(task(&upkeep), before);
+    }
+
+    #[test]
+    fn f1_panic_in_a_check_or_lookup_is_counted_and_the_task_restarts() {
+        let check = "healthCheck: { path: /fault/checks, interval: 100ms, timeout: 100ms }";
+        let (one, _one) =
+            snapshot(&format!("  a: {{ servers: [fault-lookups.localhost:9, \"127.0.0.1:9\"], {check} }}\n"));
+        let metrics = GatewayMetrics::new();
+        let upkeep = UpstreamTasks::new(Arc::clone(&metrics));
+        upkeep.follow_snapshot(&one);
+        let count = |wanted| metrics.panics.read().find(|(place, _)| *place == wanted).unwrap().1;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // The second panic of each comes from a restarted task.
+        while count(PanicPlace::Checks) < 2 || count(PanicPlace::Lookups) < 2 {
+            assert!(Instant::now() < deadline, "{} {}", count(PanicPlace::Checks), count(PanicPlace::Lookups));
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }

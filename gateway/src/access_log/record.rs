@@ -1,148 +1,189 @@
 //! The schema of an access log line.
 //!
-//! Fields without a value are left out. Names are stable: a field may be added, none changes its meaning.
-//! `crossgate explain --log-line -` takes such a line back, which is why the fields that a verdict hangs on are here.
+//! Fields without a value are left out, as are those not listed in `accessLog.fields`. Names are
+//! stable: a field may be added, but none changes its meaning. A test compares the fields
+//! documented in `docs/reference/access-log.md` with [`LogField::ALL`].
+//! `crossgate explain --log-line -` reads such lines, so every request part that a verdict depends
+//! on is here.
 
-use std::time::{Duration, SystemTime};
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use crossgate_policy::{Kind, MESSAGE_LEN_MAX};
-use serde::{Serialize, Serializer};
+use chrono::{DateTime, Utc};
+use crossgate_policy::{MESSAGE_LEN_MAX, RequestKind};
+use http::HeaderName;
+use serde::Serialize;
 
-use super::escape::Escaped;
 use crate::metrics::VerdictLabel;
+use crossgate_config::model::{LogField, LogFieldSet};
+use crossgate_message::escape::EscapedBytes;
 
-/// The longest origin that can be a well-formed one.
+/// The length of the longest well-formed origin.
 pub(super) const ORIGIN_LEN_MAX: usize = 326;
 /// Longer than any method in use.
 pub(super) const METHOD_LEN_MAX: usize = 32;
-/// Enough to tell routes apart.
+/// Enough to distinguish routes.
 pub(super) const PATH_LEN_MAX: usize = 256;
-/// A host name of 253 bytes and its port.
+/// A host name of 253 bytes and a port.
 pub(super) const HOST_LEN_MAX: usize = 259;
 /// About a dozen header names.
 pub(super) const REQUESTED_HEADERS_LEN_MAX: usize = 256;
 /// A few field names.
 pub(super) const CONNECTION_LEN_MAX: usize = 64;
-/// Longer than any value of the standard.
+/// Longer than any value in Fetch Metadata.
 pub(super) const FETCH_SITE_LEN_MAX: usize = 16;
 
-/// One request, as it is logged.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Record<'a> {
-    /// When the request's head was complete: RFC 3339, UTC, milliseconds.
-    #[serde(serialize_with = "rfc3339")]
+/// The fields of one line.
+#[derive(Clone, Copy, Debug)]
+pub struct LogRecord<'a> {
+    /// The time when the request head was complete: RFC 3339, UTC, milliseconds.
     pub time: SystemTime,
-    /// The request id, as the upstream and the client got it.
+    /// The request id, as sent to the upstream and to the client.
     pub request_id: &'a str,
-    /// The id of the trace that the request belongs to: 32 hexadecimal digits of a well-formed `traceparent`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The trace id: 32 hexadecimal digits from a well-formed `traceparent`.
     pub trace_id: Option<&'a str>,
-    /// The id of the tenant whose host it is, or `none`.
+    /// The id of the tenant that owns the host, or `none`.
     pub tenant: &'a str,
     /// The route's path prefix.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<&'a str>,
-    /// The name of the policy that decided.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The name of the deciding policy.
     pub policy: Option<&'a str>,
     /// `preflight`, `non_cors`, `same_origin`, `websocket` or `actual`.
-    #[serde(serialize_with = "kind")]
-    pub kind: Kind,
+    pub kind: RequestKind,
     /// `allow` or `deny`; in report mode `would_allow` or `would_deny`.
     pub verdict: VerdictLabel,
-    /// Why, from a closed set: the reasons of the metrics, and for requests that no policy judged `unknown_host` (421),
-    /// `broken_tenant` (503) or `bad_request` (400, with what is wrong as the note). Of a head that is refused as such: `head_timeout`,
-    /// `head_too_large`, `head_malformed`, `host`, `framing` or `method`; of a connection too many `connections`.
+    /// The reason, from a closed set. It contains the reasons of the metrics. Requests that no
+    /// policy judged have `unknown_host` or `misdirected` (421), `broken_tenant` (503) or
+    /// `bad_request` (400, with the fault as the note). A refused head has `head_timeout`,
+    /// `head_too_large`, `head_malformed`, `host`, `framing`, `method` or `plain_http`; a
+    /// connection over the limit has `connections`.
     pub reason: &'static str,
     /// The configured entry that covers the origin.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub entry: Option<&'a str>,
-    /// How the rule's answer was had, where it was asked: `cache`, `run` or `not_run`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The source of the rule's answer, if a rule was needed: `cache`, `run` or `not_run`.
     pub rule_source: Option<&'static str>,
-    /// What a denying rule said, capped at 256 bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule_message: Option<Escaped<'a, MESSAGE_LEN_MAX>>,
-    /// Why the rule gave no answer, from a closed set: the kinds of the metrics.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The message of a denying rule, capped at 256 bytes.
+    pub rule_message: Option<EscapedBytes<'a, MESSAGE_LEN_MAX>>,
+    /// The error kind of a failed rule, from a closed set: the kinds of the metrics.
     pub rule_error: Option<&'static str>,
-    /// The `Origin` field, capped at 326 bytes; of several the first.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub origin: Option<Escaped<'a, ORIGIN_LEN_MAX>>,
-    /// How often `Origin` is there, if more than once.
-    #[serde(skip_serializing_if = "is_once")]
+    /// The first `Origin` line, capped at 326 bytes.
+    pub origin: Option<EscapedBytes<'a, ORIGIN_LEN_MAX>>,
+    /// The number of `Origin` lines; left out unless more than one.
     pub origin_fields: usize,
-    /// The `Host` field. Nothing of a refused head is in its line, as it may be no HTTP at all.
-    #[serde(skip_serializing_if = "Escaped::is_empty")]
-    pub host: Escaped<'a, HOST_LEN_MAX>,
+    /// The `Host` field. The line of a refused head has no request text, as the bytes may not be
+    /// HTTP at all.
+    pub host: EscapedBytes<'a, HOST_LEN_MAX>,
     /// The method, capped at 32 bytes.
-    #[serde(skip_serializing_if = "Escaped::is_empty")]
-    pub method: Escaped<'a, METHOD_LEN_MAX>,
-    /// The request target, of which the path is logged without its query, capped at 256 bytes.
-    #[serde(rename = "path", serialize_with = "path", skip_serializing_if = "<[u8]>::is_empty")]
+    pub method: EscapedBytes<'a, METHOD_LEN_MAX>,
+    /// The request target. The path is logged without the query, capped at 256 bytes.
     pub target: &'a [u8],
     /// The `Access-Control-Request-Method` field of a preflight, capped at 32 bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub requested_method: Option<Escaped<'a, METHOD_LEN_MAX>>,
-    /// How often `Access-Control-Request-Method` is there, if more than once.
-    #[serde(skip_serializing_if = "is_once")]
+    pub requested_method: Option<EscapedBytes<'a, METHOD_LEN_MAX>>,
+    /// The number of `Access-Control-Request-Method` lines; left out unless more than one.
     pub requested_method_fields: usize,
-    /// The `Access-Control-Request-Headers` lines of a preflight, joined by commas and capped at 256 bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub requested_headers: Option<Escaped<'a, REQUESTED_HEADERS_LEN_MAX>>,
+    /// The `Access-Control-Request-Headers` lines of a preflight, joined by commas and capped at
+    /// 256 bytes.
+    pub requested_headers: Option<EscapedBytes<'a, REQUESTED_HEADERS_LEN_MAX>>,
     /// The `Sec-Fetch-Site` field.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sec_fetch_site: Option<Escaped<'a, FETCH_SITE_LEN_MAX>>,
-    /// How often `Sec-Fetch-Site` is there, if more than once.
-    #[serde(skip_serializing_if = "is_once")]
+    pub sec_fetch_site: Option<EscapedBytes<'a, FETCH_SITE_LEN_MAX>>,
+    /// The number of `Sec-Fetch-Site` lines; left out unless more than one.
     pub sec_fetch_site_fields: usize,
-    /// The `Connection` lines, joined by commas and capped at 64 bytes, where they are why the request is refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub connection: Option<Escaped<'a, CONNECTION_LEN_MAX>>,
-    /// The scheme the client used, `http` or `https`, where that is known: over TLS, or by a trusted proxy's word.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The `Connection` lines, joined by commas and capped at 64 bytes. Only present if they are
+    /// the cause of a refusal.
+    pub connection: Option<EscapedBytes<'a, CONNECTION_LEN_MAX>>,
+    /// The client's scheme, `http` or `https`, if it comes from TLS or from a trusted proxy.
     pub scheme: Option<&'static str>,
-    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`; left out of a head refused as such, but for one over HTTP/2.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`. Left out of a refused head, except over HTTP/2.
     pub protocol: Option<&'static str>,
-    /// Whether there was a `Cookie` or an `Authorization` field; left out if not. Their values are never logged.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    /// Whether the request had a `Cookie` or `Authorization` field; left out if not. Their values
+    /// are never logged.
     pub has_credentials: bool,
-    /// The status the client got; 0 if it went away before, or took no answer.
+    /// The status sent to the client; 0 if the client closed the connection first or accepted no
+    /// response.
     pub status: u16,
-    /// From the head's completion to the last byte of the answer, in milliseconds.
-    #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
+    /// The time from the end of the request head to the last byte of the response, in milliseconds.
     pub duration: Duration,
-    /// The name of the upstream that was asked, or would have been but for its limits or its names.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The name of the upstream that received the request, or would have but for its limits or
+    /// unresolved names.
     pub upstream: Option<&'a str>,
-    /// Until the upstream's response head, in milliseconds.
-    #[serde(
-        rename = "upstream_duration_ms",
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "optional_milliseconds"
-    )]
+    /// The time until the end of the upstream's response head, in milliseconds.
     pub upstream_duration: Option<Duration>,
-    /// The client's address, as the gateway believes it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The client's address, as derived from the peer and trusted forwarding fields.
     pub client: Option<std::net::IpAddr>,
-    /// The number of the configuration that served the request.
+    /// The generation of the configuration that served the request.
     pub generation: u64,
-    /// What whoever reads the line should consider.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Advice to the reader of the line.
     pub note: Option<&'a str>,
+    /// The request header fields listed in `accessLog.headers`, each capped at 256 bytes. Several
+    /// lines of one field are joined by commas.
+    pub headers: &'a [(HeaderName, Cow<'a, [u8]>)],
 }
 
-impl Record<'_> {
-    /// The line with its end, or `None` if the clock cannot be written.
-    pub(super) fn to_line(self) -> Option<Vec<u8>> {
-        let mut line = serde_json::to_vec(&Line { record: self, cut: self.is_cut() }).ok()?;
-        line.push(b'\n');
-        Some(line)
+impl LogRecord<'_> {
+    /// Appends the line with its line feed, and returns whether all values could be serialized.
+    pub fn write_line(&self, fields: LogFieldSet, bytes: &mut Vec<u8>) -> bool {
+        let mut line = JsonLine { bytes, fields, is_whole: true };
+        line.bytes.push(b'{');
+        self.put_verdict(&mut line);
+        self.put_request(&mut line);
+        self.put_outcome(&mut line);
+        line.put_headers(self.headers);
+        if fields.contains(LogField::Cut) {
+            line.put_some(LogField::Cut, self.is_cut().then_some(true));
+        }
+        line.bytes.extend_from_slice(b"}\n");
+        line.is_whole
     }
 
-    /// Whether a text that a verdict may hang on is longer than its cap.
+    fn put_verdict(&self, line: &mut JsonLine<'_>) {
+        line.put_time(self.time);
+        line.put(LogField::RequestId, self.request_id);
+        line.put_some(LogField::TraceId, self.trace_id);
+        line.put(LogField::Tenant, self.tenant);
+        line.put_some(LogField::Route, self.route);
+        line.put_some(LogField::Policy, self.policy);
+        line.put(LogField::Kind, self.kind.as_str());
+        line.put(LogField::Verdict, self.verdict.as_str());
+        line.put(LogField::Reason, self.reason);
+        line.put_some(LogField::Entry, self.entry);
+        line.put_some(LogField::RuleSource, self.rule_source);
+        line.put_some(LogField::RuleMessage, self.rule_message);
+        line.put_some(LogField::RuleError, self.rule_error);
+    }
+
+    fn put_request(&self, line: &mut JsonLine<'_>) {
+        line.put_some(LogField::Origin, self.origin);
+        line.put_some(LogField::OriginFields, repeated(self.origin_fields));
+        line.put_some(LogField::Host, Some(self.host).filter(|host| !host.is_empty()));
+        line.put_some(LogField::Method, Some(self.method).filter(|method| !method.is_empty()));
+        // A query may contain secrets.
+        line.put_some(
+            LogField::Path,
+            (!self.target.is_empty()).then(|| EscapedBytes::<PATH_LEN_MAX>(path_of(self.target))),
+        );
+        line.put_some(LogField::RequestedMethod, self.requested_method);
+        line.put_some(LogField::RequestedMethodFields, repeated(self.requested_method_fields));
+        line.put_some(LogField::RequestedHeaders, self.requested_headers);
+        line.put_some(LogField::SecFetchSite, self.sec_fetch_site);
+        line.put_some(LogField::SecFetchSiteFields, repeated(self.sec_fetch_site_fields));
+        line.put_some(LogField::Connection, self.connection);
+        line.put_some(LogField::Scheme, self.scheme);
+        line.put_some(LogField::Protocol, self.protocol);
+        line.put_some(LogField::HasCredentials, self.has_credentials.then_some(true));
+    }
+
+    fn put_outcome(&self, line: &mut JsonLine<'_>) {
+        line.put(LogField::Status, self.status);
+        line.put(LogField::DurationMs, milliseconds(self.duration));
+        line.put_some(LogField::Upstream, self.upstream);
+        line.put_some(LogField::UpstreamDurationMs, self.upstream_duration.map(milliseconds));
+        line.put_some(LogField::Client, self.client);
+        line.put(LogField::Generation, self.generation);
+        line.put_some(LogField::Note, self.note);
+    }
+
+    /// Whether a text that the verdict may depend on is longer than its cap.
     fn is_cut(&self) -> bool {
         let optional = [
             self.origin.is_some_and(|text| text.is_cut()),
@@ -151,46 +192,106 @@ impl Record<'_> {
             self.sec_fetch_site.is_some_and(|text| text.is_cut()),
             self.connection.is_some_and(|text| text.is_cut()),
         ];
-        let path = Escaped::<PATH_LEN_MAX>(path_of(self.target));
+        let path = EscapedBytes::<PATH_LEN_MAX>(path_of(self.target));
         self.host.is_cut() || self.method.is_cut() || path.is_cut() || optional.contains(&true)
     }
 }
 
-/// A record as it is written.
-#[derive(Serialize)]
-struct Line<'a> {
-    #[serde(flatten)]
-    record: Record<'a>,
-    /// Whether a text of the client was cut; left out if not.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    cut: bool,
+/// The cap on one header field's value.
+const HEADER_LEN_MAX: usize = 256;
+
+/// A JSON object under construction.
+struct JsonLine<'b> {
+    bytes: &'b mut Vec<u8>,
+    fields: LogFieldSet,
+    is_whole: bool,
 }
 
-/// Whether a field is not there more than once.
-fn is_once(fields: &usize) -> bool {
-    *fields <= 1
+impl JsonLine<'_> {
+    fn put(&mut self, field: LogField, value: impl Serialize) {
+        self.put_with(field, || value);
+    }
+
+    fn put_some(&mut self, field: LogField, value: Option<impl Serialize>) {
+        if let Some(value) = value {
+            self.put(field, value);
+        }
+    }
+
+    /// Writes a value that is computed only if the field is logged.
+    fn put_with<T: Serialize>(&mut self, field: LogField, value: impl FnOnce() -> T) {
+        if self.fields.contains(field) {
+            self.key(field.as_str());
+            self.value(&value());
+        }
+    }
+
+    /// Writes a time with milliseconds. Its date and second are formatted once a second.
+    fn put_time(&mut self, time: SystemTime) {
+        if !self.fields.contains(LogField::Time) {
+            return;
+        }
+        self.key(LogField::Time.as_str());
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        SECOND.with_borrow_mut(|(second, text)| {
+            if *second != Some(since.as_secs()) {
+                *text = rfc3339_second(since.as_secs());
+                *second = Some(since.as_secs());
+            }
+            self.bytes.push(b'"');
+            self.bytes.extend_from_slice(text.as_bytes());
+        });
+        let milliseconds = since.subsec_millis();
+        let digit = |unit: u32| b'0' + (milliseconds / unit % 10) as u8;
+        self.bytes.extend_from_slice(&[b'.', digit(100), digit(10), digit(1), b'Z', b'"']);
+    }
+
+    fn put_headers(&mut self, headers: &[(HeaderName, Cow<'_, [u8]>)]) {
+        if headers.is_empty() {
+            return;
+        }
+        self.key("headers");
+        self.bytes.push(b'{');
+        for (name, value) in headers {
+            self.key(name.as_str());
+            self.value(&EscapedBytes::<HEADER_LEN_MAX>(value));
+        }
+        self.bytes.push(b'}');
+    }
+
+    /// Writes a name. Neither field names nor header names need escaping.
+    fn key(&mut self, name: &str) {
+        if self.bytes.last() != Some(&b'{') {
+            self.bytes.push(b',');
+        }
+        self.bytes.push(b'"');
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(b"\":");
+    }
+
+    fn value(&mut self, value: &impl Serialize) {
+        self.is_whole &= serde_json::to_writer(&mut *self.bytes, value).is_ok();
+    }
 }
 
-fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    let time = DateTime::<Utc>::from(*time);
-    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true))
+/// The number of lines, if there is more than one.
+fn repeated(fields: usize) -> Option<usize> {
+    Some(fields).filter(|fields| *fields > 1)
 }
 
-fn kind<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(kind.as_str())
+thread_local! {
+    /// The last second that this thread has logged, and its text.
+    static SECOND: RefCell<(Option<u64>, String)> = const { RefCell::new((None, String::new())) };
 }
 
-fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_micros() as f64 / 1e3)
+/// Date and time without a fraction and without the zone, which is UTC.
+fn rfc3339_second(second: u64) -> String {
+    let time = DateTime::<Utc>::from(UNIX_EPOCH + Duration::from_secs(second));
+    time.format("%Y-%m-%dT%H:%M:%S").to_string()
 }
 
-fn optional_milliseconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    milliseconds(&duration.unwrap_or_default(), serializer)
-}
-
-/// A query may hold secrets.
-fn path<S: Serializer>(target: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    Escaped::<PATH_LEN_MAX>(path_of(target)).serialize(serializer)
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
 }
 
 fn path_of(target: &[u8]) -> &[u8] {

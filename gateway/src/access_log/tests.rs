@@ -1,33 +1,36 @@
-//! What reaches the log, and what does not.
+//! Tests of the filter, the fields of a line, and lost lines.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crossgate_policy::Kind;
+use crossgate_policy::RequestKind;
 
 use super::*;
 use crate::metrics::VerdictLabel;
+use crossgate_config::model::LogField;
+use crossgate_message::escape::EscapedBytes;
+use crossgate_telemetry::line_log::SHARED_BYTES_MAX;
 
-fn record(verdict: VerdictLabel) -> Record<'static> {
-    Record {
+fn record(verdict: VerdictLabel) -> LogRecord<'static> {
+    LogRecord {
         time: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         request_id: "r-1",
         trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736"),
         tenant: "acme",
         route: Some("/"),
         policy: Some("spa"),
-        kind: Kind::Actual,
+        kind: RequestKind::Actual,
         verdict,
         reason: "no_match",
         rule_source: None,
         rule_message: None,
         rule_error: None,
         entry: None,
-        origin: Some(Escaped(b"https://evil.example\r\n\"\x1b\xff")),
+        origin: Some(EscapedBytes(b"https://evil.example\r\n\"\x1b\xff")),
         origin_fields: 1,
-        host: Escaped(b"api.acme.example:8080"),
-        method: Escaped(b"GET"),
+        host: EscapedBytes(b"api.acme.example:8080"),
+        method: EscapedBytes(b"GET"),
         target: b"/orders/1?token=secret?x",
         requested_method: None,
         requested_method_fields: 0,
@@ -45,16 +48,17 @@ fn record(verdict: VerdictLabel) -> Record<'static> {
         client: Some([192, 0, 2, 1].into()),
         generation: 7,
         note: None,
+        headers: &[],
     }
 }
 
-/// An output that shows what was written and, if asked, waits before each write.
-struct Probe {
+/// An output that forwards written bytes and can block each write.
+struct GatedOutput {
     written: Sender<Vec<u8>>,
     gate: Option<Receiver<()>>,
 }
 
-impl Write for Probe {
+impl Write for GatedOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if let Some(gate) = &self.gate {
             gate.recv().map_err(io::Error::other)?;
@@ -68,11 +72,21 @@ impl Write for Probe {
     }
 }
 
-async fn logged(filter: Filter, records: &[Record<'_>]) -> Vec<String> {
+async fn log_lines(filter: LogFilter, records: &[LogRecord<'_>]) -> Vec<String> {
     let (written, output) = channel();
-    let log = AccessLog::start(Probe { written, gate: None }, Arc::default()).unwrap();
+    let log = AccessLog::start(
+        GatedOutput { written, gate: None },
+        LogDestination::default,
+        2,
+        Arc::default(),
+        Arc::default(),
+    )
+    .unwrap();
     for record in records {
-        log.write(filter, record);
+        let outcome = if record.status >= 500 { LogOutcome::Failed } else { LogOutcome::Answered };
+        if log.should_log(filter, record.verdict, outcome) {
+            log.write(LogFieldSet::ALL, record);
+        }
     }
     log.flush(Duration::from_secs(10)).await;
     drop(log);
@@ -81,8 +95,8 @@ async fn logged(filter: Filter, records: &[Record<'_>]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_line_has_the_documented_fields() {
-    let lines = logged(Filter::default(), &[record(VerdictLabel::Deny)]).await;
+async fn log_line_has_the_documented_fields() {
+    let lines = log_lines(LogFilter::default(), &[record(VerdictLabel::Deny)]).await;
     let expected = concat!(
         r#"{"time":"2023-11-14T22:13:20.123Z","request_id":"r-1","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","tenant":"acme","route":"/","policy":"spa","#,
         r#""kind":"actual","verdict":"deny","reason":"no_match","#,
@@ -94,54 +108,71 @@ async fn a_line_has_the_documented_fields() {
 }
 
 #[tokio::test]
-async fn what_a_client_sends_is_capped() {
+async fn client_text_in_a_log_line_is_capped() {
     let long = [b'a'; 20_000];
-    let record = Record {
-        origin: Some(Escaped(&long)),
-        host: Escaped(&long),
-        method: Escaped(&long),
+    let record = LogRecord {
+        origin: Some(EscapedBytes(&long)),
+        host: EscapedBytes(&long),
+        method: EscapedBytes(&long),
         target: &long,
-        requested_method: Some(Escaped(&long)),
-        requested_headers: Some(Escaped(&long)),
-        sec_fetch_site: Some(Escaped(&long)),
+        requested_method: Some(EscapedBytes(&long)),
+        requested_headers: Some(EscapedBytes(&long)),
+        sec_fetch_site: Some(EscapedBytes(&long)),
         ..record(VerdictLabel::Deny)
     };
-    let lines = logged(Filter::default(), &[record]).await;
+    let lines = log_lines(LogFilter::default(), &[record]).await;
     assert_eq!(lines.len(), 1);
     assert!(lines[0].ends_with(r#","cut":true}"#), "{}", lines[0]);
     assert!(lines[0].len() < 2_000, "{}", lines[0].len());
 }
 
 #[tokio::test]
-async fn the_level_chooses_by_verdict() {
+async fn access_log_level_filters_by_verdict() {
     let records = VerdictLabel::ALL.map(record);
-    for (level, expected) in [(Level::All, 4), (Level::Denied, 2), (Level::Off, 0)] {
-        let lines = logged(Filter { level, sample: 1.0 }, &records).await;
+    for (level, expected) in [(AccessLogLevel::All, 4), (AccessLogLevel::Denied, 2), (AccessLogLevel::Off, 0)] {
+        let lines = log_lines(LogFilter { level, ..LogFilter::default() }, &records).await;
         assert_eq!(lines.len(), expected, "{level:?}");
     }
 }
 
 #[tokio::test]
-async fn a_share_is_sampled_evenly() {
+async fn access_log_sample_is_evenly_spaced() {
     let records = [record(VerdictLabel::Allow); 1_000];
     for (sample, expected) in [(0.0, 0), (0.25, 250), (0.001, 1), (1.0, 1_000)] {
-        let lines = logged(Filter { level: Level::All, sample }, &records).await;
+        let lines = log_lines(LogFilter { sample, ..LogFilter::default() }, &records).await;
         assert_eq!(lines.len(), expected, "{sample}");
     }
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_drops_lines_and_never_waits() {
+async fn blocked_log_reader_drops_lines_without_blocking_requests() {
     let (written, output) = channel();
     let (open, gate) = channel();
     let dropped = Arc::new(AtomicU64::new(0));
-    let log = AccessLog::start(Probe { written, gate: Some(gate) }, Arc::clone(&dropped)).unwrap();
-    let sent = QUEUE_LINES_MAX * 2;
+    let log = AccessLog::start(
+        GatedOutput { written, gate: Some(gate) },
+        LogDestination::default,
+        2,
+        Arc::clone(&dropped),
+        Arc::default(),
+    )
+    .unwrap();
+    // Several times the room of all buffers: the writing thread takes the first ones before it
+    // blocks.
+    let sent = SHARED_BYTES_MAX / 512;
+    let long = [b'a'; 2_000];
+    let long = LogRecord {
+        origin: Some(EscapedBytes(&long)),
+        host: EscapedBytes(&long),
+        target: &long,
+        requested_headers: Some(EscapedBytes(&long)),
+        ..record(VerdictLabel::Allow)
+    };
     for _ in 0..sent {
-        log.write(Filter::default(), &record(VerdictLabel::Allow));
+        log.write(LogFieldSet::ALL, &long);
     }
     let lost = usize::try_from(dropped.load(Relaxed)).unwrap();
-    assert!(lost > 0);
+    assert!(lost > 0 && lost < sent, "{lost}");
     for _ in 0..sent {
         open.send(()).ok();
     }
@@ -152,23 +183,30 @@ async fn a_log_that_nobody_reads_drops_lines_and_never_waits() {
 }
 
 #[tokio::test]
-async fn a_stuck_output_does_not_hold_up_the_end() {
+async fn blocked_log_output_does_not_delay_shutdown() {
     let (written, _output) = channel();
     let (_open, gate) = channel();
-    let log = AccessLog::start(Probe { written, gate: Some(gate) }, Arc::default()).unwrap();
-    log.write(Filter::default(), &record(VerdictLabel::Allow));
+    let log = AccessLog::start(
+        GatedOutput { written, gate: Some(gate) },
+        LogDestination::default,
+        2,
+        Arc::default(),
+        Arc::default(),
+    )
+    .unwrap();
+    log.write(LogFieldSet::ALL, &record(VerdictLabel::Allow));
     let start = SystemTime::now();
     log.flush(Duration::from_millis(10)).await;
     assert!(start.elapsed().unwrap() < Duration::from_secs(5));
 }
 
-/// A disk that may be full.
-struct Disk {
+/// An output that can fail with "storage full".
+struct FailingOutput {
     full: Arc<std::sync::atomic::AtomicBool>,
     written: Sender<Vec<u8>>,
 }
 
-impl Write for Disk {
+impl Write for FailingOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.full.load(Relaxed) {
             return Err(io::ErrorKind::StorageFull.into());
@@ -183,15 +221,22 @@ impl Write for Disk {
 }
 
 #[tokio::test]
-async fn lines_for_a_full_disk_are_lost_and_counted_and_later_ones_are_whole() {
+async fn full_disk_drops_and_counts_lines_and_later_lines_are_whole() {
     let (written, output) = channel();
     let full = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let dropped = Arc::new(AtomicU64::new(0));
-    let log = AccessLog::start(Disk { full: Arc::clone(&full), written }, Arc::clone(&dropped)).unwrap();
+    let log = AccessLog::start(
+        FailingOutput { full: Arc::clone(&full), written },
+        LogDestination::default,
+        2,
+        Arc::clone(&dropped),
+        Arc::default(),
+    )
+    .unwrap();
     for (is_full, lost) in [(true, 2), (false, 2), (true, 4), (false, 4)] {
         full.store(is_full, Relaxed);
         for _ in 0..2 {
-            log.write(Filter::default(), &record(VerdictLabel::Allow));
+            log.write(LogFieldSet::ALL, &record(VerdictLabel::Allow));
         }
         log.flush(Duration::from_secs(10)).await;
         assert_eq!(dropped.load(Relaxed), lost);
@@ -201,4 +246,43 @@ async fn lines_for_a_full_disk_are_lost_and_counted_and_later_ones_are_whole() {
     let whole = text.lines().filter(|line| line.starts_with('{') && line.ends_with('}')).count();
     assert_eq!(whole, 4, "{text}");
     assert_eq!(text.lines().filter(|line| !line.is_empty()).count(), 4, "{text}");
+}
+
+#[tokio::test]
+async fn always_logs_denials_and_errors_regardless_of_sample() {
+    let mut records = vec![record(VerdictLabel::Allow); 100];
+    let failed = LogRecord { status: 503, ..record(VerdictLabel::Allow) };
+    records.extend([record(VerdictLabel::Deny), record(VerdictLabel::WouldDeny), failed]);
+    for (level, always, expected) in [
+        (AccessLogLevel::All, LogAlways { deny: true, error: true }, 3),
+        (AccessLogLevel::All, LogAlways { deny: true, error: false }, 2),
+        (AccessLogLevel::All, LogAlways { deny: false, error: true }, 1),
+        (AccessLogLevel::All, LogAlways::default(), 0),
+        (AccessLogLevel::Denied, LogAlways { deny: true, error: true }, 2),
+        (AccessLogLevel::Off, LogAlways { deny: true, error: true }, 0),
+    ] {
+        let lines = log_lines(LogFilter { level, sample: 0.0, always }, &records).await;
+        assert_eq!(lines.len(), expected, "{level:?} {always:?}");
+    }
+}
+
+#[test]
+fn log_line_has_only_the_configured_fields_and_headers() {
+    let headers = [
+        (http::header::USER_AGENT, std::borrow::Cow::Borrowed(&b"curl/8\r\n\"x\""[..])),
+        (http::header::REFERER, vec![b'a'; 300].into()),
+    ];
+    let record = LogRecord { headers: &headers, ..record(VerdictLabel::Deny) };
+    let line = |fields: LogFieldSet| {
+        let mut bytes = Vec::new();
+        assert!(record.write_line(fields, &mut bytes));
+        String::from_utf8(bytes).unwrap()
+    };
+    let chosen = [LogField::Status, LogField::Path, LogField::Upstream].into_iter().collect();
+    let referer = format!("{}...", "a".repeat(256));
+    let logged = format!(r#""headers":{{"user-agent":"curl/8\\x0d\\x0a\"x\"","referer":"{referer}"}}"#);
+    assert_eq!(line(chosen), format!("{{\"path\":\"/orders/1\",\"status\":403,{logged}}}\n"));
+    assert_eq!(line([LogField::Note].into_iter().collect()), format!("{{{logged}}}\n"));
+    let parsed: serde_json::Value = serde_json::from_str(&line(LogFieldSet::ALL)).unwrap();
+    assert_eq!(parsed["headers"]["user-agent"], "curl/8\\x0d\\x0a\"x\"");
 }

@@ -1,4 +1,4 @@
-//! The listener over a socket.
+//! Tests of the admin listener over a socket.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -13,12 +13,17 @@ use super::*;
 #[derive(Default)]
 struct Fake {
     is_draining: AtomicBool,
+    is_impaired: AtomicBool,
     is_broken: AtomicBool,
 }
 
-impl Control for Fake {
-    fn phase(&self) -> Phase {
-        if self.is_draining.load(SeqCst) { Phase::Draining } else { Phase::Serving }
+impl AdminControl for Fake {
+    fn phase(&self) -> ProcessPhase {
+        match (self.is_draining.load(SeqCst), self.is_impaired.load(SeqCst)) {
+            (true, _) => ProcessPhase::Draining,
+            (false, true) => ProcessPhase::Impaired(BackgroundTask::Reload),
+            (false, false) => ProcessPhase::Serving,
+        }
     }
 
     fn status(&self) -> Value {
@@ -29,12 +34,22 @@ impl Control for Fake {
         if self.is_broken.load(SeqCst) { Err(json!({ "errors": ["bad"] })) } else { Ok(json!({ "generation": 4 })) }
     }
 
-    fn origins(&self, asked: &Origins) -> Option<Value> {
-        asked.tenant.as_ref().is_none_or(|id| id == "acme").then(|| json!({ "limit": asked.limit }))
+    fn origins(&self, origins_query: &OriginsQuery) -> Option<Value> {
+        origins_query.tenant.as_ref().is_none_or(|id| id == "acme").then(|| json!({ "limit": origins_query.limit }))
     }
 
-    fn explain(&self, probe: &Probe) -> Value {
-        json!({ "fields": probe.fields.len() })
+    fn explain(&self, probe: &ExplainedRequest) -> RenderedExplanation {
+        let text = format!("fields     {}\ncause      <b>&\"\n", probe.fields.len());
+        RenderedExplanation { json: json!({ "fields": probe.fields.len() }), text }
+    }
+
+    fn explain_denial(&self, request_id: &str) -> Result<RenderedExplanation, String> {
+        match request_id {
+            "known" => {
+                Ok(RenderedExplanation { json: json!({ "id": "known" }), text: "request id known\n".to_owned() })
+            }
+            _ => Err("no such denial".to_owned()),
+        }
     }
 }
 
@@ -45,17 +60,19 @@ struct Fixture {
 }
 
 fn start() -> Fixture {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     let control = Arc::new(Fake::default());
-    let access = Access::new(address, None, MetricsAccess::Token, Vec::new()).unwrap();
-    let state = AdminState { access, metrics: Metrics::new(), control: Arc::clone(&control) as Arc<dyn Control> };
+    let access = AdminAccess::new(address, Arc::default(), MetricsAccess::Token, Vec::new()).unwrap();
+    let state =
+        AdminState { access, metrics: GatewayMetrics::new(), control: Arc::clone(&control) as Arc<dyn AdminControl> };
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(serve(listener, Arc::new(state), stopped));
+    tokio::spawn(serve(TcpListener::from_std(listener).unwrap(), Arc::new(state), stopped));
     Fixture { address, control, _stop: stop }
 }
 
-/// The head in lower case, and the body.
+/// Returns the head in lower case, and the body.
 async fn send(address: SocketAddr, request: &str) -> (String, String) {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();
@@ -74,7 +91,7 @@ fn check_head(head: &str, status: u16) {
     }
 }
 
-async fn ask(fixture: &Fixture, line: &str, status: u16) -> (String, String) {
+async fn send_line(fixture: &Fixture, line: &str, status: u16) -> (String, String) {
     let request = format!("{line} HTTP/1.1\r\nHost: {}\r\n\r\n", fixture.address);
     let (head, body) = send(fixture.address, &request).await;
     check_head(&head, status);
@@ -82,59 +99,59 @@ async fn ask(fixture: &Fixture, line: &str, status: u16) -> (String, String) {
 }
 
 #[tokio::test]
-async fn every_endpoint_answers() {
+async fn every_admin_endpoint_responds() {
     let fixture = start();
-    assert_eq!(ask(&fixture, "GET /livez", 200).await.1, "ok\n");
-    assert_eq!(ask(&fixture, "GET /readyz", 200).await.1, "ok\n");
-    assert!(ask(&fixture, "GET /metrics", 200).await.1.contains("crossgate_build_info{"));
-    assert!(ask(&fixture, "GET /status", 200).await.1.contains("\"generation\": 3"));
-    assert!(ask(&fixture, "GET /explain?host=a&origin=b", 200).await.1.contains("\"fields\": 2"));
-    assert!(ask(&fixture, "GET /origins?tenant=acme&limit=7", 200).await.1.contains("\"limit\": 7"));
-    assert!(ask(&fixture, "POST /reload", 200).await.1.contains("\"generation\": 4"));
+    assert_eq!(send_line(&fixture, "GET /livez", 200).await.1, "ok\n");
+    assert_eq!(send_line(&fixture, "GET /readyz", 200).await.1, "ok\n");
+    assert!(send_line(&fixture, "GET /metrics", 200).await.1.contains("crossgate_build_info{"));
+    assert!(send_line(&fixture, "GET /status", 200).await.1.contains("\"generation\": 3"));
+    assert!(send_line(&fixture, "GET /explain?host=a&origin=b", 200).await.1.contains("\"fields\": 2"));
+    assert!(send_line(&fixture, "GET /origins?tenant=acme&limit=7", 200).await.1.contains("\"limit\": 7"));
+    assert!(send_line(&fixture, "POST /reload", 200).await.1.contains("\"generation\": 4"));
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_refused() {
+async fn unknown_admin_paths_methods_and_hosts_are_refused() {
     let fixture = start();
-    ask(&fixture, "GET /", 404).await;
-    ask(&fixture, "GET /metrics/", 404).await;
-    ask(&fixture, "GET http://127.0.0.1/livez", 400).await;
-    assert!(ask(&fixture, "GET /reload", 405).await.0.contains("allow: post"));
-    assert!(ask(&fixture, "POST /metrics", 405).await.0.contains("allow: get, head"));
-    assert!(ask(&fixture, "GET /explain", 400).await.1.contains("no host given"));
-    assert!(ask(&fixture, "GET /origins?limit=0", 400).await.1.contains("from 1 to"));
-    ask(&fixture, "GET /origins?tenant=nobody", 404).await;
-    assert!(ask(&fixture, "POST /origins", 405).await.0.contains("allow: get, head"));
+    send_line(&fixture, "GET /unknown", 404).await;
+    send_line(&fixture, "GET /metrics/", 404).await;
+    send_line(&fixture, "GET http://127.0.0.1/livez", 400).await;
+    assert!(send_line(&fixture, "GET /reload", 405).await.0.contains("allow: post"));
+    assert!(send_line(&fixture, "POST /metrics", 405).await.0.contains("allow: get, head"));
+    assert!(send_line(&fixture, "GET /explain", 400).await.1.contains("no host given"));
+    assert!(send_line(&fixture, "GET /origins?limit=0", 400).await.1.contains("from 1 to"));
+    send_line(&fixture, "GET /origins?tenant=unknown", 404).await;
+    assert!(send_line(&fixture, "POST /origins", 405).await.0.contains("allow: get, head"));
     let (head, _) = send(fixture.address, "GET /status HTTP/1.1\r\nHost: evil.test\r\n\r\n").await;
     check_head(&head, 421);
 }
 
 #[tokio::test]
-async fn head_has_the_length_and_no_body() {
+async fn admin_head_response_has_length_without_body() {
     let fixture = start();
-    let (head, body) = ask(&fixture, "HEAD /livez", 200).await;
+    let (head, body) = send_line(&fixture, "HEAD /livez", 200).await;
     assert!(head.contains("content-length: 3"), "{head}");
     assert_eq!(body, "");
 }
 
 #[tokio::test]
-async fn a_drain_fails_readiness_and_nothing_else() {
+async fn drain_fails_readiness_only() {
     let fixture = start();
     fixture.control.is_draining.store(true, SeqCst);
-    ask(&fixture, "GET /readyz", 503).await;
-    ask(&fixture, "GET /livez", 200).await;
-    ask(&fixture, "GET /metrics", 200).await;
+    send_line(&fixture, "GET /readyz", 503).await;
+    send_line(&fixture, "GET /livez", 200).await;
+    send_line(&fixture, "GET /metrics", 200).await;
 }
 
 #[tokio::test]
-async fn a_refused_reload_tells_its_errors() {
+async fn refused_reload_returns_its_errors() {
     let fixture = start();
     fixture.control.is_broken.store(true, SeqCst);
-    assert!(ask(&fixture, "POST /reload", 422).await.1.contains("bad"));
+    assert!(send_line(&fixture, "POST /reload", 422).await.1.contains("bad"));
 }
 
 #[tokio::test]
-async fn a_body_nobody_asked_for_does_not_hide_the_answer() {
+async fn unexpected_admin_body_does_not_destroy_the_response() {
     let fixture = start();
     let body = "x".repeat(32 << 10);
     let head = format!("POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -143,7 +160,7 @@ async fn a_body_nobody_asked_for_does_not_hide_the_answer() {
 }
 
 #[tokio::test]
-async fn a_head_beyond_the_limits_is_refused() {
+async fn admin_head_over_the_limits_is_refused() {
     let fixture = start();
     let long = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nx: {}\r\n\r\n", "y".repeat(20 << 10));
     check_head(&send(fixture.address, &long).await.0, 431);
@@ -151,7 +168,7 @@ async fn a_head_beyond_the_limits_is_refused() {
 }
 
 #[tokio::test]
-async fn silent_connections_keep_no_probe_out() {
+async fn silent_connections_do_not_block_admin_probes() {
     let fixture = start();
     let mut silent = Vec::new();
     for _ in 0..300 {
@@ -163,9 +180,20 @@ async fn silent_connections_keep_no_probe_out() {
 }
 
 #[tokio::test]
-async fn a_repeated_field_is_refused() {
+async fn repeated_authorization_field_is_refused() {
     let fixture = start();
     let request =
         "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\nAuthorization: Bearer y\r\n\r\n";
     check_head(&send(fixture.address, request).await.0, 400);
+}
+
+#[tokio::test]
+async fn readiness_names_a_stopped_background_task() {
+    let fixture = start();
+    fixture.control.is_impaired.store(true, SeqCst);
+    let (head, body) = send(fixture.address, "GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").await;
+    assert!(head.starts_with("http/1.1 503"), "{head}");
+    assert_eq!(body, "background task stopped: reload; restart the gateway\n");
+    let (head, _) = send(fixture.address, "GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").await;
+    assert!(head.starts_with("http/1.1 200"), "{head}");
 }

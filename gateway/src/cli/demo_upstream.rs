@@ -1,33 +1,57 @@
-//! `crossgate demo-upstream`: runs the demo's API and page until it is interrupted.
+//! `crossgate demo-upstream`: serves the demo's API and page until interrupted.
+//!
+//! This module parses the options and opens the sockets; `demo_upstream` contains the servers.
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::demo_upstream::DemoUpstream;
+use crate::demo_upstream::{DemoUpstream, PageSources};
 
 const PAGES_PORT: u16 = 3000;
 
 /// The arguments of `crossgate demo-upstream`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DemoUpstreamArgs {
-    /// Where the demo API listens
+    /// The address of the demo API
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9001")]
     pub listen: SocketAddr,
-    /// Where the demo page listens; may be repeated. Port 3000 of 127.0.0.1 unless said, and of ::1 where there is IPv6
+    /// The address of the demo page; may be repeated [default: port 3000 of 127.0.0.1, and of ::1
+    /// if there is IPv6]
     #[arg(long, value_name = "ADDR")]
     pub pages: Vec<SocketAddr>,
+    /// The URL of the API through the gateway, which the page calls
+    #[arg(long, value_name = "URL", default_value = "http://api.acme.localhost:8080")]
+    pub gateway: String,
+    /// The gateway's admin listener, for the explanations on the page
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
+    /// The gateway's configuration file, which the page shows to everyone who can open it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// The rule whose source the page shows
     #[arg(long, value_name = "FILE")]
     pub rule: Option<PathBuf>,
 }
 
-/// Serves until the process is interrupted; gives the exit code. Addresses and mistakes go to `err`.
+impl DemoUpstreamArgs {
+    fn page_sources(&self) -> PageSources {
+        PageSources {
+            api: self.gateway.clone(),
+            config: self.config.clone(),
+            rule: self.rule.clone(),
+            admin: self.admin,
+            program: std::env::args().next().unwrap_or_else(|| "crossgate".to_owned()),
+        }
+    }
+}
+
+/// Serves until interrupted; returns the exit code. Addresses and errors go to `err`.
 pub fn run(args: &DemoUpstreamArgs, err: &mut dyn Write) -> u8 {
     match try_run(args, err) {
         Ok(()) => 0,
         Err(error) => {
-            // With stderr gone there is nobody left to tell.
+            // A closed standard error leaves no way to report the failure.
             let _ = writeln!(err, "error: {error}; choose free addresses with --listen and --pages");
             1
         }
@@ -37,7 +61,7 @@ pub fn run(args: &DemoUpstreamArgs, err: &mut dyn Write) -> u8 {
 fn try_run(args: &DemoUpstreamArgs, err: &mut dyn Write) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let demo = bind(args).await?.showing(args.rule.clone());
+        let demo = bind(args).await?.with_page_sources(args.page_sources());
         writeln!(err, "listening role=demo-api address={}", demo.api_address()?)?;
         for address in demo.pages_addresses()? {
             writeln!(err, "listening role=demo-page address={address}")?;
@@ -49,7 +73,8 @@ fn try_run(args: &DemoUpstreamArgs, err: &mut dyn Write) -> io::Result<()> {
     })
 }
 
-/// Browsers look `*.localhost` up as both loopback addresses, so the page is on both, if there are both.
+/// Opens the sockets. Browsers resolve `*.localhost` to both loopback addresses, so the page
+/// listens on both if the machine has both.
 async fn bind(args: &DemoUpstreamArgs) -> io::Result<DemoUpstream> {
     if !args.pages.is_empty() {
         return DemoUpstream::bind(args.listen, &args.pages).await;

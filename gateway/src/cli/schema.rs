@@ -2,12 +2,12 @@
 
 use std::io::{self, Write};
 
-use crate::config::schema;
+use crossgate_config::schema;
 
-/// Prints it.
+/// Prints the schema.
 ///
 /// # Errors
-/// If it cannot be written.
+/// The output cannot be written.
 pub fn run(out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", serde_json::to_string_pretty(&schema::main_file())?)
 }

@@ -1,9 +1,9 @@
-//! The demo API: says what it saw, and nothing about CORS.
+//! The demo API: reports which parts of a request it received, and does not implement CORS.
 //!
-//! `/orders` (GET, POST, PUT) tells which of the request's parts arrived; `/session` sets a cookie; `/slow` takes its
-//! time; `/events` is an event stream; `/requests` gives the counters and is not counted itself, so that looking does
-//! not change what is seen. A plain `OPTIONS` is answered like anything else: were a preflight to come through, it
-//! would be counted.
+//! `/orders` (GET, POST, PUT, PATCH) reports which parts of the request arrived; `/session` sets a
+//! cookie; `/slow` responds after a delay; `/events` is an event stream. `/requests` returns the
+//! counters and is not counted itself, so reading them does not change them. A plain `OPTIONS` is
+//! served like any other method: a preflight that came through would be counted.
 
 use std::time::Duration;
 
@@ -13,18 +13,19 @@ use http_body_util::channel::{Channel, Sender};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
 
-use super::counts::Counts;
-use super::{Body, Request, Response, json, whole};
+use super::counts::MethodCounts;
+use super::{Body, Request, Response, full_response, json};
 
-/// Enough for any demo; a longer body is refused, as an API would.
+/// The limit on a request body; a longer one is refused.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Host-only, and `Lax`: sent along by pages of the same site alone, as the browsers' default is.
+/// A host-only cookie with `SameSite=Lax`: browsers send it with requests of pages of the same site
+/// only, as is their default.
 const COOKIE: &str = "demo_session=42; Path=/; HttpOnly; SameSite=Lax";
 const SLOW: Duration = Duration::from_secs(2);
 const EVENT_EVERY: Duration = Duration::from_secs(1);
 const EVENTS_MAX: u32 = 3_600;
 
-pub(super) async fn answer(request: Request, counts: &Counts) -> Response {
+pub(super) async fn answer(request: Request, counts: &MethodCounts) -> Response {
     let path = request.uri().path().to_owned();
     if path != "/requests" {
         counts.count(request.method());
@@ -44,16 +45,16 @@ async fn orders(request: Request) -> Response {
     let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
         return json(StatusCode::PAYLOAD_TOO_LARGE, &json!({ "error": "send at most 64 KiB" }));
     };
-    let saw = saw(&parts, &body.to_bytes());
+    let received = received(&parts, &body.to_bytes());
     match parts.method {
-        Method::GET | Method::HEAD => json(StatusCode::OK, &json!({ "orders": ["tea", "biscuits"], "saw": saw })),
-        Method::POST | Method::PUT => json(StatusCode::OK, &json!({ "stored": true, "saw": saw })),
+        Method::GET | Method::HEAD => json(StatusCode::OK, &json!({ "orders": ["tea", "biscuits"], "saw": received })),
+        Method::POST | Method::PUT | Method::PATCH => json(StatusCode::OK, &json!({ "stored": true, "saw": received })),
         _ => not_allowed(),
     }
 }
 
-/// What arrived here: the browser's part of the story, told from the other end.
-fn saw(parts: &http::request::Parts, body: &Bytes) -> Value {
+/// The parts of the request that arrived.
+fn received(parts: &http::request::Parts, body: &Bytes) -> Value {
     let present = |name: header::HeaderName| parts.headers.contains_key(name);
     json!({
         "method": parts.method.as_str(),
@@ -64,8 +65,8 @@ fn saw(parts: &http::request::Parts, body: &Bytes) -> Value {
 }
 
 fn not_allowed() -> Response {
-    let mut response = json(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "use GET, POST or PUT" }));
-    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD, POST, PUT"));
+    let mut response = json(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "use GET, POST, PUT or PATCH" }));
+    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH"));
     response
 }
 
@@ -83,12 +84,12 @@ async fn slow() -> Response {
 fn events() -> Response {
     let (sender, channel) = Channel::<Bytes>::new(1);
     tokio::spawn(send_events(sender));
-    let mut response = whole(StatusCode::OK, "text/event-stream", Bytes::new());
+    let mut response = full_response(StatusCode::OK, "text/event-stream", Bytes::new());
     *response.body_mut() = Body::new(channel);
     response
 }
 
-/// Ends when the reader goes away, or after an hour.
+/// Sends events until the reader disconnects, for at most an hour.
 async fn send_events(mut sender: Sender<Bytes>) {
     for number in 0..EVENTS_MAX {
         let event = format!("id: {number}\ndata: {{\"order\":{number}}}\n\n");

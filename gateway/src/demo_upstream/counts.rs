@@ -1,23 +1,24 @@
-//! How many requests the demo API saw, by method. A closed set of methods: a client cannot make it grow.
+//! The number of requests that the demo API received, by method. The set of methods is closed, so a
+//! client cannot make it grow.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
-/// One counter a method, and one for all others.
+/// One counter for each known method, and one for all others.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct MethodCounts {
     known: [AtomicU64; METHODS.len()],
     other: AtomicU64,
 }
 
-impl Counts {
+impl MethodCounts {
     pub(super) fn count(&self, method: &http::Method) {
         let named = METHODS.iter().zip(&self.known).find(|(name, _)| **name == method.as_str());
         named.map_or(&self.other, |(_, counter)| counter).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Every counter, zeros included: the `OPTIONS` that stays at zero is what the demo is about.
+    /// Every counter, including zeros: the demo shows that `OPTIONS` stays at zero.
     pub(super) fn to_json(&self) -> serde_json::Value {
         let known = METHODS.iter().zip(&self.known);
         let mut all: serde_json::Map<_, _> = known.map(|(name, count)| ((*name).to_owned(), read(count))).collect();
@@ -35,8 +36,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_by_method_and_keeps_strangers_together() {
-        let counts = Counts::default();
+    fn demo_requests_are_counted_by_method() {
+        let counts = MethodCounts::default();
         for method in ["GET", "GET", "OPTIONS", "BREW", "get"] {
             counts.count(&method.parse().unwrap());
         }

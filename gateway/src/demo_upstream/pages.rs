@@ -1,45 +1,75 @@
-//! The page of the demo, the same for every `Host`, and the API's counters beside it.
+//! The page of the demo, the same for every demo host, and its data.
 //!
-//! The counters are served on the page's own origin, where reading them needs no CORS: both pages, the refused one
-//! included, can show that the upstream never saw an `OPTIONS`. So is the source of the rule that decides about the page, read anew
-//! each time, for a person to look at and change.
+//! Everything here is served on the page's own origin, where reading needs no CORS. The counters
+//! show on both pages that the upstream never received an `OPTIONS`. The configuration file and the
+//! rule are read from disk for each request, since both can be edited. `/explain` forwards to the
+//! gateway's admin listener, which refuses requests with an `Origin` and so cannot be called by the
+//! page.
 
-use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
+use serde_json::json;
 
-use super::counts::Counts;
-use super::{Request, Response, json, whole};
-use crate::config::files::read_bytes;
+use super::counts::MethodCounts;
+use super::{PageSources, Request, Response, explanation, full_response, json};
+use crossgate_config::files::read_bytes;
+use crossgate_message::host::parse_authority;
 
-/// A rule is no longer than this: see `limits.rules.sourceBytes`.
-const RULE_LEN_MAX: u64 = 64 << 10;
+/// The limit on a rule's source (`limits.rules.sourceBytes`); enough for the demo's configuration.
+const FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// Self-contained: no script, style or image from elsewhere.
 const PAGE: &str = include_str!("page.html");
 
-pub(super) fn answer(request: &Request, counts: &Counts, rule: Option<&Path>) -> Response {
+const TEXT: &str = "text/plain; charset=utf-8";
+
+pub(super) async fn answer(request: &Request, counts: &MethodCounts, sources: &PageSources) -> Response {
+    if !is_demo_host(request) {
+        return full_response(StatusCode::MISDIRECTED_REQUEST, TEXT, "use a name under localhost or an IP address\n");
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return whole(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "use GET\n");
+        return full_response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "use GET\n");
     }
     match request.uri().path() {
-        "/" => whole(StatusCode::OK, "text/html; charset=utf-8", PAGE),
+        "/" => full_response(StatusCode::OK, "text/html; charset=utf-8", PAGE),
         "/requests" => json(StatusCode::OK, &counts.to_json()),
-        "/rule" => match rule.map(read_rule) {
-            Some(Ok(source)) => whole(StatusCode::OK, "text/plain; charset=utf-8", source),
-            Some(Err(error)) => {
-                whole(StatusCode::NOT_FOUND, "text/plain", format!("the rule cannot be read: {error}\n"))
-            }
-            None => whole(StatusCode::NOT_FOUND, "text/plain", "no rule was named with --rule\n"),
-        },
-        "/favicon.ico" => whole(StatusCode::OK, "image/x-icon", Bytes::new()),
-        _ => whole(StatusCode::NOT_FOUND, "text/plain", "nothing here; the page is at /\n"),
+        "/settings" => json(StatusCode::OK, &settings(sources)),
+        "/config" => file(sources.config.as_deref(), "--config"),
+        "/rule" => file(sources.rule.as_deref(), "--rule"),
+        "/explain" => explanation::answer(sources.admin, request.uri().query().unwrap_or_default()).await,
+        "/favicon.ico" => full_response(StatusCode::OK, "image/x-icon", Bytes::new()),
+        _ => full_response(StatusCode::NOT_FOUND, TEXT, "nothing here; the page is at /\n"),
     }
 }
 
-/// A small file, by whoever sits at this desk: read where it is asked for.
-fn read_rule(path: &Path) -> io::Result<Vec<u8>> {
-    read_bytes(path, RULE_LEN_MAX)
+/// Checks `Host` against DNS rebinding: a foreign name that resolves to this machine must not make
+/// the configuration readable.
+fn is_demo_host(request: &Request) -> bool {
+    let host = request.headers().get(header::HOST);
+    let Some(Ok(authority)) = host.map(|host| parse_authority(host.as_bytes())) else {
+        return false;
+    };
+    let name = authority.host.as_ref();
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || name.starts_with('[')
+        || name.parse::<std::net::IpAddr>().is_ok()
+}
+
+fn settings(sources: &PageSources) -> serde_json::Value {
+    let PageSources { api, config, rule, admin: _, program } = sources;
+    let shown = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    json!({ "api": api, "config": shown(config), "rule": shown(rule), "program": program })
+}
+
+fn file(path: Option<&Path>, option: &str) -> Response {
+    let Some(path) = path else {
+        return full_response(StatusCode::NOT_FOUND, TEXT, format!("no file is configured: pass one with {option}\n"));
+    };
+    match read_bytes(path, FILE_BYTES_MAX) {
+        Ok(source) => full_response(StatusCode::OK, TEXT, source),
+        Err(error) => full_response(StatusCode::NOT_FOUND, TEXT, format!("cannot read {}: {error}\n", path.display())),
+    }
 }

@@ -1,99 +1,124 @@
-//! What somebody who asks about a request should consider, beyond its verdict.
+//! Advice about a request, in addition to its verdict.
+//!
+//! Some notes are about the description of the request, such as a truncated log line; the others
+//! are about the judgement. Each note has one condition and one text.
 
-use crossgate_policy::{Kind, Outcome, Reason};
+use crossgate_policy::{Outcome, Reason, RequestKind};
 
-use crate::access_log::Escaped;
-use crate::config::{Mode, UnmatchedRequests};
-use crate::judge::{Action, HeadView, Judged, is_navigation};
+use crate::judge::is_denied_navigation;
+use crate::judge::{PolicyMatch, RequestAction, is_navigation};
 use crate::log_request::NAVIGATION_NOTE;
-use crate::proxy::is_denied_navigation;
+use crate::request_head::RequestHead;
+use crate::snapshot::Snapshot;
+use crossgate_config::{Mode, UnmatchedRequests};
+use crossgate_message::escape::EscapedBytes;
 
 use super::Explanation;
-use super::probe::{Logged, Probe, Sender};
+use crate::probe::{ExplainedRequest, LoggedOutcome, SenderTrust};
 
 const FORM_POST: &str = "if a form on another site posts here, as in single sign-on or after a payment, the route needs \
      `unmatchedRequests: Forward`: such requests are navigations, which CORS does not protect";
-const PREFLIGHT_FIRST: &str = "a browser asks for this method with a preflight first; explain that one too (--request-headers, \
-     or request-headers= in a query)";
-const FORWARDED_BARE: &str = "denied, and yet forwarded, since the route has `unmatchedRequests: Forward`: the upstream acts \
-     on it, and the page may not read the answer";
+const PREFLIGHT_FIRST: &str = "a browser sends a preflight first for this method; explain that one too (--request-headers, or \
+     request-headers= in a query)";
+const FORWARDED_WITHOUT_CORS: &str = "denied but forwarded, because the route has `unmatchedRequests: Forward`: the upstream processes \
+     the request, and the browser hides the response from the page";
 const REPORT_ONLY: &str = "mode: Report protects nothing: the request is forwarded and the upstream's own CORS headers pass \
-     untouched";
-const SOCKET_WITH_CREDENTIALS: &str = "browsers send cookies with WebSockets of any page: where the policy allows any origin, \
-     one with Cookie or Authorization is refused; list the origins instead";
+     unchanged";
+const SOCKET_WITH_CREDENTIALS: &str = "browsers send cookies with WebSocket handshakes of any page: a policy that allows any \
+     origin refuses handshakes with Cookie or Authorization; list the origins instead";
+const EXPLAINED_PREFLIGHT: &str = "denied, and answered with 204 so that the browser's console names the refused method or header; the browser \
+     blocks the request (`preflightFailures: Explain`)";
 const NO_ROUTE: &str = "no route of the tenant matches the path and method";
 
-/// Longer than any verdict or reason.
+const HEALTH_CHECK: &str = "this path is the `healthPath` of a listener, which answers GET and HEAD of it for any host; this explanation \
+     applies to the other listeners";
+
+/// The cap on a recorded verdict or reason; real ones are shorter.
 const LOGGED_LEN_MAX: usize = 32;
-const NOT_BELIEVED: &str = "forwarding fields are ignored, as a stranger's are; if one of the listener's trustedProxies sends the \
-     request, say so (--trusted, or trusted=true in a query)";
-const CUT: &str =
-    "the log cut a text of this request, so what is explained may be another request; ask with the whole one";
+const UNTRUSTED_FIELDS: &str = "forwarding fields are ignored, because the sender is not trusted; for a request from one of the \
+     listener's trustedProxies add --trusted, or trusted=true in a query";
+const TRUNCATED: &str =
+    "the record of this request contains truncated text, so the explanation may not match; explain the whole request";
 
-/// What there is to say of the description of a request.
-pub(super) fn of_probe(probe: &Probe, told: &Explanation) -> Vec<String> {
+/// Notes on the description of a request.
+pub(super) fn of_probe(snapshot: &Snapshot, probe: &ExplainedRequest, explanation: &Explanation) -> Vec<String> {
     let logged = probe.logged.as_ref();
-    let told_not_believed = claims_client(probe).then(|| NOT_BELIEVED.to_owned());
-    let cut = logged.filter(|logged| logged.is_cut).map(|_| CUT.to_owned());
-    told_not_believed.into_iter().chain(cut).chain(logged.and_then(|logged| changed(logged, told))).collect()
+    let ignored_fields = claims_client(probe).then(|| UNTRUSTED_FIELDS.to_owned());
+    let cut = logged.filter(|logged| logged.is_cut).map(|_| TRUNCATED.to_owned());
+    let health_check = is_health_check(snapshot, probe).then(|| HEALTH_CHECK.to_owned());
+    health_check
+        .into_iter()
+        .chain(ignored_fields)
+        .chain(cut)
+        .chain(logged.and_then(|logged| verdict_change(logged, explanation)))
+        .collect()
 }
 
-fn claims_client(probe: &Probe) -> bool {
+fn is_health_check(snapshot: &Snapshot, probe: &ExplainedRequest) -> bool {
+    let mut paths = snapshot.settings.listeners.iter().filter_map(|listener| listener.health_path.as_ref());
+    paths.any(|path| path.value.is_health_check(&probe.method, &probe.target))
+}
+
+fn claims_client(probe: &ExplainedRequest) -> bool {
     let is_claim = |name: &str| name == "forwarded" || name.starts_with("x-forwarded-");
-    probe.sender == Sender::Stranger && probe.fields.iter().any(|(name, _)| is_claim(name))
+    probe.sender == SenderTrust::Untrusted && probe.fields.iter().any(|(name, _)| is_claim(name))
 }
 
-/// The log knows better what happened; this configuration, what would happen now.
-fn changed(logged: &Logged, told: &Explanation) -> Option<String> {
-    let now = (told.verdict.as_str(), told.reason);
+/// Notes a difference between the recorded verdict and that of this configuration.
+fn verdict_change(logged: &LoggedOutcome, explanation: &Explanation) -> Option<String> {
+    let now = (explanation.verdict.as_str(), explanation.reason);
     let then = (logged.verdict.as_deref().unwrap_or(now.0), logged.reason.as_deref().unwrap_or(now.1));
     (then != now).then(|| {
         format!(
-            "the log has {}, {}, and this configuration gives {}, {}: it has changed since, or the verdict hung on \
-             something that is not logged, such as the query or a text that was cut",
-            Escaped::<LOGGED_LEN_MAX>(then.0.as_bytes()),
-            Escaped::<LOGGED_LEN_MAX>(then.1.as_bytes()),
+            "the request got {}, {}, but this configuration gives {}, {}: the configuration has changed, or the verdict \
+             depended on something that is not recorded, such as the query or truncated text",
+            EscapedBytes::<LOGGED_LEN_MAX>(then.0.as_bytes()),
+            EscapedBytes::<LOGGED_LEN_MAX>(then.1.as_bytes()),
             now.0,
             now.1,
         )
     })
 }
 
-/// What there is to consider.
-pub(super) fn of(judged: &Judged<'_>, head: &HeadView<'_>) -> Vec<String> {
-    let considered = [
-        (judged.action == Action::NotFound, NO_ROUTE),
+/// Notes on a judged request.
+pub(super) fn of(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> Vec<String> {
+    let candidates = [
+        (judged.action == RequestAction::NotFound, NO_ROUTE),
         (is_report(judged), REPORT_ONLY),
+        (judged.action == RequestAction::ExplainPreflight, EXPLAINED_PREFLIGHT),
         (is_denied_navigation(judged, head.headers), NAVIGATION_NOTE),
         (is_maybe_form_post(judged, head), FORM_POST),
-        (is_forwarded_bare(judged), FORWARDED_BARE),
+        (is_forwarded_without_cors(judged), FORWARDED_WITHOUT_CORS),
         (is_refused_for_credentials(judged, head), SOCKET_WITH_CREDENTIALS),
         (needs_preflight(judged, head), PREFLIGHT_FIRST),
     ];
-    considered.into_iter().filter(|(applies, _)| *applies).map(|(_, note)| note.to_owned()).collect()
+    candidates.into_iter().filter(|(applies, _)| *applies).map(|(_, note)| note.to_owned()).collect()
 }
 
-fn is_report(judged: &Judged<'_>) -> bool {
+fn is_report(judged: &PolicyMatch<'_>) -> bool {
     judged.route.as_ref().is_some_and(|route| route.mode == Mode::Report)
 }
 
-fn is_maybe_form_post(judged: &Judged<'_>, head: &HeadView<'_>) -> bool {
-    let is_denied = judged.action == Action::Deny && judged.verdict.kind == Kind::Actual;
+fn is_maybe_form_post(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> bool {
+    // An HTML form posts without a preflight. A browser without fetch metadata does not mark it as
+    // a navigation.
+    let is_denied = judged.action == RequestAction::Deny && judged.verdict.kind == RequestKind::Actual;
     is_denied && head.method == b"POST" && !is_navigation(head.headers)
 }
 
-fn is_forwarded_bare(judged: &Judged<'_>) -> bool {
+fn is_forwarded_without_cors(judged: &PolicyMatch<'_>) -> bool {
     let forwards = judged.route.as_ref().is_some_and(|route| route.unmatched_requests == UnmatchedRequests::Forward);
-    forwards && judged.action == Action::Forward && judged.verdict.outcome == Outcome::Deny
+    forwards && judged.action == RequestAction::Forward && judged.verdict.outcome == Outcome::Deny
 }
 
-fn is_refused_for_credentials(judged: &Judged<'_>, head: &HeadView<'_>) -> bool {
+fn is_refused_for_credentials(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> bool {
     let is_any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
-    let is_refused = judged.verdict.kind == Kind::WebSocket && judged.verdict.reason == Reason::NoMatch;
-    is_any && is_refused && head.noted.has_credentials
+    let is_refused = judged.verdict.kind == RequestKind::WebSocket && judged.verdict.reason == Reason::NoMatch;
+    is_any && is_refused && head.known.has_credentials
 }
 
-/// <https://fetch.spec.whatwg.org/#cors-safelisted-method>
-fn needs_preflight(judged: &Judged<'_>, head: &HeadView<'_>) -> bool {
-    judged.verdict.kind == Kind::Actual && !matches!(head.method, b"GET" | b"HEAD" | b"POST")
+/// Methods that are not safelisted need a preflight
+/// (<https://fetch.spec.whatwg.org/#cors-safelisted-method>).
+fn needs_preflight(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> bool {
+    judged.verdict.kind == RequestKind::Actual && !matches!(head.method, b"GET" | b"HEAD" | b"POST")
 }

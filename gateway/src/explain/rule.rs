@@ -1,86 +1,86 @@
-//! What a policy's rule says of one request, and how it came to that.
+//! The answer of a policy's rule to one request, and how it was computed.
 //!
-//! The rule is run here, whatever the cache has, so that what it read and how long it took can be told; nothing is counted and nothing
-//! is remembered. An answer depends on nothing but what was read, so the cache cannot have another one.
+//! The rule always runs here, even if its answer is cached, to show what it read and how long it
+//! took. Nothing is counted or cached. An answer depends only on the values read, so a cached
+//! answer cannot differ.
 
 use std::fmt;
 
-use crossgate_policy::{Answer, RuleError, RuleInput, Terms};
+use crossgate_policy::{RuleAnswer, RuleError, RuleInput, RuleTerms};
 use serde::Serialize;
 
-use super::display::row;
-use crate::verdicts::{Asked, Examined, RuleSeat, Source};
+use super::display::write_row;
+use crate::verdicts::{AnswerSource, ExaminedRun, RuleOutcome, TenantRule};
 
-/// A rule's answer, and what it took.
+/// A rule's answer and its cost.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RuleTold {
+pub struct ExplainedRule {
     /// The script's name.
     pub script: String,
     /// `allow`, `deny`, `abstain` or `error`.
     pub answer: &'static str,
-    /// The shorter max-age, in seconds, if the rule names one.
+    /// The shorter max-age in seconds, if the rule sets one.
     pub max_age_seconds: Option<u32>,
-    /// Whether it withholds credentials.
+    /// Whether the rule withholds credentials.
     pub without_credentials: bool,
-    /// What it says to whoever is denied.
+    /// The rule's message to a denied client.
     pub message: Option<String>,
-    /// Why it gave no answer.
-    pub error: Option<ErrorTold>,
-    /// What of the request it read: another request with the same values of these gets the same answer.
+    /// The error of a failed rule.
+    pub error: Option<ExplainedError>,
+    /// The parts of the request that the rule read: a request with the same values gets the same
+    /// answer.
     pub reads: Vec<String>,
-    /// How many operations it took.
+    /// The number of operations.
     pub operations: u64,
-    /// Whether a request like this one would have been answered from the cache.
+    /// Whether the cache already contains the answer to this request.
     pub cached: bool,
 }
 
-/// Where and why a rule failed.
+/// The error of a failed rule and its location.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ErrorTold {
-    /// The kind, as the metrics have it.
+pub struct ExplainedError {
+    /// The kind, as in the metrics.
     pub kind: &'static str,
-    /// What happened.
+    /// The error message.
     pub message: String,
-    /// The line in the script.
     pub line: Option<u32>,
-    /// The column.
     pub column: Option<u32>,
-    /// That line.
+    /// The text of that line.
     pub source_line: Option<String>,
 }
 
-/// Runs a rule to tell about it.
-pub(super) fn examine(seat: &RuleSeat, input: &RuleInput<'_>) -> (RuleTold, Asked) {
-    let Examined { cached, run } = seat.examine(input);
-    let rule = seat.rule();
+/// Runs a rule and describes the run.
+pub(super) fn run_uncached(rule: &TenantRule, input: &RuleInput<'_>) -> (ExplainedRule, RuleOutcome) {
+    let ExaminedRun { cached, run } = rule.run_uncounted(input);
+    let compiled = rule.rule();
     let (answer, terms, message) = match &run.answer {
-        Ok(Answer::Allow(terms)) => ("allow", *terms, None),
-        Ok(Answer::Deny(message)) => ("deny", Terms::NONE, message.as_deref().map(str::to_owned)),
-        Ok(Answer::Abstain) => ("abstain", Terms::NONE, None),
-        Err(_) => ("error", Terms::NONE, None),
+        Ok(RuleAnswer::Allow(terms)) => ("allow", *terms, None),
+        Ok(RuleAnswer::Deny(message)) => ("deny", RuleTerms::NONE, message.as_deref().map(str::to_owned)),
+        Ok(RuleAnswer::Abstain) => ("abstain", RuleTerms::NONE, None),
+        Err(_) => ("error", RuleTerms::NONE, None),
     };
-    let error = run.answer.as_ref().err().map(|error| ErrorTold::new(error, rule.script().source()));
-    let told = RuleTold {
-        script: rule.script().name().to_owned(),
+    let error = run.answer.as_ref().err().map(|error| ExplainedError::new(error, compiled.script().source()));
+    let explained = ExplainedRule {
+        script: compiled.script().name().to_owned(),
         answer,
         max_age_seconds: terms.max_age_seconds,
         without_credentials: terms.without_credentials,
         message,
         error,
-        reads: rule.names(run.reads),
+        reads: compiled.names(run.reads),
         operations: run.operations,
         cached,
     };
-    (told, Asked { answer: run.answer, source: Source::Run })
+    (explained, RuleOutcome { answer: run.answer, source: AnswerSource::Run })
 }
 
-impl ErrorTold {
+impl ExplainedError {
     fn new(error: &RuleError, source: &str) -> Self {
         let index = error.line.and_then(|line| usize::try_from(line.checked_sub(1)?).ok());
         let line = index.and_then(|index| source.lines().nth(index));
-        ErrorTold {
+        ExplainedError {
             kind: error.kind.as_str(),
             message: error.message.clone(),
             line: error.line,
@@ -90,26 +90,26 @@ impl ErrorTold {
     }
 }
 
-impl fmt::Display for RuleTold {
+impl fmt::Display for ExplainedRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        row(f, "rule", Some(&format!("{} answers {}", self.script, self.answer)))?;
-        row(f, "says", self.message.as_deref())?;
-        row(f, "max-age", self.max_age_seconds.map(|seconds| format!("{seconds} s at most")).as_deref())?;
-        row(f, "narrows", self.without_credentials.then_some("without credentials"))?;
+        write_row(f, "rule", Some(&format!("{} answers {}", self.script, self.answer)))?;
+        write_row(f, "message", self.message.as_deref())?;
+        write_row(f, "max-age", self.max_age_seconds.map(|seconds| format!("{seconds} s at most")).as_deref())?;
+        write_row(f, "narrows", self.without_credentials.then_some("without credentials"))?;
         if let Some(error) = &self.error {
             write!(f, "{error}")?;
         }
         let reads = if self.reads.is_empty() { "nothing".to_owned() } else { self.reads.join(", ") };
-        row(f, "reads", Some(&reads))?;
+        write_row(f, "reads", Some(&reads))?;
         let source = if self.cached { "the answer is in the cache" } else { "the answer is not in the cache" };
-        row(f, "took", Some(&format!("{} operations; {source}", self.operations)))
+        write_row(f, "took", Some(&format!("{} operations; {source}", self.operations)))
     }
 }
 
-impl fmt::Display for ErrorTold {
+impl fmt::Display for ExplainedError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        row(f, "error", Some(&format!("{}: {}", self.kind, self.message)))?;
+        write_row(f, "error", Some(&format!("{}: {}", self.kind, self.message)))?;
         let (Some(line), Some(column), Some(text)) = (self.line, self.column, &self.source_line) else { return Ok(()) };
-        row(f, "", Some(&format!("{line}:{column} | {text}")))
+        write_row(f, "", Some(&format!("{line}:{column} | {text}")))
     }
 }

@@ -1,7 +1,7 @@
-//! What `/origins` asks of the ledger, and what it is told: the schema of the answer.
+//! The answer of `/origins`: its query, and its JSON schema.
 //!
-//! Field names are stable: a field may be added, none changes its meaning. Texts are well-formed origins, or one of two names, so there is
-//! nothing to escape beyond JSON's own.
+//! Field names are stable: fields may be added, and none changes its meaning. Texts are well-formed
+//! origins or one of two fixed names, so JSON's own escaping is enough.
 
 use std::sync::Arc;
 
@@ -9,56 +9,49 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
-use super::page::{Entry, Page};
+use super::tenant_ledger::{LedgerEntry, TenantLedger};
 use super::{Counts, Ledger};
 use crate::metrics::VerdictLabel;
 
-/// Origins that are told if nobody says how many, and at most.
+/// The default and the maximum number of origins in a report.
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 10_000;
 
-/// Which origins somebody asks for.
+/// The query of a request for `/origins`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origins {
-    /// Of this tenant alone.
+pub struct OriginsQuery {
+    /// The tenant to report; all tenants if absent.
     pub tenant: Option<String>,
-    /// Those with requests of such verdicts alone, most of these first.
-    pub verdict: Option<Asked>,
-    /// How many.
+    /// Reports only origins with requests of these verdicts, most requests first.
+    pub verdict: Option<VerdictFilter>,
     pub limit: usize,
 }
 
-/// Verdicts, enforced or only reported.
+/// Verdicts, in enforcing and in report mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// Those that let through.
+pub enum VerdictFilter {
     Allow,
-    /// Those that refuse.
     Deny,
 }
 
-/// Why a query asks for nothing.
+/// The reason for rejecting a query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OriginsError {
-    /// A parameter that has no meaning here.
-    #[error("unknown parameter `{0}`: accepted are tenant, verdict and limit")]
+    #[error("unknown parameter `{0}`: expected tenant, verdict or limit")]
     UnknownParameter(String),
-    /// A parameter that is there again.
-    #[error("`{0}` is given twice")]
+    #[error("duplicate parameter `{0}`")]
     Repeated(String),
-    /// Neither of the two.
-    #[error("verdict is `{0}`: allow and deny are accepted")]
+    #[error("invalid verdict `{0}`: expected allow or deny")]
     Verdict(String),
-    /// No number, or too large a one.
-    #[error("limit is `{0}`: a number from 1 to {LIMIT_MAX} is accepted")]
+    #[error("invalid limit `{0}`: expected a number from 1 to {LIMIT_MAX}")]
     Limit(String),
 }
 
-impl Origins {
-    /// What the query of a URL asks for.
+impl OriginsQuery {
+    /// Parses the query of a URL.
     ///
     /// # Errors
-    /// If a parameter is unknown, given twice, or has no such value.
+    /// If a parameter is unknown, duplicate, or has an invalid value.
     pub fn from_query(query: &str) -> Result<Self, OriginsError> {
         let (mut tenant, mut verdict, mut limit) = (None, None, None);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -74,15 +67,15 @@ impl Origins {
                 return Err(OriginsError::Repeated(name.to_owned()));
             }
         }
-        let verdict = verdict.map(asked).transpose()?;
-        Ok(Origins { tenant, verdict, limit: limit.map_or(Ok(LIMIT_DEFAULT), number)? })
+        let verdict = verdict.map(verdict_filter).transpose()?;
+        Ok(OriginsQuery { tenant, verdict, limit: limit.map_or(Ok(LIMIT_DEFAULT), number)? })
     }
 }
 
-fn asked(text: String) -> Result<Asked, OriginsError> {
+fn verdict_filter(text: String) -> Result<VerdictFilter, OriginsError> {
     match text.as_str() {
-        "allow" => Ok(Asked::Allow),
-        "deny" => Ok(Asked::Deny),
+        "allow" => Ok(VerdictFilter::Allow),
+        "deny" => Ok(VerdictFilter::Deny),
         _ => Err(OriginsError::Verdict(text)),
     }
 }
@@ -91,53 +84,55 @@ fn number(text: String) -> Result<usize, OriginsError> {
     text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit)).ok_or(OriginsError::Limit(text))
 }
 
-/// The answer.
+/// The report on origins.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// Whether anything is recorded.
+pub struct OriginsReport {
     enabled: bool,
-    /// Requests that were not recorded, as they came too fast: of all tenants.
+    /// Requests of all tenants that were not recorded because they came too fast.
     dropped: u64,
-    /// Entries there are, of all tenants; how many there may be, and of one tenant.
+    /// The entries of all tenants, their maximum, and the maximum for each tenant.
     entries: usize,
     entries_max: usize,
     entries_max_per_tenant: usize,
-    /// From here on, of the tenants that were asked for: since when their requests are recorded.
+    /// The start of the record. This field and the next ones cover the reported tenants only.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<String>,
-    /// Requests of origins whose entries were given up for others.
+    /// Requests of origins whose entries were evicted.
     forgotten: u64,
-    /// Origins that the limit leaves out.
+    /// Origins left out because of `limit`.
     left_out: usize,
-    origins: Vec<ToldOrigin>,
+    origins: Vec<ReportedOrigin>,
 }
 
-/// One origin of one tenant.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ToldOrigin {
+struct ReportedOrigin {
     tenant: Box<str>,
-    /// As browsers send it; `null`, or `malformed` for everything that is no origin.
+    /// The origin as browsers send it, `null`, or `malformed` for all malformed values.
     origin: Box<str>,
-    /// Requests since the origin was first seen, by verdict.
+    /// Requests since `first_seen`, by verdict.
     allowed: u64,
     denied: u64,
-    /// The same in report mode.
+    /// Requests in report mode.
     would_allow: u64,
     would_deny: u64,
-    /// So many more it may have sent before, at most, while it had no entry.
+    /// The maximum number of further requests that came before, while the origin had no entry.
     error: u64,
     first_seen: String,
     last_seen: String,
-    /// Why the last verdict was what it was: the reasons of the metrics.
+    /// The reason of the last verdict, as in metrics.
     last_reason: &'static str,
 }
 
-/// What is told of these pages, each with its tenant's id.
-pub fn report(ledger: &Ledger, pages: &[(Box<str>, Arc<Page>)], asked: &Origins) -> Report {
+/// Reports the given ledgers, each with its tenant's id.
+pub fn report(
+    ledger: &Ledger,
+    tenant_ledgers: &[(Box<str>, Arc<TenantLedger>)],
+    query: &OriginsQuery,
+) -> OriginsReport {
     let limits = ledger.limits();
-    let mut told = Report {
+    let mut report = OriginsReport {
         enabled: ledger.is_on(),
         dropped: ledger.dropped_since(),
         entries: ledger.entries(),
@@ -149,35 +144,36 @@ pub fn report(ledger: &Ledger, pages: &[(Box<str>, Arc<Page>)], asked: &Origins)
         origins: Vec::new(),
     };
     let (mut found, mut since_s) = (Vec::new(), None);
-    for (tenant, page) in pages {
-        let reading = page.read();
-        since_s = Some(since_s.unwrap_or(reading.since_s).min(reading.since_s));
-        told.forgotten += reading.forgotten;
-        let weighed = reading.entries.into_iter().map(|entry| (weight(&entry.counts, asked.verdict), tenant, entry));
+    for (tenant, tenant_ledger) in tenant_ledgers {
+        let snapshot = tenant_ledger.read();
+        since_s = Some(since_s.unwrap_or(snapshot.since_s).min(snapshot.since_s));
+        report.forgotten += snapshot.forgotten;
+        let weighed = snapshot.entries.into_iter().map(|entry| (weight(&entry.counts, query.verdict), tenant, entry));
         found.extend(weighed.filter(|(weight, ..)| *weight > 0));
     }
     found.sort_unstable_by(|(a, a_tenant, a_entry), (b, b_tenant, b_entry)| {
         b.cmp(a).then_with(|| (a_tenant, &a_entry.origin).cmp(&(b_tenant, &b_entry.origin)))
     });
-    told.since = since_s.map(rfc3339);
-    told.left_out = found.len().saturating_sub(asked.limit);
-    told.origins = found.into_iter().take(asked.limit).map(|(_, tenant, entry)| told_origin(tenant, entry)).collect();
-    told
+    report.since = since_s.map(rfc3339);
+    report.left_out = found.len().saturating_sub(query.limit);
+    report.origins =
+        found.into_iter().take(query.limit).map(|(_, tenant, entry)| reported_origin(tenant, entry)).collect();
+    report
 }
 
-/// Requests of the verdicts that were asked for.
-fn weight(counts: &Counts, asked: Option<Asked>) -> u64 {
-    let is_asked_for = |label: VerdictLabel| match asked {
-        Some(Asked::Allow) => !label.is_denial(),
-        Some(Asked::Deny) => label.is_denial(),
+/// The number of requests with the reported verdicts.
+fn weight(counts: &Counts, query: Option<VerdictFilter>) -> u64 {
+    let is_reported = |label: VerdictLabel| match query {
+        Some(VerdictFilter::Allow) => !label.is_denial(),
+        Some(VerdictFilter::Deny) => label.is_denial(),
         None => true,
     };
-    VerdictLabel::ALL.into_iter().zip(counts).filter(|(label, _)| is_asked_for(*label)).map(|(_, count)| count).sum()
+    VerdictLabel::ALL.into_iter().zip(counts).filter(|(label, _)| is_reported(*label)).map(|(_, count)| count).sum()
 }
 
-fn told_origin(tenant: &str, entry: Entry) -> ToldOrigin {
-    let Entry { origin, counts: [allowed, denied, would_allow, would_deny], error, .. } = entry;
-    ToldOrigin {
+fn reported_origin(tenant: &str, entry: LedgerEntry) -> ReportedOrigin {
+    let LedgerEntry { origin, counts: [allowed, denied, would_allow, would_deny], error, .. } = entry;
+    ReportedOrigin {
         tenant: tenant.into(),
         origin,
         allowed,

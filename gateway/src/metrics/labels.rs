@@ -1,44 +1,22 @@
 //! The closed sets of label values that metrics and the access log share.
 //!
-//! A label value is either a name from the configuration or a member of one of these sets, so that no client can
-//! make a series. Kinds and reasons of a verdict come from the policy crate; the sets here are the gateway's own.
+//! A label value is either a name from the configuration or a member of one of these sets, so no
+//! client can create a series. The kinds and reasons of verdicts are in the policy crate; the sets
+//! here belong to the gateway.
 
 use crossgate_policy::Outcome;
-
-macro_rules! label_set {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident => $text:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
-
-        impl $name {
-            /// Every member, in the order of declaration.
-            pub const ALL: [$name; [$($text),+].len()] = [$($name::$variant),+];
-
-            /// The label value.
-            pub fn as_str(self) -> &'static str {
-                match self { $($name::$variant => $text,)+ }
-            }
-        }
-
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.as_str())
-            }
-        }
-    };
-}
+use crossgate_telemetry::label_set;
 
 label_set! {
-    /// What was decided, and whether it was enforced or only reported.
+    /// The verdict, and whether it was enforced or only reported.
     VerdictLabel {
-        /// Let through.
+        /// Allowed.
         Allow => "allow",
-        /// Refused, or forwarded without CORS headers where the route says so.
+        /// Denied: refused, or forwarded without CORS headers if the route is configured so.
         Deny => "deny",
-        /// Report mode: would have been let through.
+        /// Report mode: would be allowed.
         WouldAllow => "would_allow",
-        /// Report mode: would have been refused.
+        /// Report mode: would be denied.
         WouldDeny => "would_deny",
     }
 }
@@ -70,61 +48,90 @@ impl VerdictLabel {
 }
 
 label_set! {
-    /// How enforcing a reported policy would change what the browser is told today.
+    /// The class of a response's status (RFC 9110, section 15).
+    ResponseClass {
+        /// 101, the only 1xx that ends a request.
+        Informational => "1xx",
+        /// 200 to 299.
+        Successful => "2xx",
+        /// 300 to 399.
+        Redirection => "3xx",
+        /// 400 to 499.
+        ClientError => "4xx",
+        /// 500 and above.
+        ServerError => "5xx",
+        /// No response was started: the client closed the connection first, a limit ended the
+        /// exchange, or the gateway panicked.
+        Missing => "none",
+    }
+}
+
+label_set! {
+    /// The maker of a response.
+    ResponseSource {
+        /// The gateway.
+        Gateway => "gateway",
+        /// The upstream.
+        Upstream => "upstream",
+        /// There was no response.
+        Missing => "none",
+    }
+}
+
+label_set! {
+    /// The change that enforcing a reported policy would make to the CORS headers that the browser
+    /// receives today.
     Change {
-        /// The upstream allows the origin, the policy would not.
+        /// The upstream allows the origin; the policy would not.
         NewlyDenied => "newly_denied",
-        /// The upstream does not allow the origin, the policy would.
+        /// The upstream does not allow the origin; the policy would.
         NewlyAllowed => "newly_allowed",
-        /// Both allow it, with another `Access-Control-Allow-Origin`.
+        /// Both allow it, with different `Access-Control-Allow-Origin` values.
         OtherValue => "other_value",
     }
 }
 
 label_set! {
-    /// Why a request was not sent to an upstream.
+    /// The reason why a request was not sent to an upstream.
     UpstreamRefusal {
-        /// As many as may were under way, and as many as may waited.
+        /// The limits on running and on waiting requests were both reached.
         Limit => "limit",
-        /// It waited for as long as it may.
+        /// The request waited in the queue up to the time limit.
         PendingTimeout => "pending_timeout",
-        /// No name of the upstream's servers has led anywhere yet.
+        /// No name of the upstream's servers has been resolved yet.
         NoAddress => "no_address",
+        /// The request has passed through this gateway before.
+        Loop => "loop",
+        /// The server is the gateway's own admin listener.
+        OwnAdmin => "own_admin",
     }
 }
 
 label_set! {
-    /// How a health check ended.
-    CheckResult {
-        /// With a status from 200 to 299.
-        Passed => "passed",
-        /// Without.
-        Failed => "failed",
-    }
-}
-
-label_set! {
-    /// Why an upstream gave no usable answer.
+    /// The reason why an upstream gave no usable response.
     UpstreamError {
         /// Nothing listens there.
         ConnectRefused => "connect_refused",
         /// No connection within the connect timeout.
         ConnectTimeout => "connect_timeout",
-        /// No connection for another reason.
+        /// The connection failed for another reason.
         ConnectFailed => "connect_failed",
-        /// No TLS with it: it speaks none, none that is taken here, or refuses the gateway's certificate.
+        /// The TLS handshake failed: the server has no TLS, no accepted version or cipher, or
+        /// refuses the gateway's certificate.
         TlsHandshake => "tls_handshake",
-        /// Its certificate is expired, of nobody who is trusted, or of another name.
+        /// The server's certificate is expired, untrusted, or for another name.
         TlsCertificate => "tls_certificate",
-        /// It speaks TLS, and not the HTTP that it is to be asked in.
+        /// The server negotiated another protocol than the configured version of HTTP.
         TlsAlpn => "tls_alpn",
         /// No response head within the head timeout.
         HeadTimeout => "head_timeout",
-        /// Silence for longer than the idle timeout, after the head.
+        /// No bytes within the idle timeout, after the head.
         IdleTimeout => "idle_timeout",
-        /// The connection ended before the answer did.
+        /// The HTTP/2 server allows no further stream on the connection.
+        StreamLimit => "stream_limit",
+        /// The connection ended before the response did.
         Reset => "reset",
-        /// The answer was not HTTP.
+        /// The response was not valid HTTP.
         Invalid => "invalid",
         /// Anything else.
         Other => "other",
@@ -132,99 +139,13 @@ label_set! {
 }
 
 label_set! {
-    /// Why the gateway ended a client's connection by itself.
-    EarlyClose {
-        /// There were more connections than even 503 could be said to.
-        Full => "full",
-        /// No further request within the keep-alive time, or no first one: nobody waited for an answer.
-        Idle => "idle",
-        /// The request body came too slowly.
-        SlowBody => "slow_body",
-        /// Nothing moved for too long after the response head.
-        ExchangeIdle => "exchange_idle",
-        /// The client did not take its response.
-        WriteStall => "write_stall",
-        /// Too much was sent over HTTP/2 that is no request, or more requests than were allowed.
-        Http2Flood => "http2_flood",
-        /// What was sent is no HTTP/2.
-        Http2Error => "http2_error",
-        /// The client went away before its answer was whole.
-        ClientGone => "client_gone",
-    }
-}
-
-label_set! {
-    /// How a TLS handshake ended.
-    HandshakeEnd {
-        /// It succeeded.
-        Success => "success",
-        /// The client named a host that no certificate is for.
-        UnknownName => "unknown_name",
-        /// The client would not have the certificate, or said so by an alert.
-        Rejected => "rejected",
-        /// There is no version, suite or protocol that both speak.
-        Incompatible => "incompatible",
-        /// A request came, in plain text.
-        PlainHttp => "plain_http",
-        /// What came is no TLS.
-        Malformed => "malformed",
-        /// It took too long.
-        Timeout => "timeout",
-        /// The client went away.
-        ClientGone => "client_gone",
-        /// Anything else.
-        Failed => "failed",
-    }
-}
-
-label_set! {
-    /// Why a connection that should begin with a PROXY header was closed.
-    BadIntroduction {
-        /// Its peer is none of those who may send one.
-        Stranger => "stranger",
-        /// It begins with something else.
-        Malformed => "malformed",
-        /// The header is longer than any that is taken.
-        TooLarge => "too_large",
-        /// The header did not arrive in time.
-        Timeout => "timeout",
-        /// The peer went away within the header.
-        Truncated => "truncated",
-    }
-}
-
-label_set! {
-    /// Why no connection could be accepted.
-    AcceptError {
-        /// The process, or the system, has no descriptor left.
-        Descriptors => "descriptors",
-        /// The system has no memory left for it.
-        Memory => "memory",
-        /// Anything else, such as a client that was gone before.
-        Other => "other",
-    }
-}
-
-label_set! {
-    /// Where a panic ended what was being done.
-    PanicPlace {
-        /// A connection, while the lane had it: a preflight that it answers, a head that it refuses.
-        Lane => "lane",
-        /// A connection, while the proxy had it: all other requests.
-        Proxy => "proxy",
-        /// An answer of the admin listener.
-        Admin => "admin",
-    }
-}
-
-label_set! {
-    /// How a reload ended.
+    /// The result of a reload.
     ReloadResult {
-        /// Everything on disk is live.
+        /// Everything on disk serves.
         Success => "success",
-        /// The main file is live; some tenants file kept its last good version.
+        /// The main file serves; some tenants file kept its last good version.
         Partial => "partial",
-        /// Nothing changed.
+        /// The main file is refused. Only renewed certificates and admin tokens take effect.
         Failure => "failure",
     }
 }

@@ -1,4 +1,7 @@
-//! What the admin listener may see and do of the running gateway.
+//! The admin listener's view of the running gateway: status, reload, origins and explanations.
+//!
+//! The admin module calls it through the `AdminControl` trait, so that its tests need no gateway.
+//! Absent on purpose: access control, which is in `admin/access.rs`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,25 +10,26 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::Listening;
-use crate::admin::{Control, Phase};
-use crate::explain::explain;
-use crate::explain::probe::Probe;
-use crate::ledger::Origins;
-use crate::metrics::Metrics;
+use super::ListenAddresses;
+use crate::admin::{AdminControl, ProcessPhase};
+use crate::explain::{DenialExplanation, RenderedExplanation, explain};
+use crate::ledger::OriginsQuery;
+use crate::probe::ExplainedRequest;
+use crate::registry::GatewayMetrics;
 use crate::reload::Reloader;
-use crate::servers::Standing;
-use crate::tenant::Upstream;
+use crate::servers::ServerState;
+use crate::upstream::Upstream;
+use crate::version::COMMIT;
 
 pub(super) struct ProcessControl {
     reloader: Reloader,
-    metrics: Arc<Metrics>,
-    listening: Listening,
+    metrics: Arc<GatewayMetrics>,
+    listening: ListenAddresses,
     is_closing: Arc<AtomicBool>,
 }
 
 impl ProcessControl {
-    pub(super) fn new(reloader: Reloader, metrics: Arc<Metrics>, listening: Listening) -> Self {
+    pub(super) fn new(reloader: Reloader, metrics: Arc<GatewayMetrics>, listening: ListenAddresses) -> Self {
         ProcessControl { reloader, metrics, listening, is_closing: Arc::default() }
     }
 
@@ -33,11 +37,11 @@ impl ProcessControl {
         &self.reloader
     }
 
-    pub(super) fn listening(&self) -> &Listening {
+    pub(super) fn listening(&self) -> &ListenAddresses {
         &self.listening
     }
 
-    /// Whether connections end with their present answer, for those who look at it with every request.
+    /// A flag that every request reads: if set, connections close after their current response.
     pub(super) fn is_closing(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_closing)
     }
@@ -49,39 +53,45 @@ impl ProcessControl {
         upstreams.into_iter().map(|upstream| status_of(upstream)).collect()
     }
 
-    /// From now on connections end with their present answer.
+    /// Makes connections close after their current response.
     pub(super) fn close(&self) {
         self.is_closing.store(true, SeqCst);
     }
 
-    /// The same, and the process is not ready.
+    /// Makes connections close after their current response, and the process unready.
     pub(super) fn drain(&self) {
         self.metrics.draining.store(true, SeqCst);
         self.close();
     }
 }
 
-/// Where an upstream's servers are and how they are, and which of their names cannot be resolved now.
+/// The status of an upstream: its servers with their states, and its names that do not resolve.
 fn status_of(upstream: &Upstream) -> Value {
-    let server = |(address, weight, standing): (SocketAddr, u32, Standing)| json!({ "address": address, "weight": weight, "state": standing.as_str() });
+    let server = |(address, weight, state): (SocketAddr, u32, ServerState)| json!({ "address": address, "weight": weight, "state": state.as_str() });
     json!({
         "name": &*upstream.name,
-        "servers": upstream.servers.standings().into_iter().map(server).collect::<Vec<_>>(),
+        "servers": upstream.servers.server_states().into_iter().map(server).collect::<Vec<_>>(),
         "lostNames": upstream.servers.lost_names(),
     })
 }
 
-impl Control for ProcessControl {
-    fn phase(&self) -> Phase {
-        if self.metrics.draining.load(SeqCst) { Phase::Draining } else { Phase::Serving }
+impl AdminControl for ProcessControl {
+    fn phase(&self) -> ProcessPhase {
+        match self.metrics.stopped.first() {
+            _ if self.metrics.draining.load(SeqCst) => ProcessPhase::Draining,
+            Some(task) => ProcessPhase::Impaired(task),
+            None => ProcessPhase::Serving,
+        }
     }
 
     fn status(&self) -> Value {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "commit": COMMIT,
             "generation": self.reloader.current().latest().generation,
             "uptimeSeconds": self.metrics.started().elapsed().unwrap_or_default().as_secs(),
-            "draining": self.phase() == Phase::Draining,
+            "draining": self.phase() == ProcessPhase::Draining,
+            "ready": self.phase() == ProcessPhase::Serving,
             "tenants": self.reloader.current().latest().tenants().len(),
             "connections": self.metrics.connections.active(),
             "listening": self.listening,
@@ -97,13 +107,19 @@ impl Control for ProcessControl {
         }
     }
 
-    fn origins(&self, asked: &Origins) -> Option<Value> {
+    fn origins(&self, query: &OriginsQuery) -> Option<Value> {
         let is_known = |id: &String| self.reloader.current().latest().tenant_by_id(id).is_some();
-        let is_known = asked.tenant.as_ref().is_none_or(is_known);
-        is_known.then(|| json!(self.metrics.origins(asked, SystemTime::now())))
+        let is_known = query.tenant.as_ref().is_none_or(is_known);
+        is_known.then(|| json!(self.metrics.origins(query, SystemTime::now())))
     }
 
-    fn explain(&self, probe: &Probe) -> Value {
-        json!(explain(&self.reloader.current().latest(), probe))
+    fn explain(&self, probe: &ExplainedRequest) -> RenderedExplanation {
+        RenderedExplanation::of(&explain(&self.reloader.current().latest(), probe))
+    }
+
+    fn explain_denial(&self, request_id: &str) -> Result<RenderedExplanation, String> {
+        let snapshot = self.reloader.current().latest();
+        let explained = DenialExplanation::of(&snapshot, &self.metrics.denials, request_id, SystemTime::now());
+        explained.map(|explanation| RenderedExplanation::of(&explanation))
     }
 }

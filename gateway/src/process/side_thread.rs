@@ -1,7 +1,11 @@
-//! The thread beside the data threads: the admin listener's, so that no load on those keeps an operator waiting.
+//! The thread for the admin listener and the ledger. It is separate from the data threads, so that
+//! load on those does not delay operators.
+//!
+//! Absent on purpose: any work of a client's request.
 
 use std::future::Future;
 use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,12 +13,14 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::metrics::Metrics;
+use crate::background;
+use crate::metrics::PanicPlace;
+use crate::registry::GatewayMetrics;
 
 /// Threads for answers that take time: scrapes, reloads, explanations.
 const BLOCKING_THREADS_MAX: usize = 4;
 
-/// A runtime of one worker, and the word that ends what runs on it.
+/// A runtime with one worker, and the signal that ends its tasks.
 pub(super) struct SideThread {
     runtime: Runtime,
     stop: watch::Sender<bool>,
@@ -31,28 +37,36 @@ impl SideThread {
         Ok(SideThread { runtime, stop: watch::channel(false).0 })
     }
 
-    /// Runs `task`; its failure is logged.
-    pub(super) fn spawn(&self, task: impl Future<Output = io::Result<()>> + Send + 'static) {
-        self.runtime.spawn(async move {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "the admin listener failed");
-            }
-        });
+    /// Runs `task`, which does not end by itself.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
     }
 
-    /// Looks after the ledger at every turn, as long as this lives.
-    pub(super) fn tend_ledger(&self, turn: Duration, metrics: Arc<Metrics>) {
-        self.runtime.spawn(async move {
-            let mut turns = tokio::time::interval(turn);
-            turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                turns.tick().await;
-                metrics.tend_ledger(SystemTime::now());
-            }
-        });
+    /// Registers a listener with this runtime.
+    pub(super) fn listener(&self, listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
+        let _entered = self.runtime.enter();
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener)
     }
 
-    /// Turns true when what runs here is to end.
+    /// Runs the ledger's periodic work every `turn`.
+    pub(super) fn tend_ledger(&self, turn: Duration, metrics: Arc<GatewayMetrics>) {
+        let panics = Arc::clone(&metrics.panics);
+        let tend = move || {
+            let metrics = Arc::clone(&metrics);
+            async move {
+                let mut turns = tokio::time::interval(turn);
+                turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                loop {
+                    turns.tick().await;
+                    metrics.tend_ledger(SystemTime::now());
+                }
+            }
+        };
+        self.runtime.spawn(background::supervise(PanicPlace::Ledger, panics, tend));
+    }
+
+    /// A receiver that becomes true when tasks must end.
     pub(super) fn stopped(&self) -> watch::Receiver<bool> {
         self.stop.subscribe()
     }
@@ -61,7 +75,7 @@ impl SideThread {
         self.runtime.block_on(task)
     }
 
-    /// Nothing more is begun here; what is being answered is.
+    /// Ends tasks after their current answer.
     pub(super) fn end_tasks(&self) {
         self.stop.send_replace(true);
     }

@@ -1,4 +1,4 @@
-//! Whole gateways in process: they start, tell of themselves, and stop.
+//! Tests of whole gateways in process: start, status and stop.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -8,7 +8,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::explain::explain;
-use crate::explain::probe::Description;
+use crate::probe::RequestDescription;
+
+mod corpus;
+mod differential;
+mod exchanges;
+mod faults;
+mod harness;
+mod lane;
 
 const CONFIG: &str = r#"version: 1
 listeners: [{ address: "DATA" }]
@@ -18,20 +25,20 @@ policies: { spa: { allowOrigins: ["https://app.example"], allowMethods: [PUT] } 
 tenants: [{ id: acme, hosts: [api.example], upstream: a, policy: spa }]
 "#;
 
-fn start(config: &str) -> (Result<Process, StartError>, TempDir) {
+fn start(config: &str) -> (Result<GatewayProcess, StartError>, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("gateway.yaml");
     std::fs::write(&path, config).unwrap();
-    let options = Options { config: path, broken_tenants: BrokenTenants::Refuse, answers: Answers::default() };
-    (Process::start(&options, std::io::sink()), dir)
+    let options = ProcessOptions { config: path, broken_tenants: BrokenTenants::Refuse, answers: Answers::default() };
+    (GatewayProcess::start(&options, std::io::sink()), dir)
 }
 
-fn good() -> (Process, TempDir) {
+fn good() -> (GatewayProcess, TempDir) {
     let (process, dir) = start(&CONFIG.replace("DATA", "127.0.0.1:0"));
     (process.unwrap_or_else(|error| panic!("{error}")), dir)
 }
 
-/// Status, and the fields but for those of the connection and the id, names in lower case.
+/// The status and the fields of an answer, names in lower case, without date, connection and id.
 fn ask(address: SocketAddr, head: &[u8]) -> (u16, BTreeMap<String, String>) {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -51,7 +58,7 @@ fn ask(address: SocketAddr, head: &[u8]) -> (u16, BTreeMap<String, String>) {
 }
 
 #[test]
-fn a_taken_port_binds_nothing() {
+fn taken_port_is_a_start_error() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let (process, _dir) = start(&CONFIG.replace("DATA", &taken.local_addr().unwrap().to_string()));
     let error = process.err().unwrap();
@@ -59,7 +66,7 @@ fn a_taken_port_binds_nothing() {
 }
 
 #[test]
-fn mistakes_in_the_configuration_are_told_at_their_place() {
+fn configuration_mistakes_are_start_errors_with_location() {
     let (process, _dir) = start("version: 1\nlisteners: []\nupstream: {}\n");
     let error = process.err().unwrap();
     assert!(matches!(error, StartError::Config(_)));
@@ -67,26 +74,26 @@ fn mistakes_in_the_configuration_are_told_at_their_place() {
 }
 
 #[test]
-fn an_idle_gateway_stops_at_once() {
+fn idle_gateway_stops_without_waiting() {
     let (process, _dir) = good();
     let began = Instant::now();
-    assert_eq!(process.stop(Stop::Gracefully), 0);
+    assert_eq!(process.stop(StopMode::Gracefully), 0);
     assert!(began.elapsed() < Duration::from_secs(2));
 }
 
 #[test]
-fn a_drain_is_seen_by_the_readiness_probe() {
+fn draining_gateway_fails_the_readiness_probe() {
     let (process, _dir) = good();
     let admin = process.listening().admin.unwrap();
     let ready = b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n";
     assert_eq!(ask(admin, ready).0, 200);
     process.control.drain();
     assert_eq!(ask(admin, ready).0, 503);
-    process.stop(Stop::AtOnce);
+    process.stop(StopMode::AtOnce);
 }
 
 #[test]
-fn an_explanation_is_what_happens() {
+fn explanation_equals_the_actual_response() {
     let (process, _dir) = good();
     let snapshot = process.reloader().current().latest();
     for query in [
@@ -95,17 +102,17 @@ fn an_explanation_is_what_happens() {
         "host=api.example&origin=https://app.example&method=DELETE&request-headers=",
         "host=api.example&origin=https://evil.example",
         "host=api.example&origin=null&method=HEAD",
-        "host=api.example&origin=HTTPS://app.example&method=POST&header=content-length:0",
+        "host=api.example&header=origin:HTTPS://app.example&method=POST&header=content-length:0",
         "host=other.example",
         "host=api.example&path=/%ZZ",
         "host=api.example&method=TRACE",
         "host=api.example&header=host:b",
     ] {
-        let probe = Description::from_query(query).and_then(Description::into_probe).unwrap();
-        let told = explain(&snapshot, &probe).response;
-        let headers = told.headers.into_iter().filter(|(name, _)| name != "x-request-id");
-        let expected = (told.status.unwrap(), headers.collect());
+        let probe = RequestDescription::from_query(query).and_then(RequestDescription::into_request).unwrap();
+        let explained = explain(&snapshot, &probe).response;
+        let headers = explained.headers.into_iter().filter(|(name, _)| name != "x-request-id");
+        let expected = (explained.status.unwrap(), headers.collect());
         assert_eq!(ask(process.listening().data[0], &probe.head()), expected, "{query}");
     }
-    process.stop(Stop::AtOnce);
+    process.stop(StopMode::AtOnce);
 }

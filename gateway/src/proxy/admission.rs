@@ -1,8 +1,9 @@
-//! Whether a request may go to its upstream: a place among those that it has at one time, waited for if need be.
+//! Admission of a request to its upstream: a permit of the upstream's queue, awaited if necessary.
 //!
-//! While a request waits, its client's connection is watched: who has gone gives up its turn. Nothing of a body is read meanwhile but what
-//! the connection keeps by itself. Absent on purpose: `Retry-After` on what is refused, since nobody knows when there will be room, and all
-//! who are told the same moment come back in it.
+//! While a request waits, its client's connection is watched: a client that disconnects loses its
+//! turn. No body is read during the wait, except bytes that the connection buffers. Absent on
+//! purpose: `Retry-After` on refusals. The time of the next permit is unknown, and clients with the
+//! same value would all return at once.
 
 use std::sync::Arc;
 
@@ -10,40 +11,38 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 
 use super::{judged, upstream_of};
-use crate::context::Context;
 use crate::metrics::UpstreamRefusal;
-use crate::queue::Queue;
+use crate::proxy::context::RequestContext;
+use crate::queue::UpstreamQueue;
 
-/// Whether a request may go on.
-pub(super) enum Entered {
-    /// It may.
+pub(super) enum AdmissionOutcome {
     Now,
-    /// Not before it has a place here.
-    Later(Arc<Queue>),
+    /// The request must wait for a permit of this queue.
+    Later(Arc<UpstreamQueue>),
 }
 
-/// Gives the request its place, before its first attempt, if it needs one and one is free.
-pub(super) fn enter(context: &mut Context) -> Entered {
+/// Takes a permit before the first attempt, if the upstream has a queue and a permit is free.
+pub(super) fn enter(context: &mut RequestContext) -> AdmissionOutcome {
     let queue = upstream_of(context).and_then(|upstream| upstream.queue.as_ref());
-    let Some(queue) = queue.filter(|_| context.place.is_none()) else { return Entered::Now };
+    let Some(queue) = queue.filter(|_| context.place.is_none()) else { return AdmissionOutcome::Now };
     match queue.enter() {
         Some(place) => {
             context.place = Some(place);
-            Entered::Now
+            AdmissionOutcome::Now
         }
-        None => Entered::Later(Arc::clone(queue)),
+        None => AdmissionOutcome::Later(Arc::clone(queue)),
     }
 }
 
-/// Waits for a place; an error where there is none, or nobody wants it any more.
-pub(super) async fn wait(session: &mut Session, context: &mut Context, queue: Arc<Queue>) -> Result<()> {
+/// Waits for a permit. Fails if the queue is full, the wait times out or the client disconnects.
+pub(super) async fn wait(session: &mut Session, context: &mut RequestContext, queue: Arc<UpstreamQueue>) -> Result<()> {
     let Ok(waiter) = queue.wait() else { return Err(refuse(context, UpstreamRefusal::Limit)) };
     let watch = judged(context).map(|(request, _)| &request.watch);
     let hold = |is_held| watch.iter().for_each(|watch| watch.hold(is_held));
     hold(true);
     let waited = tokio::select! {
         biased;
-        place = waiter.place() => Ok(Some(place)),
+        permit = waiter.acquire() => Ok(Some(permit)),
         _ = session.as_downstream_mut().read_body_or_idle(true) => Err(Error::new(ErrorType::ConnectionClosed).into_down()),
         () = tokio::time::sleep(queue.limits().pending_timeout) => Ok(None),
     };
@@ -52,11 +51,24 @@ pub(super) async fn wait(session: &mut Session, context: &mut Context, queue: Ar
     Ok(())
 }
 
-/// The error that is answered with 503, counted.
-pub(super) fn refuse(context: &mut Context, why: UpstreamRefusal) -> Box<Error> {
+/// Waits for a permit of a direct exchange, which watches its client itself. Fails if the queue is
+/// full or the wait times out.
+pub(super) async fn wait_unwatched(context: &mut RequestContext, queue: Arc<UpstreamQueue>) -> Result<()> {
+    let Ok(waiter) = queue.wait() else { return Err(refuse(context, UpstreamRefusal::Limit)) };
+    let waited = tokio::time::timeout(queue.limits().pending_timeout, waiter.acquire()).await;
+    context.place = Some(waited.map_err(|_| refuse(context, UpstreamRefusal::PendingTimeout))?);
+    Ok(())
+}
+
+/// The error of a request that is not sent to its upstream, counted.
+pub(super) fn refuse(context: &mut RequestContext, why: UpstreamRefusal) -> Box<Error> {
     if let Some(upstream) = upstream_of(context) {
         upstream.counters.count_refusal(why);
     }
     context.upstream_refusal = Some(why);
-    Error::explain(ErrorType::HTTPStatus(503), why.as_str())
+    let status = match why {
+        UpstreamRefusal::Limit | UpstreamRefusal::PendingTimeout | UpstreamRefusal::NoAddress => 503,
+        UpstreamRefusal::Loop | UpstreamRefusal::OwnAdmin => 502,
+    };
+    Error::explain(ErrorType::HTTPStatus(status), why.as_str())
 }

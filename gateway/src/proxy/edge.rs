@@ -1,20 +1,23 @@
-//! Answers that the gateway makes by itself, and what becomes of a request body that they leave unread.
+//! Answers that the gateway makes by itself, and what becomes of a request body that they leave
+//! unread.
 
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use pingora::Result;
 use pingora::proxy::Session;
 
-use crate::config::Limits;
-use crate::config::model::BodyMax;
-use crate::fields::Fields;
-use crate::judge::{HeadView, Judgement};
-use crate::respond::{self, Answer};
+use crate::judge::Judgement;
+use crate::request_head::RequestHead;
+use crate::respond::{self, AnswerContext};
 use crate::snapshot::Snapshot;
+use crossgate_config::Limits;
+use crossgate_config::model::BodyMax;
+use crossgate_message::fields::HeaderFields;
+use crossgate_wire::exchange::EdgeAnswer;
 
 /// Writes an answer made here.
-pub(super) async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
-    let Answer { status, fields, body } = answer;
+pub(super) async fn write_answer(session: &mut Session, answer: EdgeAnswer) -> Result<()> {
+    let EdgeAnswer { status, fields, body } = answer;
     let mut head = http::Response::new(()).into_parts().0;
     (head.status, head.headers) = (status, fields);
     let end = body.is_empty();
@@ -29,34 +32,36 @@ pub(super) async fn write_answer(session: &mut Session, answer: Answer) -> Resul
 pub(crate) fn answer_at_edge(
     snapshot: &Snapshot,
     judgement: &Judgement<'_>,
-    head: &HeadView<'_>,
+    head: &RequestHead<'_>,
     request_id: &str,
-) -> Option<Answer> {
-    let answer = respond::answer(judgement, head, request_id);
+) -> Option<EdgeAnswer> {
+    let proxy_status = snapshot.settings.proxy_status;
+    let context = AnswerContext { request_id, proxy_status, ..AnswerContext::default() };
+    let answer = respond::answer(judgement, head, context);
     match judgement {
         Judgement::Judged(judged)
             if answer.is_none() && declared_too_large(head.headers, snapshot.settings.limits.max_request_body) =>
         {
-            Some(respond::error(StatusCode::PAYLOAD_TOO_LARGE, judged, head, request_id))
+            Some(respond::error(StatusCode::PAYLOAD_TOO_LARGE, judged, head, context))
         }
         Judgement::Judged(_) | Judgement::Refused(_) => answer,
     }
 }
 
-fn declared_len(headers: Fields<'_>) -> Option<u64> {
+fn declared_len(headers: HeaderFields<'_>) -> Option<u64> {
     std::str::from_utf8(headers.first(&CONTENT_LENGTH)?).ok()?.parse().ok()
 }
 
-fn declared_too_large(headers: Fields<'_>, max: BodyMax) -> bool {
+fn declared_too_large(headers: HeaderFields<'_>, max: BodyMax) -> bool {
     match max {
         BodyMax::Unlimited => false,
         BodyMax::Bytes(max) => declared_len(headers).is_some_and(|len| len > max),
     }
 }
 
-/// Whether a body that nobody will use is small enough to be read to its end. A client that waits for `100 Continue` may never
-/// send it.
-pub(super) fn body_may_be_drained(headers: Fields<'_>, limits: &Limits) -> bool {
+/// Whether an unused body is small enough to be read to its end. A client that waits for
+/// `100 Continue` may never send it.
+pub(super) fn body_may_be_drained(headers: HeaderFields<'_>, limits: &Limits) -> bool {
     let len = declared_len(headers).unwrap_or(0);
     let opaque = headers.has(&TRANSFER_ENCODING) || headers.has(&EXPECT);
     !opaque && len <= limits.drain_bytes as u64

@@ -1,16 +1,18 @@
-//! Report mode's comparison: what enforcing a policy would change for the browser, against what the upstream says today.
+//! Report mode's comparison: what enforcing a policy would change for the browser, against what the
+//! upstream says today.
 
-use crossgate_policy::{Field, Kind, Outcome};
+use crossgate_policy::{Outcome, RequestField, RequestKind};
 use http::HeaderMap;
 use http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 
-use crate::fields::Noted;
-use crate::judge::Judged;
+use crate::judge::PolicyMatch;
 use crate::metrics::Change;
+use crossgate_message::fields::KnownHeaders;
 
-/// Compares a policy that only reports with what the upstream says itself, and counts where they differ.
-pub(super) fn compare(judged: &Judged<'_>, header: &HeaderMap, request: &Noted<'_>) {
-    let Field::One(origin) = request.origin else { return };
+/// Compares a policy that only reports with what the upstream says itself, and counts where they
+/// differ.
+pub(super) fn compare(judged: &PolicyMatch<'_>, header: &HeaderMap, request: &KnownHeaders<'_>) {
+    let RequestField::One(origin) = request.origin else { return };
     let Some(allows) = upstream_allows(header, judged.verdict.kind, origin) else { return };
     let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
     let change = match (judged.verdict.outcome, allows) {
@@ -25,9 +27,10 @@ pub(super) fn compare(judged: &Judged<'_>, header: &HeaderMap, request: &Noted<'
     }
 }
 
-/// Whether the upstream's own `Access-Control-Allow-Origin` would let the request's origin read its answer.
-fn upstream_allows(header: &HeaderMap, kind: Kind, origin: &[u8]) -> Option<UpstreamAllow> {
-    if matches!(kind, Kind::NonCors | Kind::SameOrigin) {
+/// Whether the upstream's own `Access-Control-Allow-Origin` would let the request's origin read its
+/// answer.
+fn upstream_allows(header: &HeaderMap, kind: RequestKind, origin: &[u8]) -> Option<UpstreamAllow> {
+    if matches!(kind, RequestKind::NonCors | RequestKind::SameOrigin) {
         return None;
     }
     let mut values = header.get_all(ACCESS_CONTROL_ALLOW_ORIGIN).iter();
@@ -45,6 +48,6 @@ enum UpstreamAllow {
     No,
     /// Read it, by name.
     Origin,
-    /// Read it, as anybody.
+    /// Read it, because of `*`.
     Any,
 }

@@ -1,7 +1,8 @@
 //! An answer to a client of HTTP/1.0, out of one over HTTP/2.
 //!
-//! Pingora gives an answer over HTTP/2 that does not say its length chunks, after the hooks have seen it, and whoever asked. RFC 9112,
-//! section 6.1: a client of HTTP/1.0 knows none. A module sees it last; requests of such clients alone have one.
+//! Pingora adds chunks to an HTTP/2 response without a length, after the hooks, for any client. RFC
+//! 9112, section 6.1: a client of HTTP/1.0 knows none. A module sees it last; requests of such
+//! clients alone have one.
 
 use std::any::Any;
 

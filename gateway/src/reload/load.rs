@@ -1,229 +1,340 @@
-//! Loading: files to a snapshot, keeping what was good.
+//! Loading: turns files into a snapshot and keeps the last good versions.
 //!
-//! The main file is all or nothing. A file of the tenants directory with a mistake keeps its last good version while the rest goes
-//! live; one that clashes with another loses, since those that did not change come first. When even a last good version no longer
-//! fits, the main file has changed under it, and the main file is what is refused. Threads, triggers and logs are `reload`'s. Of
-//! scripts and certificates, those of upstreams too, the last good version is kept in the same way.
+//! The main file is all or nothing. A file of the tenants directory with a mistake keeps its last
+//! good version while the rest goes live. Unchanged files are added first, so of two files that
+//! clash the changed one is refused. If even a last good version no longer fits, the main file has
+//! changed under it, and the main file is refused. Scripts and certificates, including those of
+//! upstreams, keep their last good version in the same way. Threads, triggers and logging of
+//! results are in `reload`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use rayon::prelude::*;
 
-use self::certificates::Certificates;
-use self::trust::Trust;
-use super::stamp::Stamp;
-use crate::admin;
-use crate::config::diagnostics::{Diagnostic, Diagnostics};
-use crate::config::model::{Listener, Located, Main};
-use crate::config::{self, Decoded, Settings, TenantsFile};
-use crate::host::HostPattern;
-use crate::metrics::Metrics;
-use crate::scripts::{self, Reading, Refused, Scripts};
-use crate::snapshot::{Builder, Parts, Rejected, Shared, Snapshot, Sources};
-use crate::tls::Certificate;
+use self::certificates::GoodCertificates;
+use self::trust::GoodTrust;
+use super::stamp::{FileStamp, FinishedStates};
+use super::watch::WatchedPaths;
+use crate::access_log;
+use crate::admin::AdminTokens;
+use crate::registry::GatewayMetrics;
+use crate::scripts::{self, DirectoryReading, RefusedFile, ReportedScripts, Scripts};
+use crate::snapshot::{RejectedScript, SharedSections, Snapshot, SnapshotBuilder, SnapshotParts, SourceFiles};
+use crossgate_config as config;
+use crossgate_config::diagnostics::{Diagnostic, Diagnostics};
+use crossgate_config::model::{Listener, Located, MainFile};
+use crossgate_config::warnings::WarningCode;
+use crossgate_config::{DecodedFile, Settings, TenantsFile};
+use crossgate_message::host::HostPattern;
+use crossgate_wire::tls::ServerCertificate;
 
 mod certificates;
 mod renewal;
+mod secrets;
+mod tokens;
 mod trust;
 
-/// What to do at the start about tenants files with mistakes.
+/// Comparison of the files on disk with those of the last load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileStaleness {
+    /// No file differs.
+    Fresh,
+    /// Some files differ, and their writers have finished.
+    Stale,
+    /// Some files differ, and the writer of one may not have finished. Wait this long for it.
+    BeingWritten(Duration),
+}
+
+/// Treatment of tenants files with mistakes at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BrokenTenants {
     /// Do not start.
     Refuse,
-    /// Start without them; their hosts answer 503 until the file is good.
+    /// Start without them. Their hosts answer 503 until the file is valid.
     Skip,
 }
 
-/// Loads one configuration, again and again.
-pub(super) struct Loader {
+/// Loads one configuration repeatedly.
+pub(super) struct ConfigLoader {
     main_path: Arc<Path>,
+    /// Text to use instead of reading the main file, such as standard input of `check`.
+    main_text: Option<Box<str>>,
     broken_tenants: BrokenTenants,
-    metrics: Arc<Metrics>,
-    live: Option<Live>,
-    seen: Seen,
+    secrets: SecretsPresence,
+    /// Current tokens of the admin listener.
+    tokens: Arc<AdminTokens>,
+    metrics: Arc<GatewayMetrics>,
+    live: Option<LiveConfig>,
+    seen: SeenFiles,
+    /// Set if a file was written while the last load read it.
+    is_overtaken: bool,
 }
 
-/// What serves.
-struct Live {
-    main: Arc<Main>,
+/// Inputs and snapshot of the active configuration.
+struct LiveConfig {
+    main: Arc<MainFile>,
     started: Arc<Settings>,
-    files: BTreeMap<Arc<Path>, Serving>,
+    files: BTreeMap<Arc<Path>, ServedFile>,
     scripts: Scripts,
-    certificates: Certificates,
-    trust: Trust,
+    certificates: GoodCertificates,
+    trust: GoodTrust,
     broken: Vec<BrokenFile>,
     snapshot: Arc<Snapshot>,
 }
 
-/// What of a tenants file serves.
+/// Active version of a tenants file.
 #[derive(Clone)]
-struct Serving {
-    /// Its last good version.
-    good: Option<Good>,
-    /// Hosts that answer 503, of a file that has been bad since the start.
+struct ServedFile {
+    /// The last good version.
+    good: Option<GoodFile>,
+    /// Hosts that answer 503, of a file that has been broken since the start.
     broken_hosts: Arc<[HostPattern]>,
 }
 
 #[derive(Clone)]
-struct Good {
+struct GoodFile {
     file: Arc<TenantsFile>,
-    stamp: Option<Stamp>,
+    stamp: Option<FileStamp>,
 }
 
-impl Good {
-    fn is_on_disk(&self, now: Option<Stamp>) -> bool {
-        self.stamp.zip(now).is_some_and(|(read, now)| read.vouches_for(&now))
+impl GoodFile {
+    fn is_on_disk(&self, now: Option<FileStamp>) -> bool {
+        self.stamp.zip(now).is_some_and(|(read, now)| read.proves_unchanged(&now))
     }
 }
 
-/// Every file that was looked at for the last load, and what the file system said of it before.
+/// Every file that the last load used, and its stamp from before it was read.
 #[derive(Default)]
-struct Seen {
-    tenants_dir: Option<Dir>,
-    /// The admin listener's, if it could not be used.
-    token_file: Option<PathBuf>,
+struct SeenFiles {
+    tenants_dir: Option<TenantsDirectory>,
+    /// Token files of the admin listener.
+    token_files: Vec<PathBuf>,
     scripts_dir: Option<PathBuf>,
-    /// Certificates and keys.
+    /// Certificates, keys and `ca` files, of listeners and of upstreams.
     certificates: BTreeSet<PathBuf>,
-    stamps: BTreeMap<PathBuf, Option<Stamp>>,
+    stamps: BTreeMap<PathBuf, Option<FileStamp>>,
 }
 
 /// The tenants directory of a load.
-struct Dir {
+struct TenantsDirectory {
     path: PathBuf,
-    /// Whether its files could be listed. One that cannot be is no empty one.
+    /// Set if the files could be listed. An unreadable directory is different from an empty one.
     is_readable: bool,
 }
 
-/// What is beside the files with tenants.
-struct Beside {
-    scripts: Reading,
-    certificates: certificates::Read,
-    trust: trust::Read,
+/// Loaded files other than the main file and the tenants files.
+struct SharedFiles {
+    scripts: DirectoryReading,
+    certificates: certificates::CertificateLoad,
+    trust: trust::TrustLoad,
 }
 
-/// A tenants file, a script, a certificate or a key that is not live as it is on disk.
+/// A tenants file, script, certificate or key whose version on disk is not active.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct BrokenFile {
-    /// Which.
     pub file: PathBuf,
-    /// Why.
     pub errors: Diagnostics,
 }
 
-/// What a load led to.
+/// Result of an accepted load.
 #[derive(Debug)]
-pub(super) struct Loaded {
+pub(super) struct LoadOutcome {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) warnings: Diagnostics,
     pub(super) broken: Vec<BrokenFile>,
     pub(super) restart_needed: Vec<&'static str>,
-    /// Whether this is another configuration, or other files are broken, than before.
-    pub(super) is_news: bool,
+    /// Set if the configuration, or the set of broken files, differs from the previous load.
+    pub(super) is_different: bool,
 }
 
-/// A tenants file in a load: its version on disk, and the good one if that is another.
-struct Candidate {
+/// A tenants file in a load: the version on disk and the version served before.
+struct FileCandidate {
     path: Arc<Path>,
-    stamp: Option<Stamp>,
+    stamp: Option<FileStamp>,
     fresh: Arc<TenantsFile>,
     found: Diagnostics,
-    before: Option<Serving>,
-    choice: Choice,
+    before: Option<ServedFile>,
+    choice: VersionChoice,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Choice {
-    /// The last good version, which is also what is on disk.
+enum VersionChoice {
+    /// The last good version, which is the version on disk.
     Unchanged,
-    /// What is on disk.
+    /// The version on disk.
     Fresh,
-    /// The last good version, if there is one, for want of a good one on disk.
+    /// The last good version, if there is one, because the version on disk is refused.
     Fallback,
 }
 
-impl Loader {
-    pub(super) fn new(main: &Path, broken_tenants: BrokenTenants, metrics: Arc<Metrics>) -> Self {
-        Loader { main_path: Arc::from(main), broken_tenants, metrics, live: None, seen: Seen::default() }
+impl ConfigLoader {
+    pub(super) fn new(main: &Path, broken_tenants: BrokenTenants, metrics: Arc<GatewayMetrics>) -> Self {
+        ConfigLoader {
+            main_path: Arc::from(main),
+            main_text: None,
+            broken_tenants,
+            secrets: SecretsPresence::Required,
+            tokens: Arc::default(),
+            metrics,
+            live: None,
+            seen: SeenFiles::default(),
+            is_overtaken: false,
+        }
     }
 
-    /// Reads what changed, and makes the next snapshot of it. An error changes nothing.
-    pub(super) fn load(&mut self) -> Result<Loaded, Diagnostics> {
-        let result = self.try_load();
-        result.map_err(|mut found| {
-            config::files::quote(&mut found);
-            found
+    /// The tokens of the admin listener, set by the first load.
+    pub(super) fn admin_tokens(&self) -> &Arc<AdminTokens> {
+        &self.tokens
+    }
+
+    /// Reads changed files and builds the next snapshot. An error leaves the configuration active.
+    pub(super) fn load(&mut self) -> Result<LoadOutcome, Diagnostics> {
+        let result = self.try_load(None);
+        result.map_err(|found| self.with_source_lines(found))
+    }
+
+    /// Loads as [`ConfigLoader::load`] does, from finished files only. Returns `None` and changes
+    /// nothing if a file was written while it was read.
+    pub(super) fn load_finished(&mut self, finished: &FinishedStates) -> Option<Result<LoadOutcome, Diagnostics>> {
+        let before = std::mem::take(&mut self.seen);
+        self.is_overtaken = false;
+        let result = self.try_load(Some(finished));
+        if self.is_overtaken || (result.is_err() && !self.is_finished(finished)) {
+            self.seen = before;
+            return None;
+        }
+        Some(result.map_err(|found| self.with_source_lines(found)))
+    }
+
+    /// Checks that no file has changed since it was read, and that every writer has finished.
+    fn is_finished(&self, finished: &FinishedStates) -> bool {
+        self.seen.stamps.iter().all(|(path, read)| match (read, FileStamp::of(path)) {
+            (None, None) => true,
+            (Some(read), Some(now)) => read.is_same(&now) && (finished.contains(&now) || now.pause_left().is_zero()),
+            (None, Some(_)) | (Some(_), None) => false,
         })
     }
 
-    fn try_load(&mut self) -> Result<Loaded, Diagnostics> {
-        self.seen = Seen::default();
+    fn try_load(&mut self, finished: Option<&FinishedStates>) -> Result<LoadOutcome, Diagnostics> {
+        self.seen = SeenFiles::default();
+        #[cfg(test)]
+        crate::fault::panic_next_to("reload", &self.main_path);
         let main_path = Arc::clone(&self.main_path);
         self.note_stamp(&main_path);
-        let Decoded { value: main, mut found } = config::read_main(&main_path);
-        self.check_token(&main.settings, &mut found);
-        let mut certificates = self.certificates(&main, &mut found);
-        let mut trust = self.trust(&main, &mut found);
+        self.renew_tokens(finished);
+        let DecodedFile { value: main, mut found } = match &self.main_text {
+            Some(text) => config::decode_main(&main_path, text),
+            None => config::read_main(&main_path),
+        };
+        let tokens = self.check_tokens(&main.settings, &mut found);
+        secrets::warn_open(&main, &main_path, &mut found);
+        self.check_access_log(&main.settings, &mut found);
+        let mut certificates = self.load_certificates(&main, &mut found);
+        let mut trust = self.load_trust(&main, &mut found);
         let refused = certificates.refused.iter_mut().chain(&mut trust.refused);
         refused.for_each(|file| config::files::quote(&mut file.errors));
-        let mut candidates = self.candidates(&main, &mut found);
+        let mut candidates = self.list_candidates(&main, &mut found);
         let previous = self.live.as_ref().map(|live| Arc::clone(&live.snapshot));
-        let reading = self.scripts(&main, &mut found);
+        let (reading, reported) = self.load_scripts(&main, &mut found);
         let mut rejected = Vec::new();
-        let shared = Shared::compile(
+        let shared = SharedSections::compile(
             &main,
             &main_path,
-            Sources { scripts: &reading.scripts, tls: &trust.tls },
+            SourceFiles { scripts: &reading.scripts, reported: &reported, tls: &trust.tls },
             previous.as_deref(),
             &self.metrics,
             &mut rejected,
             &mut found,
         );
         let only = certificates.only.as_deref();
-        let assembly =
-            Assembly { shared: &shared, previous: previous.as_deref(), metrics: &self.metrics, certificates: only };
-        let (parts, warnings) = assembly.assemble(&main, &main_path, &found, &mut candidates, self.keeps_going())?;
-        let beside = Beside { scripts: self.accept(&main, reading, rejected), certificates, trust };
-        Ok(self.publish(Arc::new(main), shared, parts, candidates, beside, warnings))
+        let assembly = SnapshotAssembly {
+            shared: &shared,
+            previous: previous.as_deref(),
+            metrics: &self.metrics,
+            certificates: only,
+        };
+        let tolerates_broken_tenants = self.tolerates_broken_tenants();
+        let (parts, warnings) =
+            assembly.assemble(&main, &main_path, &found, &mut candidates, tolerates_broken_tenants)?;
+        if finished.is_some_and(|finished| !self.is_finished(finished)) {
+            self.is_overtaken = true;
+            return Err(Diagnostics::default());
+        }
+        let scripts = self.revert_rejected_scripts(&main, reading, rejected);
+        let shared_files = SharedFiles { scripts, certificates, trust };
+        if self.live.is_none() {
+            self.tokens.replace(tokens);
+        }
+        Ok(self.publish(Arc::new(main), shared, parts, candidates, shared_files, warnings))
     }
 
-    /// Whether a bad tenants file leaves the others to go live.
-    fn keeps_going(&self) -> bool {
+    /// Adds the source lines to findings, also for a main file that was given as text.
+    fn quote(&self, found: &mut Diagnostics) {
+        if let Some(text) = &self.main_text {
+            found.quote(&self.main_path, text);
+        }
+        config::files::quote(found);
+    }
+
+    fn with_source_lines(&self, mut found: Diagnostics) -> Diagnostics {
+        self.quote(&mut found);
+        found
+    }
+
+    /// Checks for a secret that is missing on this machine and is allowed to be; adds a warning.
+    fn lacks_secret(&self, file: &Located<PathBuf>, found: &mut Diagnostics) -> bool {
+        self.secrets.allows_missing(file, &self.main_path, found)
+    }
+
+    /// Checks whether the other tenants files go live when one is broken.
+    fn tolerates_broken_tenants(&self) -> bool {
         self.live.is_some() || self.broken_tenants == BrokenTenants::Skip
     }
 
-    fn note_stamp(&mut self, path: &Path) -> Option<Stamp> {
-        let stamp = Stamp::of(path);
+    fn note_stamp(&mut self, path: &Path) -> Option<FileStamp> {
+        let stamp = FileStamp::of(path);
         self.seen.stamps.insert(path.to_path_buf(), stamp);
         stamp
     }
 
-    fn note_certificate(&mut self, path: &Path) -> Option<Stamp> {
+    fn note_certificate(&mut self, path: &Path) -> Option<FileStamp> {
         self.seen.certificates.insert(path.to_path_buf());
         self.note_stamp(path)
     }
 
-    /// Refuses a token file that a start could not use. The one this process was started with has been read, and may be gone.
-    fn check_token(&mut self, settings: &Settings, found: &mut Diagnostics) {
-        let started = self.live.as_ref().and_then(|live| token_file(&live.started));
-        let Some(file) = token_file(settings).filter(|file| Some(*file) != started) else { return };
-        if let Err(error) = admin::read_token(&file.value) {
-            found.push(Diagnostic::error(&self.main_path, file.at, error.to_string()));
-            self.seen.token_file = Some(file.value.clone());
-            self.note_stamp(&file.value);
+    /// Refuses a changed access log path that cannot be opened. A start opens its log itself, and
+    /// `check` opens no log.
+    fn check_access_log(&self, settings: &Settings, found: &mut Diagnostics) {
+        let Some(file) = &settings.access_log.path else { return };
+        if fs::metadata(&file.value).is_ok_and(|found| found.is_dir()) {
+            let message = format!("{} is a directory: expected a file, such as access.log in it", file.value.display());
+            found.push(Diagnostic::error(&self.main_path, file.at, message));
+            return;
+        }
+        let Some(live) = &self.live else { return };
+        if live.main.settings.access_log.path.as_ref() == Some(file) {
+            return;
+        }
+        if let Err(error) = access_log::open(&file.value) {
+            found.push(Diagnostic::error(&self.main_path, file.at, format!("{error}: expected a writable file")));
         }
     }
 
-    /// The scripts. What is wrong with one at the start is a mistake like any other; later its last good version stays.
-    fn scripts(&mut self, main: &Main, found: &mut Diagnostics) -> Reading {
-        let Some(dir) = &main.scripts_dir else { return Reading::default() };
+    /// Reads the scripts; also returns the scripts whose mistakes are reported as errors. At the
+    /// start every mistake is an error. Later a script keeps its last good version, and only a
+    /// script without one is an error of the main file that names it.
+    fn load_scripts(&mut self, main: &MainFile, found: &mut Diagnostics) -> (DirectoryReading, ReportedScripts) {
+        let mut reported = ReportedScripts::default();
+        let Some(dir) = &main.scripts_dir else { return (DirectoryReading::default(), reported) };
         self.seen.scripts_dir = Some(dir.value.clone());
-        // Before they are read, so that a change meanwhile shows.
-        for path in scripts::watched(&dir.value) {
+        // Stamped before they are read, so that a change during the read is detected.
+        for path in scripts::list_watched_files(&dir.value) {
             self.note_stamp(&path);
         }
         let named: Vec<&str> =
@@ -231,29 +342,39 @@ impl Loader {
         let none = Scripts::default();
         let before = self.live.as_ref().map_or(&none, |live| &live.scripts);
         match scripts::read(&dir.value, &main.settings.limits.rules.script, before, &named) {
-            Ok(reading) if self.live.is_some() => reading,
             Ok(mut reading) => {
-                reading.refused.drain(..).for_each(|refused| found.extend(refused.errors));
-                reading
+                let is_start = self.live.is_none();
+                for refused in reading.take_faults(|name| is_start || named.contains(&name)) {
+                    reported.names.extend(refused.file.file_name().and_then(|name| name.to_str()).map(Box::from));
+                    found.extend(refused.errors);
+                }
+                (reading, reported)
             }
             Err(error) => {
-                found.push(unreadable_dir(&self.main_path, dir, &error));
-                Reading { scripts: before.clone(), refused: Vec::new() }
+                found.push(unreadable_directory(&self.main_path, dir, &error));
+                reported.is_directory = true;
+                (DirectoryReading { scripts: before.clone(), refused: Vec::new() }, reported)
             }
         }
     }
 
-    /// What serves of the scripts: of those that a policy could not take, the older version, as if they had not changed.
-    fn accept(&self, main: &Main, mut reading: Reading, rejected: Vec<Rejected>) -> Reading {
+    /// Replaces scripts that a policy rejected with their previous version, and counts new
+    /// failures.
+    fn revert_rejected_scripts(
+        &self,
+        main: &MainFile,
+        mut reading: DirectoryReading,
+        rejected: Vec<RejectedScript>,
+    ) -> DirectoryReading {
         let none = Scripts::default();
         let before = self.live.as_ref().map_or(&none, |live| &live.scripts);
-        for Rejected { script, errors } in rejected {
+        for RejectedScript { script, errors } in rejected {
             reading.scripts = reading.scripts.keeping(&script, before);
             let dir = main.scripts_dir.as_ref().map(|dir| dir.value.clone()).unwrap_or_default();
-            reading.refused.push(Refused { file: dir.join(&*script), errors });
+            reading.refused.push(RefusedFile { file: dir.join(&*script), errors });
         }
         let before = self.live.as_ref().map_or(&[][..], |live| &live.broken);
-        let is_new = |refused: &&Refused| {
+        let is_new = |refused: &&RefusedFile| {
             !before.iter().any(|broken| broken.file == refused.file && broken.errors == refused.errors)
         };
         let failures = reading.refused.iter().filter(is_new).count();
@@ -261,47 +382,54 @@ impl Loader {
         reading
     }
 
-    /// The files of the tenants directory, read if they changed.
-    fn candidates(&mut self, main: &Main, found: &mut Diagnostics) -> Vec<Candidate> {
+    /// Lists the files of the tenants directory and reads those that changed.
+    fn list_candidates(&mut self, main: &MainFile, found: &mut Diagnostics) -> Vec<FileCandidate> {
         let Some(dir) = &main.tenants_dir else { return Vec::new() };
         let files = config::list_tenants_dir(&dir.value);
-        self.seen.tenants_dir = Some(Dir { path: dir.value.clone(), is_readable: files.is_ok() });
+        self.seen.tenants_dir = Some(TenantsDirectory { path: dir.value.clone(), is_readable: files.is_ok() });
         let files = files.unwrap_or_else(|error| {
-            found.push(unreadable_dir(&self.main_path, dir, &error));
+            found.push(unreadable_directory(&self.main_path, dir, &error));
             Vec::new()
         });
-        let looked_at: Vec<_> = files.into_iter().map(|path| self.look_at(path.into())).collect();
-        // A start reads them all, and reading YAML is most of what it does.
-        looked_at.into_par_iter().map(|(path, stamp, before)| Candidate::read(path, stamp, before)).collect()
+        let stamped: Vec<_> = files.into_iter().map(|path| self.stamp_file(path.into())).collect();
+        // Read in parallel: a start reads all files, and parsing YAML is most of its work.
+        stamped.into_par_iter().map(|(path, stamp, before)| FileCandidate::read(path, stamp, before)).collect()
     }
 
-    fn look_at(&mut self, path: Arc<Path>) -> (Arc<Path>, Option<Stamp>, Option<Serving>) {
+    fn stamp_file(&mut self, path: Arc<Path>) -> (Arc<Path>, Option<FileStamp>, Option<ServedFile>) {
         let stamp = self.note_stamp(&path);
         let before = self.live.as_ref().and_then(|live| live.files.get(&path)).cloned();
         (path, stamp, before)
     }
+
     fn publish(
         &mut self,
-        main: Arc<Main>,
-        shared: Shared,
-        parts: Parts,
-        candidates: Vec<Candidate>,
-        Beside { scripts, certificates, trust }: Beside,
+        main: Arc<MainFile>,
+        shared: SharedSections,
+        parts: SnapshotParts,
+        candidates: Vec<FileCandidate>,
+        SharedFiles { scripts, certificates, trust }: SharedFiles,
         mut warnings: Diagnostics,
-    ) -> Loaded {
+    ) -> LoadOutcome {
         let started = self.live.as_ref().map_or_else(|| Arc::clone(&main.settings), |live| Arc::clone(&live.started));
         let restart_needed = restart_needed(&started, &main.settings);
         let generation = self.live.as_ref().map_or(1, |live| live.snapshot.generation + 1);
-        let settings = effective(&started, &main.settings);
-        let snapshot = Arc::new(parts.into_snapshot(shared, settings, certificates.terminators, generation));
-        let mut broken: Vec<BrokenFile> = candidates.iter().filter_map(Candidate::broken).collect();
+        let settings = merge_startup_settings(&started, &main.settings);
+        let snapshot = Arc::new(parts.into_snapshot(
+            shared,
+            settings,
+            certificates.terminators,
+            generation,
+            (Arc::clone(&main), Arc::clone(&self.main_path)),
+        ));
+        let mut broken: Vec<BrokenFile> = candidates.iter().filter_map(FileCandidate::broken).collect();
         broken.extend(
             scripts.refused.into_iter().map(|refused| BrokenFile { file: refused.file, errors: refused.errors }),
         );
         broken.iter_mut().for_each(|file| config::files::quote(&mut file.errors));
         broken.extend(certificates.refused);
         broken.extend(trust.refused);
-        config::files::quote(&mut warnings);
+        self.quote(&mut warnings);
         let at_start = self.live.is_none();
         let files = candidates.into_iter().map(|candidate| candidate.into_serving(at_start)).collect();
         let rules = main.settings.limits.rules;
@@ -310,66 +438,78 @@ impl Loader {
         let (scripts, certificates, trust) = (scripts.scripts, certificates.certificates, trust.trust);
         self.metrics.tls.note_expiries(certificates.expiries().chain(trust.expiries()).collect());
         let (refused, serving) = (broken.clone(), Arc::clone(&snapshot));
-        let mut live = Live { main, started, files, scripts, certificates, trust, broken: refused, snapshot: serving };
-        let same = self.live.take().filter(|old| old.says(&live));
-        let is_news = same.is_none();
-        live.snapshot = same.map_or(live.snapshot, |old| old.snapshot);
+        let mut live =
+            LiveConfig { main, started, files, scripts, certificates, trust, broken: refused, snapshot: serving };
+        // Without a difference the caller need not activate the new snapshot, so the active one
+        // stays recorded here.
+        let same = self.live.as_ref().filter(|old| old.is_equivalent(&live)).map(|old| Arc::clone(&old.snapshot));
+        let is_different = same.is_none();
+        live.snapshot = same.unwrap_or(live.snapshot);
         self.live = Some(live);
-        Loaded { snapshot, warnings, broken, restart_needed, is_news }
+        LoadOutcome { snapshot, warnings, broken, restart_needed, is_different }
     }
 
-    /// Puts the snapshot of the last load in force though it is no news.
-    pub(super) fn adopt(&mut self, loaded: &Loaded) {
+    /// Makes the snapshot of the last load the live one, even if nothing changed.
+    pub(super) fn adopt(&mut self, loaded: &LoadOutcome) {
         if let Some(live) = &mut self.live {
             live.snapshot = Arc::clone(&loaded.snapshot);
         }
     }
 
-    /// Whether a file may differ from what the last load saw. Reads none.
-    pub(super) fn is_stale(&self) -> bool {
+    /// Checks whether files may differ from the last load, and whether their writers have finished.
+    /// `finished` contains the states in which files were closed. Reads no file.
+    pub(super) fn staleness(&self, finished: &FinishedStates) -> FileStaleness {
         let mut paths = BTreeSet::from([self.main_path.to_path_buf()]);
-        paths.extend(self.seen.token_file.clone());
+        paths.extend(self.seen.token_files.iter().cloned());
         paths.extend(self.seen.certificates.iter().cloned());
         if let Some(dir) = &self.seen.scripts_dir {
-            paths.extend(scripts::watched(dir));
+            paths.extend(scripts::list_watched_files(dir));
         }
         if let Some(dir) = &self.seen.tenants_dir {
             let files = config::list_tenants_dir(&dir.path);
             if files.is_ok() != dir.is_readable {
-                return true;
+                return FileStaleness::Stale;
             }
             paths.extend(files.unwrap_or_default());
         }
-        let same = |path: &PathBuf| match (self.seen.stamps.get(path), Stamp::of(path)) {
-            (Some(Some(seen)), Some(now)) => seen.vouches_for(&now),
-            (Some(None), None) => true,
-            (None, _) | (Some(None), Some(_)) | (Some(Some(_)), None) => false,
-        };
-        paths.len() != self.seen.stamps.len() || !paths.iter().all(same)
+        let mut is_stale = paths.len() != self.seen.stamps.len();
+        let mut wait = Duration::ZERO;
+        for path in &paths {
+            match (self.seen.stamps.get(path), FileStamp::of(path)) {
+                (Some(Some(seen)), Some(now)) if seen.proves_unchanged(&now) => {}
+                (Some(None), None) => {}
+                (_, Some(now)) if !finished.contains(&now) => {
+                    is_stale = true;
+                    wait = wait.max(now.pause_left());
+                }
+                (None, _) | (Some(None), Some(_)) | (Some(Some(_)), _) => is_stale = true,
+            }
+        }
+        match is_stale {
+            false => FileStaleness::Fresh,
+            true if wait.is_zero() => FileStaleness::Stale,
+            true => FileStaleness::BeingWritten(wait),
+        }
     }
 
-    /// The directories in which changes would show.
-    pub(super) fn directories(&self) -> Vec<PathBuf> {
-        let parent = |path: &Path| match path.parent() {
-            Some(parent) if parent != Path::new("") => parent.to_path_buf(),
-            Some(_) | None => PathBuf::from("."),
-        };
-        let target = self.main_path.canonicalize().ok();
-        let mut directories: Vec<_> = target.iter().map(|target| parent(target)).collect();
-        directories.push(parent(&self.main_path));
+    /// Lists every path whose change can change the result of a load.
+    pub(super) fn watched_paths(&self) -> WatchedPaths {
+        let mut watched_paths = WatchedPaths::default();
+        watched_paths.add_file(&self.main_path);
+        self.seen.token_files.iter().chain(&self.seen.certificates).for_each(|file| watched_paths.add_file(file));
         if let Some(dir) = &self.seen.scripts_dir {
-            directories.extend([dir.clone(), scripts::data_dir(dir)].into_iter().filter(|dir| dir.is_dir()));
+            watched_paths.add_directory(dir);
+            watched_paths.add_directory(&scripts::data_dir(dir));
         }
-        directories.extend(self.seen.tenants_dir.as_ref().map(|dir| dir.path.clone()));
-        directories.extend(self.seen.certificates.iter().map(|file| parent(file)));
-        directories
+        self.seen.tenants_dir.iter().for_each(|dir| watched_paths.add_directory(&dir.path));
+        watched_paths
     }
 }
 
-impl Live {
-    /// Whether both serve the same and have the same to complain about.
-    fn says(&self, other: &Live) -> bool {
-        let same_file = |(a, b): (&Serving, &Serving)| match (&a.good, &b.good) {
+impl LiveConfig {
+    /// Checks that both serve the same configuration and report the same broken files.
+    fn is_equivalent(&self, other: &LiveConfig) -> bool {
+        let same_file = |(a, b): (&ServedFile, &ServedFile)| match (&a.good, &b.good) {
             (Some(a), Some(b)) => Arc::ptr_eq(&a.file, &b.file) || a.file.tenants == b.file.tenants,
             (None, None) => a.broken_hosts == b.broken_hosts,
             (Some(_), None) | (None, Some(_)) => false,
@@ -379,97 +519,106 @@ impl Live {
         let same_scripts = self.scripts.is_same(&other.scripts);
         let same_certificates = self.certificates == other.certificates;
         let same_upstreams = self.snapshot.shares_upstreams(&other.snapshot);
-        let same_beside = same_scripts && same_certificates && same_upstreams;
-        same_files && same_beside && self.main == other.main && self.broken == other.broken
+        let same_shared = same_scripts && same_certificates && same_upstreams;
+        same_files && same_shared && self.main == other.main && self.broken == other.broken
     }
 }
 
-impl Candidate {
-    /// Reads a file, unless it is the good version's own.
-    fn read(path: Arc<Path>, stamp: Option<Stamp>, before: Option<Serving>) -> Self {
+impl FileCandidate {
+    /// Reads a file, unless its stamp proves that it still is the last good version.
+    fn read(path: Arc<Path>, stamp: Option<FileStamp>, before: Option<ServedFile>) -> Self {
         let good = before.as_ref().and_then(|serving| serving.good.clone());
         if let Some(good) = good.as_ref().filter(|good| good.is_on_disk(stamp)) {
-            return Candidate::unchanged(path, stamp, &good.file, before);
+            return FileCandidate::unchanged(path, stamp, &good.file, before);
         }
-        let Decoded { value, found } = config::read_tenants(&path);
+        let DecodedFile { value, found } = config::read_tenants(&path);
         match good.filter(|good| found.is_empty() && good.file.tenants == value.tenants) {
-            Some(good) => Candidate::unchanged(path, stamp, &good.file, before),
-            None => Candidate { path, stamp, fresh: Arc::new(value), found, before, choice: Choice::Fresh },
+            Some(good) => FileCandidate::unchanged(path, stamp, &good.file, before),
+            None => FileCandidate { path, stamp, fresh: Arc::new(value), found, before, choice: VersionChoice::Fresh },
         }
     }
 
-    fn unchanged(path: Arc<Path>, stamp: Option<Stamp>, file: &Arc<TenantsFile>, before: Option<Serving>) -> Self {
+    fn unchanged(
+        path: Arc<Path>,
+        stamp: Option<FileStamp>,
+        file: &Arc<TenantsFile>,
+        before: Option<ServedFile>,
+    ) -> Self {
         let fresh = Arc::clone(file);
-        Candidate { path, stamp, fresh, found: Diagnostics::default(), before, choice: Choice::Unchanged }
+        FileCandidate { path, stamp, fresh, found: Diagnostics::default(), before, choice: VersionChoice::Unchanged }
     }
 
-    fn good(&self) -> Option<&Good> {
+    fn good(&self) -> Option<&GoodFile> {
         self.before.as_ref().and_then(|before| before.good.as_ref())
     }
 
-    /// The version to offer next.
+    /// The version to add to the snapshot.
     fn offered(&self) -> Option<&Arc<TenantsFile>> {
         match self.choice {
-            Choice::Unchanged | Choice::Fresh => Some(&self.fresh),
-            Choice::Fallback => self.good().map(|good| &good.file),
+            VersionChoice::Unchanged | VersionChoice::Fresh => Some(&self.fresh),
+            VersionChoice::Fallback => self.good().map(|good| &good.file),
         }
     }
 
     fn broken(&self) -> Option<BrokenFile> {
         let errors = self.found.clone();
-        (self.choice == Choice::Fallback).then(|| BrokenFile { file: self.path.to_path_buf(), errors })
+        (self.choice == VersionChoice::Fallback).then(|| BrokenFile { file: self.path.to_path_buf(), errors })
     }
 
-    /// Hosts that answer 503: of a file that has never been good, since the start.
+    /// Hosts that answer 503: those of a file that has never been valid since the start.
     fn broken_hosts(&self, at_start: bool) -> Arc<[HostPattern]> {
         match &self.before {
-            _ if self.choice != Choice::Fallback || self.good().is_some() => Arc::default(),
+            _ if self.choice != VersionChoice::Fallback || self.good().is_some() => Arc::default(),
             None if at_start => self.fresh.hosts.as_slice().into(),
             None => Arc::default(),
             Some(before) => Arc::clone(&before.broken_hosts),
         }
     }
 
-    fn into_serving(self, at_start: bool) -> (Arc<Path>, Serving) {
+    fn into_serving(self, at_start: bool) -> (Arc<Path>, ServedFile) {
         let broken_hosts = self.broken_hosts(at_start);
         let good = match self.choice {
-            Choice::Unchanged | Choice::Fresh => Some(Good { file: self.fresh, stamp: self.stamp }),
-            Choice::Fallback => self.before.and_then(|before| before.good),
+            VersionChoice::Unchanged | VersionChoice::Fresh => Some(GoodFile { file: self.fresh, stamp: self.stamp }),
+            VersionChoice::Fallback => self.before.and_then(|before| before.good),
         };
-        (self.path, Serving { good, broken_hosts })
+        (self.path, ServedFile { good, broken_hosts })
     }
 }
 
-/// What it takes to put tenants together.
-struct Assembly<'a> {
-    shared: &'a Shared,
+/// Inputs for the assembly of all tenants into a snapshot.
+struct SnapshotAssembly<'a> {
+    shared: &'a SharedSections,
     previous: Option<&'a Snapshot>,
-    metrics: &'a Metrics,
-    /// All certificates, where no host is reached without one.
-    certificates: Option<&'a [Arc<Certificate>]>,
+    metrics: &'a GatewayMetrics,
+    /// All certificates, if every listener uses TLS.
+    certificates: Option<&'a [Arc<ServerCertificate>]>,
 }
 
-impl Assembly<'_> {
-    /// All files in one snapshot, and the warnings. A file that turns out bad makes place for its last good version, with which the
-    /// others may clash, so it begins again then; each time one file fewer is offered fresh.
+impl SnapshotAssembly<'_> {
+    /// Puts all files into one snapshot; also returns the warnings. A file that is refused is
+    /// replaced with its last good version. Other files may clash with that version, so the
+    /// assembly starts again. Each round uses fewer fresh files, so the loop ends.
     fn assemble(
         &self,
-        main: &Main,
+        main: &MainFile,
         main_path: &Arc<Path>,
         found: &Diagnostics,
-        candidates: &mut [Candidate],
-        keeps_going: bool,
-    ) -> Result<(Parts, Diagnostics), Diagnostics> {
-        candidates.sort_by_key(|candidate| candidate.choice != Choice::Unchanged);
+        candidates: &mut [FileCandidate],
+        tolerates_broken_tenants: bool,
+    ) -> Result<(SnapshotParts, Diagnostics), Diagnostics> {
+        candidates.sort_by_key(|candidate| candidate.choice != VersionChoice::Unchanged);
         loop {
-            let mut builder = Builder::new(self.shared, self.previous, self.metrics);
+            let mut builder = SnapshotBuilder::new(self.shared, self.previous, self.metrics);
             let mut all = builder.add(main_path, &main.tenants, found.clone());
-            let retry = offer(&mut builder, candidates, keeps_going, &mut all);
+            let retry = offer(&mut builder, candidates, tolerates_broken_tenants, &mut all);
             if all.has_errors() {
                 return Err(all);
             }
             if !retry {
                 builder.warn_unused(main, main_path, &mut all);
+                if candidates.iter().all(|candidate| candidate.choice != VersionChoice::Fallback) {
+                    builder.warn_no_tenants(main, main_path, &mut all);
+                }
                 self.certificates.into_iter().for_each(|certificates| builder.warn_uncovered(certificates, &mut all));
                 self.claim_broken(&mut builder, candidates);
                 return Ok((builder.finish(), all));
@@ -477,23 +626,28 @@ impl Assembly<'_> {
         }
     }
 
-    fn claim_broken(&self, builder: &mut Builder<'_>, candidates: &[Candidate]) {
+    fn claim_broken(&self, builder: &mut SnapshotBuilder<'_>, candidates: &[FileCandidate]) {
         for candidate in candidates {
             builder.claim_broken(&candidate.broken_hosts(self.previous.is_none()));
         }
     }
 }
 
-/// Offers every file in turn. Whether one has to make place for its last good version.
-fn offer(builder: &mut Builder<'_>, candidates: &mut [Candidate], keeps_going: bool, all: &mut Diagnostics) -> bool {
+/// Adds every file in turn. Returns true if a file must be replaced with its last good version.
+fn offer(
+    builder: &mut SnapshotBuilder<'_>,
+    candidates: &mut [FileCandidate],
+    tolerates_broken_tenants: bool,
+    all: &mut Diagnostics,
+) -> bool {
     let mut retry = false;
     for candidate in candidates {
         let Some(file) = candidate.offered().map(Arc::clone) else { continue };
-        let fresh = candidate.choice == Choice::Fresh;
+        let fresh = candidate.choice == VersionChoice::Fresh;
         let found = if fresh { candidate.found.clone() } else { Diagnostics::default() };
         let found = builder.add(&candidate.path, &file.tenants, found);
-        if found.has_errors() && fresh && keeps_going {
-            candidate.choice = Choice::Fallback;
+        if found.has_errors() && fresh && tolerates_broken_tenants {
+            candidate.choice = VersionChoice::Fallback;
             candidate.found = found;
             retry |= candidate.good().is_some();
         } else {
@@ -503,31 +657,29 @@ fn offer(builder: &mut Builder<'_>, candidates: &mut [Candidate], keeps_going: b
     retry
 }
 
-fn token_file(settings: &Settings) -> Option<&Located<PathBuf>> {
-    settings.admin.as_ref().and_then(|admin| admin.token_file.as_ref())
-}
-
-fn unreadable_dir(file: &Path, dir: &Located<PathBuf>, error: &std::io::Error) -> Diagnostic {
-    let message = format!("the directory {} cannot be read: {error}", dir.value.display());
+fn unreadable_directory(file: &Path, dir: &Located<PathBuf>, error: &std::io::Error) -> Diagnostic {
+    let message = format!("cannot read the directory {}: {error}", dir.value.display());
     Diagnostic::error(file, dir.at, message)
 }
 
-/// The parts of the settings that only a restart changes.
+/// Lists the changed sections of the settings that apply only after a restart.
 fn restart_needed(started: &Settings, wanted: &Settings) -> Vec<&'static str> {
     let changed = [
-        ("listeners", !started.listeners.iter().map(socket).eq(wanted.listeners.iter().map(socket))),
+        ("listeners", !started.listeners.iter().map(fixed_settings).eq(wanted.listeners.iter().map(fixed_settings))),
         ("admin", started.admin != wanted.admin),
         ("runtime", started.runtime != wanted.runtime),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }
 
-/// What of a listener is for its whole life: not its certificates.
-fn socket(Listener { address, trusted_proxies, tls, proxy_protocol, http2 }: &Listener) -> impl PartialEq + '_ {
-    (address, trusted_proxies, tls.is_some(), proxy_protocol, http2)
+/// The parts of a listener that are fixed until a restart. Its certificates are not among them.
+fn fixed_settings(
+    Listener { address, trusted_proxies, tls, proxy_protocol, http2, health_path }: &Listener,
+) -> impl PartialEq + '_ {
+    (address, trusted_proxies, tls.is_some(), proxy_protocol, http2, health_path)
 }
 
-fn effective(started: &Arc<Settings>, wanted: &Arc<Settings>) -> Arc<Settings> {
+fn merge_startup_settings(started: &Arc<Settings>, wanted: &Arc<Settings>) -> Arc<Settings> {
     if restart_needed(started, wanted).is_empty() {
         return Arc::clone(wanted);
     }
@@ -539,8 +691,62 @@ fn effective(started: &Arc<Settings>, wanted: &Arc<Settings>) -> Arc<Settings> {
     })
 }
 
-/// Everything that is wrong or doubtful about a configuration, as a start would find it.
+/// Requirement for keys, certificates, `ca` files and token files to exist on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretsPresence {
+    /// For a machine on which the gateway runs.
+    Required,
+    /// For CI: a missing file is a warning. Existing files are still checked.
+    Optional,
+}
+
+impl SecretsPresence {
+    /// Checks for a file of `main` that is missing and is allowed to be, and adds a warning. A file
+    /// without read permission counts as missing.
+    fn allows_missing(self, file: &Located<PathBuf>, main: &Path, found: &mut Diagnostics) -> bool {
+        let is_missing = |error: &io::Error| {
+            matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::NotADirectory)
+        };
+        let opened = match self {
+            SecretsPresence::Required => return false,
+            // Opening a named pipe would block.
+            SecretsPresence::Optional => fs::metadata(&file.value).and_then(|meta| match meta.is_file() {
+                true => File::open(&file.value).map(drop),
+                false => Ok(()),
+            }),
+        };
+        let Some(error) = opened.err().filter(is_missing) else { return false };
+        let message = format!(
+            "{} was not checked because it cannot be read here: {error}; the gateway needs it to start",
+            file.value.display()
+        );
+        found.push(Diagnostic::warning(WarningCode::MissingSecret, main, file.at, message));
+        true
+    }
+}
+
+/// Result of loading a configuration without serving it.
+#[derive(Debug)]
+pub struct ConfigInspection {
+    /// All errors and warnings.
+    pub found: Diagnostics,
+    /// The snapshot that would serve, if there are no errors.
+    pub snapshot: Option<Arc<Snapshot>>,
+}
+
+/// Loads a configuration once, without serving it or following its files. Reads the main file
+/// unless `text` is given.
+pub fn inspect(main: &Path, text: Option<String>, secrets: SecretsPresence) -> ConfigInspection {
+    let mut loader = ConfigLoader::new(main, BrokenTenants::Refuse, GatewayMetrics::new());
+    loader.secrets = secrets;
+    loader.main_text = text.map(String::into_boxed_str);
+    match loader.load() {
+        Ok(loaded) => ConfigInspection { found: loaded.warnings, snapshot: Some(loaded.snapshot) },
+        Err(found) => ConfigInspection { found, snapshot: None },
+    }
+}
+
+/// Lists all errors and warnings of a configuration, as a start would find them.
 pub fn check(main: &Path) -> Diagnostics {
-    let mut loader = Loader::new(main, BrokenTenants::Refuse, Metrics::new());
-    loader.load().map_or_else(|found| found, |loaded| loaded.warnings)
+    inspect(main, None, SecretsPresence::Required).found
 }

@@ -1,7 +1,8 @@
-//! After a swap: the origin series of entries that are no longer configured.
+//! Removal of origin series whose entries are no longer configured.
 //!
-//! Runs on the reload thread, for the tenants that have counted any origin. Every template's entries are looked at once, however many
-//! tenants extend it. A request that began under the old snapshot and ends later counts where nobody looks any more.
+//! Runs on the reload thread after a new snapshot is current, for tenants that have counted an
+//! origin. The entries of a template are visited once, however many tenants extend it. A request
+//! that began under the old snapshot and ends later counts in a series that is no longer exported.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crossgate_policy::{EntryId, Policy, Template};
 
 use crate::tenant::Tenant;
 
-/// Drops the origin series that no route of these tenants can count in.
+/// Removes the origin series in which no route of these tenants can count.
 pub(super) fn prune_origins(tenants: &[Arc<Tenant>]) {
     let counted = |tenant: &Arc<Tenant>| Some(tenant.counters.counted_origins()).filter(|texts| !texts.is_empty());
     let counted: Vec<_> = tenants.iter().filter_map(|tenant| Some((tenant, counted(tenant)?))).collect();

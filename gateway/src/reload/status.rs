@@ -1,80 +1,85 @@
-//! How reloading stands, for `/status`, `POST /reload` and tests.
+//! Status of reloading, for `/status`, `POST /reload` and tests.
+//!
+//! The reload thread writes it under a lock that no request takes. The field names are the JSON
+//! keys of both endpoints.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 
-use super::load::{BrokenFile, Loaded};
-use crate::config::diagnostics::Diagnostics;
+use super::load::{BrokenFile, LoadOutcome};
 use crate::metrics::ReloadResult;
+use crossgate_config::diagnostics::Diagnostics;
 
-/// How reloading stands.
+/// Active generation and result of the last load.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Status {
-    /// The generation that serves.
+pub struct ReloadStatus {
+    /// The active generation.
     pub generation: u64,
-    /// How the last load went.
     pub last_result: LastResult,
-    /// When that was.
+    /// Time of the last load.
     #[serde(serialize_with = "unix_seconds")]
     pub last_time: SystemTime,
-    /// When what serves was loaded.
+    /// Time of the last load that was accepted.
     #[serde(serialize_with = "unix_seconds")]
     pub last_good_time: SystemTime,
     /// Loads in which something was refused.
     pub failures_total: u64,
-    /// Why the last load was refused, if it was.
+    /// Errors of the last load, if it was refused.
     pub errors: Diagnostics,
-    /// Tenants files that are not live as they are on disk.
+    /// Warnings about the active configuration.
+    pub warnings: Diagnostics,
+    /// Files whose version on disk is not active.
     pub broken_files: Vec<BrokenFile>,
     /// Keys whose change needs a restart.
     pub restart_needed: Vec<&'static str>,
 }
 
-/// How a load went.
+/// Result of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LastResult {
-    /// Everything on disk is live.
+    /// Everything on disk is active.
     Success,
-    /// Some tenants file keeps its last good version.
+    /// Some file keeps its last good version.
     Partial,
-    /// Nothing changed but certificates.
+    /// Nothing changed except certificates and admin tokens.
     Failure,
 }
 
-/// What a reload that somebody asked for led to.
+/// Result of a requested reload.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// The generation that serves now.
+pub struct ReloadReport {
+    /// The active generation.
     pub generation: u64,
-    /// What is doubtful about what was compiled anew.
+    /// Warnings about the active configuration.
     pub warnings: Diagnostics,
-    /// Tenants files that are not live as they are on disk.
+    /// Files whose version on disk is not active.
     pub broken_files: Vec<BrokenFile>,
     /// Keys whose change needs a restart.
     pub restart_needed: Vec<&'static str>,
 }
 
-impl Default for Status {
+impl Default for ReloadStatus {
     fn default() -> Self {
-        Status {
+        ReloadStatus {
             generation: 0,
             last_result: LastResult::Failure,
             last_time: UNIX_EPOCH,
             last_good_time: UNIX_EPOCH,
             failures_total: 0,
             errors: Diagnostics::default(),
+            warnings: Diagnostics::default(),
             broken_files: Vec::new(),
             restart_needed: Vec::new(),
         }
     }
 }
 
-impl Status {
-    pub(super) fn note_good(&mut self, loaded: &Loaded, result: ReloadResult, now: SystemTime) {
+impl ReloadStatus {
+    pub(super) fn record_success(&mut self, loaded: &LoadOutcome, result: ReloadResult, now: SystemTime) {
         self.generation = loaded.snapshot.generation;
         self.last_result = match result {
             ReloadResult::Success => LastResult::Success,
@@ -84,26 +89,37 @@ impl Status {
         self.failures_total += u64::from(!loaded.broken.is_empty());
         (self.last_time, self.last_good_time) = (now, now);
         self.errors = Diagnostics::default();
+        self.warnings.clone_from(&loaded.warnings);
         self.broken_files.clone_from(&loaded.broken);
         self.restart_needed.clone_from(&loaded.restart_needed);
     }
 
-    /// Certificates were renewed, and all else is as it was.
-    pub(super) fn note_renewed(&mut self, loaded: &Loaded) {
+    /// Records a snapshot that differs from the previous one only in its certificates.
+    pub(super) fn record_renewed(&mut self, loaded: &LoadOutcome) {
         self.generation = loaded.snapshot.generation;
         self.broken_files.clone_from(&loaded.broken);
     }
 
-    pub(super) fn note_bad(&mut self, found: &Diagnostics, now: SystemTime) {
+    /// Records a load without changes. Only warnings may differ: a private key that became readable
+    /// by other users, or a line number that moved.
+    pub(super) fn record_unchanged(&mut self, loaded: &LoadOutcome) {
+        self.warnings.clone_from(&loaded.warnings);
+    }
+
+    pub(super) fn record_failure(&mut self, found: &Diagnostics, now: SystemTime) {
         self.last_result = LastResult::Failure;
         self.last_time = now;
         self.failures_total += 1;
         self.errors = found.clone();
     }
 
-    pub(super) fn report(&self) -> Report {
-        let (broken_files, restart_needed) = (self.broken_files.clone(), self.restart_needed.clone());
-        Report { generation: self.generation, broken_files, restart_needed, ..Report::default() }
+    pub(super) fn to_report(&self) -> ReloadReport {
+        ReloadReport {
+            generation: self.generation,
+            warnings: self.warnings.clone(),
+            broken_files: self.broken_files.clone(),
+            restart_needed: self.restart_needed.clone(),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Files change in every way files are changed, and the snapshot follows, or keeps what was good.
+//! Tests of reloading: every way in which files change, and what stays active after a mistake.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -24,10 +24,10 @@ tenants: [{ id: main, hosts: [main.example], upstream: a, policy: spa }]
 tenantsDir: tenants.d
 "#;
 
-/// A second is what is promised; a loaded machine gets more before it is called broken.
-const SEEN_WITHIN: Duration = Duration::from_secs(10);
+/// The documented time is a second. A loaded machine gets more before the test fails.
+const DETECTED_WITHIN: Duration = Duration::from_secs(10);
 
-/// A directory with a configuration.
+/// A temporary directory with a configuration.
 struct Files(TempDir);
 
 impl Files {
@@ -59,11 +59,11 @@ impl Files {
     }
 
     fn start_with(&self, broken_tenants: BrokenTenants) -> Result<Reloader, Diagnostics> {
-        Reloader::start(&self.path("gateway.yaml"), broken_tenants, &Metrics::new())
+        Reloader::start(&self.path("gateway.yaml"), broken_tenants, &GatewayMetrics::new())
     }
 }
 
-/// A tenants file with one tenant, `more` being keys of it.
+/// Text of a tenants file with one tenant; `more` contains further keys of the tenant.
 fn tenant(id: &str, more: &str) -> String {
     format!("tenants: [{{ id: {id}, hosts: [{id}.example], upstream: a, policy: spa{more} }}]\n")
 }
@@ -83,12 +83,12 @@ fn generation(reloader: &Reloader) -> u64 {
     reloader.current().latest().generation
 }
 
-/// Waits for the reloader to notice by itself.
+/// Waits until the reloader has detected a change without a request.
 #[track_caller]
 fn wait_for(what: &str, is_so: impl Fn() -> bool) {
     let begun = Instant::now();
     while !is_so() {
-        assert!(begun.elapsed() < SEEN_WITHIN, "{what} was not seen");
+        assert!(begun.elapsed() < DETECTED_WITHIN, "{what} was not detected");
         thread::yield_now();
     }
 }
@@ -99,7 +99,7 @@ fn broken_names(reloader: &Reloader) -> Vec<String> {
 }
 
 #[test]
-fn starts_with_every_file() {
+fn start_loads_every_tenants_file() {
     let files = Files::new(&["a", "b"]);
     files.write("tenants.d/.hidden.yaml", "nonsense");
     files.write("tenants.d/notes.txt", "nonsense");
@@ -113,7 +113,7 @@ fn starts_with_every_file() {
 }
 
 #[test]
-fn sees_a_write_in_place() {
+fn write_in_place_is_reloaded() {
     let files = Files::new(&["a"]);
     let reloader = files.start();
     files.write("tenants.d/a.yaml", &tenant("b", ""));
@@ -124,7 +124,7 @@ fn sees_a_write_in_place() {
 }
 
 #[test]
-fn sees_writes_of_the_same_length_in_quick_succession() {
+fn last_of_quick_writes_of_equal_length_is_loaded() {
     let files = Files::new(&["a"]);
     let reloader = files.start();
     for id in ["b", "c", "d", "e", "f"] {
@@ -135,7 +135,7 @@ fn sees_writes_of_the_same_length_in_quick_succession() {
 }
 
 #[test]
-fn sees_a_rename() {
+fn renamed_file_is_reloaded() {
     let files = Files::new(&["a"]);
     let reloader = files.start();
     files.replace("tenants.d/a.yaml", &tenant("b", ""));
@@ -145,7 +145,7 @@ fn sees_a_rename() {
 }
 
 #[test]
-fn sees_new_and_removed_files() {
+fn new_and_removed_files_are_reloaded() {
     let files = Files::new(&["a"]);
     let reloader = files.start();
     files.write("tenants.d/b.yml", &tenant("b", ""));
@@ -156,7 +156,7 @@ fn sees_new_and_removed_files() {
 }
 
 #[test]
-fn sees_a_swapped_link() {
+fn swapped_symlink_is_reloaded() {
     let root = tempfile::tempdir().unwrap();
     let path = |name: &str| root.path().join(name);
     for (version, host) in [("v1", "one.example"), ("v2", "two.example")] {
@@ -167,7 +167,7 @@ fn sees_a_swapped_link() {
     symlink("v1", path("..data")).unwrap();
     symlink("..data/gateway.yaml", path("gateway.yaml")).unwrap();
     symlink("..data/tenants.d", path("tenants.d")).unwrap();
-    let start = Reloader::start(&path("gateway.yaml"), BrokenTenants::Refuse, &Metrics::new());
+    let start = Reloader::start(&path("gateway.yaml"), BrokenTenants::Refuse, &GatewayMetrics::new());
     let reloader = start.unwrap_or_else(|found| panic!("{found}"));
     assert!(find(&reloader, "one.example").is_some());
     symlink("v2", path("..data_tmp")).unwrap();
@@ -177,7 +177,7 @@ fn sees_a_swapped_link() {
 }
 
 #[test]
-fn keeps_tenants_that_did_not_change() {
+fn unchanged_tenants_are_reused() {
     let files = Files::new(&["a", "b"]);
     let reloader = files.start();
     let (main, a) = (find(&reloader, "main.example").unwrap(), find(&reloader, "a.example").unwrap());
@@ -201,7 +201,10 @@ fn a_superseded_snapshot_is_freed_with_its_last_request() {
         files.write("tenants.d/a.yaml", &tenant(id, ""));
         reloader.reload_now().unwrap();
     }
-    assert!(old.upgrade().is_some_and(|old| old.generation == running.generation), "its request still runs");
+    assert!(
+        old.upgrade().is_some_and(|old| old.generation == running.generation),
+        "the snapshot was freed while its request ran"
+    );
     drop(running);
     assert_eq!(old.strong_count(), 0);
 }
@@ -252,7 +255,7 @@ fn a_bad_tenants_file_keeps_its_last_good_version() {
     assert!(find(&reloader, "c.example").is_some() && find(&reloader, "b.example").is_none());
     assert_eq!(reloader.status().last_result, status::LastResult::Partial);
 
-    // Its last good version follows the main file.
+    // The last good version is compiled again with the changed main file.
     let old = find(&reloader, "a.example").unwrap();
     files.write("gateway.yaml", &MAIN.replace("https://app.example", "https://web.example"));
     reloader.reload_now().unwrap();
@@ -264,14 +267,14 @@ fn a_bad_tenants_file_keeps_its_last_good_version() {
 }
 
 #[test]
-fn a_new_bad_file_takes_nothing_from_others() {
+fn new_bad_file_cannot_claim_hosts_of_other_files() {
     let files = Files::new(&["a"]);
     let reloader = files.start();
     files.write("tenants.d/0.yaml", "tenants: [{ id: z, hosts: [a.example, z.example], upstream: a, policy: spa }]\n");
     let report = reloader.reload_now().unwrap();
     assert_eq!(broken_names(&reloader), ["0.yaml"]);
     let error = &report.broken_files[0].errors.iter().next().unwrap();
-    assert!(error.message.starts_with("the host `a.example` is there twice"), "{error}");
+    assert!(error.message.starts_with("the host `a.example` is used twice"), "{error}");
     assert!(error.also.as_ref().unwrap().file.ends_with("a.yaml"));
     assert_eq!(&*find(&reloader, "a.example").unwrap().id, "a");
     assert!(find(&reloader, "z.example").is_none() && !is_broken(&reloader, "z.example"));
@@ -289,7 +292,7 @@ fn hosts_can_move_between_files() {
 }
 
 #[test]
-fn a_file_that_clashes_with_anothers_last_good_version_waits() {
+fn file_clashing_with_last_good_version_of_another_is_refused() {
     let files = Files::new(&["a", "b"]);
     let reloader = files.start();
     files.write("tenants.d/a.yaml", "nonsense");
@@ -300,7 +303,7 @@ fn a_file_that_clashes_with_anothers_last_good_version_waits() {
 }
 
 #[test]
-fn a_main_file_that_unchanged_tenants_do_not_fit_is_refused() {
+fn main_file_incompatible_with_unchanged_tenants_is_refused() {
     let files = Files::new(&["a"]);
     let reloader = files.start();
     files.write("gateway.yaml", &MAIN.replace("spa", "web"));
@@ -343,7 +346,7 @@ fn broken_tenants_can_be_skipped_at_the_start() {
 }
 
 #[test]
-fn what_needs_a_restart_is_told_and_the_rest_applies() {
+fn restart_only_keys_are_reported_and_the_rest_applies() {
     let files = Files::new(&[]);
     let reloader = files.start();
     let edited = MAIN.replace("127.0.0.1:0", "127.0.0.1:1") + "runtime: { threads: 2 }\nlimits: { head: 3s }\n";
@@ -359,7 +362,7 @@ fn what_needs_a_restart_is_told_and_the_rest_applies() {
 }
 
 #[test]
-fn asking_gives_a_new_generation_and_rewriting_the_same_does_not() {
+fn requested_reload_makes_a_generation_and_identical_rewrite_does_not() {
     let files = Files::new(&["a"]);
     let reloader = files.start();
     assert_eq!(reloader.reload_now().unwrap().generation, 2);
@@ -385,14 +388,14 @@ fn unreadable_and_huge_files_are_refused_without_reading() {
     let files = Files::new(&[]);
     let main = files.path("gateway.yaml");
     fs::File::create(&main).unwrap().set_len(100 << 20).unwrap();
-    assert!(check(&main).to_string().contains("64MiB, which are accepted"), "{}", check(&main));
+    assert!(check(&main).to_string().contains("larger than 64MiB, the maximum"), "{}", check(&main));
     assert!(check(&files.path("tenants.d")).to_string().contains("not a regular file"));
-    assert!(check(&files.path("missing.yaml")).to_string().contains("cannot be read"));
+    assert!(check(&files.path("missing.yaml")).to_string().contains("cannot read"));
     fs::write(&main, b"version: 1\nx: \xff").unwrap();
     assert!(check(&main).to_string().contains("gateway.yaml:2:4"), "{}", check(&main));
 }
 
-/// Counts one request of every origin of the tenant's own.
+/// Counts one request for every origin that the tenant itself lists.
 fn count_own_origins(tenant: &Tenant) {
     for route in tenant.routes() {
         let entries = (0..).take(route.policy.entry_counts().own).map(crossgate_policy::EntryId::Own);
@@ -410,7 +413,7 @@ fn count_own_origins(tenant: &Tenant) {
 #[test]
 fn origin_series_of_removed_entries_are_dropped() {
     let files = Files::new(&[]);
-    let metrics = Metrics::new();
+    let metrics = GatewayMetrics::new();
     let write = |round: usize| {
         let origins: Vec<_> = (0..1_000).map(|n| format!("\"https://r{round}-{n}.example\"")).collect();
         files.replace("tenants.d/acme.yaml", &tenant("acme", &format!(", allowOrigins: [{}]", origins.join(", "))));
@@ -432,9 +435,9 @@ fn origin_series_of_removed_entries_are_dropped() {
 }
 
 #[test]
-fn origin_series_of_entries_that_stay_go_on() {
+fn origin_series_of_kept_entries_continue() {
     let files = Files::new(&["acme"]);
-    let metrics = Metrics::new();
+    let metrics = GatewayMetrics::new();
     let add = |more: &str| files.replace("tenants.d/acme.yaml", &tenant("acme", more));
     add(r#", allowOrigins: ["https://own.example"]"#);
     let reloader =
@@ -448,7 +451,7 @@ fn origin_series_of_entries_that_stay_go_on() {
 }
 
 #[test]
-fn a_tenants_directory_that_comes_back_is_noticed() {
+fn recreated_tenants_directory_is_loaded() {
     let files = Files::new(&[]);
     let reloader = files.start();
     fs::remove_dir(files.path("tenants.d")).unwrap();
@@ -458,7 +461,7 @@ fn a_tenants_directory_that_comes_back_is_noticed() {
 }
 
 #[test]
-fn a_token_file_that_cannot_be_used_is_an_error_at_its_key() {
+fn unusable_token_file_is_an_error_at_its_key() {
     let files = Files::new(&[]);
     files.write("gateway.yaml", &format!("{MAIN}admin: {{ address: \"127.0.0.1:0\", tokenFile: token }}\n"));
     for token in [None, Some("short"), Some(&*"x".repeat(5_000))] {
@@ -466,18 +469,89 @@ fn a_token_file_that_cannot_be_used_is_an_error_at_its_key() {
         let found = check(&files.path("gateway.yaml"));
         let first = found.iter().next().unwrap();
         assert_eq!((first.place.line, first.place.column), (8, 45), "{found}");
-        assert!(first.message.contains("tokenFile"), "{found}");
+        assert!(first.message.contains("admin token file"), "{found}");
         assert!(files.start_with(BrokenTenants::Skip).is_err());
     }
     files.write("token", "0123456789abcdef\n");
     assert!(!check(&files.path("gateway.yaml")).has_errors());
     let reloader = files.start();
     fs::remove_file(files.path("token")).unwrap();
-    assert!(reloader.reload_now().is_ok(), "it has been read");
+    assert!(reloader.reload_now().is_ok(), "a token file of the start is required again");
 }
 
 #[test]
-fn a_new_token_file_is_awaited() {
+fn c4_read_token_equal_to_full_token_is_refused() {
+    let files = Files::new(&[]);
+    let admin = "admin: { address: \"127.0.0.1:0\", tokenFile: token, readTokenFile: read }\n";
+    files.write("gateway.yaml", &format!("{MAIN}{admin}"));
+    files.write("token", "0123456789abcdef\n");
+    for (token, expected) in [
+        (None, "cannot read the admin token file"),
+        (Some("short"), "invalid token in the admin token file"),
+        (Some(" 0123456789abcdef"), "contains the same token as tokenFile"),
+    ] {
+        token.iter().for_each(|token| files.write("read", token));
+        let found = check(&files.path("gateway.yaml"));
+        let first =
+            found.iter().find(|found| found.severity == crossgate_config::diagnostics::Severity::Error).unwrap();
+        assert_eq!((first.place.line, first.place.column), (8, 67), "{found}");
+        assert!(first.message.contains(expected), "{found}");
+        assert!(files.start_with(BrokenTenants::Skip).is_err());
+    }
+    files.write("read", "fedcba9876543210\n");
+    assert!(!check(&files.path("gateway.yaml")).has_errors());
+    let reloader = files.start();
+    fs::remove_file(files.path("token")).unwrap();
+    fs::remove_file(files.path("read")).unwrap();
+    assert!(reloader.reload_now().is_ok(), "token files of the start are required again");
+}
+
+#[test]
+fn changed_token_file_replaces_the_admin_token() {
+    let files = Files::new(&[]);
+    let main =
+        |full: &str| format!("{MAIN}admin: {{ address: \"127.0.0.1:0\", tokenFile: {full}, readTokenFile: read }}\n");
+    files.write("gateway.yaml", &main("token"));
+    let [first, second, reading] = ["0123456789abcdef", "aaaaaaaaaaaaaaaa", "fedcba9876543210"];
+    files.write("token", first);
+    files.write("read", reading);
+    let reloader = files.start();
+    let in_force = || {
+        let tokens = reloader.admin_tokens().current();
+        tokens.each().map(|token| String::from_utf8(token.to_vec()).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(in_force(), [first, reading]);
+    files.replace("token", second);
+    wait_for("the new token", || in_force() == [second, reading]);
+    assert_eq!(reloader.status().generation, 1, "a changed token made a new generation");
+    // An invalid token, or one equal to the read token, refuses the load; the old token stays.
+    for bad in ["short", reading] {
+        files.replace("token", bad);
+        assert!(reloader.reload_now().unwrap_err().iter().any(|found| found.message.contains("token")));
+        assert_eq!(in_force(), [second, reading]);
+    }
+    // The token of a removed file stays valid.
+    fs::remove_file(files.path("token")).unwrap();
+    assert!(reloader.reload_now().is_ok());
+    assert_eq!(in_force(), [second, reading]);
+    // A leaked token is replaced despite a mistake in the main file.
+    files.replace("gateway.yaml", &format!("{}colour: red\n", main("token")));
+    files.write("token", first);
+    assert!(reloader.reload_now().is_err());
+    assert_eq!(in_force(), [first, reading]);
+    files.replace("token", second);
+    wait_for("the new token", || in_force() == [second, reading]);
+    // Another token file applies at the next start.
+    files.write("other", first);
+    files.replace("gateway.yaml", &main("other"));
+    assert_eq!(reloader.reload_now().unwrap().restart_needed, ["admin"]);
+    assert_eq!(in_force(), [second, reading]);
+    files.replace("token", "cccccccccccccccc");
+    wait_for("the new token", || in_force() == ["cccccccccccccccc", reading]);
+}
+
+#[test]
+fn missing_token_file_is_loaded_once_it_exists() {
     let files = Files::new(&[]);
     let reloader = files.start();
     files.replace("gateway.yaml", &format!("{MAIN}admin: {{ address: \"127.0.0.1:0\", tokenFile: token }}\n"));
@@ -487,17 +561,239 @@ fn a_new_token_file_is_awaited() {
 }
 
 #[test]
-fn the_example_of_the_readme_is_good_and_draws_no_warning() {
-    let (_, rest) = include_str!("../../../README.md").split_once("```yaml\n").unwrap();
+fn sample_configurations_load_without_errors() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/config");
+    let files = crossgate_config::list_tenants_dir(&samples).unwrap();
+    assert!(!files.is_empty(), "{}", samples.display());
+    for file in files {
+        let expected = usize::from(file.ends_with("report-mode.yaml"));
+        let found = check(&file);
+        assert!(!found.has_errors() && found.len() == expected, "{found}");
+    }
+}
+
+#[test]
+fn the_documented_example_draws_no_warning() {
+    let (_, rest) = include_str!("../../../docs/reference/configuration.md").split_once("```yaml\n").unwrap();
     let files = Files::new(&[]);
     files.write("gateway.yaml", rest.split_once("```").unwrap().0);
     files.write("scripts/preview.rhai", include_str!("../../../scripts/preview.rhai"));
     for (name, host) in [("api", "api.acme.example"), ("wild", "*.api.acme.example")] {
         certificates::issue(&files, name, &[host], 2099);
     }
-    for (from, to) in [("api.crt", "internal-ca.pem"), ("api.crt", "gateway.pem"), ("api.key", "gateway.key")] {
+    certificates::issue_authority(&files, "internal-ca.pem");
+    for (from, to) in [("api.crt", "gateway.pem"), ("api.key", "gateway.key")] {
         std::fs::copy(files.path("tls").join(from), files.path(to)).unwrap();
     }
     let found = check(&files.path("gateway.yaml"));
     assert!(found.is_empty(), "{found}");
+}
+
+/// Creates a configuration whose policy names a rule.
+fn files_with_rule() -> Files {
+    let files = Files::new(&[]);
+    let main = MAIN.replace("[s] }", "[s], rule: { script: a.rhai } }") + "scriptsDir: scripts\n";
+    files.write("gateway.yaml", &main);
+    files
+}
+
+fn messages(found: &Diagnostics) -> Vec<String> {
+    found.iter().map(|one| one.message.clone()).collect()
+}
+
+#[test]
+fn e_refused_rule_is_reported_once_with_its_cause() {
+    let files = files_with_rule();
+    let found = files.start_with(BrokenTenants::Refuse).err().unwrap();
+    let [message] = &messages(&found)[..] else { panic!("{found}") };
+    assert!(message.starts_with("cannot read the directory") && message.contains("scripts: "), "{message}");
+
+    files.write("scripts/b.rhai", "fn decide(req) { deny() }");
+    let missing = "there is no script `a.rhai` in scriptsDir; did you mean `b.rhai`?";
+    assert_eq!(messages(&files.start_with(BrokenTenants::Refuse).err().unwrap()), [missing]);
+
+    files.write("scripts/a.rhai", "fn decide(req) { deny() }");
+    files.write(
+        "scripts/a.cases.yaml",
+        "cases: [{ name: it, kind: actual, request: { origin: \"https://a.example\" }, expect: allow }]\n",
+    );
+    let found = files.start_with(BrokenTenants::Refuse).err().unwrap();
+    let [message] = &messages(&found)[..] else { panic!("{found}") };
+    assert!(message.contains("`it`"), "{message}");
+    assert!(found.iter().all(|one| one.place.file.ends_with("scripts/a.cases.yaml")), "{found}");
+
+    files.write("scripts/a.rhai", "fn decide(req) { print(1) }");
+    let found = files.start_with(BrokenTenants::Refuse).err().unwrap();
+    let [message] = &messages(&found)[..] else { panic!("{found}") };
+    assert!(message.starts_with("a rule may not call `print`"), "{message}");
+}
+
+#[test]
+fn e_reload_naming_a_refused_script_reports_the_cause() {
+    let files = Files::new(&[]);
+    let reloader = files.start();
+    files.write("scripts/a.rhai", "fn decide(req) { print(1) }");
+    let main = MAIN.replace("[s] }", "[s], rule: { script: a.rhai } }") + "scriptsDir: scripts\n";
+    files.replace("gateway.yaml", &main);
+    let found = reloader.reload_now().err().unwrap();
+    let [message] = &messages(&found)[..] else { panic!("{found}") };
+    assert!(message.starts_with("a rule may not call `print`"), "{message}");
+}
+
+#[test]
+fn e_policy_without_origins_is_reported_with_its_location() {
+    let files = Files::new(&[]);
+    files.write(
+        "gateway.yaml",
+        &MAIN.replace("allowOrigins: [\"https://app.example\"], allowOriginSets: [s]", "allowMethods: [PUT]"),
+    );
+    let found = files.start_with(BrokenTenants::Refuse).err().unwrap();
+    let one = found.iter().find(|one| one.message.starts_with("no origin is allowed")).unwrap();
+    assert_eq!(
+        one.message,
+        "no origin is allowed: the policy `spa` has none, and none is added here; add allowOrigins to one of them"
+    );
+    assert_eq!((one.place.line, one.also.as_ref().map(|also| (also.line, also.column))), (6, Some((5, 13))));
+}
+
+#[test]
+fn f1_a_panic_in_a_load_leaves_the_reload_thread_running() {
+    let files = Files::new(&["a"]);
+    let metrics = GatewayMetrics::new();
+    let reloader = Reloader::start(&files.path("gateway.yaml"), BrokenTenants::Refuse, &metrics).unwrap();
+    files.write("fault-reload", "");
+    let found = reloader.reload_now().unwrap_err();
+    assert!(found.to_string().contains("internal error"), "{found}");
+    assert_eq!(reloader.status().last_result, LastResult::Failure);
+    files.write("tenants.d/a.yaml", &tenant("b", ""));
+    let panics = || metrics.panics.read().find(|(place, _)| *place == PanicPlace::Reload).unwrap().1;
+    wait_for("the panic of a load by file", || panics() > 1);
+    assert!(find(&reloader, "a.example").is_some(), "the last good configuration is not active");
+    fs::remove_file(files.path("fault-reload")).unwrap();
+    wait_for("the write", || find(&reloader, "b.example").is_some());
+    let report = reloader.reload_now().unwrap();
+    assert!(report.generation > 1);
+    assert_eq!(reloader.status().last_result, LastResult::Success);
+}
+
+#[test]
+fn d2_refused_reload_is_summarised_in_one_line() {
+    let files = Files::new(&[]);
+    let reloader = files.start();
+    files.write("gateway.yaml", &MAIN.replace("upstream: a", "upstream: b, colour: red"));
+    let line = reloader.reload_now().unwrap_err().one_line();
+    assert!(line.contains("gateway.yaml:6:") && line.contains("`colour`") && line.contains("; "), "{line}");
+    assert!(!line.contains('\n') && !line.contains("-->"), "{line}");
+    let many: String = (0..9).map(|number| format!("key{number}: 1\n")).collect();
+    files.write("gateway.yaml", &format!("{MAIN}{many}"));
+    let line = reloader.reload_now().unwrap_err().one_line();
+    assert!(line.ends_with("; `crossgate check` lists 4 more"), "{line}");
+}
+
+#[test]
+fn d2_unopenable_new_access_log_is_refused() {
+    let files = Files::new(&[]);
+    let reloader = files.start();
+    files.write("gateway.yaml", &format!("{MAIN}accessLog: {{ path: missing/log }}\n"));
+    let found = reloader.reload_now().unwrap_err().to_string();
+    assert!(found.contains("missing/log cannot be opened") && found.contains("gateway.yaml:8:"), "{found}");
+    files.write("gateway.yaml", &format!("{MAIN}accessLog: {{ path: log }}\n"));
+    reloader.reload_now().unwrap();
+    fs::create_dir(files.path("logs")).unwrap();
+    files.write("gateway.yaml", &format!("{MAIN}accessLog: {{ path: logs }}\n"));
+    let found = check(&files.path("gateway.yaml")).to_string();
+    assert!(found.contains("logs is a directory: expected a file") && found.contains("gateway.yaml:8:"), "{found}");
+}
+
+/// Splits a tenants file of two tenants into two pieces, of which the first is a valid file too.
+fn split_tenants_file(ids: [&str; 2]) -> [String; 2] {
+    let entry = |id: &str| format!("  - {{ id: {id}, hosts: [{id}.example], upstream: a, policy: spa }}\n");
+    [format!("tenants:\n{}", entry(ids[0])), entry(ids[1])]
+}
+
+/// Writes a file in place with a pause in the middle, during which `check` runs repeatedly. Returns
+/// the file, still open.
+fn write_slowly(path: &std::path::Path, [first, second]: [&str; 2], check: impl Fn()) -> fs::File {
+    use std::io::Write as _;
+    let mut file = fs::File::create(path).unwrap();
+    file.write_all(first.as_bytes()).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(300) {
+        check();
+        thread::sleep(Duration::from_millis(1));
+    }
+    file.write_all(second.as_bytes()).unwrap();
+    file
+}
+
+#[test]
+fn f5_half_of_a_file_that_is_written_slowly_is_never_served() {
+    let files = Files::new(&[]);
+    files.write("tenants.d/a.yaml", &split_tenants_file(["a", "b"]).concat());
+    let reloader = files.start();
+    let path = files.path("tenants.d/a.yaml");
+    for (number, is_closed) in [true, false, true, false].into_iter().enumerate() {
+        let (before, now) = (generation(&reloader), format!("b{number}"));
+        let old = if number == 0 { "b.example".to_owned() } else { format!("b{}.example", number - 1) };
+        let [first, second] = split_tenants_file(["a", &now]);
+        let old_version_is_active = || {
+            assert_eq!(generation(&reloader), before, "half of the file is active");
+            assert!(find(&reloader, &old).is_some());
+        };
+        let file = write_slowly(&path, [&first, &second], old_version_is_active);
+        let open = if is_closed { None } else { Some(file) };
+        wait_for("the whole file", || find(&reloader, &format!("{now}.example")).is_some());
+        assert!(find(&reloader, "a.example").is_some());
+        drop(open);
+    }
+    assert_eq!(reloader.status().failures_total, 0);
+}
+
+#[test]
+fn f5_half_of_a_main_file_or_a_script_is_never_served() {
+    let files = Files::new(&[]);
+    let main =
+        format!("{}scriptsDir: scripts\n", MAIN.replace("spa: {", "ruled: { rule: { script: one.rhai } }, spa: {"));
+    files.write("gateway.yaml", &main);
+    files.write("scripts/one.rhai", "fn decide(req) {\n    allow()\n}\n");
+    let reloader = files.start();
+    let before = generation(&reloader);
+    let is_unchanged = || assert_eq!((generation(&reloader), reloader.status().failures_total), (before, 0));
+    let (first, second) = main.split_at(main.find("tenantsDir").unwrap());
+    drop(write_slowly(
+        &files.path("gateway.yaml"),
+        [first, &format!("{second}ledger: {{ origins: 7 }}\n")],
+        is_unchanged,
+    ));
+    wait_for("the main file", || generation(&reloader) > before);
+    let before = generation(&reloader);
+    let is_unchanged = || assert_eq!((generation(&reloader), broken_names(&reloader).len()), (before, 0));
+    drop(write_slowly(&files.path("scripts/one.rhai"), ["fn decide(req) {\n", "    deny(\"no\")\n}\n"], is_unchanged));
+    wait_for("the script", || generation(&reloader) > before);
+}
+
+#[test]
+fn f5_a_file_that_stays_open_is_served_half_a_second_after_its_last_write() {
+    let files = Files::new(&["a"]);
+    let reloader = files.start();
+    let path = files.path("tenants.d/a.yaml");
+    let [first, second] = split_tenants_file(["b", "c"]);
+    let _open = write_slowly(&path, [&first, &second], || {});
+    let begun = Instant::now();
+    wait_for("the file", || find(&reloader, "c.example").is_some());
+    assert!(begun.elapsed() > Duration::from_millis(400), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn d11_writes_to_another_file_of_the_directory_lead_to_no_reload() {
+    let files = Files::new(&["a"]);
+    let reloader = files.start();
+    let before = generation(&reloader);
+    for number in 0..200 {
+        files.write("access.log", &number.to_string());
+        files.replace("other", "x");
+    }
+    files.write("tenants.d/a.yaml", &tenant("b", ""));
+    wait_for("the write", || find(&reloader, "b.example").is_some());
+    assert_eq!(generation(&reloader), before + 1);
 }

@@ -1,10 +1,11 @@
-//! The snapshot in force, for many threads that look at it with every request.
+//! The snapshot in force, for many threads that read it with every request.
 //!
-//! Who keeps a shared object alive counts itself among its holders, and a count that every core writes to is a cache line that
-//! travels between them with every request. So each worker has a seat of its own, and counts itself there: a request is served
-//! by one worker from its head to its end, or nearly. A swap goes through all of them, one after the other. Meanwhile a worker whose
-//! turn has not come sees by the number in force that its own is old: connections move between workers, and no client may be
-//! answered by an older configuration than before.
+//! A reference count that every core writes to is a cache line that moves between them with every
+//! request. So each worker has its own pin with its own count: usually one worker serves a request
+//! from its head to its end. A swap updates the pins one after the other. Until its pin is updated,
+//! a worker sees by the generation that its snapshot is old, and uses the newest one. This matters
+//! because connections move between workers, and no client may get an answer of an older
+//! configuration than before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
@@ -12,41 +13,40 @@ use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 use arc_swap::{ArcSwap, Guard};
 
 use super::Snapshot;
-use crate::metrics::Metrics;
-use crate::thread_number;
+use crate::registry::GatewayMetrics;
+use crossgate_telemetry::thread_number;
 
-/// The snapshot in force.
 #[derive(Debug)]
 pub struct CurrentSnapshot {
-    /// Of each worker; never empty. Where there are more threads than these, some share one.
-    seats: Box<[Seat]>,
-    /// The one in force, and its generation. They are written once a swap, and so are in every core's cache.
-    newest: Seat,
+    /// One pin for each worker; never empty. If there are more threads than pins, some share one.
+    pins: Box<[WorkerPin]>,
+    /// The newest snapshot and its generation. They are written once for each swap, so every core
+    /// has them in its cache.
+    newest: WorkerPin,
     generation: AtomicU64,
-    metrics: Arc<Metrics>,
+    metrics: Arc<GatewayMetrics>,
 }
 
-/// What one worker holds. Alone on its cache lines, of which processors fetch two at a time.
+/// The pin of one worker. Aligned to two cache lines, because processors prefetch them in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Seat(ArcSwap<Pinned>);
+struct WorkerPin(ArcSwap<PinnedSnapshot>);
 
-/// A snapshot that stays as it is for whoever holds this.
+/// A snapshot with the metrics of its process, kept alive by its holder.
 #[derive(Debug)]
 #[repr(align(128))]
-pub struct Pinned {
+pub struct PinnedSnapshot {
     snapshot: Arc<Snapshot>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<GatewayMetrics>,
 }
 
-impl Pinned {
-    /// Where requests are counted.
-    pub fn metrics(&self) -> &Metrics {
+impl PinnedSnapshot {
+    pub fn metrics(&self) -> &GatewayMetrics {
         &self.metrics
     }
 }
 
-impl std::ops::Deref for Pinned {
+impl std::ops::Deref for PinnedSnapshot {
     type Target = Snapshot;
 
     fn deref(&self) -> &Snapshot {
@@ -55,48 +55,49 @@ impl std::ops::Deref for Pinned {
 }
 
 impl CurrentSnapshot {
-    /// With this one to begin with, for so many workers.
-    pub fn new(snapshot: &Arc<Snapshot>, metrics: &Arc<Metrics>, workers: usize) -> Self {
-        let seat = || Seat(ArcSwap::new(pinned(snapshot, metrics)));
-        let seats = std::iter::repeat_with(seat).take(workers.max(1)).collect();
+    /// Creates pins for `workers` workers, with this first snapshot.
+    pub fn new(snapshot: &Arc<Snapshot>, metrics: &Arc<GatewayMetrics>, workers: usize) -> Self {
+        let new_pin = || WorkerPin(ArcSwap::new(pinned(snapshot, metrics)));
+        let pins = std::iter::repeat_with(new_pin).take(workers.max(1)).collect();
         let generation = AtomicU64::new(snapshot.generation);
-        CurrentSnapshot { seats, newest: seat(), generation, metrics: Arc::clone(metrics) }
+        CurrentSnapshot { pins, newest: new_pin(), generation, metrics: Arc::clone(metrics) }
     }
 
-    /// For a worker that needs it for a moment.
-    pub fn load(&self) -> Guard<Arc<Pinned>> {
-        let own = self.seat().load();
+    /// Borrows the newest snapshot for a moment.
+    pub fn load(&self) -> Guard<Arc<PinnedSnapshot>> {
+        let own = self.own_pin().load();
         if own.generation < self.generation.load(Acquire) { self.newest.0.load() } else { own }
     }
 
-    /// For a worker that needs it until a request is over.
-    pub fn pin(&self) -> Arc<Pinned> {
+    /// Pins the newest snapshot for the duration of one request.
+    pub fn pin(&self) -> Arc<PinnedSnapshot> {
         Guard::into_inner(self.load())
     }
 
-    /// For everybody else.
+    /// The newest snapshot, for threads that are not workers.
     pub fn latest(&self) -> Arc<Snapshot> {
         Arc::clone(&self.newest.0.load().snapshot)
     }
 
-    /// Puts another one in force; when this returns, no request begins with the old one.
+    /// Replaces the snapshot. When this returns, no request starts with the old one.
     pub fn store(&self, snapshot: &Arc<Snapshot>) {
         self.announce(snapshot);
-        self.seats.iter().for_each(|seat| seat.0.store(pinned(snapshot, &self.metrics)));
+        self.pins.iter().for_each(|pin| pin.0.store(pinned(snapshot, &self.metrics)));
     }
 
-    /// The part of it after which nobody is given the old one.
+    /// The first part of [`CurrentSnapshot::store`]: from here on, no request starts with the old
+    /// snapshot.
     pub(super) fn announce(&self, snapshot: &Arc<Snapshot>) {
         self.newest.0.store(pinned(snapshot, &self.metrics));
         self.generation.store(snapshot.generation, Release);
     }
 
-    #[expect(clippy::indexing_slicing, reason = "there is always a seat, and a remainder is below the divisor")]
-    fn seat(&self) -> &ArcSwap<Pinned> {
-        &self.seats[thread_number::of_worker() % self.seats.len()].0
+    #[expect(clippy::indexing_slicing, reason = "there is at least one pin, and a remainder is below the divisor")]
+    fn own_pin(&self) -> &ArcSwap<PinnedSnapshot> {
+        &self.pins[thread_number::worker_number() % self.pins.len()].0
     }
 }
 
-fn pinned(snapshot: &Arc<Snapshot>, metrics: &Arc<Metrics>) -> Arc<Pinned> {
-    Arc::new(Pinned { snapshot: Arc::clone(snapshot), metrics: Arc::clone(metrics) })
+fn pinned(snapshot: &Arc<Snapshot>, metrics: &Arc<GatewayMetrics>) -> Arc<PinnedSnapshot> {
+    Arc::new(PinnedSnapshot { snapshot: Arc::clone(snapshot), metrics: Arc::clone(metrics) })
 }

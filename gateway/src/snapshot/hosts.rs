@@ -1,53 +1,52 @@
-//! The host table: which tenant a host belongs to, and whether a host is still free.
+//! The host table: the tenant of each host.
 //!
-//! Names are kept in hash tables with a seed of this process, so nobody outside can make them collide. A wildcard costs one probe
-//! for each label that some wildcard is long enough for, longest first, whatever the number of tenants.
+//! Names are in hash tables with a random seed for each process, so clients cannot make them
+//! collide (hash flooding). A wildcard lookup costs one probe for each label, longest name first,
+//! and none for names longer than every wildcard. The number of tenants does not matter.
 
 use std::collections::hash_map::Entry;
 
 use ahash::AHashMap;
 
-use crate::host::HostPattern;
+use crossgate_message::host::HostPattern;
 
-/// What a host stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Slot {
+pub(super) enum HostEntry {
     /// The tenant at this index.
     Tenant(u32),
     /// A tenant that could not be compiled.
     Broken,
 }
 
-/// Hosts to tenants.
 #[derive(Debug, Default)]
 pub(super) struct HostTable {
-    exact: AHashMap<Box<str>, Slot>,
-    below: AHashMap<Box<str>, Slot>,
-    /// The most labels that the name of any wildcard has.
+    exact: AHashMap<Box<str>, HostEntry>,
+    below: AHashMap<Box<str>, HostEntry>,
+    /// The maximum number of labels in the name of a wildcard.
     below_labels_max: usize,
-    any: Option<Slot>,
+    any: Option<HostEntry>,
 }
 
 impl HostTable {
-    /// With room for as many hosts.
+    /// Creates a table with room for as many exact hosts.
     pub(super) fn with_capacity(hosts: usize) -> Self {
         HostTable { exact: AHashMap::with_capacity(hosts), ..HostTable::default() }
     }
 
-    /// What a canonical host stands for.
-    pub(super) fn find(&self, host: &str) -> Option<Slot> {
+    /// Finds the entry for a canonical host.
+    pub(super) fn find(&self, host: &str) -> Option<HostEntry> {
         let exact = self.exact.get(host).copied();
         exact.or_else(|| self.find_below(host)).or(self.any)
     }
 
-    fn find_below(&self, host: &str) -> Option<Slot> {
+    fn find_below(&self, host: &str) -> Option<HostEntry> {
         let mut labels = host.matches('.').count();
         let mut rest = host;
         while let Some((_, parent)) = rest.split_once('.') {
             if labels <= self.below_labels_max
-                && let Some(slot) = self.below.get(parent)
+                && let Some(host_entry) = self.below.get(parent)
             {
-                return Some(*slot);
+                return Some(*host_entry);
             }
             labels -= 1;
             rest = parent;
@@ -55,8 +54,8 @@ impl HostTable {
         None
     }
 
-    /// What exactly this entry stands for so far.
-    pub(super) fn get(&self, pattern: &HostPattern) -> Option<Slot> {
+    /// The entry of exactly this pattern.
+    pub(super) fn get(&self, pattern: &HostPattern) -> Option<HostEntry> {
         match pattern {
             HostPattern::Exact(name) => self.exact.get(name).copied(),
             HostPattern::Below(name) => self.below.get(name).copied(),
@@ -64,8 +63,8 @@ impl HostTable {
         }
     }
 
-    /// Gives an entry to somebody, if it is nobody's yet.
-    pub(super) fn claim(&mut self, pattern: &HostPattern, slot: Slot) {
+    /// Sets the entry of a pattern, unless it has one.
+    pub(super) fn claim(&mut self, pattern: &HostPattern, host_entry: HostEntry) {
         let entry = match pattern {
             HostPattern::Exact(name) => self.exact.entry(name.clone()),
             HostPattern::Below(name) => {
@@ -73,12 +72,12 @@ impl HostTable {
                 self.below.entry(name.clone())
             }
             HostPattern::Any => {
-                self.any.get_or_insert(slot);
+                self.any.get_or_insert(host_entry);
                 return;
             }
         };
         if let Entry::Vacant(free) = entry {
-            free.insert(slot);
+            free.insert(host_entry);
         }
     }
 }
@@ -90,13 +89,13 @@ mod tests {
     fn table(hosts: &[&str]) -> HostTable {
         let mut table = HostTable::default();
         for (index, host) in (0..).zip(hosts) {
-            table.claim(&HostPattern::parse(host).unwrap(), Slot::Tenant(index));
+            table.claim(&HostPattern::parse(host).unwrap(), HostEntry::Tenant(index));
         }
         table
     }
 
     #[test]
-    fn exact_beats_the_longest_wildcard_beats_any() {
+    fn host_lookup_prefers_exact_then_longest_wildcard_then_any() {
         let hosts = ["a.x.example", "*.x.example", "*.example", "*", "*.y.x.example", "[::1]"];
         let table = table(&hosts);
         for (host, expected) in [
@@ -114,26 +113,26 @@ mod tests {
             ("127.0.0.1", "*"),
         ] {
             let index = hosts.iter().position(|entry| *entry == expected).unwrap();
-            assert_eq!(table.find(host), Some(Slot::Tenant(u32::try_from(index).unwrap())), "{host}");
+            assert_eq!(table.find(host), Some(HostEntry::Tenant(u32::try_from(index).unwrap())), "{host}");
         }
     }
 
     #[test]
-    fn knows_nothing_else() {
+    fn hosts_outside_the_table_are_not_found() {
         let table = table(&["a.example", "*.b.example"]);
         for host in ["b.example", "x.a.example", "example", "xb.example", "a.example.", ""] {
             assert_eq!(table.find(host), None, "{host}");
         }
-        assert_eq!(table.find(&("x.".repeat(120) + "b.example")), Some(Slot::Tenant(1)));
+        assert_eq!(table.find(&("x.".repeat(120) + "b.example")), Some(HostEntry::Tenant(1)));
     }
 
     #[test]
-    fn the_first_claim_stays() {
+    fn second_claim_of_a_host_changes_nothing() {
         let mut table = table(&["a.example", "*.a.example", "*"]);
         for host in ["a.example", "*.a.example", "*"] {
             let pattern = HostPattern::parse(host).unwrap();
             let before = table.get(&pattern);
-            table.claim(&pattern, Slot::Broken);
+            table.claim(&pattern, HostEntry::Broken);
             assert!(before.is_some() && table.get(&pattern) == before, "{host}");
         }
     }

@@ -1,7 +1,8 @@
-//! From a policy's `rule` to a rule that can be asked.
+//! Compilation of a policy's `rule`.
 //!
-//! A script that says the same, with the same fields listed, stays the same object over reloads, and so do the answers kept of it.
-//! Otherwise the rule is a new one with a new number, under which nothing is kept yet: no answer outlives its rule.
+//! An unchanged script with the same listed fields stays the same object over reloads, so its
+//! cached answers stay valid. Otherwise the rule gets a new number, under which nothing is cached
+//! yet: no answer outlives its rule.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,43 +10,45 @@ use std::sync::Arc;
 use crossgate_policy::{Rule, Script, check_rule};
 use http::HeaderName;
 
-use crate::config::diagnostics::{Diagnostic, Diagnostics};
-use crate::config::model::{PolicySpec, RuleSpec};
-use crate::config::{shown, similar};
-use crate::scripts::Scripts;
-use crate::verdicts::{LiveRule, Verdicts};
+use crate::scripts::{ReportedScripts, Scripts};
+use crate::verdicts::{CompiledRule, Verdicts};
+use crossgate_config::diagnostics::{Diagnostic, Diagnostics};
+use crossgate_config::model::{PolicyConfig, RuleSpec};
+use crossgate_config::{find_similar, show_text};
 
-/// What it takes to compile rules.
-pub(super) struct Rules<'a> {
+/// The inputs for compiling rules.
+pub(super) struct RuleCompiler<'a> {
     pub(super) scripts: &'a Scripts,
+    pub(super) reported: &'a ReportedScripts,
     pub(super) file: &'a Path,
-    /// One for every worker.
+    /// One copy for each worker.
     pub(super) copies: usize,
     pub(super) verdicts: &'a Verdicts,
-    pub(super) rejected: &'a mut Vec<Rejected>,
+    pub(super) rejected: &'a mut Vec<RejectedScript>,
 }
 
-/// A script that is good by itself and that a policy cannot take, while it can go on with the older version.
+/// A valid script that a policy cannot use, while the policy can keep the older version.
 #[derive(Debug)]
-pub(crate) struct Rejected {
-    /// The script's file.
+pub(crate) struct RejectedScript {
     pub(crate) script: Box<str>,
-    /// Why.
     pub(crate) errors: Diagnostics,
 }
 
-impl Rules<'_> {
-    /// The rule of a policy, if it has one and its script is there.
+impl RuleCompiler<'_> {
+    /// The rule of a policy, if it has one and the script exists.
     pub(super) fn rule(
         &mut self,
-        policy: &PolicySpec,
+        policy: &PolicyConfig,
         spec: &crossgate_policy::PolicySpec,
-        old: Option<&Arc<LiveRule>>,
+        old: Option<&Arc<CompiledRule>>,
         found: &mut Diagnostics,
-    ) -> Option<Arc<LiveRule>> {
+    ) -> Option<Arc<CompiledRule>> {
         let written = policy.rule.as_ref()?;
         let Some(script) = self.scripts.get(&written.script.value) else {
-            found.push(self.missing(written));
+            // A refused script has its own finding; this one would only follow from it.
+            if !self.reported.has(&written.script.value) {
+                found.push(self.missing(written));
+            }
             return None;
         };
         let headers: Vec<HeaderName> = written.headers.iter().filter_map(|name| name.value.parse().ok()).collect();
@@ -56,13 +59,14 @@ impl Rules<'_> {
                 let rule = Rule::new(self.verdicts.draw_number(), script, &headers, &query, self.copies);
                 match old.filter(|old| old.rule.headers() == headers && old.rule.query() == query) {
                     Some(old) if self.rejects(written, &rule, spec) => Some(Arc::clone(old)),
-                    Some(_) | None => Some(LiveRule::new(Arc::new(rule))),
+                    Some(_) | None => Some(CompiledRule::new(Arc::new(rule))),
                 }
             }
         }
     }
 
-    /// Whether a new version of a script does not fit into its policy: that is the script's mistake, not the policy's.
+    /// Returns whether a new version of a script does not fit its policy. The mistake is then
+    /// reported for the script, not for the policy.
     fn rejects(&mut self, written: &RuleSpec, rule: &Rule, spec: &crossgate_policy::PolicySpec) -> bool {
         let errors: Diagnostics = check_rule(rule, spec)
             .into_iter()
@@ -70,21 +74,21 @@ impl Rules<'_> {
             .collect();
         let is_rejected = errors.has_errors();
         if is_rejected {
-            self.rejected.push(Rejected { script: written.script.value.clone(), errors });
+            self.rejected.push(RejectedScript { script: written.script.value.clone(), errors });
         }
         is_rejected
     }
 
     fn missing(&self, written: &RuleSpec) -> Diagnostic {
         let name = &written.script;
-        let hint = match similar(&name.value, self.scripts.names()) {
+        let hint = match find_similar(&name.value, self.scripts.names()) {
             Some(known) => format!("did you mean `{known}`?"),
-            None => "write it there, or name one that is there".to_owned(),
+            None => "add it there, or name an existing one".to_owned(),
         };
         Diagnostic::error(
             self.file,
             name.at,
-            format!("there is no good script {} in scriptsDir; {hint}", shown(&name.value)),
+            format!("there is no script {} in scriptsDir; {hint}", show_text(&name.value)),
         )
     }
 }

@@ -1,58 +1,82 @@
-//! Compiles one tenant: names to what they stand for, origins to policies, paths to routes.
+//! Compiles one tenant: names to objects, origins to policies, paths to routes.
 //!
-//! The tenant's own origins extend the tenant's policy: its default route and every route that names no policy. A route with a
-//! policy of its own gets only its own origins, so that opening one path does not open it to all of the tenant's partners. A
-//! tenant with an upstream and a policy has a default route for every path; one without answers 404 where no route matches.
+//! The tenant's own origins extend the tenant's policy, for its default route and every route
+//! without a `policy`. A route with its own policy gets only its own origins, so that opening one
+//! path does not open it to all partners of the tenant. A tenant with an upstream and a policy has
+//! a default route for every path; another tenant answers 404 where no route matches.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crossgate_policy::{Place, Policy};
+use ahash::AHashMap;
+use crossgate_policy::{Policy, SpecLocation, SpecProblem};
 
-use super::shared::{Shared, SharedPolicy, resolve};
-use crate::config::diagnostics::{Diagnostic, Diagnostics};
-use crate::config::model::{At, RouteSpec, TenantSpec, Text};
-use crate::config::{Kind, shown};
-use crate::metrics::{EntryHandles, Metrics};
-use crate::tenant::{Route, Tenant, Upstream};
-use crate::verdicts::{LiveRule, RuleSeat};
+use super::shared::{SharedSections, code_of, resolve};
+use super::strictness::StrictnessChecks;
+use crate::counters::EntryHandles;
+use crate::registry::GatewayMetrics;
+use crate::tenant::SharedPolicy;
+use crate::tenant::{Route, Tenant, TenantWarning};
+use crate::upstream::Upstream;
+use crate::verdicts::{CompiledRule, TenantRule};
+use crossgate_config::diagnostics::{Diagnostic, Diagnostics};
+use crossgate_config::model::{Position, RouteSpec, TenantSpec, Text};
+use crossgate_config::warnings::WarningCode;
+use crossgate_config::{ReferenceKind, show_text};
+use crossgate_message::host::HostPattern;
 
 /// Compiles the tenants of one file.
-pub(super) struct Compiler<'a> {
-    pub(super) shared: &'a Shared,
-    pub(super) metrics: &'a Metrics,
+pub(super) struct TenantCompiler<'a> {
+    pub(super) shared: &'a SharedSections,
+    pub(super) metrics: &'a GatewayMetrics,
     pub(super) file: &'a Path,
-    /// Whose.
+    /// The tenant's id.
     pub(super) tenant: Arc<str>,
-    /// Whether reading the file left things out, so that what is missing here may be there.
+    /// Whether reading the file skipped parts, so that missing names here may exist there.
     pub(super) partial: bool,
-    /// The rules that the tenant's policies ask, each once, since its failures count together.
-    pub(super) seats: Vec<Arc<RuleSeat>>,
+    /// The rules of the tenant's policies, each once, so that its failures are counted together.
+    pub(super) tenant_rules: Vec<Arc<TenantRule>>,
+    pub(super) strictness: &'a StrictnessChecks,
+    pub(super) warnings: Vec<TenantWarning>,
+    /// The tenant's policies with added origins, each once, so that equal routes share one object.
+    pub(super) extensions: Vec<(Arc<SharedPolicy>, Vec<String>, Arc<Policy>)>,
     pub(super) found: &'a mut Diagnostics,
 }
 
-/// A shared policy with origins added, and what for.
+/// A shared policy, and the policy with the added origins.
 #[derive(Clone)]
-struct Extended {
+struct ExtendedPolicy {
     shared: Arc<SharedPolicy>,
     policy: Arc<Policy>,
-    rule: Option<Arc<RuleSeat>>,
+    rule: Option<Arc<TenantRule>>,
 }
 
-/// Whether a tenant would be compiled to the same again.
-pub(super) fn is_current(tenant: &Tenant, spec: &Arc<TenantSpec>, shared: &Shared) -> bool {
+/// Returns whether compiling the tenant again would give the same result.
+pub(super) fn is_current(tenant: &Tenant, spec: &Arc<TenantSpec>, shared: &SharedSections) -> bool {
     let current = |route: &Arc<Route>| {
         let policy = shared.policies.get(&*route.policy_name);
         let upstream = shared.upstreams.get(&*route.upstream.name);
         policy.is_some_and(|policy| Arc::ptr_eq(policy, &route.shared))
             && upstream.is_some_and(|upstream| Arc::ptr_eq(upstream, &route.upstream))
     };
-    let same = Arc::ptr_eq(&tenant.spec, spec) || tenant.spec == *spec;
+    let same = Arc::ptr_eq(&tenant.spec, spec) || tenant.spec == *spec && has_same_locations(tenant, spec);
     same && tenant.routes.iter().chain(&tenant.fallback).all(current)
 }
 
-impl Compiler<'_> {
-    /// The tenant, unless something is wrong with it.
+/// Returns whether the warnings about a tenant still have the same locations, which are part of the
+/// warnings.
+fn has_same_locations(tenant: &Tenant, spec: &TenantSpec) -> bool {
+    tenant.warnings.is_empty() || locations(&tenant.spec).eq(locations(spec))
+}
+
+fn locations(spec: &TenantSpec) -> impl Iterator<Item = Position> {
+    let routes = spec.routes.iter().flat_map(|route| [&route.prefix].into_iter().chain(&route.allow_origins));
+    let names = spec.policy.iter().chain(&spec.allow_origins).chain(routes);
+    [spec.id.at].into_iter().chain(spec.hosts.iter().map(|host| host.at)).chain(names.map(|text| text.at))
+}
+
+impl TenantCompiler<'_> {
+    /// Compiles the tenant, unless it has a mistake.
     pub(super) fn tenant(&mut self, spec: &Arc<TenantSpec>) -> Option<Arc<Tenant>> {
         let upstream = self.upstream(spec.upstream.as_ref());
         let own: Vec<&Text> = spec.allow_origins.iter().collect();
@@ -69,7 +93,55 @@ impl Compiler<'_> {
         let fallback = self.fallback(spec, &defaults, &mut routes);
         good &= self.check_has_route(spec, &routes);
         routes.sort_by_key(|route| (std::cmp::Reverse(route.prefix.len()), route.methods.is_empty()));
+        if good {
+            self.warn(spec, &routes);
+        }
         good.then(|| Arc::new(self.assemble(spec, routes, fallback)))
+    }
+
+    fn warn(&mut self, spec: &TenantSpec, routes: &[Arc<Route>]) {
+        if let Some(host) = spec.hosts.iter().find(|host| host.value == HostPattern::Any) {
+            let message = "every host belongs to this tenant, so a web page whose own name resolves to this address (DNS rebinding) \
+                           is same-origin; list the hosts";
+            self.warnings.push(TenantWarning {
+                code: WarningCode::CatchAllHost,
+                at: host.at,
+                message: message.to_owned(),
+            });
+        }
+        self.warn_case_twins(spec, routes);
+        for (route, looser) in self.strictness.stricter(routes) {
+            let Some(source) = spec.routes.iter().find(|source| *source.prefix.value == *route.prefix) else {
+                continue;
+            };
+            let (narrow, wide) = (show_text(&route.prefix), show_text(&looser.prefix));
+            let message = format!(
+                "{narrow} denies what {wide} allows, so an upstream that reads paths differently may serve it under the policy of {wide}; \
+                 let the upstream deny it too, or give it its own host"
+            );
+            self.warnings.push(TenantWarning { code: WarningCode::StricterRoute, at: source.prefix.at, message });
+        }
+    }
+
+    /// Warns about routes whose prefixes differ only in case, with different terms. A server may
+    /// match a path to either route, so such requests are refused.
+    fn warn_case_twins(&mut self, spec: &TenantSpec, routes: &[Arc<Route>]) {
+        let mut seen: AHashMap<String, Vec<&Arc<Route>>> = AHashMap::new();
+        for route in routes {
+            let same = seen.entry(route.prefix.to_ascii_lowercase()).or_default();
+            if let Some(twin) = same.iter().find(|twin| twin.is_case_twin_of(route)) {
+                let source = spec.routes.iter().find(|source| *source.prefix.value == *route.prefix);
+                let message = format!(
+                    "{} and {} differ only in case, so requests that a server could match to either are refused; give both the \
+                     same upstream, policy, allowOrigins and unmatchedRequests, or remove one",
+                    show_text(&route.prefix),
+                    show_text(&twin.prefix)
+                );
+                let at = source.map_or(spec.id.at, |source| source.prefix.at);
+                self.warnings.push(TenantWarning { code: WarningCode::CaseTwins, at, message });
+            }
+            same.push(route);
+        }
     }
 
     fn assemble(&self, spec: &Arc<TenantSpec>, routes: Vec<Arc<Route>>, fallback: Option<Arc<Route>>) -> Tenant {
@@ -77,19 +149,21 @@ impl Compiler<'_> {
             id: Arc::clone(&spec.id.value),
             counters: self.metrics.tenant(&spec.id.value),
             spec: Arc::clone(spec),
+            has_uniform_terms: Tenant::are_uniform(&routes),
             routes: routes.into_iter().collect(),
             fallback,
+            warnings: self.warnings.as_slice().into(),
         }
     }
 
-    fn error(&mut self, at: At, message: impl Into<String>) {
+    fn error(&mut self, at: Position, message: impl Into<String>) {
         self.found.push(Diagnostic::error(self.file, at, message));
     }
 
-    /// The upstream of a name: nothing if there is no name, `Some(None)` if it stands for nothing.
+    /// Resolves an upstream: `None` without a name, `Some(None)` for an unknown one.
     fn upstream(&mut self, name: Option<&Text>) -> Option<Option<Arc<Upstream>>> {
         let name = name?;
-        match resolve(&self.shared.upstreams, Kind::Upstream, &name.value, self.found) {
+        match resolve(&self.shared.upstreams, ReferenceKind::Upstream, &name.value, self.found) {
             Ok(upstream) => Some(Some(Arc::clone(upstream))),
             Err(message) => {
                 self.error(name.at, message);
@@ -98,9 +172,9 @@ impl Compiler<'_> {
         }
     }
 
-    /// The policy of a name with these origins added; nothing if one of them is no good.
-    fn extended(&mut self, name: &Text, own: &[&Text]) -> Option<Extended> {
-        let shared = match resolve(&self.shared.policies, Kind::Policy, &name.value, self.found) {
+    /// The policy with this name, extended by these origins; `None` if one of them is invalid.
+    fn extended(&mut self, name: &Text, own: &[&Text]) -> Option<ExtendedPolicy> {
+        let shared = match resolve(&self.shared.policies, ReferenceKind::Policy, &name.value, self.found) {
             Ok(shared) => Arc::clone(shared),
             Err(message) => {
                 self.error(name.at, message);
@@ -115,47 +189,65 @@ impl Compiler<'_> {
             self.error(name.at, problem.message);
             return None;
         }
-        let rule = shared.rule.as_ref().map(|rule| self.seat(rule));
-        Some(Extended { shared, policy, rule })
+        let rule = shared.rule.as_ref().map(|rule| self.tenant_rule(rule));
+        Some(ExtendedPolicy { shared, policy, rule })
     }
 
-    fn seat(&mut self, rule: &Arc<LiveRule>) -> Arc<RuleSeat> {
-        if let Some(seat) = self.seats.iter().find(|seat| Arc::ptr_eq(seat.rule(), &rule.rule)) {
-            return Arc::clone(seat);
+    fn tenant_rule(&mut self, rule: &Arc<CompiledRule>) -> Arc<TenantRule> {
+        if let Some(tenant_rule) =
+            self.tenant_rules.iter().find(|tenant_rule| Arc::ptr_eq(tenant_rule.rule(), &rule.rule))
+        {
+            return Arc::clone(tenant_rule);
         }
-        let seat = Arc::new(RuleSeat::new(&self.metrics.verdicts, rule, &self.tenant));
-        self.seats.push(Arc::clone(&seat));
-        seat
+        let tenant_rule = Arc::new(TenantRule::new(&self.metrics.verdicts, rule, &self.tenant));
+        self.tenant_rules.push(Arc::clone(&tenant_rule));
+        tenant_rule
     }
 
     fn extend(&mut self, shared: &Arc<SharedPolicy>, name: &Text, own: &[&Text]) -> Option<Arc<Policy>> {
         let origins: Vec<String> = own.iter().map(|origin| origin.value.to_string()).collect();
+        let same = self.extensions.iter().find(|(known, added, _)| Arc::ptr_eq(known, shared) && *added == origins);
+        if let Some((_, _, policy)) = same {
+            return Some(Arc::clone(policy));
+        }
         let place = |place| match place {
-            Place::AllowOrigins(index) => own.get(index).map_or(name.at, |origin| origin.at),
-            Place::Policy
-            | Place::OriginSet { .. }
-            | Place::AllowOriginRegexes(_)
-            | Place::AllowMethods(_)
-            | Place::AllowHeaders(_)
-            | Place::ExposeHeaders(_)
-            | Place::AllowCredentials
-            | Place::MaxAge
-            | Place::Rule
-            | Place::RuleHeaders(_) => name.at,
+            SpecLocation::AllowOrigins(index) => own.get(index).map_or(name.at, |origin| origin.at),
+            SpecLocation::Policy
+            | SpecLocation::OriginSet { .. }
+            | SpecLocation::AllowOriginRegexes(_)
+            | SpecLocation::AllowMethods(_)
+            | SpecLocation::AllowHeaders(_)
+            | SpecLocation::ExposeHeaders(_)
+            | SpecLocation::AllowCredentials
+            | SpecLocation::MaxAge
+            | SpecLocation::Rule
+            | SpecLocation::RuleHeaders(_) => name.at,
         };
         match Policy::extend(Arc::clone(&shared.template), &origins) {
             Ok(compiled) => {
-                for warning in compiled.warnings {
-                    self.found.push(Diagnostic::warning(self.file, place(warning.place), warning.message));
-                }
+                let tenant_warning = |warning: SpecProblem| TenantWarning {
+                    code: code_of(warning.location),
+                    at: place(warning.location),
+                    message: warning.message,
+                };
+                self.warnings.extend(compiled.warnings.into_iter().map(tenant_warning));
                 let policy = Arc::new(compiled.value);
-                Some(if own.is_empty() { Arc::clone(shared.plain.get_or_init(|| policy)) } else { policy })
+                if own.is_empty() {
+                    return Some(Arc::clone(shared.plain.get_or_init(|| policy)));
+                }
+                self.extensions.push((Arc::clone(shared), origins, Arc::clone(&policy)));
+                Some(policy)
             }
             Err(problems) => {
-                // That nothing is allowed follows from mistakes reported elsewhere, if there are any.
-                let follows = |place| place == Place::Policy && (shared.broken || self.partial);
-                for problem in problems.into_iter().filter(|problem| !follows(problem.place)) {
-                    self.found.push(Diagnostic::error(self.file, place(problem.place), problem.message));
+                // "no origin is allowed" can follow from mistakes that are reported elsewhere.
+                let follows = |place| place == SpecLocation::Policy && (shared.broken || self.partial);
+                for problem in problems.into_iter().filter(|problem| !follows(problem.location)) {
+                    let found = if problem.location == SpecLocation::Policy {
+                        self.shared.allows_nothing(self.file, name)
+                    } else {
+                        Diagnostic::error(self.file, place(problem.location), problem.message)
+                    };
+                    self.found.push(found);
                 }
                 None
             }
@@ -164,10 +256,7 @@ impl Compiler<'_> {
 
     fn check_origins_have_policy(&mut self, spec: &TenantSpec) {
         if let (None, Some(first), false) = (&spec.policy, spec.allow_origins.first(), self.partial) {
-            self.error(
-                first.at,
-                "these origins are added to the tenant's policy, which it does not have; name one under policy",
-            );
+            self.error(first.at, "these origins extend the tenant's policy, but the tenant has no policy; set policy");
         }
     }
 
@@ -175,7 +264,7 @@ impl Compiler<'_> {
         &mut self,
         tenant: &TenantSpec,
         spec: &RouteSpec,
-        defaults: &(Option<Arc<Upstream>>, Option<Extended>),
+        defaults: &(Option<Arc<Upstream>>, Option<ExtendedPolicy>),
     ) -> Option<Route> {
         let upstream = match &spec.upstream {
             Some(name) => self.upstream(Some(name)).flatten(),
@@ -187,16 +276,22 @@ impl Compiler<'_> {
             ("policy", spec.policy.is_none() && tenant.policy.is_none()),
         ] {
             if missing && !self.partial {
-                self.error(spec.prefix.at, format!("this route has no {kind}; name one here or at the tenant"));
+                self.error(spec.prefix.at, format!("this route has no {kind}; set one here or at the tenant"));
             }
         }
         let mut route = make_route(&spec.prefix.value, &policy?, upstream?);
         route.methods = spec.methods.iter().map(|method| method.value.clone()).collect();
         route.unmatched_requests = spec.unmatched_requests.unwrap_or(route.unmatched_requests);
+        route.preflight_failures = spec.preflight_failures.unwrap_or(route.preflight_failures);
         Some(route)
     }
 
-    fn route_policy(&mut self, tenant: &TenantSpec, spec: &RouteSpec, default: Option<&Extended>) -> Option<Extended> {
+    fn route_policy(
+        &mut self,
+        tenant: &TenantSpec,
+        spec: &RouteSpec,
+        default: Option<&ExtendedPolicy>,
+    ) -> Option<ExtendedPolicy> {
         match (&spec.policy, &tenant.policy) {
             (Some(name), _) => self.extended(name, &spec.allow_origins.iter().collect::<Vec<_>>()),
             (None, Some(name)) if !spec.allow_origins.is_empty() => {
@@ -207,11 +302,12 @@ impl Compiler<'_> {
         }
     }
 
-    /// Whose policy answers where no route does. With an upstream it is a route for every path.
+    /// The route whose policy answers where no other route matches. With an upstream, it is a route
+    /// for every path.
     fn fallback(
         &mut self,
         spec: &TenantSpec,
-        defaults: &(Option<Arc<Upstream>>, Option<Extended>),
+        defaults: &(Option<Arc<Upstream>>, Option<ExtendedPolicy>),
         routes: &mut Vec<Arc<Route>>,
     ) -> Option<Arc<Route>> {
         let (upstream, policy) = (defaults.0.as_ref(), defaults.1.as_ref()?);
@@ -224,24 +320,21 @@ impl Compiler<'_> {
     }
 
     fn check_has_route(&mut self, spec: &TenantSpec, routes: &[Arc<Route>]) -> bool {
-        let missing = match (&spec.upstream, &spec.policy) {
-            (None, None) => "upstream and policy",
-            (None, Some(_)) => "upstream",
-            (Some(_), None) => "policy",
+        let (missing, named) = match (&spec.upstream, &spec.policy) {
+            (None, None) => ("upstream and no policy", "both"),
+            (None, Some(_)) => ("upstream", "one"),
+            (Some(_), None) => ("policy", "one"),
             (Some(_), Some(_)) => return true,
         };
         if spec.routes.is_empty() && !self.partial {
-            let id = shown(&spec.id.value);
-            self.error(
-                spec.id.at,
-                format!("the tenant {id} has nowhere to send requests; give it {missing}, or routes"),
-            );
+            let id = show_text(&spec.id.value);
+            self.error(spec.id.at, format!("the tenant {id} has no {missing}; set {named} here, or in routes"));
         }
         !routes.is_empty()
     }
 }
 
-fn make_route(prefix: &str, policy: &Extended, upstream: Arc<Upstream>) -> Route {
+fn make_route(prefix: &str, policy: &ExtendedPolicy, upstream: Arc<Upstream>) -> Route {
     Route {
         prefix: Arc::from(prefix),
         policy_name: Arc::clone(&policy.shared.name),
@@ -249,6 +342,7 @@ fn make_route(prefix: &str, policy: &Extended, upstream: Arc<Upstream>) -> Route
         rule: policy.rule.clone(),
         upstream,
         unmatched_requests: policy.shared.unmatched_requests,
+        preflight_failures: policy.shared.preflight_failures,
         mode: policy.shared.mode,
         handles: EntryHandles::new(),
         methods: Box::default(),

@@ -1,12 +1,14 @@
-//! What configurations compile to: whose a host is, which route applies, what is refused and what is reused.
+//! Tests of compiled configurations: the tenant of a host, the route of a path, errors, and reuse
+//! of unchanged objects.
 
 use std::path::Path;
 
 use super::*;
-use crate::config::diagnostics::{Diagnostics, Severity};
-use crate::config::{Decoded, read_main};
-use crate::metrics::Metrics;
-use crate::scripts::Scripts;
+use crate::registry::GatewayMetrics;
+use crate::scripts::{ReportedScripts, Scripts};
+use crossgate_config::diagnostics::{Diagnostics, Severity};
+use crossgate_config::warnings::WarningCode;
+use crossgate_config::{DecodedFile, read_main};
 
 const HEAD: &str = r#"version: 1
 listeners: [{ address: "127.0.0.1:0" }]
@@ -20,7 +22,7 @@ policies:
   bare: {}
 "#;
 
-/// A configuration of `HEAD` and these lines, compiled after another one.
+/// Compiles `HEAD` with these lines, after another configuration.
 fn compile(tenants: &str, previous: Option<&Snapshot>) -> (Option<Snapshot>, Diagnostics) {
     compile_text(&format!("{HEAD}{tenants}"), previous)
 }
@@ -29,16 +31,18 @@ fn compile_text(text: &str, previous: Option<&Snapshot>) -> (Option<Snapshot>, D
     let dir = tempfile::tempdir().unwrap();
     let path: Arc<Path> = dir.path().join("gateway.yaml").into();
     std::fs::write(&path, text).unwrap();
-    let metrics = Metrics::new();
-    let Decoded { value: main, mut found } = read_main(&path);
-    let sources = Sources { scripts: &Scripts::default(), tls: &AHashMap::default() };
-    let shared = Shared::compile(&main, &path, sources, previous, &metrics, &mut Vec::new(), &mut found);
-    let mut builder = Builder::new(&shared, previous, &metrics);
+    let metrics = GatewayMetrics::new();
+    let DecodedFile { value: main, mut found } = read_main(&path);
+    let sources =
+        SourceFiles { scripts: &Scripts::default(), reported: &ReportedScripts::default(), tls: &AHashMap::default() };
+    let shared = SharedSections::compile(&main, &path, sources, previous, &metrics, &mut Vec::new(), &mut found);
+    let mut builder = SnapshotBuilder::new(&shared, previous, &metrics);
     let mut found = builder.add(&path, &main.tenants, found);
     builder.warn_unused(&main, &path, &mut found);
     let parts = builder.finish();
-    let snapshot =
-        (!found.has_errors()).then(|| parts.into_snapshot(shared, Arc::clone(&main.settings), Vec::new(), 1));
+    let settings = Arc::clone(&main.settings);
+    let source = (Arc::new(main), path);
+    let snapshot = (!found.has_errors()).then(|| parts.into_snapshot(shared, settings, Vec::new(), 1, source));
     (snapshot, found)
 }
 
@@ -47,7 +51,7 @@ fn good(tenants: &str) -> Snapshot {
     snapshot.unwrap_or_else(|| panic!("{found}"))
 }
 
-/// Findings of one severity as `line:column message`. The first line after `HEAD` is 11.
+/// The findings of one severity as `line:column message`. The first line after `HEAD` is 11.
 fn findings(found: &Diagnostics, severity: Severity) -> Vec<String> {
     let matching = found.iter().filter(|one| one.severity == severity);
     matching.map(|one| format!("{}:{} {}", one.place.line, one.place.column, one.message)).collect()
@@ -71,7 +75,7 @@ fn tenant<'s>(snapshot: &'s Snapshot, host: &str) -> &'s Arc<Tenant> {
 }
 
 #[test]
-fn routes_by_the_longest_prefix_then_by_method() {
+fn routes_match_by_longest_prefix_then_by_method() {
     let snapshot = good(
         r#"tenants:
   - id: acme
@@ -102,7 +106,7 @@ fn routes_by_the_longest_prefix_then_by_method() {
         assert_eq!(got, (prefix, policy, upstream), "{method} {path}");
     }
     let modes: Vec<_> = tenant.routes().iter().map(|route| (route.mode, route.unmatched_requests)).collect();
-    use crate::config::{Mode, UnmatchedRequests};
+    use crossgate_config::{Mode, UnmatchedRequests};
     assert_eq!(
         modes,
         [
@@ -115,7 +119,38 @@ fn routes_by_the_longest_prefix_then_by_method() {
 }
 
 #[test]
-fn a_method_of_no_route_falls_to_a_shorter_one_or_none() {
+fn d5_route_that_covers_the_health_path_is_refused() {
+    let text = |prefix: &str| {
+        let head = HEAD.replace("\"127.0.0.1:0\" }", "\"127.0.0.1:0\", healthPath: /api/health }");
+        let route = format!("{{ pathPrefix: {prefix}, upstream: b }}");
+        format!("{head}tenants:\n  - {{ id: x, hosts: [x], upstream: a, policy: spa, routes: [{route}] }}\n")
+    };
+    for (prefix, is_covered) in [
+        ("/api/health", true),
+        ("/api/health/", true),
+        ("/api", true),
+        ("/", false),
+        ("/api/health/x", false),
+        ("/api/healthy", false),
+        ("/Api", false),
+    ] {
+        // Tenants that did not change since the previous snapshot are checked too.
+        let (previous, _) = compile_text(&text(prefix).replace(", healthPath: /api/health", ""), None);
+        for previous in [None, previous.as_ref()] {
+            let (_, found) = compile_text(&text(prefix), previous);
+            let errors = findings(&found, Severity::Error);
+            assert_eq!(errors.len(), usize::from(is_covered), "{prefix} {errors:?}");
+            let Some(one) = found.iter().find(|one| one.severity == Severity::Error) else { continue };
+            let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+            let wanted = format!("the route `{prefix}` covers /api/health, which a listener answers as its healthPath");
+            assert!(one.message.starts_with(&wanted), "{}", one.message);
+            assert_eq!(one.also.as_ref().map(|place| place.line), Some(2));
+        }
+    }
+}
+
+#[test]
+fn method_without_a_route_uses_a_shorter_route_or_none() {
     let snapshot = good(
         r#"tenants:
   - { id: acme, hosts: [acme.example], policy: spa, routes: [{ pathPrefix: /x, methods: [PUT], upstream: a }, { pathPrefix: /, methods: [GET], upstream: b }] }
@@ -134,7 +169,7 @@ fn a_method_of_no_route_falls_to_a_shorter_one_or_none() {
 }
 
 #[test]
-fn servers_take_turns() {
+fn servers_are_used_in_turn() {
     let snapshot = good("tenants: [{ id: x, hosts: [x], upstream: a, policy: spa }]\n");
     let upstream = &tenant(&snapshot, "x").routes()[0].upstream;
     let ports: Vec<_> =
@@ -143,8 +178,10 @@ fn servers_take_turns() {
 }
 
 #[test]
-fn origins_are_added_where_they_belong() {
-    use crossgate_policy::{Credentials, Field, FieldLines, Outcome, OwnOrigin, Request, Upgrade};
+fn added_origins_apply_only_to_their_tenant_or_route() {
+    use crossgate_policy::{
+        CorsRequest, CredentialFields, FieldLines, Outcome, OwnOrigin, RequestField, RequestedUpgrade,
+    };
     let snapshot = good(
         r#"tenants:
   - id: acme
@@ -160,17 +197,17 @@ fn origins_are_added_where_they_belong() {
     let tenant = tenant(&snapshot, "acme.example");
     let lines: &[&[u8]] = &[];
     let allows = |path: &str, origin: &str| {
-        let request = Request {
+        let request = CorsRequest {
             method: b"GET",
-            origin: Field::One(origin.as_bytes()),
-            requested_method: Field::Absent,
+            origin: RequestField::One(origin.as_bytes()),
+            requested_method: RequestField::Absent,
             requested_headers: &lines as &dyn FieldLines,
-            sec_fetch_site: Field::Absent,
+            sec_fetch_site: RequestField::Absent,
             own: OwnOrigin { host: "acme.example", port: None, scheme: None },
-            upgrade: Upgrade::None,
-            credentials: Credentials::Absent,
+            upgrade: RequestedUpgrade::None,
+            credentials: CredentialFields::Absent,
         };
-        tenant.route(path, b"GET").unwrap().policy.decide(&request).without_asking().outcome == Outcome::Allow
+        tenant.route(path, b"GET").unwrap().policy.decide(&request).without_rule().outcome == Outcome::Allow
     };
     let origins = ["https://app.example", "https://partner.example", "https://own.example", "https://route.example"];
     for (path, expected) in
@@ -181,16 +218,16 @@ fn origins_are_added_where_they_belong() {
 }
 
 #[test]
-fn names_that_stand_for_nothing_are_errors() {
+fn undefined_names_are_errors() {
     check_errors(
-        r#"  strange: { allowOriginSets: [partner, nobody] }
+        r#"  strange: { allowOriginSets: [partner, missing] }
 tenants:
   - { id: a, hosts: [a.example], upstream: c, policy: spas }
   - { id: b, hosts: [b.example], upstream: a, policy: spa, routes: [{ pathPrefix: /, policy: opn }, { pathPrefix: /x, upstream: zzz }] }
 "#,
         &[
             "11:32 there is no origin set `partner`; did you mean `partners`?",
-            "11:41 there is no origin set `nobody`; define it under originSets, or name one that is there",
+            "11:41 there is no origin set `missing`; define it under originSets, or name an existing one",
             "13:44 there is no upstream `c`; define it under upstreams",
             "13:55 there is no policy `spas`; did you mean `spa`?",
             "14:94 there is no policy `opn`; did you mean `open`?",
@@ -200,7 +237,7 @@ tenants:
 }
 
 #[test]
-fn tenants_that_lead_nowhere_are_errors() {
+fn tenants_without_upstream_or_policy_are_errors() {
     check_errors(
         r#"tenants:
   - { id: a, hosts: [a.example] }
@@ -209,17 +246,17 @@ fn tenants_that_lead_nowhere_are_errors() {
   - { id: d, hosts: [d.example], upstream: a, policy: bare }
 "#,
         &[
-            "12:11 the tenant `a` has nowhere to send requests; give it upstream and policy, or routes",
-            "13:11 the tenant `b` has nowhere to send requests; give it upstream, or routes",
-            "14:62 these origins are added to the tenant's policy, which it does not have",
-            "14:107 this route has no policy; name one here or at the tenant",
-            "15:55 no origin is allowed",
+            "12:11 the tenant `a` has no upstream and no policy; set both here, or in routes",
+            "13:11 the tenant `b` has no upstream; set one here, or in routes",
+            "14:62 these origins extend the tenant's policy, but the tenant has no policy",
+            "14:107 this route has no policy; set one here or at the tenant",
+            "15:55 no origin is allowed: the policy `bare` has none, and none is added here; add allowOrigins to one of them",
         ],
     );
 }
 
 #[test]
-fn ids_and_hosts_belong_to_one_tenant() {
+fn duplicate_ids_and_hosts_are_errors() {
     let text = r#"tenants:
   - { id: a, hosts: [a.example, "*.a.example"], upstream: a, policy: spa }
   - { id: a, hosts: [b.example, A.example., b.example], upstream: a, policy: spa }
@@ -229,9 +266,9 @@ fn ids_and_hosts_belong_to_one_tenant() {
         text,
         &[
             "13:11 there are two tenants with the id `a`; give each its own",
-            "13:33 the host `a.example` is there twice; it can belong to one tenant only",
-            "13:45 the host `b.example` is there twice",
-            "14:22 the host `*.a.example` is there twice",
+            "13:33 the host `a.example` is used twice: it can belong to only one tenant",
+            "13:45 the host `b.example` is used twice",
+            "14:22 the host `*.a.example` is used twice",
         ],
     );
     let (_, found) = compile(text, None);
@@ -240,7 +277,7 @@ fn ids_and_hosts_belong_to_one_tenant() {
 }
 
 #[test]
-fn mistakes_of_the_policy_engine_point_at_the_list_element() {
+fn policy_engine_errors_are_located_at_the_list_element() {
     check_errors(
         r#"  strange:
     allowOrigins: ["https://good.example", "https://EVIL.example"]
@@ -261,15 +298,18 @@ tenants:
 #[test]
 fn a_policy_without_lists_compiles_with_any_switches() {
     for credentials in [false, true] {
-        for switches in 0..16_u8 {
+        for switches in 0..64_u8 {
             let on = |bit: u8| switches & (1 << bit) != 0;
             let text = format!(
                 "{HEAD}  x: {{ allowOrigins: [bad], allowCredentials: {credentials}, dangerouslyAllowNull: {}, \
-                 dangerouslyAllowInsecureOrigins: {}, dangerouslyAllowPublicSuffixes: {}, dangerouslyAllowAnyOrigin: {} }}\n",
+                 dangerouslyAllowInsecureOrigins: {}, dangerouslyAllowPublicSuffixes: {}, dangerouslyAllowAnyOrigin: {}, \
+                 dangerouslyAllowLocalFileOrigins: {}, dangerouslyAllowAnyExtension: {} }}\n",
                 on(0),
                 on(1),
                 on(2),
-                on(3)
+                on(3),
+                on(4),
+                on(5)
             );
             let (_, found) = compile_text(&text, None);
             assert_eq!(findings(&found, Severity::Error).len(), 1, "{found}");
@@ -278,7 +318,7 @@ fn a_policy_without_lists_compiles_with_any_switches() {
 }
 
 #[test]
-fn warns_about_what_protects_nothing_or_is_unused() {
+fn report_mode_and_unused_definitions_warn() {
     let (_, found) = compile("tenants: [{ id: a, hosts: [a.example], upstream: a, policy: spa }]\n", None);
     let warnings = findings(&found, Severity::Warning);
     assert!(
@@ -300,8 +340,8 @@ const THREE: &str = r#"tenants:
   - { id: three, hosts: [three.example], upstream: b, policy: open }
 "#;
 
-/// Which of the tenants of `THREE` are the same objects after this edit of the text.
-fn kept(edit: (&str, &str)) -> Vec<&'static str> {
+/// The tenants of `THREE` that are the same objects after this edit of the text.
+fn unchanged(edit: (&str, &str)) -> Vec<&'static str> {
     let text = format!("{HEAD}{THREE}");
     let old = compile_text(&text, None).0.unwrap();
     assert!(text.contains(edit.0));
@@ -315,23 +355,46 @@ fn kept(edit: (&str, &str)) -> Vec<&'static str> {
 }
 
 #[test]
-fn what_says_the_same_is_the_same_object() {
-    assert_eq!(kept(("version: 1", "# moved\nversion: 1")), ["one", "two", "three"]);
-    assert_eq!(kept(("https://one.example", "https://uno.example")), ["two", "three"]);
-    assert_eq!(kept(("hosts: [two.example]", "hosts: [two.example, zwei.example]")), ["one", "three"]);
-    assert_eq!(kept(("127.0.0.1:9003", "127.0.0.1:9004")), ["one"]);
-    assert_eq!(kept(("https://partner.example", "https://other.example")), ["three"]);
-    assert_eq!(kept(("https://app.example", "https://web.example")), ["three"]);
-    assert_eq!(kept(("mode: Report", "mode: Enforce")), ["one", "two"]);
-    assert_eq!(kept(("unmatchedRequests: Forward", "unmatchedRequests: Reject")), ["three"]);
-    assert_eq!(kept(("bare: {}", "bare: { maxAge: 1 }")), ["one", "two", "three"]);
+fn unchanged_tenants_are_the_same_objects() {
+    assert_eq!(unchanged(("version: 1", "# moved\nversion: 1")), ["one", "two", "three"]);
+    assert_eq!(unchanged(("https://one.example", "https://uno.example")), ["two", "three"]);
+    assert_eq!(unchanged(("hosts: [two.example]", "hosts: [two.example, zwei.example]")), ["one", "three"]);
+    assert_eq!(unchanged(("127.0.0.1:9003", "127.0.0.1:9004")), ["one"]);
+    assert_eq!(unchanged(("https://partner.example", "https://other.example")), ["three"]);
+    assert_eq!(unchanged(("https://app.example", "https://web.example")), ["three"]);
+    assert_eq!(unchanged(("mode: Report", "mode: Enforce")), ["one", "two"]);
+    assert_eq!(unchanged(("unmatchedRequests: Forward", "unmatchedRequests: Reject")), ["three"]);
+    let reject = "allowOrigins: [\"*\"], preflightFailures: Reject,";
+    assert_eq!(unchanged(("allowOrigins: [\"*\"],", reject)), ["one", "two"]);
+    assert_eq!(unchanged(("bare: {}", "bare: { maxAge: 1 }")), ["one", "two", "three"]);
 }
 
 #[test]
-fn a_worker_whose_turn_has_not_come_is_given_the_new_one() {
+fn route_overrides_preflight_failures_of_its_policy() {
+    use crossgate_config::PreflightFailures::{Explain, Reject};
+    let strict = "bare: { allowOrigins: [\"https://app.example\"], preflightFailures: Reject }";
+    let text = HEAD.replace("bare: {}", strict)
+        + r#"tenants:
+  - id: acme
+    hosts: [api.acme.example]
+    upstream: a
+    policy: spa
+    routes:
+      - { pathPrefix: /a, preflightFailures: Reject }
+      - { pathPrefix: /bb, policy: bare }
+      - { pathPrefix: /ccc, policy: bare, preflightFailures: Explain }
+"#;
+    let snapshot = compile_text(&text, None).0.unwrap();
+    let routes = tenant(&snapshot, "api.acme.example").routes();
+    let failures: Vec<_> = routes.iter().map(|route| (&*route.prefix, route.preflight_failures)).collect();
+    assert_eq!(failures, [("/ccc", Explain), ("/bb", Reject), ("/a", Reject), ("/", Explain)]);
+}
+
+#[test]
+fn worker_with_an_old_pin_uses_the_newest_snapshot() {
     let first = Arc::new(good(""));
     let second = Arc::new(Snapshot { generation: 2, ..good("") });
-    let current = CurrentSnapshot::new(&first, &Metrics::new(), 2);
+    let current = CurrentSnapshot::new(&first, &GatewayMetrics::new(), 2);
     let workers = |expected: u64| {
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -345,4 +408,100 @@ fn a_worker_whose_turn_has_not_come_is_given_the_new_one() {
     workers(2);
     current.store(&second);
     workers(2);
+}
+
+/// Checks which prefixes get the warning for stricter routes, for a tenant with these fields.
+#[track_caller]
+fn stricter(tenant: &str, expected: &[&str]) {
+    let text = format!(
+        r#"version: 1
+listeners: [{{ address: "127.0.0.1:8080" }}]
+upstreams: {{ a: {{ servers: ["127.0.0.1:9001"] }} }}
+policies:
+  wide: {{ allowOrigins: ["https://a.example", "https://b.example", "https://*.c.example"], allowCredentials: true }}
+  same: {{ allowOrigins: ["https://*.c.example", "https://b.example", "https://a.example"], allowCredentials: true }}
+  more: {{ allowOrigins: ["https://*.a.example", "https://a.example", "https://b.example", "https://*.c.example"], allowCredentials: true }}
+  narrow: {{ allowOrigins: ["https://a.example"], allowCredentials: true }}
+  bare: {{ allowOrigins: ["https://a.example", "https://b.example", "https://*.c.example"] }}
+  lax: {{ allowOrigins: ["https://a.example"], allowCredentials: true, unmatchedRequests: Forward }}
+  seen: {{ allowOrigins: ["https://a.example"], allowCredentials: true, mode: Report }}
+  open: {{ allowOrigins: ["*"] }}
+tenants: [{{ id: t, hosts: [t.example], upstream: a, {tenant} }}]
+"#
+    );
+    let (_, found) = compile_text(&text, None);
+    assert!(!found.has_errors(), "{found}");
+    let stricter = found.iter().filter(|one| one.code == Some(WarningCode::StricterRoute));
+    let prefixes: Vec<&str> = stricter.filter_map(|one| one.message.split('`').nth(1)).collect();
+    assert_eq!(prefixes, expected, "{tenant}\n{found}");
+}
+
+/// The case warnings of a tenant's routes, with the policies `a` and `b`.
+fn case_warnings(routes: &str) -> Vec<String> {
+    let text = format!(
+        r#"version: 1
+listeners: [{{ address: "127.0.0.1:8080" }}]
+upstreams: {{ a: {{ servers: ["127.0.0.1:9001"] }} }}
+policies: {{ a: {{ allowOrigins: ["https://a.example"] }}, b: {{ allowOrigins: ["https://b.example"] }} }}
+tenants: [{{ id: t, hosts: [t.example], upstream: a, policy: a, routes: [{routes}] }}]
+"#
+    );
+    let (_, found) = compile_text(&text, None);
+    assert!(!found.has_errors(), "{found}");
+    let twins = found.iter().filter(|found| found.code == Some(WarningCode::CaseTwins));
+    twins.map(|found| found.message.clone()).collect()
+}
+
+#[test]
+fn a4_routes_that_differ_only_in_case_warn() {
+    let twins = case_warnings("{ pathPrefix: /API }, { pathPrefix: /api, policy: b }");
+    let names_twin = |warning: &String| warning.contains("`/API`") && warning.contains("differ only in case");
+    assert!(matches!(&*twins, [warning] if names_twin(warning)), "{twins:?}");
+    let added = r#"allowOrigins: ["https://c.example"]"#;
+    for fine in [
+        "{ pathPrefix: /API }, { pathPrefix: /api }",
+        "{ pathPrefix: /API, methods: [GET] }, { pathPrefix: /api, methods: [POST], policy: b }",
+        "{ pathPrefix: /API }, { pathPrefix: /apis, policy: b }",
+        &format!("{{ pathPrefix: /API, {added} }}, {{ pathPrefix: /api, {added} }}"),
+    ] {
+        assert_eq!(case_warnings(fine), [""; 0], "{fine}");
+    }
+}
+
+#[test]
+fn a4_routes_stricter_than_the_route_above_warn() {
+    let route = |default: &str, policy: &str| {
+        format!("policy: {default}, routes: [{{ pathPrefix: /admin, policy: {policy} }}]")
+    };
+    for (default, policy) in [
+        ("wide", "narrow"),
+        ("wide", "bare"),
+        ("more", "wide"),
+        ("lax", "narrow"),
+        ("seen", "narrow"),
+        ("open", "wide"),
+    ] {
+        stricter(&route(default, policy), &["/admin"]);
+    }
+    for (default, policy) in [
+        ("wide", "wide"),
+        ("wide", "same"),
+        ("wide", "more"),
+        ("narrow", "wide"),
+        ("bare", "wide"),
+        ("narrow", "lax"),
+        ("narrow", "seen"),
+        ("wide", "open"),
+    ] {
+        stricter(&route(default, policy), &[]);
+    }
+    // The tenant's own origins do not extend a route that names its policy.
+    let own = "policy: wide, allowOrigins: [\"https://own.example\"]";
+    stricter(&format!("{own}, routes: [{{ pathPrefix: /x, policy: wide }}]"), &["/x"]);
+    stricter(&format!("{own}, routes: [{{ pathPrefix: /x, allowOrigins: [\"https://more.example\"] }}]"), &[]);
+    // Each route is compared with the next one above it, and never with itself for other methods.
+    let nested = "{ pathPrefix: /a, policy: narrow }, { pathPrefix: /a/b, policy: narrow }";
+    stricter(&format!("policy: wide, routes: [{nested}]"), &["/a"]);
+    stricter("policy: wide, routes: [{ pathPrefix: /, methods: [PUT], policy: narrow }]", &[]);
+    stricter("policy: lax, routes: [{ pathPrefix: /x, unmatchedRequests: Reject }]", &["/x"]);
 }

@@ -1,9 +1,11 @@
-//! Asks servers whether they are well: a GET each, over a connection of its own, that has to be answered with a status from 200 to 299.
-//! What such a question is, and what becomes of it, is `probe`'s.
+//! Health checks: each server is checked over a new connection, by an HTTP GET or a call of the
+//! gRPC health checking protocol.
 //!
-//! A new server is taken for healthy, and its first check decides alone; later ones decide when as many in a row say the same as is
-//! configured. Each server is checked by a task of its own, at times that drift apart. A check is no request: it is counted by itself,
-//! and takes no place of one. Absent on purpose: redirects.
+//! A GET passes with a status from 200 to 299, a gRPC call with SERVING; `probe` makes one check. A
+//! new server counts as healthy, and its first check alone decides. Later on, the state changes
+//! after the configured number of equal results in a row. Each server has its own task, with
+//! jitter, so that checks spread over time. Checks are not requests: they have their own counters,
+//! and use no slot of the request queue. Absent on purpose: redirects.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,47 +15,48 @@ use ahash::AHashMap;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-use super::Task;
-use crate::config::model::HealthCheck;
-use crate::metrics::{CheckResult, UpstreamCounters};
-use crate::servers::{Server, Servers};
+use super::OwnedTask;
+use crate::background;
+use crate::counters::UpstreamCounters;
+use crate::metrics::{CheckResult, PanicCounters, PanicPlace};
+use crate::servers::{ServerPool, UpstreamServer};
+#[cfg(test)]
+use crossgate_config::model::CheckRequest;
+use crossgate_config::model::HealthCheck;
 
 mod probe;
 
-use self::probe::Failure;
-pub(super) use self::probe::{Probe, Way};
+use self::probe::FailedProbe;
+pub(super) use self::probe::{HealthProbe, ProbeTransport};
 
-/// First checks are spread over so long, or one interval if that is shorter.
+/// First checks are spread over this time, or one interval if that is shorter.
 const SPREAD_MAX: Duration = Duration::from_millis(500);
 
-/// What the checks of one upstream have in common.
-struct Checker {
+/// The shared state of all checks of one upstream.
+pub(super) struct CheckRunner {
     check: HealthCheck,
-    probe: Probe,
+    probe: HealthProbe,
     counters: Arc<UpstreamCounters>,
     slots: Arc<Semaphore>,
+    panics: Arc<PanicCounters>,
 }
 
-/// Checks the servers, whichever they are, until dropped.
-pub(super) async fn keep(
-    servers: Arc<Servers>,
-    check: HealthCheck,
-    probe: Probe,
-    counters: Arc<UpstreamCounters>,
-    slots: Arc<Semaphore>,
-) {
-    let checker = Arc::new(Checker { check, probe, counters, slots });
-    let mut tasks: AHashMap<SocketAddr, (Arc<Server>, Task)> = AHashMap::new();
+/// Checks the current servers of the pool, until dropped.
+pub(super) async fn run(servers: Arc<ServerPool>, checker: Arc<CheckRunner>) {
+    let mut tasks: AHashMap<SocketAddr, (Arc<UpstreamServer>, OwnedTask)> = AHashMap::new();
     let mut changes = servers.changes();
     loop {
         changes.mark_unchanged();
         let mut before = std::mem::take(&mut tasks);
-        for listed in servers.listed() {
-            let server = listed.server;
+        for entry in servers.weighted_servers() {
+            let server = entry.server;
             let same = before.remove(&server.address).filter(|(known, _)| Arc::ptr_eq(known, &server));
             let task = same.unwrap_or_else(|| {
-                let task = tokio::spawn(Arc::clone(&checker).keep(Arc::clone(&server)));
-                (Arc::clone(&server), Task(task))
+                let (checker, checked) = (Arc::clone(&checker), Arc::clone(&server));
+                let panics = Arc::clone(&checker.panics);
+                let run = move || Arc::clone(&checker).run(Arc::clone(&checked));
+                let task = tokio::spawn(background::supervise(PanicPlace::Checks, panics, run));
+                (Arc::clone(&server), OwnedTask(task))
             });
             tasks.insert(server.address, task);
         }
@@ -64,10 +67,20 @@ pub(super) async fn keep(
     }
 }
 
-impl Checker {
-    async fn keep(self: Arc<Self>, server: Arc<Server>) {
+impl CheckRunner {
+    pub(super) fn new(
+        check: HealthCheck,
+        probe: HealthProbe,
+        counters: Arc<UpstreamCounters>,
+        slots: Arc<Semaphore>,
+        panics: &Arc<PanicCounters>,
+    ) -> Self {
+        CheckRunner { check, probe, counters, slots, panics: Arc::clone(panics) }
+    }
+
+    async fn run(self: Arc<Self>, server: Arc<UpstreamServer>) {
         sleep(self.check.interval.min(SPREAD_MAX).mul_f64(fastrand::f64())).await;
-        let mut series = Series::default();
+        let mut series = CheckSeries::default();
         loop {
             let failure = self.check(server.address).await.err();
             let result = if failure.is_none() { CheckResult::Passed } else { CheckResult::Failed };
@@ -75,23 +88,27 @@ impl Checker {
             if let Some(is_unhealthy) = series.note(result, &self.check)
                 && server.set_unhealthy(is_unhealthy) != is_unhealthy
             {
-                self.tell(&server, failure);
+                self.log_result(&server, failure);
             }
-            // A tenth more or less.
+            // The interval varies by 10 %.
             sleep(self.check.interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
         }
     }
 
-    async fn check(&self, server: SocketAddr) -> Result<(), Failure> {
+    async fn check(&self, server: SocketAddr) -> Result<(), FailedProbe> {
+        #[cfg(test)]
+        if let CheckRequest::Get(path) = &self.check.request {
+            crate::fault::panic_at("checks", path.as_str().as_bytes());
+        }
         let _slot = self.slots.acquire().await;
-        self.probe.ask(server, Instant::now() + self.check.timeout).await
+        self.probe.run(server, Instant::now() + self.check.timeout).await
     }
 
-    /// The server has become another: unhealthy by this failure, or healthy again.
-    fn tell(&self, server: &Server, failure: Option<Failure>) {
+    /// Logs a change of state: unhealthy because of this failure, or healthy again.
+    fn log_result(&self, server: &UpstreamServer, failure: Option<FailedProbe>) {
         let (upstream, server) = (self.counters.name(), server.address);
         match failure {
-            Some(Failure { why, what }) => {
+            Some(FailedProbe { why, what }) => {
                 let why = why.as_str();
                 tracing::warn!(upstream, %server, why, what, "a server is unhealthy");
             }
@@ -100,16 +117,16 @@ impl Checker {
     }
 }
 
-/// Checks in a row that said the same.
+/// The number of equal results in a row.
 #[derive(Debug, Default)]
-struct Series {
+struct CheckSeries {
     last: Option<CheckResult>,
     length: u32,
     is_decided: bool,
 }
 
-impl Series {
-    /// Whether the server is unhealthy, where that can be said now.
+impl CheckSeries {
+    /// Records a result. Returns whether the server is unhealthy, if that is decided now.
     fn note(&mut self, result: CheckResult, check: &HealthCheck) -> Option<bool> {
         self.length = if self.last.replace(result) == Some(result) { self.length.saturating_add(1) } else { 1 };
         let (enough, is_unhealthy) = match result {
@@ -129,12 +146,12 @@ mod tests {
 
     fn check(healthy_after: u32, unhealthy_after: u32) -> HealthCheck {
         let second = Duration::from_secs(1);
-        let path = PathAndQuery::from_static("/");
-        HealthCheck { path, interval: second, timeout: second, healthy_after, unhealthy_after, host: None }
+        let request = CheckRequest::Get(PathAndQuery::from_static("/"));
+        HealthCheck { request, interval: second, timeout: second, healthy_after, unhealthy_after, host: None }
     }
 
     #[test]
-    fn the_first_check_decides_alone_and_later_ones_in_a_row() {
+    fn first_check_decides_alone_and_later_ones_in_a_row() {
         use CheckResult::{Failed, Passed};
         for (healthy_after, results, expected) in [
             (2, &[Passed, Failed, Failed, Passed, Failed, Failed, Failed][..], Some(true)),
@@ -145,9 +162,9 @@ mod tests {
             (2, &[Failed, Passed, Failed, Passed], None),
             (2, &[Failed, Passed, Passed], Some(false)),
         ] {
-            let mut series = Series::default();
-            let said = results.iter().fold(None, |_, result| series.note(*result, &check(healthy_after, 3)));
-            assert_eq!(said, expected, "{results:?}");
+            let mut series = CheckSeries::default();
+            let decided = results.iter().fold(None, |_, result| series.note(*result, &check(healthy_after, 3)));
+            assert_eq!(decided, expected, "{results:?}");
         }
     }
 }

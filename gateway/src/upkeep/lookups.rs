@@ -1,8 +1,10 @@
-//! Looks up the names of servers, again and again: as their records expire, and after a failure soon.
+//! Periodic lookups of server names: when their records expire, and soon after a failure.
 //!
-//! By default the system's files say who is asked, as they are when a configuration begins to serve; what the hosts file has is asked of
-//! nobody. Configured name servers are asked about names as they stand, and no file is. Answers are kept nowhere but with the servers, so
-//! that each lookup is a real one and a negative answer is not believed for longer than until the next.
+//! By default the system's `resolv.conf` determines the name servers, as it is when a configuration
+//! starts to serve. Names in the hosts file need no lookup. With configured name servers, no file
+//! is read and search domains do not apply. Results are stored only with the servers: there is no
+//! cache, so every lookup queries a name server, and a negative answer lasts only until the next
+//! lookup.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -19,61 +21,62 @@ use hickory_resolver::{Hosts, TokioResolver, system_conf};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::config::model;
-use crate::servers::Servers;
+use crate::servers::ServerPool;
+use crossgate_config::model;
 
-/// Records are believed at least, and at most, for so long.
+/// The bounds of a record's time to live.
 const TTL_MIN: Duration = Duration::from_secs(1);
 const TTL_MAX: Duration = Duration::from_secs(300);
-/// After a failure it is tried again this soon, then after twice the time each.
+/// The pause after a failed lookup. It doubles with each further failure, up to the maximum.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// One lookup, whatever the search domains and name servers.
+/// The maximum time of one lookup, with all search domains and name servers.
 const LOOKUP_MAX: Duration = Duration::from_secs(30);
-/// Of a name server that is configured here: one try, of which there are three.
+/// The defaults for configured name servers: the time of one attempt, and the attempts after the
+/// first.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
-/// Lookups under way at one time, each with two open files of the gateway's own share.
+/// The maximum number of concurrent lookups. Each needs two file descriptors of the gateway's own
+/// share.
 const LOOKUPS_MAX: usize = 32;
-/// Addresses of one name.
+/// The maximum number of addresses of one name.
 const ADDRESSES_MAX: usize = 256;
 
-/// Who is asked.
+/// The sources of lookups.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Source {
+pub(super) struct LookupSource {
     configured: model::Resolver,
-    /// The system's files where those are asked: `resolv.conf` and `hosts`.
+    /// The contents of `resolv.conf` and `hosts`, if they are used.
     files: Option<[Vec<u8>; 2]>,
 }
 
-impl Source {
-    /// As configured, with the system's files as they are now.
+impl LookupSource {
+    /// The configured sources, with the current contents of the system's files.
     pub(super) fn now(configured: &model::Resolver) -> Self {
         let read = |path: &str| std::fs::read(path).unwrap_or_default();
         let files = configured.servers.is_empty().then(|| ["/etc/resolv.conf", "/etc/hosts"].map(read));
-        Source { configured: configured.clone(), files }
+        LookupSource { configured: configured.clone(), files }
     }
 }
 
-/// Resolves names.
-pub(super) struct Names {
-    source: Source,
+pub(super) struct NameResolver {
+    source: LookupSource,
     resolver: Result<TokioResolver, String>,
     hosts: Hosts,
     slots: Semaphore,
 }
 
-/// Where a name leads, and for how long.
-struct Resolved {
+/// The addresses of a name, and how long they are valid.
+struct ResolvedAddresses {
     addresses: Vec<IpAddr>,
     valid: Duration,
 }
 
-impl Names {
-    pub(super) fn new(source: Source) -> Self {
+impl NameResolver {
+    pub(super) fn new(source: LookupSource) -> Self {
         let (config, mut options) = match &source.files {
-            Some([resolv_conf, _]) => of_system(resolv_conf),
-            None => (of_servers(&source.configured.servers), ResolverOpts::default()),
+            Some([resolv_conf, _]) => system_config(resolv_conf),
+            None => (servers_config(&source.configured.servers), ResolverOpts::default()),
         };
         if source.files.is_none() {
             (options.timeout, options.attempts) = (TIMEOUT_DEFAULT, ATTEMPTS);
@@ -86,49 +89,52 @@ impl Names {
         *builder.options_mut() = options;
         let resolver = builder.build().map_err(|error| error.to_string());
         let hosts = source.files.as_ref().and_then(|_| Hosts::from_system().ok()).unwrap_or_default();
-        Names { source, resolver, hosts, slots: Semaphore::new(LOOKUPS_MAX) }
+        NameResolver { source, resolver, hosts, slots: Semaphore::new(LOOKUPS_MAX) }
     }
 
-    pub(super) fn source(&self) -> &Source {
+    pub(super) fn source(&self) -> &LookupSource {
         &self.source
     }
 
-    async fn resolve(&self, name: &str) -> Result<Resolved, String> {
+    async fn resolve(&self, name: &str) -> Result<ResolvedAddresses, String> {
+        #[cfg(test)]
+        crate::fault::panic_for_name("lookups", name);
         if let Some(addresses) = self.in_hosts(name) {
-            return Ok(Resolved { addresses, valid: TTL_MAX });
+            return Ok(ResolvedAddresses { addresses, valid: TTL_MAX });
         }
         let resolver = self.resolver.as_ref()?;
         let _slot = self.slots.acquire().await;
         let looked_up = timeout(LOOKUP_MAX, resolver.lookup_ip(name)).await;
-        let found = looked_up.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
-        let mut addresses: Vec<IpAddr> = found.iter().collect();
+        let lookup = looked_up.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
+        let mut addresses: Vec<IpAddr> = lookup.iter().collect();
         addresses.sort_unstable();
         addresses.truncate(ADDRESSES_MAX);
         if addresses.is_empty() {
-            return Err("it has no addresses".to_owned());
+            return Err("the name has no addresses".to_owned());
         }
-        Ok(Resolved { addresses, valid: found.valid_until().saturating_duration_since(Instant::now()) })
+        Ok(ResolvedAddresses { addresses, valid: lookup.valid_until().saturating_duration_since(Instant::now()) })
     }
 
     fn in_hosts(&self, name: &str) -> Option<Vec<IpAddr>> {
         let name = Name::from_ascii(name).ok()?;
         let of = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
-        let found = [RecordType::A, RecordType::AAAA].map(of);
-        let records = found.iter().flatten().flat_map(|lookup| lookup.answers());
+        let lookups = [RecordType::A, RecordType::AAAA].map(of);
+        let records = lookups.iter().flatten().flat_map(|lookup| lookup.answers());
         let addresses: Vec<_> = records.filter_map(|record| record.data.ip_addr()).collect();
         Some(addresses).filter(|addresses| !addresses.is_empty())
     }
 }
 
-/// As `resolv.conf` says; without one that can be used this machine is asked, as by the C library.
-fn of_system(resolv_conf: &[u8]) -> (ResolverConfig, ResolverOpts) {
+/// The configuration from `resolv.conf`. Without a usable one, the name server is 127.0.0.1, as in
+/// the C library (resolv.conf(5)).
+fn system_config(resolv_conf: &[u8]) -> (ResolverConfig, ResolverOpts) {
     system_conf::parse_resolv_conf(resolv_conf).unwrap_or_else(|error| {
         tracing::debug!(%error, "no name server in resolv.conf");
-        (of_servers(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 53))]), ResolverOpts::default())
+        (servers_config(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 53))]), ResolverOpts::default())
     })
 }
 
-fn of_servers(servers: &[SocketAddr]) -> ResolverConfig {
+fn servers_config(servers: &[SocketAddr]) -> ResolverConfig {
     let config = |server: &SocketAddr| {
         let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
             connection.port = server.port();
@@ -139,25 +145,25 @@ fn of_servers(servers: &[SocketAddr]) -> ResolverConfig {
     ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(config).collect())
 }
 
-/// Keeps the servers informed about where the name at `place` leads. `answered` is let go of after the first lookup.
+/// Keeps the addresses of the name at `index` current. `answered` is dropped after the first
+/// lookup.
 pub(super) async fn follow(
-    names: Arc<Names>,
-    servers: Arc<Servers>,
-    place: usize,
-    name: Box<str>,
-    answered: Sender<()>,
+    names: Arc<NameResolver>,
+    servers: Arc<ServerPool>,
+    index: usize,
+    name: Arc<str>,
+    mut answered: Option<Sender<()>>,
 ) {
-    let mut answered = Some(answered);
     let mut failures = 0;
     loop {
         let wait = match names.resolve(&name).await {
-            Ok(Resolved { addresses, valid }) => {
+            Ok(ResolvedAddresses { addresses, valid }) => {
                 failures = 0;
-                servers.found_at(place, addresses);
+                servers.set_addresses(index, addresses);
                 valid.clamp(TTL_MIN, TTL_MAX)
             }
             Err(why) => {
-                servers.lost_at(place, &why);
+                servers.mark_lost(index, &why);
                 failures += 1;
                 retry_after(failures)
             }
@@ -167,7 +173,8 @@ pub(super) async fn follow(
     }
 }
 
-/// Up to a fifth less, so that names which were lost together are not looked up together.
+/// The pause, shortened by up to 20 %, so that names that failed together are not looked up
+/// together.
 fn retry_after(failures: u32) -> Duration {
     let whole = RETRY_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(RETRY_MAX);
     whole.mul_f64(1.0 - 0.2 * fastrand::f64())

@@ -1,18 +1,22 @@
-//! What a failed attempt at an upstream says: its kind for metrics, whether the server is to blame, and whether the request was begun.
+//! What a failed attempt at an upstream says: its kind for metrics, whether the server is to blame,
+//! and whether the request was begun.
 //!
-//! Over HTTP/1.1 a kept connection may have ended before the request came, which nobody can tell from a server that broke off. Over
-//! HTTP/2 a server says which requests it has not begun (RFC 9113, sections 6.8 and 8.7). What TLS says has become text by the time it
-//! comes here; tests hold its forms.
+//! Over HTTP/1.1 an idle connection may have ended before the request came, which looks like a
+//! server that broke off. Over HTTP/2 a server says which requests it has not begun (RFC 9113,
+//! sections 6.8 and 8.7). What TLS says has become text by the time it comes here; tests hold its
+//! forms.
 
 use pingora::{Error, ErrorSource, ErrorType};
 
-use crate::lane::watch::{Expired, Phase, Watch};
+use super::head_flaw::{flaw_of, is_incomplete};
 use crate::metrics::UpstreamError;
+use crossgate_message::head_flaw::HeadFlaw;
+use crossgate_wire::exchange::state::{ExchangeEnd, ExchangePhase, ExchangeState};
 
 /// The server took HTTP/1.1 where HTTP/2 is demanded.
 pub const NO_HTTP2: ErrorType = ErrorType::new("NoHttp2");
 
-/// What the log tells of it: a certificate may have a thousand names.
+/// The maximum length of its text in the log: a certificate can have a thousand names.
 const COMPLAINT_LEN_MAX: usize = 300;
 
 /// A failed attempt at an upstream.
@@ -25,13 +29,16 @@ pub struct Failure<'e> {
 }
 
 impl<'e> Failure<'e> {
-    /// What went wrong on the way to an upstream; `None` where it was not the upstream's doing. On a connection that was there before, it
-    /// `is_reused`.
-    pub fn of(error: &'e Error, watch: &Watch, is_reused: bool) -> Option<Self> {
-        let kind = match watch.expired() {
-            Some(Expired::Head) => UpstreamError::HeadTimeout,
-            Some(Expired::Idle) => UpstreamError::IdleTimeout,
-            Some(Expired::Body | Expired::Write | Expired::Malformed) => return None,
+    /// What went wrong on the way to an upstream; `None` where it was not the upstream's doing. On
+    /// a connection that was there before, it `is_reused`.
+    pub fn of(error: &'e Error, watch: &ExchangeState, is_reused: bool) -> Option<Self> {
+        let kind = match watch.end() {
+            Some(ExchangeEnd::Head) => UpstreamError::HeadTimeout,
+            Some(ExchangeEnd::Idle) => UpstreamError::IdleTimeout,
+            Some(ExchangeEnd::Unopened) => UpstreamError::StreamLimit,
+            Some(ExchangeEnd::Body | ExchangeEnd::Write | ExchangeEnd::Malformed | ExchangeEnd::GoingAway) => {
+                return None;
+            }
             None if *error.esource() != ErrorSource::Upstream => return None,
             None => kind(error, watch.phase()),
         };
@@ -39,13 +46,14 @@ impl<'e> Failure<'e> {
     }
 
     /// The same where no connection was made, or none that was there would take the request.
-    pub fn to_connect(error: &'e Error, watch: &Watch) -> Option<Self> {
+    pub fn to_connect(error: &'e Error, watch: &ExchangeState) -> Option<Self> {
         Self::of(error, watch, cause(error).is_some())
     }
 
-    /// Whether a kept connection has ended meanwhile, which says nothing about the server.
+    /// Whether an idle connection had ended, which is not a failure of the server.
     pub fn is_stale(&self) -> bool {
         match cause(self.error) {
+            _ if self.is_unopened() => true,
             None => self.is_reused && self.kind == UpstreamError::Reset,
             Some(cause) => is_goodbye(cause) || self.is_reused && cause.is_io(),
         }
@@ -53,7 +61,9 @@ impl<'e> Failure<'e> {
 
     /// Whether the server did not begin with the request: it says so, or was not sent it.
     pub fn is_unprocessed(&self) -> bool {
-        *self.error.etype() == NO_HTTP2 || cause(self.error).is_some_and(|cause| is_goodbye(cause) || is_refused(cause))
+        self.is_unopened()
+            || *self.error.etype() == NO_HTTP2
+            || cause(self.error).is_some_and(|cause| is_goodbye(cause) || is_refused(cause))
     }
 
     /// Whether another attempt would give the same: an answer that came and is no HTTP.
@@ -69,9 +79,44 @@ impl<'e> Failure<'e> {
         }
     }
 
+    /// Whether the request was not sent, because the server allows no further one on the
+    /// connection.
+    pub fn is_unopened(&self) -> bool {
+        self.kind == UpstreamError::StreamLimit
+    }
+
     /// Whether nothing came for too long.
     pub fn is_silence(&self) -> bool {
         matches!(self.kind, UpstreamError::HeadTimeout | UpstreamError::IdleTimeout)
+    }
+
+    /// What is wrong with the response head, where that is why.
+    pub fn head_flaw(&self) -> Option<HeadFlaw> {
+        match self.kind {
+            UpstreamError::Invalid => Some(flaw_of(self.error)),
+            UpstreamError::Reset => is_incomplete(self.error).then_some(HeadFlaw::Incomplete),
+            UpstreamError::TlsHandshake
+            | UpstreamError::TlsCertificate
+            | UpstreamError::TlsAlpn
+            | UpstreamError::ConnectRefused
+            | UpstreamError::ConnectTimeout
+            | UpstreamError::ConnectFailed
+            | UpstreamError::HeadTimeout
+            | UpstreamError::IdleTimeout
+            | UpstreamError::StreamLimit
+            | UpstreamError::Other => None,
+        }
+    }
+
+    /// Whether a TLS handshake failed.
+    pub fn is_of_tls(&self) -> bool {
+        matches!(self.kind, UpstreamError::TlsHandshake | UpstreamError::TlsCertificate | UpstreamError::TlsAlpn)
+    }
+
+    /// Whether the server has shown an authority's certificate, which it may if that is trusted by
+    /// itself.
+    pub fn has_authority_certificate(&self) -> bool {
+        self.kind == UpstreamError::TlsCertificate && tls_text(self.error).contains("CaUsedAsEndEntity")
     }
 
     /// What TLS says is wrong, for the log.
@@ -85,6 +130,7 @@ impl<'e> Failure<'e> {
             | UpstreamError::ConnectFailed
             | UpstreamError::HeadTimeout
             | UpstreamError::IdleTimeout
+            | UpstreamError::StreamLimit
             | UpstreamError::Reset
             | UpstreamError::Invalid
             | UpstreamError::Other => None,
@@ -93,7 +139,7 @@ impl<'e> Failure<'e> {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the error types are Pingora's, most of them of no concern here")]
-fn kind(error: &Error, phase: Phase) -> UpstreamError {
+fn kind(error: &Error, phase: ExchangePhase) -> UpstreamError {
     if cause(error).is_some_and(h2::Error::is_library) {
         return UpstreamError::Invalid;
     }
@@ -105,9 +151,10 @@ fn kind(error: &Error, phase: Phase) -> UpstreamError {
         }
         ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert => tls_kind(&tls_text(error)),
         no_http2 if *no_http2 == NO_HTTP2 => UpstreamError::TlsAlpn,
-        ErrorType::ReadTimedout if phase != Phase::Request => UpstreamError::IdleTimeout,
+        ErrorType::ReadTimedout if phase != ExchangePhase::Request => UpstreamError::IdleTimeout,
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamError::HeadTimeout,
-        // A server of TLS 1.3 looks at the gateway's certificate when the gateway has done with the handshake.
+        // A server of TLS 1.3 looks at the gateway's certificate when the gateway has done with the
+        // handshake.
         _ if is_alert(&error.to_string()) => UpstreamError::TlsHandshake,
         ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed | ErrorType::ConnectProxyFailure => {
             UpstreamError::Reset
@@ -167,7 +214,7 @@ mod tests {
     use pingora::OrErr;
 
     use super::*;
-    use crate::lane::watch::ExchangeLimits;
+    use crossgate_wire::exchange::state::ExchangeLimits;
 
     const LIMITS: ExchangeLimits = ExchangeLimits {
         body_grace: Duration::ZERO,
@@ -177,8 +224,8 @@ mod tests {
         drain_time: Duration::ZERO,
     };
 
-    fn watch() -> Watch {
-        Watch::new(LIMITS, None, 0)
+    fn watch() -> ExchangeState {
+        ExchangeState::new(LIMITS, None, 0)
     }
 
     fn from_upstream(kind: ErrorType, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Box<Error> {
@@ -225,14 +272,14 @@ mod tests {
         let [fresh, kept] = [false, true].map(|is_reused| Failure::of(&error, &watch(), is_reused).unwrap());
         assert_eq!((fresh.is_stale(), fresh.is_free()), (false, false));
         assert_eq!((kept.is_stale(), kept.is_free()), (true, true));
-        assert!(!kept.is_unprocessed(), "over HTTP/1.1 nobody says so");
+        assert!(!kept.is_unprocessed(), "HTTP/1.1 has no such signal");
     }
 
     #[test]
     fn silence_is_of_the_head_until_there_is_one() {
         let (watch, error) = (watch(), Error::explain(ErrorType::ReadTimedout, "silence").into_up());
         assert_eq!(Failure::of(&error, &watch, false).unwrap().kind, UpstreamError::HeadTimeout);
-        watch.enter(Phase::Streaming);
+        watch.enter(ExchangePhase::Streaming);
         assert_eq!(Failure::of(&error, &watch, false).unwrap().kind, UpstreamError::IdleTimeout);
     }
 }

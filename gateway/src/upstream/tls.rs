@@ -1,10 +1,13 @@
-//! Whom an upstream's servers are trusted by, and what the gateway shows of itself to them: what is in files, read in every load.
+//! Whom an upstream's servers are trusted by, and what the gateway shows of itself to them: what is
+//! in files, read in every load.
 //!
-//! Pingora makes a TLS client of this for every new connection, and panics on what it cannot read, or refuses the connection. So
-//! everything is read here first, by the parsers that it will use: what is wrong is told at the place that names the file, and what is
-//! here can be used. The chain is always verified, and the name: Pingora would skip both for an
-//! empty name, so there is always one. Health checks make connections of their own, of the same roots, names and certificates. Absent on
-//! purpose: a switch that turns verification off, since a certificate can be its own `ca`.
+//! Pingora makes a TLS client of this for every new connection, and panics on what it cannot read,
+//! or refuses the connection. So everything is read here first, by the parsers that it will use:
+//! errors are reported at the place that names the file, and what is here can be used. The chain is
+//! always verified, and the name: Pingora would skip both for an empty name, so there is always
+//! one. Health checks make connections of their own, of the same roots, names and certificates.
+//! Absent on purpose: a switch that turns verification off, since a certificate can be its own
+//! `ca`.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -17,34 +20,40 @@ use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use rustls::client::Resumption;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::config::diagnostics::{Diagnostic, Diagnostics};
-use crate::config::files::read_bytes;
-use crate::config::model::{ClientCertificateSpec, Located, Protocol};
+use super::pinned::{self, PinningVerifier};
+use crossgate_config::diagnostics::{Diagnostic, Diagnostics};
+use crossgate_config::files::read_bytes;
+use crossgate_config::model::{ClientCertificateSpec, Located, Protocol};
 
-/// Bytes of a file of certificates: those of a whole operating system have a quarter of it. They are gone through at every new connection.
+/// Bytes of a file of certificates: those of a whole operating system have a quarter of it. They
+/// are gone through at every new connection.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What it takes to speak TLS with the servers of an upstream.
 pub struct UpstreamTls {
     server_name: Option<Box<str>>,
     trusted: Arc<CaType>,
-    own: Option<Arc<Own>>,
+    own: Option<Arc<GatewayCertificate>>,
 }
 
 /// A client certificate as Pingora takes it, and as rustls does.
-pub(crate) struct Own {
+pub(crate) struct GatewayCertificate {
     shown: Arc<CertKey>,
     signing: Arc<CertifiedKey>,
 }
 
 impl UpstreamTls {
     /// Of what was read for it.
-    pub(crate) fn new(server_name: Option<Box<str>>, trusted: Arc<CaType>, own: Option<Arc<Own>>) -> Self {
+    pub(crate) fn new(
+        server_name: Option<Box<str>>,
+        trusted: Arc<CaType>,
+        own: Option<Arc<GatewayCertificate>>,
+    ) -> Self {
         UpstreamTls { server_name, trusted, own }
     }
 
@@ -58,13 +67,22 @@ impl UpstreamTls {
         &self.trusted
     }
 
+    /// Whether a server may be asked that has shown the certificate of this digest (SHA-256),
+    /// verified by nothing yet: it is one of those that are trusted, and its name and dates are
+    /// right.
+    pub(crate) fn is_pinned(&self, sha256: &[u8], server: IpAddr) -> bool {
+        let Some(certificate) = pinned::by_digest(raw(self.trusted.iter()), sha256) else { return false };
+        let name = ServerName::try_from(self.server_name(server));
+        name.is_ok_and(|name| pinned::verify_pinned(&certificate, &name, UnixTime::now()).is_ok())
+    }
+
     /// What a server is shown that asks who the gateway is.
     pub fn own(&self) -> Option<&Arc<CertKey>> {
         self.own.as_ref().map(|own| &own.shown)
     }
 
-    /// What connections beside Pingora's are made with, and like its own: the same is offered, and each server verified anew, since a
-    /// session that is resumed is not.
+    /// The TLS client of connections outside Pingora, equal to its own: the same is offered, and
+    /// each server verified again, since a session that is resumed is not.
     pub(crate) fn client(&self, protocol: Protocol) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(raw(self.trusted.iter()).map(CertificateDer::from));
@@ -72,7 +90,11 @@ impl UpstreamTls {
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
             .expect("suites for these versions");
-        let builder = builder.with_root_certificates(roots);
+        let trusted: Box<[_]> = raw(self.trusted.iter()).map(|der| CertificateDer::from(der.to_vec())).collect();
+        let builder = match PinningVerifier::new(trusted) {
+            Some(verifier) => builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)),
+            None => builder.with_root_certificates(roots),
+        };
         let mut config = match &self.own {
             Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&own.signing)))),
             None => builder.with_no_client_auth(),
@@ -112,7 +134,7 @@ pub(crate) fn system_roots() -> Result<Arc<CaType>, String> {
     let advice = "name a file of those that this upstream is to be trusted by under ca";
     let all =
         load_native_certs().map_err(|error| format!("the system's certificates cannot be read: {error}; {advice}"))?;
-    // Of a system's hundreds, one may be too odd for somebody.
+    // Of a system's hundreds of certificates, a parser may reject one.
     let usable: Vec<WrappedX509> = all.iter().filter_map(|certificate| anchor(certificate).ok()).collect();
     if usable.is_empty() {
         return Err(format!("this system trusts no certificates; {advice}"));
@@ -121,7 +143,7 @@ pub(crate) fn system_roots() -> Result<Arc<CaType>, String> {
 }
 
 /// Reads a file, or the two that belong together, and notes what is wrong with them.
-pub(crate) struct Reading<'a> {
+pub(crate) struct PemReader<'a> {
     /// The configuration that names them.
     file: &'a Path,
     /// The first that is no good.
@@ -130,9 +152,9 @@ pub(crate) struct Reading<'a> {
     pub(crate) found: Diagnostics,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> PemReader<'a> {
     pub(crate) fn new(file: &'a Path) -> Self {
-        Reading { file, bad: None, found: Diagnostics::default() }
+        PemReader { file, bad: None, found: Diagnostics::default() }
     }
 
     /// The certificates in a file, all of which others can be verified by.
@@ -148,7 +170,7 @@ impl<'a> Reading<'a> {
     }
 
     /// A client certificate and its key.
-    pub(crate) fn own(&mut self, spec: &ClientCertificateSpec) -> Option<Arc<Own>> {
+    pub(crate) fn own(&mut self, spec: &ClientCertificateSpec) -> Option<Arc<GatewayCertificate>> {
         let ClientCertificateSpec { certificate, key } = spec;
         let (chain, private) = (self.certificates(certificate), self.private_key(key));
         let (chain, private) = (chain?, private?);
@@ -162,7 +184,16 @@ impl<'a> Reading<'a> {
         });
         let signing = Arc::new(signing.ok()?);
         let chain = chain.iter().map(|one| one.to_vec()).collect();
-        Some(Arc::new(Own { shown: Arc::new(CertKey::new(chain, private.secret_der().to_vec())), signing }))
+        Some(Arc::new(GatewayCertificate {
+            shown: Arc::new(CertKey::new(chain, private.secret_der().to_vec())),
+            signing,
+        }))
+    }
+
+    /// Looks at one of the two where the other is not at hand.
+    pub(crate) fn part(&mut self, certificate: Option<&Located<PathBuf>>, key: Option<&Located<PathBuf>>) {
+        certificate.map(|file| self.certificates(file));
+        key.map(|file| self.private_key(file));
     }
 
     fn error(&mut self, named: &Located<PathBuf>, message: String) {
@@ -175,7 +206,8 @@ impl<'a> Reading<'a> {
         read.map_err(|error| self.error(named, format!("{} cannot be read: {error}", named.value.display()))).ok()
     }
 
-    /// The certificates in a file, at least one. What a parser says of PEM may quote it, so that is not told.
+    /// The certificates in a file, at least one. A parser's error may quote the PEM, so it is not
+    /// reported.
     fn certificates(&mut self, named: &Located<PathBuf>) -> Option<Vec<CertificateDer<'static>>> {
         let text = self.bytes(named)?;
         let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -192,7 +224,7 @@ impl<'a> Reading<'a> {
     fn private_key(&mut self, named: &Located<PathBuf>) -> Option<PrivateKeyDer<'static>> {
         let text = self.bytes(named)?;
         let key = PrivateKeyDer::from_pem_slice(&text).ok();
-        // Pingora tells the kind from the bytes alone.
+        // Pingora detects the kind from the bytes alone.
         let key = key.and_then(|key| PrivateKeyDer::try_from(key.secret_der().to_vec()).ok());
         if key.is_none() {
             let wanted = "name a PEM file with an unencrypted one, which has PRIVATE KEY----- in it";
@@ -202,7 +234,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-impl Own {
+impl GatewayCertificate {
     /// The certificate, and those between it and one that servers trust.
     pub(crate) fn chain(&self) -> impl Iterator<Item = &WrappedX509> {
         [self.shown.leaf()].into_iter().chain(self.shown.intermediates())
@@ -212,6 +244,21 @@ impl Own {
     pub(crate) fn expires(&self) -> i64 {
         self.shown.leaf().borrow_cert().validity().not_after.timestamp()
     }
+}
+
+/// Which of the certificates in a file are a server's own, as a message each.
+pub(crate) fn servers_own<'c>(
+    certificates: impl IntoIterator<Item = &'c WrappedX509>,
+    path: &Path,
+) -> impl Iterator<Item = String> {
+    let of_server = |(_, certificate): &(usize, &WrappedX509)| pinned::is_server_of_its_own(certificate.borrow_cert());
+    (1..).zip(certificates).filter(of_server).map(move |(nth, _)| {
+        format!(
+            "certificate {nth} in {} is a server's own and is accepted from that server alone, byte for byte; \
+             replace it here before the server shows another",
+            path.display()
+        )
+    })
 }
 
 /// Which of the certificates in a file have had their time, as a message each.
@@ -241,8 +288,8 @@ fn wrapped(certificate: &CertificateDer<'_>) -> Result<WrappedX509, String> {
 
 #[cfg(test)]
 impl UpstreamTls {
-    /// Trust in nobody.
-    pub(crate) fn of_nobody(server_name: Option<&str>) -> Self {
+    /// Trusts no certificate.
+    pub(crate) fn trusting_no_certificate(server_name: Option<&str>) -> Self {
         UpstreamTls { server_name: server_name.map(Box::from), trusted: Vec::new().into(), own: None }
     }
 }
@@ -252,14 +299,15 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
     use super::*;
-    use crate::config::model::At;
+    use crossgate_config::model::Position;
 
     struct Files {
         dir: tempfile::TempDir,
     }
 
     impl Files {
-        /// `good.pem` and `good.key` go together; `other.key` is another's, `old.pem` has had its time.
+        /// `good.pem` and `good.key` go together; `other.key` is another's, `old.pem` has had its
+        /// time.
         fn new() -> Self {
             let files = Files { dir: tempfile::tempdir().unwrap() };
             let params = CertificateParams::new(vec!["api.internal.test".to_owned()]).unwrap();
@@ -285,8 +333,8 @@ mod tests {
         }
 
         fn read(&self, ca: &str, own: Option<(&str, &str)>) -> (Option<UpstreamTls>, Vec<String>) {
-            let located = |name: &str| Located { value: self.dir.path().join(name), at: At::START };
-            let (mut reading, ca) = (Reading::new(Path::new("gateway.yaml")), located(ca));
+            let located = |name: &str| Located { value: self.dir.path().join(name), at: Position::START };
+            let (mut reading, ca) = (PemReader::new(Path::new("gateway.yaml")), located(ca));
             let trusted = reading.trusted(&ca);
             let own = own.map(|(certificate, key)| {
                 reading.own(&ClientCertificateSpec { certificate: located(certificate), key: located(key) })
@@ -315,13 +363,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_told_and_not_kept() {
+    fn unusable_files_are_reported_and_not_kept() {
         let files = Files::new();
         let none = "has no readable certificate; name a PEM file, which has -----BEGIN CERTIFICATE-----";
         check(&files, "good.pem", None, &[]);
         check(&files, "twice.pem", Some(("good.pem", "good.key")), &[]);
         check(&files, "missing.pem", None, &["missing.pem cannot be read: No such file"]);
-        check(&files, ".", None, &[". cannot be read: it is not a regular file"]);
+        check(&files, ".", None, &[". cannot be read: not a regular file"]);
         for unreadable in ["text.pem", "cut.pem", "good.key"] {
             check(&files, unreadable, None, &[&format!("{unreadable} {none}")]);
         }

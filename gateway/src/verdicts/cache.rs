@@ -1,97 +1,89 @@
-//! The answers kept: one bounded concurrent map, and beside it for every tenant the order in which its answers came.
+//! The cached answers of rules: one bounded concurrent map, and for every tenant the order in which
+//! its answers came.
 //!
-//! A hit takes the read lock of one of the map's shards and nothing else, and a hot key's not even that: see [`hot`]. An insertion takes the tenant's own lock too, after a run that
-//! cost far more. A tenant at its bound gives up its own oldest answer; when the whole is full, the inserting tenant gives way if it has
-//! its fair share, else the one with the most. An answer that was used since it was last looked at is passed over once, so a flood of
-//! origins that come once does not drive out those that come often. Keys are compared whole.
+//! A hit takes the read lock of one shard of the map, or no lock for a hot key (see [`hot`]). An
+//! insertion also takes the tenant's lock, after a run that costs far more. A tenant at its limit
+//! evicts its own oldest answer. If the whole cache is full, the inserting tenant evicts its own if
+//! it has its fair share, otherwise the tenant with the most answers does. An answer that was used
+//! since its last turn is skipped once, so a flood of new origins does not evict frequent ones.
+//! Keys are compared completely.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use ahash::RandomState;
-use crossgate_policy::Answer;
+use crossgate_policy::RuleAnswer;
 use dashmap::DashMap;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::hot;
 
-/// Bytes of a key: more than any origin and a few fields. An answer that depends on more is not kept.
+use crossgate_config::model::CacheLimits;
+
+/// The maximum length of a key: more than any origin and a few fields. Answers with longer keys are
+/// not cached.
 pub(super) const KEY_LEN_MAX: usize = 2_048;
 
-/// How often an eviction passes over an answer that was used.
-const PASSED_OVER_MAX: usize = 16;
-
-/// How many answers are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CacheLimits {
-    /// In all.
-    pub entries: usize,
-    /// For one tenant.
-    pub entries_per_tenant: usize,
-}
-
-impl Default for CacheLimits {
-    fn default() -> Self {
-        CacheLimits { entries: 65_536, entries_per_tenant: 8_192 }
-    }
-}
+/// The maximum number of used answers that an eviction skips.
+const SKIPPED_MAX: usize = 16;
 
 #[derive(Debug)]
-struct Entry {
-    answer: Answer,
+struct CachedVerdict {
+    answer: RuleAnswer,
     used: AtomicBool,
 }
 
 type Key = Arc<[u8]>;
 
-/// All answers.
+/// The answers of all tenants.
 #[derive(Debug)]
-pub(super) struct Cache {
-    // With random keys: clients choose what is hashed.
-    map: DashMap<Key, Entry, RandomState>,
+pub(super) struct VerdictCache {
+    // Random keys: clients choose what is hashed (hash flooding).
+    map: DashMap<Key, CachedVerdict, RandomState>,
     entries: AtomicUsize,
     entries_max: AtomicUsize,
     entries_max_tenant: AtomicUsize,
-    shares: AtomicUsize,
-    /// The share that was the largest when one last grew past it.
-    largest: Mutex<Weak<Share>>,
+    tenant_caches: AtomicUsize,
+    /// The tenant cache that was largest when one last grew past it.
+    largest: Mutex<Weak<TenantCache>>,
 }
 
-/// One tenant's answers.
+/// The answers of one tenant.
 #[derive(Debug)]
-pub(super) struct Share {
-    cache: Arc<Cache>,
-    /// The oldest first.
+pub(super) struct TenantCache {
+    cache: Arc<VerdictCache>,
+    /// The keys, oldest first.
     order: Mutex<VecDeque<Key>>,
     len: AtomicUsize,
     evictions: AtomicU64,
 }
 
-impl Cache {
+impl VerdictCache {
     pub(super) fn new(limits: CacheLimits) -> Arc<Self> {
-        Arc::new(Cache {
+        Arc::new(VerdictCache {
             map: DashMap::with_hasher(RandomState::new()),
             entries: AtomicUsize::new(0),
             entries_max: AtomicUsize::new(limits.entries),
             entries_max_tenant: AtomicUsize::new(limits.entries_per_tenant),
-            shares: AtomicUsize::new(0),
+            tenant_caches: AtomicUsize::new(0),
             largest: Mutex::default(),
         })
     }
 
-    /// From the next insertions on.
+    /// Sets the limits for the next insertions.
     pub(super) fn set_limits(&self, limits: CacheLimits) {
         self.entries_max.store(limits.entries, Relaxed);
         self.entries_max_tenant.store(limits.entries_per_tenant, Relaxed);
     }
 
-    pub(super) fn find(&self, key: &[u8]) -> Option<Answer> {
+    pub(super) fn find(&self, key: &[u8]) -> Option<RuleAnswer> {
         hot::find(key, || self.find_shared(key))
     }
 
-    fn find_shared(&self, key: &[u8]) -> Option<Answer> {
+    fn find_shared(&self, key: &[u8]) -> Option<RuleAnswer> {
         let entry = self.map.get(key)?;
-        // Written once, not at every hit.
+        // Written only if unset: hits must not write to a shared cache line.
         if !entry.used.load(Relaxed) {
             entry.used.store(true, Relaxed);
         }
@@ -107,18 +99,18 @@ impl Cache {
         self.map.len()
     }
 
-    /// Bytes of all keys, for tests of the bound.
+    /// The length of all keys, for tests of the limits.
     #[cfg(test)]
     pub(super) fn key_bytes(&self) -> usize {
         self.map.iter().map(|entry| entry.key().len()).sum()
     }
 }
 
-impl Share {
-    pub(super) fn new(cache: &Arc<Cache>) -> Arc<Self> {
-        cache.shares.fetch_add(1, Relaxed);
+impl TenantCache {
+    pub(super) fn new(cache: &Arc<VerdictCache>) -> Arc<Self> {
+        cache.tenant_caches.fetch_add(1, Relaxed);
         let cache = Arc::clone(cache);
-        Arc::new(Share { cache, order: Mutex::default(), len: AtomicUsize::new(0), evictions: AtomicU64::new(0) })
+        Arc::new(TenantCache { cache, order: Mutex::default(), len: AtomicUsize::new(0), evictions: AtomicU64::new(0) })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -129,8 +121,8 @@ impl Share {
         self.evictions.load(Relaxed)
     }
 
-    /// Keeps an answer, if there is room or can be made. Whether it is kept.
-    pub(super) fn insert(self: &Arc<Self>, key: &[u8], answer: &Answer) -> bool {
+    /// Caches an answer, if there is room or room can be made. Returns whether it is cached.
+    pub(super) fn insert(self: &Arc<Self>, key: &[u8], answer: &RuleAnswer) -> bool {
         let mut order = self.lock();
         if self.cache.has(key) {
             return true;
@@ -138,19 +130,19 @@ impl Share {
         while order.len() >= self.cache.entries_max_tenant.load(Relaxed).max(1) {
             self.evict(&mut order);
         }
-        if !self.take_place(&mut order) {
+        if !self.reserve_entry(&mut order) {
             return false;
         }
         let key: Key = key.into();
         order.push_back(Arc::clone(&key));
         self.len.store(order.len(), Relaxed);
-        self.cache.map.insert(key, Entry { answer: answer.clone(), used: AtomicBool::new(false) });
+        self.cache.map.insert(key, CachedVerdict { answer: answer.clone(), used: AtomicBool::new(false) });
         self.note_largest(order.len());
         true
     }
 
-    /// A place among all entries, of which there are never more than the bound.
-    fn take_place(self: &Arc<Self>, order: &mut VecDeque<Key>) -> bool {
+    /// Reserves room for one entry. There are never more entries than the limit.
+    fn reserve_entry(self: &Arc<Self>, order: &mut VecDeque<Key>) -> bool {
         let max = self.cache.entries_max.load(Relaxed);
         let take = || {
             let one_more = |entries| (entries < max).then_some(entries + 1);
@@ -159,11 +151,11 @@ impl Share {
         if take() {
             return true;
         }
-        let fair = max / self.cache.shares.load(Relaxed).max(1);
+        let fair = max / self.cache.tenant_caches.load(Relaxed).max(1);
         if order.len() < fair.max(1) {
             self.evict_largest();
         }
-        // Nobody else gave way, or somebody was quicker.
+        // No other tenant made room, or another thread took it.
         take() || {
             self.evict(order);
             take()
@@ -171,17 +163,18 @@ impl Share {
     }
 
     fn evict_largest(self: &Arc<Self>) {
-        let largest = self.cache.largest.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let largest = self.cache.largest.lock().upgrade();
         let Some(largest) = largest.filter(|largest| !Arc::ptr_eq(largest, self)) else { return };
-        // Its own lock is held, so another one is only tried for: two that wait for each other wait for ever.
-        if let Ok(mut order) = largest.order.try_lock() {
+        // This thread holds its own tenant's lock, so it only tries another one: waiting could
+        // deadlock.
+        if let Some(mut order) = largest.order.try_lock() {
             largest.evict(&mut order);
         }
     }
 
     fn note_largest(self: &Arc<Self>, len: usize) {
-        // A hint, so nobody waits for it.
-        if let Ok(mut largest) = self.cache.largest.try_lock() {
+        // Only a hint, so no thread waits for it.
+        if let Some(mut largest) = self.cache.largest.try_lock() {
             let other = largest.upgrade();
             if other.is_none_or(|other| other.len() < len) {
                 *largest = Arc::downgrade(self);
@@ -189,9 +182,9 @@ impl Share {
         }
     }
 
-    /// Drops the oldest answer that was not used lately.
+    /// Evicts the oldest answer that was not used lately.
     fn evict(&self, order: &mut VecDeque<Key>) {
-        for _ in 0..PASSED_OVER_MAX {
+        for _ in 0..SKIPPED_MAX {
             let Some(key) = order.pop_front() else { return };
             let is_used = self.cache.map.get(&key).is_some_and(|entry| entry.used.swap(false, Relaxed));
             if !is_used {
@@ -212,31 +205,32 @@ impl Share {
         self.len.store(left, Relaxed);
     }
 
-    /// A panic elsewhere leaves the list whole: it is changed by single calls only.
+    /// Locks the list. A panic leaves it intact, because single calls change it; `parking_lot`
+    /// locks are not poisoned.
     fn lock(&self) -> MutexGuard<'_, VecDeque<Key>> {
-        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+        self.order.lock()
     }
 }
 
-/// With the tenant go its answers; whoever still inserts holds the share.
-impl Drop for Share {
+/// Dropping a tenant's cache removes its answers. A thread that still inserts holds a reference.
+impl Drop for TenantCache {
     fn drop(&mut self) {
-        let order = std::mem::take(self.order.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let order = std::mem::take(self.order.get_mut());
         for key in order {
             if self.cache.map.remove(&key).is_some() {
                 self.cache.entries.fetch_sub(1, Relaxed);
             }
         }
-        self.cache.shares.fetch_sub(1, Relaxed);
+        self.cache.tenant_caches.fetch_sub(1, Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crossgate_policy::Terms;
+    use crossgate_policy::RuleTerms;
 
-    const ALLOW: Answer = Answer::Allow(Terms::NONE);
+    const ALLOW: RuleAnswer = RuleAnswer::Allow(RuleTerms::NONE);
 
     fn key(tenant: u32, n: u32) -> Vec<u8> {
         format!("{tenant} https://origin-{n}.example").into_bytes()
@@ -247,12 +241,12 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_flat_after_the_cap_under_five_million_distinct_origins() {
+    fn cache_memory_stays_flat_under_five_million_distinct_origins() {
         const ORIGINS: u32 = 5_000_000;
         const LATER: u32 = 1_000_000;
         let bounds = CacheLimits::default();
-        let cache = Cache::new(bounds);
-        let tenants: Vec<_> = (0..10).map(|_| Share::new(&cache)).collect();
+        let cache = VerdictCache::new(bounds);
+        let tenants: Vec<_> = (0..10).map(|_| TenantCache::new(&cache)).collect();
         let mut at_cap = 0;
         for n in 0..ORIGINS {
             let tenant = n % 10;
@@ -269,9 +263,9 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_that_floods_drives_out_its_own() {
-        let cache = Cache::new(limits(1_000, 100));
-        let (quiet, loud) = (Share::new(&cache), Share::new(&cache));
+    fn flooding_tenant_evicts_only_its_own_answers() {
+        let cache = VerdictCache::new(limits(1_000, 100));
+        let (quiet, loud) = (TenantCache::new(&cache), TenantCache::new(&cache));
         (0..50).for_each(|n| assert!(quiet.insert(&key(1, n), &ALLOW)));
         (0..10_000).for_each(|n| assert!(loud.insert(&key(2, n), &ALLOW)));
         assert_eq!((quiet.len(), loud.len()), (50, 100));
@@ -280,22 +274,22 @@ mod tests {
     }
 
     #[test]
-    fn when_all_is_full_the_largest_gives_way() {
-        let cache = Cache::new(limits(100, 100));
-        let (first, late) = (Share::new(&cache), Share::new(&cache));
+    fn full_cache_evicts_answers_of_the_largest_tenant() {
+        let cache = VerdictCache::new(limits(100, 100));
+        let (first, late) = (TenantCache::new(&cache), TenantCache::new(&cache));
         (0..100).for_each(|n| assert!(first.insert(&key(1, n), &ALLOW)));
         (0..1_000).for_each(|n| assert!(late.insert(&key(2, n), &ALLOW)));
         assert_eq!((first.len(), late.len(), cache.len()), (50, 50, 100));
     }
 
     #[test]
-    fn what_is_used_survives_a_flood() {
-        let cache = Cache::new(limits(1_000, 100));
-        let share = Share::new(&cache);
+    fn used_answers_survive_a_flood_of_new_ones() {
+        let cache = VerdictCache::new(limits(1_000, 100));
+        let tenant_cache = TenantCache::new(&cache);
         let hot: Vec<_> = (0..10).map(|n| key(1, n)).collect();
-        hot.iter().for_each(|key| assert!(share.insert(key, &ALLOW)));
+        hot.iter().for_each(|key| assert!(tenant_cache.insert(key, &ALLOW)));
         for n in 1_000..10_000 {
-            share.insert(&key(1, n), &ALLOW);
+            tenant_cache.insert(&key(1, n), &ALLOW);
             if n % 50 == 0 {
                 assert!(hot.iter().all(|key| cache.find_shared(key).is_some()), "after {n}");
             }
@@ -303,40 +297,40 @@ mod tests {
     }
 
     #[test]
-    fn with_a_tenant_go_its_answers() {
-        let cache = Cache::new(limits(1_000, 100));
-        let (gone, stays) = (Share::new(&cache), Share::new(&cache));
-        (0..50).for_each(|n| assert!(gone.insert(&key(1, n), &ALLOW) && stays.insert(&key(2, n), &ALLOW)));
-        let late = Arc::clone(&gone);
-        drop(gone);
-        assert!(late.insert(&key(1, 99), &ALLOW), "whoever inserts late holds the share");
+    fn dropped_tenant_cache_removes_its_answers() {
+        let cache = VerdictCache::new(limits(1_000, 100));
+        let (dropped, remaining) = (TenantCache::new(&cache), TenantCache::new(&cache));
+        (0..50).for_each(|n| assert!(dropped.insert(&key(1, n), &ALLOW) && remaining.insert(&key(2, n), &ALLOW)));
+        let late = Arc::clone(&dropped);
+        drop(dropped);
+        assert!(late.insert(&key(1, 99), &ALLOW), "a late insertion holds the tenant cache");
         drop(late);
         assert_eq!((cache.len(), cache.entries.load(Relaxed)), (50, 50));
     }
 
     #[test]
-    fn threads_neither_deadlock_nor_pass_the_bounds() {
-        let cache = Cache::new(limits(500, 200));
-        let shares: Vec<_> = (0..4).map(|_| Share::new(&cache)).collect();
+    fn concurrent_insertions_stay_within_the_limits() {
+        let cache = VerdictCache::new(limits(500, 200));
+        let tenant_caches: Vec<_> = (0..4).map(|_| TenantCache::new(&cache)).collect();
         std::thread::scope(|scope| {
             for thread in 0..8_u32 {
-                let (cache, shares) = (&cache, &shares);
+                let (cache, tenant_caches) = (&cache, &tenant_caches);
                 scope.spawn(move || {
                     for n in 0..20_000 {
                         let tenant = (thread + n) % 4;
-                        shares[tenant as usize].insert(&key(tenant, n % 700), &ALLOW);
+                        tenant_caches[tenant as usize].insert(&key(tenant, n % 700), &ALLOW);
                         cache.find_shared(&key(tenant, n % 300));
                         if n % 5_000 == 0 {
                             assert!(cache.entries.load(Relaxed) <= 500 && cache.map.iter().count() > 0);
-                            drop(Share::new(cache));
+                            drop(TenantCache::new(cache));
                         }
                     }
                 });
             }
         });
-        assert!(cache.len() <= 500 && shares.iter().all(|share| share.len() <= 200));
+        assert!(cache.len() <= 500 && tenant_caches.iter().all(|tenant_cache| tenant_cache.len() <= 200));
         assert_eq!(cache.len(), cache.entries.load(Relaxed));
-        drop(shares);
+        drop(tenant_caches);
         assert_eq!((cache.len(), cache.entries.load(Relaxed)), (0, 0));
     }
 }

@@ -1,7 +1,8 @@
-//! How long rules may run: one run by the processor's time, a tenant's runs by the clock.
+//! Time limits of rules: one run by CPU time, all runs of a tenant by elapsed time.
 //!
-//! Operations do not bound time: five thousand of them on long texts take milliseconds. A run's own limit counts the time that its thread
-//! really ran, so that a busy machine denies nobody; that clock is a system call, which short runs never make.
+//! The limit on operations does not bound time: five thousand operations on long texts take
+//! milliseconds. The limit of a run counts the CPU time of its thread, so that a busy machine
+//! denies no requests. Reading that clock is a system call, which short runs never make.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,31 +10,18 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// What rules may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RuleTimes {
-    /// Processor time of one run.
-    pub run: Duration,
-    /// Time of all runs of one tenant, in each second.
-    pub per_second: Duration,
-}
-
-impl Default for RuleTimes {
-    fn default() -> Self {
-        RuleTimes { run: Duration::from_millis(5), per_second: Duration::from_millis(250) }
-    }
-}
+use crossgate_config::model::RuleTimes;
 
 thread_local! {
     static RUN: Cell<(Duration, Option<Duration>)> = const { Cell::new((Duration::MAX, None)) };
 }
 
-/// From now on this thread's time counts, beginning with the first look at it.
+/// Starts a run on this thread. Its time counts from the first call of [`is_run_over`].
 pub(super) fn begin_run(max: Duration) {
     RUN.set((max, None));
 }
 
-/// Whether this thread has run for as long as it may.
+/// Returns whether the run on this thread has used up its time.
 pub(super) fn is_run_over() -> bool {
     let now = thread_time();
     let (max, began) = RUN.get();
@@ -53,33 +41,35 @@ fn thread_time() -> Duration {
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// The time that a tenant has for rules. It is earned as it passes, up to a second's worth, and paid after each run.
+/// The time budget of a tenant for rules. It refills continuously up to the amount of one second,
+/// and each run is charged afterwards.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(super) struct RuleTimeBudget {
     made: Instant,
-    /// When all that was taken will have been earned: nanoseconds after `made`.
-    paid_until: AtomicU64,
+    /// The time at which the budget is full again, in nanoseconds after `made`.
+    charged_until: AtomicU64,
 }
 
-impl Budget {
+impl RuleTimeBudget {
     pub(super) fn new(now: Instant) -> Self {
-        Budget { made: now, paid_until: AtomicU64::new(0) }
+        RuleTimeBudget { made: now, charged_until: AtomicU64::new(0) }
     }
 
-    /// Whether there is any left.
+    /// Returns whether any budget is left.
     pub(super) fn has_left(&self, now: Instant) -> bool {
-        self.paid_until.load(Relaxed) < self.nanos(now).saturating_add(SECOND_NS)
+        self.charged_until.load(Relaxed) < self.nanos(now).saturating_add(SECOND_NS)
     }
 
-    /// Pays for a run. One that was interrupted by others for long pays no more than twice what one may take.
-    pub(super) fn pay(&self, now: Instant, took: Duration, times: RuleTimes) {
+    /// Charges a run. A run that was interrupted for long is charged at most twice the limit of a
+    /// run.
+    pub(super) fn charge(&self, now: Instant, took: Duration, times: RuleTimes) {
         let took = nanos(took.min(times.run * 2));
         let per_second = nanos(times.per_second).max(1);
         let worth =
             u64::try_from(u128::from(took) * u128::from(SECOND_NS) / u128::from(per_second)).unwrap_or(u64::MAX);
         let now = self.nanos(now);
-        let paid = |until: u64| Some(until.max(now).saturating_add(worth));
-        let _always = self.paid_until.fetch_update(Relaxed, Relaxed, paid);
+        let charged = |until: u64| Some(until.max(now).saturating_add(worth));
+        let _is_charged = self.charged_until.fetch_update(Relaxed, Relaxed, charged);
     }
 
     fn nanos(&self, now: Instant) -> u64 {
@@ -96,29 +86,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenant_has_a_quarter_of_each_second() {
+    fn tenant_may_run_rules_for_a_quarter_of_each_second() {
         let (start, times) = (Instant::now(), RuleTimes::default());
-        let budget = Budget::new(start);
+        let budget = RuleTimeBudget::new(start);
         let mut runs = 0;
         while budget.has_left(start) {
-            budget.pay(start, Duration::from_millis(5), times);
+            budget.charge(start, Duration::from_millis(5), times);
             runs += 1;
         }
-        assert_eq!(runs, 50, "a second's worth at once");
+        assert_eq!(runs, 50, "the budget of one second at once");
         let later = start + Duration::from_millis(100);
         while budget.has_left(later) {
-            budget.pay(later, Duration::from_millis(5), times);
+            budget.charge(later, Duration::from_millis(5), times);
             runs += 1;
         }
-        assert_eq!(runs, 55, "and a tenth of it in a tenth of a second");
-        budget.pay(later, Duration::from_secs(3_600), times);
-        assert!(budget.has_left(later + Duration::from_millis(200)), "one run pays no more than twice its limit");
+        assert_eq!(runs, 55, "a tenth of the budget after a tenth of a second");
+        budget.charge(later, Duration::from_secs(3_600), times);
+        assert!(budget.has_left(later + Duration::from_millis(200)), "a run is charged at most twice its limit");
     }
 
     #[test]
-    fn only_time_that_the_thread_ran_counts() {
+    fn run_limit_counts_cpu_time_of_the_thread() {
         begin_run(Duration::from_millis(1));
-        assert!(!is_run_over(), "the first look begins");
+        assert!(!is_run_over(), "the first call starts the clock");
         let begun = thread_time();
         while thread_time() - begun < Duration::from_millis(2) {}
         assert!(is_run_over());

@@ -1,4 +1,4 @@
-//! Ten thousand clients that leave in the middle of an upload or a download.
+//! Ten thousand clients that abort an upload or a download.
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -17,18 +17,19 @@ use crate::support::{
 const CLIENTS: usize = 16;
 const EACH: usize = 625;
 const MIB: u64 = 1024 * 1024;
-/// The length of bodies that never come to their end.
+/// Announced length of bodies that are never complete.
 const LENGTH: &str = "1000000";
 
-/// An upstream that begins to answer, or asks for the body, and then waits for the other side's end.
-struct Waiting {
+/// An upstream that sends part of an answer, or 100 Continue, and then waits for the connection's
+/// end.
+struct WaitingUpstream {
     address: SocketAddr,
     begun: Arc<AtomicUsize>,
     ended: Arc<AtomicUsize>,
     _runtime: Runtime,
 }
 
-impl Waiting {
+impl WaitingUpstream {
     fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -62,27 +63,27 @@ async fn serve(mut stream: TcpStream) {
     } else {
         "HTTP/1.1 100 Continue\r\n\r\n".to_owned()
     };
-    // A gateway that is gone already is seen by reading.
+    // If the gateway has closed already, the read below ends.
     let _ = stream.write_all(begin.as_bytes()).await;
     let mut piece = vec![0; 64 * 1024];
     while matches!(stream.read(&mut piece).await, Ok(1..)) {}
 }
 
 #[test]
-fn ten_thousand_clients_that_leave_in_the_middle_leave_nothing_behind() {
-    let upstream = Waiting::start();
-    let nobody = RecordingUpstream::answering("");
-    let text = tenant_config(&nobody, "").replace(&nobody.address.to_string(), &upstream.address.to_string());
+fn ten_thousand_aborted_transfers_leak_nothing() {
+    let upstream = WaitingUpstream::start();
+    let placeholder = RecordingUpstream::answering("");
+    let text = tenant_config(&placeholder, "").replace(&placeholder.address.to_string(), &upstream.address.to_string());
     let gateway = Gateway::start(&config(&format!("{text}accessLog: {{ level: Off }}\n")), &[]);
-    (0..50).for_each(|number| come_and_leave(gateway.data, number));
-    wait_for_nobody(&gateway, &upstream, 50);
+    (0..50).for_each(|number| abort_transfer(gateway.data, number));
+    wait_for_no_connection(&gateway, &upstream, 50);
     let (memory, files) = (gateway.process.memory("VmRSS"), gateway.process.entries("fd"));
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
-            scope.spawn(|| (0..EACH).for_each(|number| come_and_leave(gateway.data, number)));
+            scope.spawn(|| (0..EACH).for_each(|number| abort_transfer(gateway.data, number)));
         }
     });
-    wait_for_nobody(&gateway, &upstream, 50 + CLIENTS * EACH);
+    wait_for_no_connection(&gateway, &upstream, 50 + CLIENTS * EACH);
     let grown = gateway.process.memory("VmRSS").saturating_sub(memory) / MIB;
     assert!(grown < 32, "grown by {grown} MiB");
     let deadline = Instant::now() + PATIENCE;
@@ -92,8 +93,8 @@ fn ten_thousand_clients_that_leave_in_the_middle_leave_nothing_behind() {
     assert_eq!(gateway.metric("crossgate_upstream_errors_total", &[]), 0.0);
 }
 
-/// By turns in an upload and in a download, by an end and by a reset.
-fn come_and_leave(gateway: SocketAddr, number: usize) {
+/// Aborts an upload or a download, by a close or by a reset, depending on `number`.
+fn abort_transfer(gateway: SocketAddr, number: usize) {
     let mut connection = Connection::open(gateway);
     if number.is_multiple_of(2) {
         connection.send(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")).unwrap();
@@ -109,13 +110,13 @@ fn come_and_leave(gateway: SocketAddr, number: usize) {
     }
 }
 
-fn wait_for_nobody(gateway: &Gateway, upstream: &Waiting, all: usize) {
-    gateway.wait_gone("crossgate_connections_active", &[]);
+fn wait_for_no_connection(gateway: &Gateway, upstream: &WaitingUpstream, all: usize) {
+    gateway.wait_zero("crossgate_connections_active", &[]);
     gateway.wait_metric("crossgate_connections_closed_early_total", &[("reason", "client_gone")], all as f64);
     gateway.wait_metric("crossgate_requests_total", &[], all as f64);
     let deadline = Instant::now() + PATIENCE;
     while upstream.ended.load(SeqCst) < all {
-        assert!(Instant::now() < deadline, "{} of {all} were let go", upstream.ended.load(SeqCst));
+        assert!(Instant::now() < deadline, "{} of {all} upstream connections were closed", upstream.ended.load(SeqCst));
         thread::yield_now();
     }
     assert_eq!(upstream.begun.load(SeqCst), all);

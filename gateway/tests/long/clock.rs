@@ -1,4 +1,4 @@
-//! The process is stopped for a while and goes on: for it, the clock jumps.
+//! A process that is suspended for a while: its clock jumps.
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,14 +7,14 @@ use rustix::process::Signal;
 
 use crate::support::{Connection, HOST, ORIGIN, Site, Then, assert_allowed, handshake, request, websocket};
 
-/// Below every limit of a connection that waits rightly.
-const STOPPED: Duration = Duration::from_secs(20);
-/// Of an idle gateway, and of its processor time then.
+/// Shorter than every time limit of a valid waiting connection.
+const SUSPENDED_FOR: Duration = Duration::from_secs(20);
+/// Time for which the idle gateway is measured, and the limit on its processor time.
 const IDLE: Duration = Duration::from_secs(3);
 const TICKS_MAX: u64 = 100;
 
 #[test]
-fn a_gateway_that_was_stopped_ends_nothing_and_serves_at_once() {
+fn process_suspended_by_sigstop_keeps_its_connections() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let site = Site::scripted(move |exchange| match exchange.seen.target.as_str() {
@@ -37,7 +37,7 @@ fn a_gateway_that_was_stopped_ends_nothing_and_serves_at_once() {
     assert_allowed(&slow.head().unwrap());
 
     site.gateway.process.signal(Signal::STOP);
-    thread::sleep(STOPPED);
+    thread::sleep(SUSPENDED_FOR);
     site.gateway.process.signal(Signal::CONT);
 
     let begun = Instant::now();
@@ -50,13 +50,13 @@ fn a_gateway_that_was_stopped_ends_nothing_and_serves_at_once() {
     assert_eq!(slow.exactly(9).unwrap(), b"half done");
     assert_eq!(site.gateway.metric("crossgate_connections_closed_early_total", &[]), 0.0);
 
-    let before = ticks(&site);
+    let before = cpu_ticks(&site);
     thread::sleep(IDLE);
-    assert!(ticks(&site) - before < TICKS_MAX, "it does not come to rest");
+    assert!(cpu_ticks(&site) - before < TICKS_MAX, "the idle gateway uses too much processor time");
 }
 
-/// The gateway's processor time, in hundredths of a second.
-fn ticks(site: &Site) -> u64 {
+/// Reads the gateway's processor time, in hundredths of a second.
+fn cpu_ticks(site: &Site) -> u64 {
     let stat = site.gateway.process.proc_file("stat");
     let (_, fields) = stat.rsplit_once(')').unwrap();
     fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()

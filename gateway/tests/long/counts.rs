@@ -1,7 +1,7 @@
-//! A million requests, counted to the last one.
+//! Exact counts of a million requests.
 use crate::support::counted_flood;
 
 #[test]
-fn a_million_preflights_are_counted_to_the_last_while_they_are_scraped() {
+fn million_preflights_are_counted_exactly_during_scrapes() {
     counted_flood(1_000_000);
 }

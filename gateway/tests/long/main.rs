@@ -1,5 +1,7 @@
-//! What takes minutes: the built binary under long load, beside thousands of reloads, of clients that leave, and of rules that run on.
-//! Nothing here runs with the other tests; `make test-long` and `make soak` do.
+//! Tests that take minutes: the built binary under long load, thousands of reloads, aborted
+//! requests and rules at their limits.
+//!
+//! `make test` does not run them; `make test-long` and `make soak` do.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,10 +19,10 @@ mod reloads;
 mod rules;
 mod soak;
 
-/// Of the other suite, the harness.
+/// The harness of the other suite.
 #[path = "../sockets"]
 mod sockets {
-    #[allow(dead_code, unused_imports, reason = "some of it is for the other suite alone")]
+    #[allow(dead_code, unused_imports, reason = "parts are used only by the other suite")]
     pub(crate) mod support;
 }
 

@@ -1,4 +1,4 @@
-//! Thousands of reloads of a large configuration, beside requests that hold on to old ones.
+//! Thousands of reloads of a large configuration, with requests that keep old snapshots alive.
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::{Mutex, mpsc};
@@ -6,16 +6,17 @@ use std::sync::{Mutex, mpsc};
 use crate::support::{Connection, Gateway, HOST, ORIGIN, RecordingUpstream, config, request};
 
 const RELOADS: usize = 2_000;
-/// After these the process has all the memory that it needs.
+/// Reloads after which the memory of the process is settled.
 const WARM_UP: usize = 200;
 const ENTRIES: usize = 10_000;
-/// Answers that begin with the first reloads, each under a generation of its own, and do not end before the last.
+/// Requests that begin during the first reloads, each with its own generation, and end after the
+/// last one.
 const HELD: usize = 50;
 const MIB: u64 = 1024 * 1024;
 
-/// So many origins, which the generations use by turns.
-fn entries(turn: usize) -> String {
-    (0..ENTRIES).map(|entry| format!("    - https://app{entry}.g{turn}.test\n")).collect()
+/// Renders the origins of one of two alternating sets.
+fn entries(set: usize) -> String {
+    (0..ENTRIES).map(|entry| format!("    - https://app{entry}.g{set}.test\n")).collect()
 }
 
 fn generation(upstream: SocketAddr, n: usize, entries: &str) -> String {
@@ -34,22 +35,22 @@ tenants:
 }
 
 #[test]
-fn two_thousand_reloads_beside_held_answers_do_not_grow_the_process() {
+fn two_thousand_reloads_with_pending_requests_do_not_grow_memory() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let upstream = RecordingUpstream::start(move |exchange| {
         released.lock().unwrap().recv().unwrap();
         exchange.answer(200, &[], b"hello")
     });
-    let turns = [entries(0), entries(1)];
-    let text = |n: usize| generation(upstream.address, n, &turns[n % 2]);
+    let sets = [entries(0), entries(1)];
+    let text = |n: usize| generation(upstream.address, n, &sets[n % 2]);
     let gateway = Gateway::start(&text(0), &[]);
     let mut held: Vec<Connection> = Vec::new();
     let mut warm = 0;
     for n in 1..=RELOADS {
         reload(&gateway, &text(n));
         if held.len() < HELD {
-            held.push(hold(&gateway, &upstream));
+            held.push(send_held_request(&gateway, &upstream));
         }
         if n % 100 == 0 {
             println!("{n} reloads: {} KiB", gateway.process.memory("VmRSS") / 1024);
@@ -59,7 +60,7 @@ fn two_thousand_reloads_beside_held_answers_do_not_grow_the_process() {
         }
     }
     let full = gateway.process.memory("VmRSS");
-    assert!(full < warm + warm / 20 + 4 * MIB, "{} MiB, and {} MiB at the end", warm / MIB, full / MIB);
+    assert!(full < warm + warm / 20 + 4 * MIB, "{} MiB after the warm-up, {} MiB at the end", warm / MIB, full / MIB);
     held.iter().for_each(|_| release.send(()).unwrap());
     for (n, mut connection) in held.into_iter().enumerate() {
         let answer = connection.answer_to(b"GET").unwrap();
@@ -74,8 +75,8 @@ fn reload(gateway: &Gateway, text: &str) {
     assert_eq!(report.status, 200, "{report:?}");
 }
 
-/// A request that the upstream does not answer yet.
-fn hold(gateway: &Gateway, upstream: &RecordingUpstream) -> Connection {
+/// Sends a request that the upstream does not answer yet.
+fn send_held_request(gateway: &Gateway, upstream: &RecordingUpstream) -> Connection {
     let arrived = upstream.total();
     let mut connection = Connection::open(gateway.data);
     connection.send(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")).unwrap();

@@ -1,4 +1,4 @@
-//! One tenant's rules burn all that a run may take, without a pause, and the other tenants notice nothing.
+//! One tenant's rules use their limits continuously; requests of other tenants are not delayed.
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use crate::support::{Connection, Gateway, HOST, ORIGIN, Sink, config, request};
 
 const BURNERS: usize = 64;
-const BURNT_FOR: Duration = Duration::from_secs(20);
-/// Of ten requests, on a machine whose cores are all burning.
+const BURN_TIME: Duration = Duration::from_secs(20);
+/// Limit on a round of ten requests, on a machine whose cores are all busy.
 const ROUND_MAX: Duration = Duration::from_secs(5);
 
-/// Every other path costs many operations and is allowed, so that the rule is never given up; the others cost all and are denied.
-/// No answer is of use for another path.
+/// Half of the paths are allowed after many operations, so that the rule is not suspended. The
+/// other half reach the limit and are denied. Cached answers do not apply to other paths.
 const BURN: &str = r#"fn decide(req) {
     let n = if req.path.ends_with("0") { 0 } else { -1000000 };
     while n < 600 { n += 1; }
@@ -42,7 +42,7 @@ tenants:
 }
 
 #[test]
-fn rules_that_run_to_their_limits_hold_up_nobody_else() {
+fn rules_at_their_limits_do_not_delay_other_tenants() {
     let upstream = Sink::start();
     let gateway = start(&upstream);
     let is_over = AtomicBool::new(false);
@@ -53,22 +53,22 @@ fn rules_that_run_to_their_limits_hold_up_nobody_else() {
         }
         let rounds = catch_unwind(AssertUnwindSafe(|| {
             let begun = Instant::now();
-            std::iter::from_fn(|| (begun.elapsed() < BURNT_FOR).then(|| usual_round(&gateway))).collect::<Vec<_>>()
+            std::iter::from_fn(|| (begun.elapsed() < BURN_TIME).then(|| run_usual_round(&gateway))).collect::<Vec<_>>()
         }));
         is_over.store(true, SeqCst);
         rounds.unwrap()
     });
     let slowest = rounds.iter().max().unwrap();
-    println!("{} usual rounds, the slowest of {slowest:?}", rounds.len());
+    println!("{} usual rounds, the slowest took {slowest:?}", rounds.len());
     assert!(rounds.len() > 3 && *slowest < ROUND_MAX, "{} rounds, {slowest:?}", rounds.len());
     let errors =
         |tenant: &str, kind: &str| gateway.metric("crossgate_rule_errors_total", &[("tenant", tenant), ("kind", kind)]);
-    assert!(errors("c", "operations") > 0.0, "nothing ran to its limit");
-    assert!(errors("c", "budget") > 0.0, "its budget never ended");
+    assert!(errors("c", "operations") > 0.0, "no run reached its limit");
+    assert!(errors("c", "budget") > 0.0, "the rule never used up its budget");
     assert_eq!(gateway.metric("crossgate_rule_errors_total", &[("tenant", "b")]), 0.0);
 }
 
-/// Asks for ever new paths, so that no answer is kept.
+/// Requests new paths only, so that no cached answer applies.
 fn burn(gateway: &Gateway, burner: usize, is_over: &AtomicBool) {
     let mut connection = Connection::open(gateway.data);
     for number in 0_usize.. {
@@ -76,8 +76,8 @@ fn burn(gateway: &Gateway, burner: usize, is_over: &AtomicBool) {
             return;
         }
         let path = format!("/{burner}/{number}/{}", number % 2);
-        let asked = request("GET", &path, "c.test", &[("Origin", "https://guest.test")], b"");
-        let answer = connection.exchange(&asked).unwrap();
+        let get = request("GET", &path, "c.test", &[("Origin", "https://guest.test")], b"");
+        let answer = connection.exchange(&get).unwrap();
         if answer.status == 403 {
             assert_eq!(answer.json()["reason"], "rule_error", "{answer:?}");
         } else {
@@ -89,8 +89,8 @@ fn burn(gateway: &Gateway, burner: usize, is_over: &AtomicBool) {
     }
 }
 
-/// What the other tenants' clients do, every one rightly answered; how long it took.
-fn usual_round(gateway: &Gateway) -> Duration {
+/// Sends one round of the other tenants' requests, checks each answer and returns the time it took.
+fn run_usual_round(gateway: &Gateway) -> Duration {
     let begun = Instant::now();
     let mut connection = Connection::open(gateway.data);
     for (host, origin) in [(HOST, ORIGIN), ("b.test", "https://guest.test")] {

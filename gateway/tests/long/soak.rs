@@ -1,5 +1,5 @@
-//! Mixed traffic of several tenants for `SOAK_MINUTES`, with a reload every second and one request in a hundred given up: nobody gets a
-//! wrong answer, and memory, descriptors and threads stay level.
+//! Mixed traffic of several tenants for `SOAK_MINUTES`, with a reload every second and one request
+//! in a hundred aborted. Every answer is correct, and memory, descriptors and threads stay level.
 use std::fs;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Connection, Gateway, ORIGIN, Sink, config, request};
 
-/// Without `SOAK_MINUTES`: does it work?
+/// Duration without `SOAK_MINUTES`: a functional check.
 const MINUTES: u64 = 1;
 const CLIENTS: usize = 4;
-/// Below what one connection may carry.
+/// Fewer than the gateway's limit on requests per connection.
 const PER_CONNECTION: usize = 200;
-/// As many paths as answers of rules are kept, so that there is soon no room for more.
+/// As many paths as the rule cache has entries, so that the cache is soon full.
 const PATHS: usize = 1_000;
 const GIVEN_UP_PERCENT: usize = 1;
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const KIB: u64 = 1024;
 
 const RULE: &str = "fn decide(req) { if req.host.ends_with(\".preview.test\") && req.path != \"/n\" { allow() } }\n";
 
-/// Who asks for what, and the status of the answer.
+/// Method, host and origin of a request, and the status of its answer.
 const MIX: [(&str, &str, &str, u16); 12] = [
     ("OPTIONS", "a.test", ORIGIN, 204),
     ("OPTIONS", "a.test", "https://evil.test", 403),
@@ -35,7 +35,7 @@ const MIX: [(&str, &str, &str, u16); 12] = [
     ("GET", "o.test", "https://anybody.test", 200),
     ("GET", "r.test", "https://pr-1.preview.test", 200),
     ("OPTIONS", "r.test", "https://pr-2.preview.test", 204),
-    ("GET", "nobody.test", ORIGIN, 421),
+    ("GET", "unknown.test", ORIGIN, 421),
 ];
 
 fn generation(upstream: SocketAddr, n: u64) -> String {
@@ -59,7 +59,7 @@ tenants:
     ))
 }
 
-/// What the process has at one moment.
+/// Resources of the process at one time.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     memory: u64,
@@ -79,13 +79,13 @@ fn memory_descriptors_and_threads_stay_level_under_a_soak() {
         let clients: Vec<_> = (0..CLIENTS as u64)
             .map(|seed| {
                 let (gateway, is_over, answers) = (&gateway, &is_over, &answers);
-                scope.spawn(move || ask_on(gateway.data, seed, is_over, answers))
+                scope.spawn(move || send_requests(gateway.data, seed, is_over, answers))
             })
             .collect();
-        let samples = catch_unwind(AssertUnwindSafe(|| reload_and_watch(&gateway, &upstream, time)));
+        let samples = catch_unwind(AssertUnwindSafe(|| reload_and_sample(&gateway, &upstream, time)));
         is_over.store(true, SeqCst);
         for client in clients {
-            client.join().expect("every answer was right");
+            client.join().expect("a client got a wrong answer");
         }
         samples.unwrap_or_else(|panic| resume_unwind(panic))
     });
@@ -94,14 +94,14 @@ fn memory_descriptors_and_threads_stay_level_under_a_soak() {
     assert_level(&samples, minutes);
 }
 
-/// Asks at random until it is over, on connection after connection.
-fn ask_on(gateway: SocketAddr, seed: u64, is_over: &AtomicBool, answers: &AtomicU64) {
+/// Sends random requests until the end, on one connection after the other.
+fn send_requests(gateway: SocketAddr, seed: u64, is_over: &AtomicBool, answers: &AtomicU64) {
     let mut random = fastrand::Rng::with_seed(seed);
     while !is_over.load(SeqCst) {
         let mut connection = Connection::open(gateway);
         for _ in 0..PER_CONNECTION {
             if random.usize(..100) < GIVEN_UP_PERCENT {
-                give_up(&mut connection);
+                abort_answer(&mut connection);
                 break;
             }
             let (method, host, origin, status) = MIX[random.usize(..MIX.len())];
@@ -122,14 +122,14 @@ fn ask_on(gateway: SocketAddr, seed: u64, is_over: &AtomicBool, answers: &Atomic
     }
 }
 
-/// Leaves in the middle of a long answer.
-fn give_up(connection: &mut Connection) {
+/// Aborts a long answer.
+fn abort_answer(connection: &mut Connection) {
     connection.send(&request("GET", "/large", "a.test", &[("Origin", ORIGIN)], b"")).unwrap();
     assert_eq!(connection.head().unwrap().status, 200);
 }
 
-/// A new generation every second, and every tenth time a new rule; what the process had in each.
-fn reload_and_watch(gateway: &Gateway, upstream: &Sink, time: Duration) -> Vec<Sample> {
+/// Loads a new generation every second, and a new rule every tenth time. Returns a sample for each.
+fn reload_and_sample(gateway: &Gateway, upstream: &Sink, time: Duration) -> Vec<Sample> {
     let begun = Instant::now();
     let mut samples = Vec::new();
     for n in 2.. {
@@ -152,14 +152,15 @@ fn reload_and_watch(gateway: &Gateway, upstream: &Sink, time: Duration) -> Vec<S
     samples
 }
 
-/// By rename: a file that is written in its place is empty for a moment, and a reload in that moment refuses it.
+/// Replaces a file by a rename. A file written in place is empty for a moment, and a reload in that
+/// moment would refuse it.
 fn replace(gateway: &Gateway, name: &str, text: &str) {
     fs::write(gateway.path("new"), text).unwrap();
     fs::rename(gateway.path("new"), gateway.path(name)).unwrap();
 }
 
 fn assert_nothing_failed(gateway: &Gateway) {
-    gateway.wait_gone("crossgate_connections_active", &[]);
+    gateway.wait_zero("crossgate_connections_active", &[]);
     for (name, expected) in [
         ("crossgate_config_last_reload_successful", 1.0),
         ("crossgate_config_broken_files", 0.0),
@@ -174,7 +175,8 @@ fn assert_nothing_failed(gateway: &Gateway) {
     assert_eq!(early(&[]), early(&[("reason", "client_gone")]));
 }
 
-/// After a sixth of the time, and five minutes at most, what there is stays: the middles of the first third and of the last differ by little.
+/// Checks that resources stay level after a sixth of the time, at most five minutes: the medians of
+/// the first and the last third differ by little.
 fn assert_level(samples: &[Sample], minutes: u64) {
     let settled = &samples[(samples.len() / 6).min(300)..];
     let third = settled.len() / 3;
@@ -189,7 +191,7 @@ fn assert_level(samples: &[Sample], minutes: u64) {
             println!("from {first} to {last}");
             last.saturating_sub(first)
         });
-    // A mebibyte in ten minutes, of which the two middles are 5 / 9 apart, and two for what any moment differs by.
+    // The medians are 5/9 of the time apart. Allowed are 1 MiB per ten minutes and 2 MiB of noise.
     assert!(memory < 2 * KIB + KIB * minutes / 18, "memory grew by {memory} KiB");
     assert!(files < 16, "{files} descriptors more");
     assert_eq!(threads, 0, "more threads");

@@ -1,4 +1,5 @@
-//! Balancers that pass connections on with a PROXY header: whom it names is the client everywhere, and nobody else can name one.
+//! Load balancers that send a PROXY header: its address is the client everywhere, and only trusted
+//! balancers may send one.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -9,9 +10,9 @@ use crate::support::{
     Connection, Gateway, HOST, ORIGIN, RecordingUpstream, Response, WireError, assert_allowed, request, tenant_config,
 };
 
-/// Who the header says the client is.
+/// Client address in the PROXY header.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
-/// One of the listener's `trustedProxies`, which the balancer is not.
+/// An address in the listener's `trustedProxies`. The balancer is not one of them.
 const PROXY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 const FORGED: [(&str, &str); 2] = [("X-Forwarded-For", "6.6.6.6"), ("X-Forwarded-Proto", "https")];
 const REFUSED: &str = "crossgate_proxy_protocol_refused_total";
@@ -22,19 +23,19 @@ fn gateway(upstream: &RecordingUpstream, more: &str) -> Gateway {
     Gateway::start(&format!("{text}{}", tenant_config(upstream, "")), &[])
 }
 
-/// Version 1.
+/// Writes a header of version 1.
 fn line(client: Ipv4Addr) -> Vec<u8> {
     format!("PROXY TCP4 {client} 198.51.100.1 40000 80\r\n").into_bytes()
 }
 
-/// Version 2, by its command and what follows.
+/// Writes a header of version 2 from its command, family and remaining bytes.
 fn block(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let len = u16::try_from(rest.len()).unwrap().to_be_bytes();
     [b"\r\n\r\n\0\r\nQUIT\n", &[0x20 | command, family][..], &len, rest].concat()
 }
 
-/// Version 2, with something behind the addresses that is passed over.
-fn named(client: Ipv4Addr) -> Vec<u8> {
+/// Writes a header of version 2 with a TLV after the addresses, which the gateway ignores.
+fn block_with_tlv(client: Ipv4Addr) -> Vec<u8> {
     let noop = [4, 0, 3, 0, 0, 0];
     block(1, 0x11, &[&client.octets()[..], &[198, 51, 100, 1], &[0x9c, 0x40, 0, 80], &noop].concat())
 }
@@ -47,23 +48,23 @@ fn preflight() -> Vec<u8> {
     request("OPTIONS", "/", HOST, &[("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")], b"")
 }
 
-/// What is answered behind a header, on a connection of its own.
+/// Sends a header and a request on a new connection and returns the answer.
 fn ask(gateway: &Gateway, header: &[u8], request: &[u8]) -> Result<Response, WireError> {
     Connection::ask(gateway.data, &[header, request].concat())
 }
 
 #[test]
-fn the_client_that_the_header_names_is_the_client_everywhere() {
+fn proxy_header_address_is_the_client_everywhere() {
     let upstream = RecordingUpstream::answering("hello");
     let gateway = gateway(&upstream, "");
     let ipv6 = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[7], &[0; 16], &[0x9c, 0x40, 0, 80]].concat();
-    for (header, told_for, proto, logged) in [
+    for (header, forwarded_for, proto, logged) in [
         (line(CLIENT), "203.0.113.7", "http", "203.0.113.7"),
-        (named(CLIENT), "203.0.113.7", "http", "203.0.113.7"),
+        (block_with_tlv(CLIENT), "203.0.113.7", "http", "203.0.113.7"),
         (block(1, 0x21, &ipv6), "2001:db8::7", "http", "2001:db8::7"),
-        // Whose word counts is a matter of who the client is, not of who passes it on.
-        (named(PROXY), "6.6.6.6, 192.0.2.7", "https", "6.6.6.6"),
-        // Nobody is named: the balancer looks whether anybody is there, or has a client without an address.
+        // Trust in forwarding headers depends on the client address, not on the balancer.
+        (block_with_tlv(PROXY), "6.6.6.6, 192.0.2.7", "https", "6.6.6.6"),
+        // Without an address: a health check of the balancer (LOCAL), or an unknown client.
         (block(0, 0x00, b""), "127.0.0.1", "http", "127.0.0.1"),
         (block(1, 0x00, b""), "127.0.0.1", "http", "127.0.0.1"),
         (block(1, 0x31, &[b'/'; 216]), "127.0.0.1", "http", "127.0.0.1"),
@@ -73,7 +74,7 @@ fn the_client_that_the_header_names_is_the_client_everywhere() {
         let get = request("GET", &path, HOST, &[&[("Origin", ORIGIN)], &FORGED[..]].concat(), b"");
         assert_allowed(&ask(&gateway, &header, &get).unwrap());
         let seen = upstream.seen().pop().unwrap();
-        assert_eq!(seen.headers.all("x-forwarded-for").join(", "), told_for, "{header:?}");
+        assert_eq!(seen.headers.all("x-forwarded-for").join(", "), forwarded_for, "{header:?}");
         assert_eq!(seen.headers.one("x-forwarded-proto"), proto, "{header:?}");
         let line = gateway.process.stdout_line(|line| line.contains(&format!("\"{path}\"")).then(|| line.to_owned()));
         assert!(line.contains(&format!("\"client\":\"{logged}\"")), "{line}");
@@ -81,11 +82,11 @@ fn the_client_that_the_header_names_is_the_client_everywhere() {
 }
 
 #[test]
-fn what_follows_the_header_is_the_clients_first_byte() {
+fn bytes_after_the_proxy_header_belong_to_the_client() {
     let upstream = RecordingUpstream::answering("hello");
     let gateway = gateway(&upstream, "");
-    for header in [line(CLIENT), named(CLIENT), block(0, 0x00, b"")] {
-        // All at once, with more requests behind.
+    for header in [line(CLIENT), block_with_tlv(CLIENT), block(0, 0x00, b"")] {
+        // In one write, with more requests after it.
         let mut connection = Connection::open(gateway.data);
         connection.send(&[&header[..], &preflight(), &get(&[]), &preflight()].concat()).unwrap();
         for status in [204, 200, 204] {
@@ -98,7 +99,7 @@ fn what_follows_the_header_is_the_clients_first_byte() {
             std::thread::yield_now();
         }
         assert_allowed(&connection.answer_to(b"GET").unwrap());
-        // In two pieces, wherever they are cut.
+        // In two pieces, split at every position.
         let whole = [&header[..], &preflight()].concat();
         for cut in 1..=header.len() + 1 {
             let mut connection = Connection::open(gateway.data);
@@ -111,10 +112,10 @@ fn what_follows_the_header_is_the_clients_first_byte() {
 }
 
 #[test]
-fn without_a_good_header_nothing_is_answered() {
+fn connection_without_valid_proxy_header_is_closed() {
     let upstream = RecordingUpstream::answering("hello");
     let gateway = gateway(&upstream, "limits: { head: 300ms, maxConnections: 4 }\n");
-    let part = named(CLIENT)[..20].to_vec();
+    let part = block_with_tlv(CLIENT)[..20].to_vec();
     for (sent, ends, reason) in [
         (get(&[]), false, "malformed"),
         (preflight(), false, "malformed"),
@@ -132,7 +133,7 @@ fn without_a_good_header_nothing_is_answered() {
     ] {
         let before = gateway.metric(REFUSED, &[("reason", reason)]);
         let mut connection = Connection::open(gateway.data);
-        // It may be gone by then.
+        // The connection may be closed already.
         let _sent = connection.send(&sent);
         if ends {
             connection.finish_sending();
@@ -141,39 +142,39 @@ fn without_a_good_header_nothing_is_answered() {
         gateway.wait_metric(REFUSED, &[("reason", reason)], before + 1.0);
     }
     assert_eq!(upstream.total(), 0);
-    // Each has given its place back.
-    gateway.wait_gone("crossgate_connections_active", &[]);
+    // Each connection has been released.
+    gateway.wait_zero("crossgate_connections_active", &[]);
     assert_eq!(gateway.metric(REFUSED, &[]), 13.0);
     assert_allowed(&ask(&gateway, &line(CLIENT), &get(&[])).unwrap());
 }
 
 #[test]
-fn nobody_but_the_balancers_may_connect() {
+fn only_trusted_balancers_may_connect() {
     let upstream = RecordingUpstream::answering("hello");
     let gateway = gateway(&upstream, "");
-    for sent in [get(&[]), [named(CLIENT), get(&[])].concat()] {
-        let mut stranger = Connection::open_from(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), gateway.data);
-        let _sent = stranger.send(&sent);
-        assert!(stranger.is_at_end());
+    for sent in [get(&[]), [block_with_tlv(CLIENT), get(&[])].concat()] {
+        let mut untrusted = Connection::open_from(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), gateway.data);
+        let _sent = untrusted.send(&sent);
+        assert!(untrusted.is_at_end());
     }
     gateway.wait_metric(REFUSED, &[("reason", "stranger")], 2.0);
     assert_eq!(upstream.total(), 0);
 }
 
 #[test]
-fn a_balancer_that_looks_whether_anybody_is_there_is_no_fault() {
+fn empty_balancer_connection_is_not_an_error() {
     let upstream = RecordingUpstream::answering("hello");
     let gateway = gateway(&upstream, "");
     for _ in 0..3 {
         drop(Connection::open(gateway.data));
     }
     gateway.wait_metric("crossgate_connections_total", &[], 3.0);
-    gateway.wait_gone("crossgate_connections_active", &[]);
+    gateway.wait_zero("crossgate_connections_active", &[]);
     assert_eq!(gateway.metric(REFUSED, &[]), 0.0);
 }
 
 #[test]
-fn connections_are_limited_by_the_client_that_is_named() {
+fn connection_limit_uses_the_proxy_header_address() {
     let upstream = RecordingUpstream::answering("hello");
     let gateway = gateway(&upstream, "limits: { maxConnectionsPerClient: 2 }\n");
     let open = |header: &[u8]| {
@@ -184,14 +185,14 @@ fn connections_are_limited_by_the_client_that_is_named() {
     };
     let mut kept: Vec<Connection> = Vec::new();
     for (header, status) in [
-        (named(CLIENT), 200),
+        (block_with_tlv(CLIENT), 200),
         (line(CLIENT), 200),
-        (named(CLIENT), 503),
-        (named(Ipv4Addr::new(203, 0, 113, 8)), 200),
-        // A trusted proxy is many clients, and so is a balancer that names none.
-        (named(PROXY), 200),
-        (named(PROXY), 200),
-        (named(PROXY), 200),
+        (block_with_tlv(CLIENT), 503),
+        (block_with_tlv(Ipv4Addr::new(203, 0, 113, 8)), 200),
+        // A trusted proxy carries many clients, and so does a balancer without a client address.
+        (block_with_tlv(PROXY), 200),
+        (block_with_tlv(PROXY), 200),
+        (block_with_tlv(PROXY), 200),
         (b"PROXY UNKNOWN\r\n".to_vec(), 200),
         (b"PROXY UNKNOWN\r\n".to_vec(), 200),
         (b"PROXY UNKNOWN\r\n".to_vec(), 200),
@@ -201,12 +202,12 @@ fn connections_are_limited_by_the_client_that_is_named() {
         kept.push(connection);
     }
     drop(kept);
-    gateway.wait_gone("crossgate_connections_active", &[]);
-    assert_eq!(open(&named(CLIENT)).1, 200);
+    gateway.wait_zero("crossgate_connections_active", &[]);
+    assert_eq!(open(&block_with_tlv(CLIENT)).1, 200);
 }
 
 #[test]
-fn a_stop_waits_for_no_header() {
+fn stop_does_not_wait_for_a_proxy_header() {
     let upstream = RecordingUpstream::answering("hello");
     let mut gateway = gateway(&upstream, "");
     let mut connections = [b"".to_vec(), b"PROXY TCP4 ".to_vec()].map(|sent| {

@@ -1,7 +1,9 @@
-//! What `explain` says is what happens: the same status and the same headers, for a thousand generated requests.
+//! `explain` compared with live requests: equal status and headers for a thousand generated
+//! requests.
 //!
-//! Requests are put together from parts that decide: hosts, paths, methods, origins near and far, preflight fields,
-//! fetch metadata, credentials, upgrades. The seed is fixed, so that a failure comes again.
+//! Requests are combined from the inputs of decisions: hosts, paths, methods, origins, preflight
+//! fields, fetch metadata, credentials and upgrades. The seed is fixed, so failures are
+//! reproducible.
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -12,9 +14,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 const REQUESTS: usize = 1_000;
-/// Of a gateway that trusts whoever sends them.
+/// Requests to a gateway that trusts every sender.
 const TRUSTED_REQUESTS: usize = 400;
-/// Lines of the access log that are explained, one process each.
+/// Access log lines to explain, with one process each.
 const LOG_LINES: usize = 250;
 const BY_COMMAND_LINE: usize = 10;
 
@@ -123,7 +125,7 @@ struct Probe {
     fields: Vec<(&'static str, &'static str)>,
 }
 
-/// A small generator of numbers (xorshift): all that is asked of it is to be the same every time.
+/// A small number generator (xorshift), which gives the same numbers in every run.
 struct Numbers(u64);
 
 impl Numbers {
@@ -158,7 +160,7 @@ impl Probe {
         Connection::ask(gateway.data, &bytes).unwrap_or_else(|error| panic!("{self:?}: {error:?}"))
     }
 
-    fn explained(&self, gateway: &Gateway, sender: Sender) -> Value {
+    fn explain(&self, gateway: &Gateway, sender: Sender) -> Value {
         let mut query = format!("host={}&method={}&path={}", escape(self.host), self.method, escape(self.path));
         for (name, value) in &self.fields {
             query.push_str(&format!("&header={}", escape(&format!("{name}:{value}"))));
@@ -171,7 +173,7 @@ impl Probe {
         answer.json()
     }
 
-    fn explained_by_command_line(&self, gateway: &Gateway, sender: Sender) -> Value {
+    fn explain_by_command(&self, gateway: &Gateway, sender: Sender) -> Value {
         let mut command = explain_command(gateway);
         if sender == Sender::TrustedProxy {
             command.arg("--trusted");
@@ -185,7 +187,7 @@ impl Probe {
     }
 }
 
-/// Whether the gateway believes what the test says of the client.
+/// Trust of the gateway in the forwarding fields of the test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sender {
     Stranger,
@@ -198,7 +200,7 @@ fn explain_command(gateway: &Gateway) -> Command {
     command
 }
 
-fn explained_from_log(gateway: &Gateway, line: &str) -> Value {
+fn explain_log_line(gateway: &Gateway, line: &str) -> Value {
     let mut command = explain_command(gateway);
     command.args(["--log-line", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -214,14 +216,14 @@ fn escape(text: &str) -> String {
     text.bytes().map(escaped).collect()
 }
 
-/// Header lines by name, but for what the connection adds.
+/// Groups header lines by name, without the fields of the connection.
 fn by_name<'a>(lines: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, Vec<String>> {
     let mut set: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in lines {
         let name = name.to_ascii_lowercase();
         let value = match name.as_str() {
             "date" | "connection" => continue,
-            // Another one every time.
+            // Different in every answer.
             "x-request-id" => "some id",
             _ => value,
         };
@@ -230,22 +232,23 @@ fn by_name<'a>(lines: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<Stri
     set
 }
 
-/// Holds an explanation to what happened; `forwarded` is whether the upstream was asked.
+/// Compares an explanation with the live answer. `forwarded` is set if the upstream got the
+/// request.
 fn check(probe: &Probe, explained: &Value, live: &Response, forwarded: bool) {
     let response = &explained["response"];
     let context = format!("{probe:?}\n{explained:#}\n{live:?}");
     assert_eq!(response["by"], if forwarded { "upstream" } else { "gateway" }, "{context}");
     let lines = response["headers"].as_array().expect("headers").iter();
-    let told = by_name(lines.map(|line| (line[0].as_str().unwrap(), line[1].as_str().unwrap())));
+    let headers = by_name(lines.map(|line| (line[0].as_str().unwrap(), line[1].as_str().unwrap())));
     let mut happened = by_name(live.headers.0.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     if forwarded {
-        // The upstream's own; the rest is the gateway's.
+        // A field of the upstream; all others are the gateway's.
         assert!(response["status"].is_null() && live.status == 200, "{context}");
         assert_eq!(happened.remove("content-length").unwrap(), ["5"]);
     } else {
         assert_eq!(response["status"], live.status, "{context}");
     }
-    assert_eq!(told, happened, "{context}");
+    assert_eq!(headers, happened, "{context}");
 }
 
 #[test]
@@ -254,12 +257,12 @@ fn explain_and_the_live_path_agree() {
     let gateway = Gateway::start(&gateway_config(&upstream), &[]);
     let seen = compare(&gateway, &upstream, REQUESTS, Sender::Stranger);
     for status in [200, 204, 400, 403, 404, 421] {
-        assert!(seen.get(&status).is_some_and(|times| *times > 10), "hardly any {status}: {seen:?}");
+        assert!(seen.get(&status).is_some_and(|times| *times > 10), "too few answers with {status}: {seen:?}");
     }
 }
 
 #[test]
-fn explain_and_the_live_path_agree_behind_a_trusted_proxy_and_so_does_its_log() {
+fn explain_live_path_and_log_agree_behind_a_trusted_proxy() {
     let upstream = RecordingUpstream::answering("hello");
     let listener = "- address: 127.0.0.1:0";
     let trusting = format!("{listener}\n    trustedProxies: [127.0.0.0/8]");
@@ -271,14 +274,14 @@ fn explain_and_the_live_path_agree_behind_a_trusted_proxy_and_so_does_its_log() 
     assert!(log.lines().count() > LOG_LINES, "{log}");
     for line in log.lines().take(LOG_LINES) {
         let logged: Value = serde_json::from_str(line).unwrap();
-        let told = explained_from_log(&gateway, line);
+        let explanation = explain_log_line(&gateway, line);
         for name in ["verdict", "reason", "kind"] {
-            assert_eq!(told[name], logged[name], "{line}\n{told:#}");
+            assert_eq!(explanation[name], logged[name], "{line}\n{explanation:#}");
         }
     }
 }
 
-/// Sends generated requests and explains each; gives how often each status was the answer.
+/// Sends generated requests and explains each. Returns how often each status occurred.
 fn compare(gateway: &Gateway, upstream: &RecordingUpstream, requests: usize, sender: Sender) -> BTreeMap<u16, usize> {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     let mut seen: BTreeMap<u16, usize> = BTreeMap::new();
@@ -287,11 +290,50 @@ fn compare(gateway: &Gateway, upstream: &RecordingUpstream, requests: usize, sen
         let before = upstream.total();
         let live = probe.live(gateway);
         let forwarded = upstream.total() > before;
-        check(&probe, &probe.explained(gateway, sender), &live, forwarded);
+        check(&probe, &probe.explain(gateway, sender), &live, forwarded);
         if round % (REQUESTS / BY_COMMAND_LINE) == 0 {
-            check(&probe, &probe.explained_by_command_line(gateway, sender), &live, forwarded);
+            check(&probe, &probe.explain_by_command(gateway, sender), &live, forwarded);
         }
         *seen.entry(live.status).or_default() += 1;
     }
     seen
+}
+
+#[test]
+fn c5_explain_accepts_urls_and_suggests_configuration() {
+    let upstream = RecordingUpstream::answering("hello");
+    let gateway = Gateway::start(&gateway_config(&upstream), &[]);
+    let ask_admin = |query: &str| gateway.admin("GET", &format!("/explain?{query}"));
+    let page = format!("page-url={}", escape("https://app.a.test/cart?x#top"));
+    let url = format!("url={}", escape("https://api.a.test/orders?x=1"));
+    let explanation = ask_admin(&format!("{url}&{page}&method=patch&request-headers=")).json();
+    assert_eq!(
+        (&explanation["verdict"], &explanation["reason"]),
+        (&"deny".into(), &"method".into()),
+        "{explanation:#}"
+    );
+    let refused = &explanation["refused"];
+    assert_eq!(refused["names"], serde_json::json!(["patch"]), "{explanation:#}");
+    assert_eq!(refused["allowed"], serde_json::json!(["PUT", "DELETE", "GET", "HEAD", "POST"]), "{explanation:#}");
+    assert_eq!(refused["write"], "allowMethods: [PUT, DELETE, PATCH]", "{explanation:#}");
+    assert!(refused["hint"].as_str().unwrap().contains("case-sensitive"), "{explanation:#}");
+    for place in ["/policyAt", "/entryAt", "/refused/writeAt"] {
+        let at = explanation.pointer(place).and_then(Value::as_str).unwrap_or_default();
+        assert!(at.contains("crossgate.yaml:"), "{place} is {at} in {explanation:#}");
+    }
+    let explanation = ask_admin(&format!("url={}&{page}", escape("https://api.a.test/methods/x"))).json();
+    let notes = explanation["notes"].as_array().unwrap();
+    assert!(
+        notes.iter().any(|note| note.as_str().unwrap().contains("the route /methods matches only the methods PUT")),
+        "{explanation:#}"
+    );
+
+    for (query, message) in [
+        ("host=https://api.a.test", "expected the host alone, api.a.test"),
+        ("host=api.a.test&origin=https://app.a.test:8443/", "expected https://app.a.test:8443"),
+    ] {
+        let answer = ask_admin(query);
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.text().contains(message), "{query}: {}", answer.text());
+    }
 }

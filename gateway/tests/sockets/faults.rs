@@ -1,5 +1,5 @@
-//! An upstream that is down, slow or talks nonsense: 502 or 504, with headers that let an allowed page read it, and
-//! no answer that ends cleanly when it should not.
+//! Upstreams that are down, slow or send invalid answers: 502 or 504 with CORS headers for an
+//! allowed page. A truncated answer never ends cleanly.
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -12,10 +12,10 @@ use crate::support::{
 
 const SHORT: &str = ", timeouts: { connect: 300ms, head: 500ms, idle: 700ms }";
 
-/// The usual tenant, with short timeouts, before a server of any kind.
+/// Starts the usual tenant, with short timeouts, in front of a server.
 fn before(server: SocketAddr) -> Gateway {
-    let nobody = RecordingUpstream::answering("");
-    let text = tenant_config(&nobody, SHORT).replace(&nobody.address.to_string(), &server.to_string());
+    let placeholder = RecordingUpstream::answering("");
+    let text = tenant_config(&placeholder, SHORT).replace(&placeholder.address.to_string(), &server.to_string());
     Gateway::start(&config(&text), &[])
 }
 
@@ -24,7 +24,7 @@ fn scripted(script: impl Fn(&mut Exchange) -> Then + Send + Sync + 'static) -> S
     Site { gateway: before(upstream.address), upstream }
 }
 
-/// What every fault looks like from outside, whoever asks.
+/// Checks the answer to a fault for an allowed and for a denied origin.
 fn assert_fault(gateway: &Gateway, status: u16) {
     let allowed = gateway.ask("GET", "/", HOST, &[("Origin", ORIGIN)]);
     assert_edge_error(&allowed, status);
@@ -52,7 +52,7 @@ fn a_refused_connection_is_a_quick_502() {
 }
 
 #[test]
-fn a_connection_that_is_not_answered_is_given_up() {
+fn unanswered_connection_attempt_gets_504() {
     let hanging = UnansweredAddress::new();
     let gateway = before(hanging.address);
     let begin = Instant::now();
@@ -63,7 +63,7 @@ fn a_connection_that_is_not_answered_is_given_up() {
 }
 
 #[test]
-fn an_upstream_that_never_answers_is_a_504() {
+fn upstream_without_answer_gets_504() {
     let site = scripted(|_| Then::Stall);
     let begin = Instant::now();
     assert_fault(&site.gateway, 504);
@@ -72,7 +72,7 @@ fn an_upstream_that_never_answers_is_a_504() {
 }
 
 #[test]
-fn half_a_head_is_a_504_too() {
+fn partial_upstream_head_gets_504() {
     let site = scripted(|exchange| {
         exchange.write(b"HTTP/1.1 200 OK\r\nContent-Le");
         Then::Stall
@@ -81,7 +81,7 @@ fn half_a_head_is_a_504_too() {
 }
 
 #[test]
-fn a_reset_within_a_head_is_a_502() {
+fn reset_within_upstream_head_gets_502() {
     let site = scripted(|exchange| {
         exchange.read_body();
         exchange.write(b"HTTP/1.1 200 OK\r\nContent-Le");
@@ -91,7 +91,7 @@ fn a_reset_within_a_head_is_a_502() {
 }
 
 #[test]
-fn nonsense_is_a_502() {
+fn invalid_upstream_answer_gets_502() {
     let huge = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(2 * 1024 * 1024)).into_bytes();
     let cases: Vec<Vec<u8>> = [
         b"".as_slice(),
@@ -130,7 +130,7 @@ fn nonsense_is_a_502() {
 }
 
 #[test]
-fn a_body_that_breaks_off_never_ends_cleanly() {
+fn truncated_body_never_ends_cleanly() {
     let cases: [(&[u8], Then); 5] = [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", Then::Close),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", Then::Reset),
@@ -147,15 +147,15 @@ fn a_body_that_breaks_off_never_ends_cleanly() {
         let get = request("GET", "/", HOST, &[("Origin", ORIGIN)], b"");
         let answer = site.raw(&get);
         match &answer {
-            // Noticed before the head was passed on.
+            // Detected before the head was forwarded.
             Ok(answer) => {
                 assert_edge_error(answer, 502);
                 assert_allowed(answer);
             }
             Err(error) => assert!(matches!(error, WireError::Truncated | WireError::Reset), "{error:?}"),
         }
-        assert_eq!(site.upstream.count("GET"), 1, "what has begun to be answered is not asked for again");
-        // Whatever becomes of its body, the head that the page gets lets it read what came.
+        assert_eq!(site.upstream.count("GET"), 1, "a request with a partial answer was sent again");
+        // The head has CORS headers, so the page can read the part that arrived.
         let mut connection = site.connect();
         connection.send(&get).unwrap();
         assert_allowed(&connection.head().unwrap());
@@ -163,8 +163,8 @@ fn a_body_that_breaks_off_never_ends_cleanly() {
 }
 
 #[test]
-fn a_connection_with_a_broken_answer_is_not_used_again() {
-    // The upstream leaves each of them open, as if it were good for more.
+fn connection_with_a_broken_answer_is_not_reused() {
+    // The upstream leaves each connection open.
     let broken: [&[u8]; 6] = [
         b"HTTP/1.1 200 OK\r\nContent-Le",
         b"HTTP/1.1 200\r\nno colon\r\n\r\n",
@@ -194,7 +194,7 @@ fn a_connection_with_a_broken_answer_is_not_used_again() {
 }
 
 #[test]
-fn bytes_after_an_answer_reach_nobody() {
+fn bytes_after_an_upstream_answer_are_discarded() {
     let site = scripted(|exchange| {
         exchange.read_body();
         exchange
@@ -207,7 +207,7 @@ fn bytes_after_an_answer_reach_nobody() {
 }
 
 #[test]
-fn bytes_that_come_after_an_answer_was_passed_on_reach_nobody() {
+fn late_bytes_after_an_upstream_answer_are_discarded() {
     let site = scripted(|exchange| {
         exchange.read_body();
         let answer: &[u8] = match &*exchange.seen.target {
@@ -215,7 +215,7 @@ fn bytes_that_come_after_an_answer_was_passed_on_reach_nobody() {
             _ => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         };
         exchange.write(answer);
-        // The answer is with the client by then, and the connection with those that wait for another request.
+        // The client has the answer by now, and the connection is in the idle pool.
         std::thread::sleep(Duration::from_millis(50));
         exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
         Then::KeepAlive
@@ -226,11 +226,11 @@ fn bytes_that_come_after_an_answer_was_passed_on_reach_nobody() {
         assert!(["", "ok"].contains(&&*answer.text()), "{round}: {answer:?}");
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert_eq!(site.upstream.connections(), 10, "such a connection is used no more");
+    assert_eq!(site.upstream.connections(), 10, "a connection with late bytes was reused");
 }
 
 #[test]
-fn an_idle_upstream_connection_that_was_closed_is_replaced_unnoticed() {
+fn closed_idle_upstream_connection_is_replaced() {
     let site = scripted(|exchange| {
         exchange.answer(200, &[], b"hello");
         Then::Close
@@ -242,7 +242,7 @@ fn an_idle_upstream_connection_that_was_closed_is_replaced_unnoticed() {
 }
 
 #[test]
-fn two_attempts_at_most_and_one_where_it_could_matter() {
+fn failed_get_has_at_most_two_attempts_and_post_one() {
     let site = scripted(|exchange| {
         exchange.read_body();
         Then::Close
@@ -254,12 +254,12 @@ fn two_attempts_at_most_and_one_where_it_could_matter() {
         site.upstream.count(method)
     };
     assert!((1..=2).contains(&ask("GET", b"")));
-    assert_eq!(ask("POST", b"once"), 1, "a POST that was sent may have been done");
+    assert_eq!(ask("POST", b"once"), 1, "a POST that may have been processed was sent again");
 }
 
 #[test]
-fn a_post_on_a_kept_connection_that_ends_is_sent_once() {
-    // The first answer promises more, and the connection ends when more has come, done or not.
+fn post_on_a_closing_idle_connection_is_sent_once() {
+    // The first answer keeps the connection open; it ends when the next request has arrived.
     let site = scripted(|exchange| {
         if exchange.seen.target == "/first" {
             return exchange.answer(200, &[], b"hello");
@@ -278,11 +278,11 @@ fn a_post_on_a_kept_connection_that_ends_is_sent_once() {
     let targets: Vec<&str> = seen.iter().map(|seen| seen.target.as_str()).collect();
     assert_eq!(targets, ["/first", "/close", "/first", "/again"]);
     let connections: Vec<usize> = seen.iter().map(|seen| seen.connection).collect();
-    assert_eq!(connections, [0, 0, 1, 1], "each POST came on the kept connection");
+    assert_eq!(connections, [0, 0, 1, 1], "a POST did not use the idle connection");
 }
 
 #[test]
-fn a_post_on_a_kept_connection_that_has_ended_is_sent_at_most_once() {
+fn post_on_a_closed_idle_connection_is_sent_at_most_once() {
     const POSTS: usize = 100;
     let site = scripted(|exchange| {
         exchange.answer(200, &[], b"hello");
@@ -293,7 +293,7 @@ fn a_post_on_a_kept_connection_that_has_ended_is_sent_at_most_once() {
         let came = site.upstream.seen().iter().filter(|seen| seen.target == format!("/{round}")).count();
         match answer.status {
             200 => assert_eq!(came, 1, "{round}"),
-            // It was sent into a connection whose end was on its way, so nobody read it.
+            // The POST was sent on a connection that the server had closed, so no server read it.
             _ => {
                 assert_edge_error(&answer, 502);
                 assert_eq!(came, 0, "{round}");
@@ -303,7 +303,7 @@ fn a_post_on_a_kept_connection_that_has_ended_is_sent_at_most_once() {
 }
 
 #[test]
-fn an_upstream_that_is_down_costs_no_descriptors() {
+fn upstream_that_is_down_leaks_no_descriptors() {
     let down = RefusedAddress::new();
     let gateway = before(down.address);
     let round = || {
@@ -314,7 +314,7 @@ fn an_upstream_that_is_down_costs_no_descriptors() {
         assert_edge_error(&answer, 502);
     };
     let descriptors = || {
-        gateway.wait_gone("crossgate_connections_active", &[]);
+        gateway.wait_zero("crossgate_connections_active", &[]);
         gateway.process.entries("fd")
     };
     round();
@@ -329,7 +329,7 @@ fn an_upstream_that_is_down_costs_no_descriptors() {
 }
 
 #[test]
-fn a_server_that_is_down_is_passed_over() {
+fn server_that_is_down_is_skipped() {
     let (down, up) = (RefusedAddress::new(), RecordingUpstream::answering("hello"));
     let servers = format!("{}, {}", down.address, up.address);
     let text = tenant_config(&up, SHORT).replace(&up.address.to_string(), &servers);
@@ -341,7 +341,7 @@ fn a_server_that_is_down_is_passed_over() {
 }
 
 #[test]
-fn servers_take_turns() {
+fn requests_rotate_over_servers() {
     let (one, two) = (RecordingUpstream::answering("one"), RecordingUpstream::answering("two"));
     let servers = format!("{}, {}", one.address, two.address);
     let text = tenant_config(&one, SHORT).replace(&one.address.to_string(), &servers);
@@ -353,7 +353,7 @@ fn servers_take_turns() {
 }
 
 #[test]
-fn an_upstream_that_comes_back_is_used_at_once() {
+fn recovered_upstream_is_used_at_once() {
     let down = RefusedAddress::new();
     let gateway = before(down.address);
     assert_eq!(gateway.ask("GET", "/", HOST, &[]).status, 502);
@@ -364,7 +364,7 @@ fn an_upstream_that_comes_back_is_used_at_once() {
 }
 
 #[test]
-fn a_server_that_fails_is_left_out_and_asked_again_later() {
+fn failing_server_is_ejected_and_retried_later() {
     let broken = Arc::new(AtomicBool::new(true));
     let is_broken = Arc::clone(&broken);
     let one = RecordingUpstream::start(move |exchange| match is_broken.load(SeqCst) {
@@ -377,29 +377,29 @@ fn a_server_that_fails_is_left_out_and_asked_again_later() {
     let gateway = Gateway::start(&config(&text), &[]);
     let ask = || gateway.ask("GET", "/", HOST, &[]).status;
     let failed = (0..100).filter(|_| ask() == 503).count();
-    // A slow machine may be past the first second before it has asked a hundred times.
+    // On a slow machine the first ejection may end before all hundred requests are sent.
     assert!((5..=8).contains(&failed), "{failed} of 100");
     assert!(gateway.metric("crossgate_upstream_ejections_total", &[("upstream", "api")]) >= 1.0);
     broken.store(false, SeqCst);
     let deadline = Instant::now() + Duration::from_secs(30);
     let before = one.total();
     while one.total() == before {
-        assert!(Instant::now() < deadline, "never asked again");
+        assert!(Instant::now() < deadline, "the ejected server got no further request");
         assert_eq!(ask(), 200);
     }
     for _ in 0..20 {
         assert_eq!(ask(), 200);
     }
-    assert!(one.total() >= before + 10, "it takes its turns again");
+    assert!(one.total() >= before + 10, "the server is not back in rotation");
     assert_eq!(gateway.metric("crossgate_upstream_servers_ejected", &[]), 0.0);
 }
 
 #[test]
-fn requests_to_an_upstream_that_is_down_are_hardly_tried_twice() {
+fn retry_budget_limits_retries_to_a_dead_upstream() {
     let (one, two) = (RefusedAddress::new(), RefusedAddress::new());
-    let nobody = RecordingUpstream::answering("");
+    let placeholder = RecordingUpstream::answering("");
     let servers = format!("{}, {}", one.address, two.address);
-    let text = tenant_config(&nobody, SHORT).replace(&nobody.address.to_string(), &servers);
+    let text = tenant_config(&placeholder, SHORT).replace(&placeholder.address.to_string(), &servers);
     let gateway = Gateway::start(&config(&text), &[]);
     for _ in 0..2_000 {
         assert_eq!(gateway.ask("GET", "/", HOST, &[]).status, 502);

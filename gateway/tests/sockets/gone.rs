@@ -1,4 +1,5 @@
-//! Clients that leave in the middle: each is counted as one that left, the upstream is let go, and nothing is kept.
+//! Clients that abort a request: each is counted, the upstream connection is closed, and no
+//! connection leaks.
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
@@ -6,27 +7,27 @@ use socket2::SockRef;
 
 use crate::support::{Connection, HOST, ORIGIN, PATIENCE, Site, Then, assert_allowed, request};
 
-/// In the middle of what.
+/// State of the request when the client aborts it.
 #[derive(Debug, Clone, Copy)]
-enum Stage {
-    /// The upstream has said nothing yet.
+enum Moment {
+    /// The upstream has sent no response yet.
     Awaited,
     /// The answer has begun.
     Answered,
-    /// The request's body has not come to its end.
+    /// The request's body is incomplete.
     Uploading,
 }
 
-/// How a client leaves.
+/// The way in which a client aborts.
 #[derive(Debug, Clone, Copy)]
-enum Leaving {
+enum Abort {
     HalfClose,
     Close,
     Reset,
 }
 
 #[test]
-fn a_client_that_leaves_is_counted_and_its_upstream_let_go() {
+fn aborted_request_is_counted_and_releases_its_upstream() {
     let ((arrived, arrivals), (ended, ends)) = (mpsc::channel(), mpsc::channel());
     let (arrived, ended) = (Mutex::new(arrived), Mutex::new(ended));
     let site = Site::scripted(move |exchange| {
@@ -38,33 +39,37 @@ fn a_client_that_leaves_is_counted_and_its_upstream_let_go() {
         ended.lock().unwrap().send(()).unwrap();
         Then::Close
     });
-    let mut left = 0.0;
-    for stage in [Stage::Awaited, Stage::Answered, Stage::Uploading] {
-        for leaving in [Leaving::HalfClose, Leaving::Close, Leaving::Reset] {
-            let mut connection = begin(&site, stage);
-            arrivals.recv_timeout(PATIENCE).expect("it is asked");
-            if let Stage::Answered = stage {
+    let mut aborted = 0.0;
+    for moment in [Moment::Awaited, Moment::Answered, Moment::Uploading] {
+        for abort in [Abort::HalfClose, Abort::Close, Abort::Reset] {
+            let mut connection = begin(&site, moment);
+            arrivals.recv_timeout(PATIENCE).expect("a request at the upstream");
+            if let Moment::Answered = moment {
                 assert_allowed(&connection.head().unwrap());
                 assert_eq!(connection.exactly(4).unwrap(), b"half");
             }
-            let _rest = leave(connection, leaving);
-            ends.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{stage:?} {leaving:?}: the upstream is kept"));
-            left += 1.0;
-            site.gateway.wait_metric("crossgate_connections_closed_early_total", &[("reason", "client_gone")], left);
-            site.gateway.wait_gone("crossgate_connections_active", &[]);
+            let _rest = abort_request(connection, abort);
+            ends.recv_timeout(PATIENCE)
+                .unwrap_or_else(|_| panic!("{moment:?} {abort:?}: the upstream connection stays open"));
+            aborted += 1.0;
+            site.gateway.wait_metric("crossgate_connections_closed_early_total", &[("reason", "client_gone")], aborted);
+            site.gateway.wait_zero("crossgate_connections_active", &[]);
         }
     }
-    assert_eq!(site.gateway.metric("crossgate_connections_closed_early_total", &[]), left);
+    assert_eq!(site.gateway.metric("crossgate_connections_closed_early_total", &[]), aborted);
     assert_eq!(site.gateway.metric("crossgate_upstream_errors_total", &[]), 0.0);
-    assert_eq!(site.gateway.metric("crossgate_requests_total", &[]), left);
+    assert_eq!(site.gateway.metric("crossgate_requests_total", &[]), aborted);
+    let ended = |class, by| site.gateway.metric("crossgate_responses_total", &[("class", class), ("by", by)]);
+    assert_eq!((ended("none", "none"), ended("2xx", "upstream")), (6.0, 3.0));
+    assert_eq!(site.gateway.metric("crossgate_responses_total", &[]), aborted);
 }
 
-fn begin(site: &Site, stage: Stage) -> Connection {
+fn begin(site: &Site, moment: Moment) -> Connection {
     let from = ("Origin", ORIGIN);
-    let bytes = match stage {
-        Stage::Awaited => request("GET", "/", HOST, &[from], b""),
-        Stage::Answered => request("GET", "/answered", HOST, &[from], b""),
-        Stage::Uploading => {
+    let bytes = match moment {
+        Moment::Awaited => request("GET", "/", HOST, &[from], b""),
+        Moment::Answered => request("GET", "/answered", HOST, &[from], b""),
+        Moment::Uploading => {
             [&request("PUT", "/", HOST, &[from, ("Content-Length", "9")], b""), b"half".as_slice()].concat()
         }
     };
@@ -73,15 +78,15 @@ fn begin(site: &Site, stage: Stage) -> Connection {
     connection
 }
 
-/// What is left of the connection.
-fn leave(mut connection: Connection, leaving: Leaving) -> Option<Connection> {
-    match leaving {
-        Leaving::HalfClose => {
+/// Aborts the request. Returns the connection if it stays half open.
+fn abort_request(mut connection: Connection, abort: Abort) -> Option<Connection> {
+    match abort {
+        Abort::HalfClose => {
             connection.finish_sending();
             return Some(connection);
         }
-        Leaving::Close => {}
-        Leaving::Reset => SockRef::from(&connection.stream).set_linger(Some(Duration::ZERO)).unwrap(),
+        Abort::Close => {}
+        Abort::Reset => SockRef::from(&connection.stream).set_linger(Some(Duration::ZERO)).unwrap(),
     }
     None
 }

@@ -1,12 +1,13 @@
-//! The harness looked at itself: a judge that lets everything pass would make every other suite worthless.
+//! Tests of the test harness. A harness that accepts everything would make every other test
+//! worthless.
 use std::time::{Duration, Instant};
 
 use crate::support::{
     Connection, RecordingUpstream, RefusedAddress, Then, UnansweredAddress, WireError, accept, request, requests_in,
 };
 
-/// What the client makes of an upstream that answers with these bytes and then closes.
-fn judged(bytes: &'static [u8]) -> Result<Vec<u8>, WireError> {
+/// Reads the answer of an upstream that sends these bytes and then closes.
+fn read_answer(bytes: &'static [u8]) -> Result<Vec<u8>, WireError> {
     let upstream = RecordingUpstream::start(move |exchange| {
         exchange.write(bytes);
         Then::Close
@@ -16,13 +17,13 @@ fn judged(bytes: &'static [u8]) -> Result<Vec<u8>, WireError> {
 
 #[test]
 fn well_formed_answers_are_read_whole() {
-    assert_eq!(judged(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), Ok(b"ok".to_vec()));
+    assert_eq!(read_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), Ok(b"ok".to_vec()));
     assert_eq!(
-        judged(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\nX: y\r\n\r\n"),
+        read_answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\nX: y\r\n\r\n"),
         Ok(b"ok".to_vec())
     );
-    assert_eq!(judged(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nok"), Ok(b"ok".to_vec()));
-    assert_eq!(judged(b"HTTP/1.1 204 No\r\n\r\n"), Ok(Vec::new()));
+    assert_eq!(read_answer(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nok"), Ok(b"ok".to_vec()));
+    assert_eq!(read_answer(b"HTTP/1.1 204 No\r\n\r\n"), Ok(Vec::new()));
 }
 
 #[test]
@@ -33,13 +34,13 @@ fn cut_answers_are_truncated() {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n0\r\n",
     ] {
-        assert_eq!(judged(cut), Err(WireError::Truncated), "{}", String::from_utf8_lossy(cut));
+        assert_eq!(read_answer(cut), Err(WireError::Truncated), "{}", String::from_utf8_lossy(cut));
     }
-    assert_eq!(judged(b""), Err(WireError::Closed));
+    assert_eq!(read_answer(b""), Err(WireError::Closed));
 }
 
 #[test]
-fn bent_answers_are_malformed() {
+fn invalid_answers_are_malformed() {
     for bent in [
         b"HTTP/1.0 200 OK\r\n\r\n".as_slice(),
         b"HTTP/1.1 20 OK\r\n\r\n",
@@ -50,12 +51,12 @@ fn bent_answers_are_malformed() {
         b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\nx",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\nx\r\n0\r\n\r\n",
     ] {
-        assert!(matches!(judged(bent), Err(WireError::Malformed(_))), "{}", String::from_utf8_lossy(bent));
+        assert!(matches!(read_answer(bent), Err(WireError::Malformed(_))), "{}", String::from_utf8_lossy(bent));
     }
 }
 
 #[test]
-fn requests_are_read_to_the_letter() {
+fn received_requests_are_recorded_byte_for_byte() {
     let head = "PUT /x HTTP/1.1\r\nHost: a\r\n";
     let read = |rest: &str| requests_in(format!("{head}{rest}").as_bytes());
     let bodies = |rest: &str| read(rest).map(|requests| requests.into_iter().map(|one| one.body).collect::<Vec<_>>());
@@ -87,7 +88,7 @@ fn requests_are_read_to_the_letter() {
 }
 
 #[test]
-fn a_reset_is_told_from_a_close() {
+fn reset_is_distinguished_from_close() {
     let upstream = RecordingUpstream::start(|exchange| {
         exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok");
         Then::Reset
@@ -112,7 +113,7 @@ fn the_upstream_records_and_keeps_connections() {
 }
 
 #[test]
-fn dead_addresses_are_dead_in_their_own_ways() {
+fn dead_addresses_fail_as_described() {
     let refused = RefusedAddress::new();
     let unanswered = UnansweredAddress::new();
     let limit = Duration::from_millis(300);

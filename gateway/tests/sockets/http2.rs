@@ -1,8 +1,11 @@
-//! Clients that speak HTTP/2: they get what clients of HTTP/1.1 get, the upstream sees clean HTTP/1.1, and connections end in order.
+//! HTTP/2 clients: they get the same answers as HTTP/1.1 clients, and connections end gracefully.
+//!
+//! The upstream receives clean HTTP/1.1.
 mod client;
 mod floods;
 mod grpc;
 mod heads;
+mod uploads;
 mod waits;
 
 use std::sync::{Mutex, mpsc};
@@ -17,8 +20,9 @@ use crate::support::{
     assert_allowed, assert_denied, assert_edge_error, config, http2_request, request, requests_in, tenant_config,
 };
 
-/// What is alike over both versions: all but what belongs to the connection, and what differs each time.
-fn steady(answer: &Response) -> (u16, Vec<(String, String)>, String) {
+/// The parts of an answer that are equal over both versions: all but connection fields, `Date` and
+/// the request id.
+fn comparable(answer: &Response) -> (u16, Vec<(String, String)>, String) {
     let ids = answer.headers.all("x-request-id");
     let id = ids.first().copied().unwrap_or("none");
     let lines = answer.headers.0.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
@@ -29,7 +33,7 @@ fn steady(answer: &Response) -> (u16, Vec<(String, String)>, String) {
 }
 
 #[test]
-fn answers_are_those_of_http_1() {
+fn http2_answers_equal_http1_answers() {
     let site = Site::scripted(|exchange| {
         let (len, _) = exchange.read_body();
         let headers = [("Access-Control-Allow-Origin", "*"), ("X-Req", "1"), ("Keep-Alive", "timeout=5")];
@@ -37,7 +41,7 @@ fn answers_are_those_of_http_1() {
     });
     let client = Http2::open(site.gateway.data);
     let evil = "https://evil.test";
-    let asked = "Access-Control-Request-Method";
+    let requested_method = "Access-Control-Request-Method";
     for (method, target, host, headers, body) in [
         ("GET", "/", HOST, &[("Origin", ORIGIN)][..], ""),
         ("GET", "/a/../b?c", HOST, &[], ""),
@@ -46,12 +50,18 @@ fn answers_are_those_of_http_1() {
         ("GET", "/", HOST, &[("Origin", evil)], ""),
         ("HEAD", "/", HOST, &[("Origin", evil)], ""),
         ("POST", "/", HOST, &[("Origin", evil), ("Content-Length", "4")], "body"),
-        ("OPTIONS", "/", HOST, &[("Origin", ORIGIN), (asked, "PUT")], ""),
-        ("OPTIONS", "/", HOST, &[("Origin", ORIGIN), (asked, "PUT"), ("Access-Control-Request-Headers", "x-api")], ""),
-        ("OPTIONS", "/", HOST, &[("Origin", ORIGIN), (asked, "PATCH")], ""),
-        ("OPTIONS", "/", HOST, &[("Origin", evil), (asked, "PUT")], ""),
+        ("OPTIONS", "/", HOST, &[("Origin", ORIGIN), (requested_method, "PUT")], ""),
+        (
+            "OPTIONS",
+            "/",
+            HOST,
+            &[("Origin", ORIGIN), (requested_method, "PUT"), ("Access-Control-Request-Headers", "x-api")],
+            "",
+        ),
+        ("OPTIONS", "/", HOST, &[("Origin", ORIGIN), (requested_method, "PATCH")], ""),
+        ("OPTIONS", "/", HOST, &[("Origin", evil), (requested_method, "PUT")], ""),
         ("OPTIONS", "/", HOST, &[("Origin", ORIGIN)], ""),
-        ("GET", "/", "nobody.test", &[("Origin", ORIGIN)], ""),
+        ("GET", "/", "unknown.test", &[("Origin", ORIGIN)], ""),
         ("GET", "/a%2f../b", HOST, &[("Origin", ORIGIN)], ""),
         ("TRACE", "/", HOST, &[], ""),
     ] {
@@ -60,7 +70,7 @@ fn answers_are_those_of_http_1() {
         let lines: Vec<_> = headers.iter().copied().filter(|(name, _)| *name != "Content-Length").collect();
         let bytes = request(method, target, host, &lines, body.as_bytes());
         let over_1 = Connection::ask(site.gateway.data, &bytes).unwrap();
-        assert_eq!(steady(&over_2), steady(&over_1), "{method} {target} {host} {headers:?}");
+        assert_eq!(comparable(&over_2), comparable(&over_1), "{method} {target} {host} {headers:?}");
         assert_eq!(over_2.headers.all("date").len(), 1);
         for hop in ["connection", "keep-alive", "transfer-encoding", "server"] {
             assert!(!over_2.headers.has(hop), "{over_2:?}");
@@ -69,7 +79,7 @@ fn answers_are_those_of_http_1() {
 }
 
 #[test]
-fn a_request_is_counted_and_logged_once() {
+fn http2_request_is_counted_and_logged_once() {
     let site = Site::start();
     let client = Http2::open(site.gateway.data);
     assert_allowed(&client.ask("GET", "/x?y", HOST, &[("Origin", ORIGIN)], b"").unwrap());
@@ -82,7 +92,7 @@ fn a_request_is_counted_and_logged_once() {
     );
     assert_eq!(site.gateway.metric("crossgate_http2_connections_total", &[]), 1.0);
     assert_eq!(site.gateway.metric("crossgate_http2_requests_total", &[]), 1.0);
-    // A head that is refused as such.
+    // A head that is refused before any tenant is known.
     let refused = client.ask("TRACE", "/", HOST, &[], b"").unwrap();
     assert_eq!(refused.status, 405);
     site.gateway.wait_metric("crossgate_requests_refused_total", &[("status", "405")], 1.0);
@@ -94,7 +104,7 @@ fn a_request_is_counted_and_logged_once() {
 }
 
 #[test]
-fn the_upstream_sees_clean_http_1() {
+fn http2_requests_reach_the_upstream_as_clean_http1() {
     let site = Site::start();
     let client = Http2::open(site.gateway.data);
     let fields = [("cookie", "a=1"), ("cookie", "b=2"), ("te", "trailers"), ("x-api", "1")];
@@ -114,24 +124,24 @@ fn the_upstream_sees_clean_http_1() {
 }
 
 #[test]
-fn streams_are_served_beside_each_other() {
+fn concurrent_streams_are_served_in_parallel() {
     let site = Site::scripted(|exchange| {
-        // Answered only once all of them have come.
+        // Answers only after all requests have arrived.
         static ALL: std::sync::Barrier = std::sync::Barrier::new(20);
         ALL.wait();
         exchange.answer(200, &[], b"hello")
     });
     let client = Http2::open(site.gateway.data);
-    let begun: Vec<_> =
+    let requests: Vec<_> =
         (0..20).map(|_| client.begin(http2_request("GET", "/", HOST, &[("Origin", ORIGIN)]), true).unwrap()).collect();
-    for one in begun {
+    for one in requests {
         assert_allowed(&client.answer(one.answer).unwrap());
     }
     assert_eq!(site.gateway.metric("crossgate_connections_total", &[]), 1.0);
 }
 
 #[test]
-fn an_interim_answer_is_passed_on_and_a_waiting_body_asked_for() {
+fn interim_responses_are_forwarded_and_expect_continue_gets_100() {
     let site = Site::scripted(|exchange| {
         assert!(!exchange.seen.headers.has("expect"), "{:?}", exchange.seen);
         let (_, body) = exchange.read_body();
@@ -140,19 +150,19 @@ fn an_interim_answer_is_passed_on_and_a_waiting_body_asked_for() {
     });
     let client = Http2::open(site.gateway.data);
     let expecting = http2_request("PUT", "/", HOST, &[("expect", "100-continue"), ("content-length", "5")]);
-    let mut begun = client.begin(expecting, false).unwrap();
-    let interim = |begun: &mut crate::support::Begun| {
-        client.block_on(std::future::poll_fn(|cx| begun.answer.poll_informational(cx))).unwrap().unwrap()
+    let mut open = client.begin(expecting, false).unwrap();
+    let interim = |open: &mut crate::support::OpenRequest| {
+        client.block_on(std::future::poll_fn(|cx| open.answer.poll_informational(cx))).unwrap().unwrap()
     };
-    assert_eq!(interim(&mut begun).status(), 100);
-    begun.body.send_data("hello".into(), true).unwrap();
-    let hints = interim(&mut begun);
+    assert_eq!(interim(&mut open).status(), 100);
+    open.body.send_data("hello".into(), true).unwrap();
+    let hints = interim(&mut open);
     assert_eq!((hints.status().as_u16(), hints.headers().len()), (103, 1), "{hints:?}");
-    assert_eq!(client.answer(begun.answer).unwrap().text(), "hello");
+    assert_eq!(client.answer(open.answer).unwrap().text(), "hello");
 }
 
 #[test]
-fn a_listener_may_speak_http_1_alone() {
+fn listener_with_http2_disabled_rejects_the_preface() {
     let upstream = RecordingUpstream::answering("hello");
     let text = config(&tenant_config(&upstream, ""))
         .replace("  - address: 127.0.0.1:0\n", "  - { address: 127.0.0.1:0, http2: false }\n");
@@ -163,7 +173,7 @@ fn a_listener_may_speak_http_1_alone() {
 }
 
 #[test]
-fn an_open_connection_uses_a_new_policy_at_once() {
+fn open_http2_connection_uses_the_reloaded_policy() {
     let site = Site::start();
     let client = Http2::open(site.gateway.data);
     let ask = || client.ask("GET", "/", HOST, &[("Origin", ORIGIN)], b"").unwrap();
@@ -181,53 +191,53 @@ fn an_open_connection_uses_a_new_policy_at_once() {
 }
 
 #[test]
-fn a_connection_carries_so_many_requests_and_ends_in_order() {
-    let site = Site::before(RecordingUpstream::answering("hello"), "limits: { keepAliveRequests: 5 }\n");
+fn keep_alive_limit_ends_http2_connection_gracefully() {
+    let site = Site::with_upstream(RecordingUpstream::answering("hello"), "limits: { keepAliveRequests: 5 }\n");
     let mut client = Http2::open(site.gateway.data);
     for _ in 0..5 {
         assert_allowed(&client.ask("GET", "/", HOST, &[("Origin", ORIGIN)], b"").unwrap());
     }
     client.wait_for_end().unwrap();
-    site.gateway.wait_gone("crossgate_connections_active", &[]);
+    site.gateway.wait_zero("crossgate_connections_active", &[]);
     assert_eq!(site.gateway.metric("crossgate_connections_closed_early_total", &[]), 0.0);
 }
 
 #[test]
-fn a_connection_too_many_is_told_to_go_before_anything_is_served() {
-    let site = Site::before(RecordingUpstream::answering("hello"), "limits: { maxConnections: 1 }\n");
+fn http2_connection_over_the_limit_gets_goaway() {
+    let site = Site::with_upstream(RecordingUpstream::answering("hello"), "limits: { maxConnections: 1 }\n");
     let first = Http2::open(site.gateway.data);
     assert_allowed(&first.ask("GET", "/", HOST, &[("Origin", ORIGIN)], b"").unwrap());
     let mut second = RawHttp2::open(site.gateway.data, &[]);
-    assert_eq!(second.reason_of_end(), Some(ENHANCE_YOUR_CALM));
+    assert_eq!(second.goaway_code(), Some(ENHANCE_YOUR_CALM));
     site.gateway.wait_metric("crossgate_requests_refused_total", &[("status", "503")], 1.0);
     assert_eq!(site.upstream.total(), 1);
 }
 
 #[test]
-fn requests_beside_each_other_count_as_connections() {
+fn concurrent_http2_requests_count_towards_max_connections() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let upstream = RecordingUpstream::start(move |exchange| {
         released.lock().unwrap().recv().unwrap();
         exchange.answer(200, &[], b"hello")
     });
-    let site = Site::before(upstream, "limits: { maxConnections: 3 }\n");
+    let site = Site::with_upstream(upstream, "limits: { maxConnections: 3 }\n");
     let client = Http2::open(site.gateway.data);
     let begin = || client.begin(http2_request("GET", "/", HOST, &[("Origin", ORIGIN)]), true).unwrap().answer;
     let running = [begin(), begin(), begin()];
     let too_many = client.answer(begin()).unwrap();
     assert_edge_error(&too_many, 503);
     site.gateway.wait_metric("crossgate_requests_refused_total", &[("status", "503")], 1.0);
-    // Which of them each is for, nobody knows.
+    // Each release lets one of the running requests finish.
     (0..running.len()).for_each(|_| release.send(()).unwrap());
     for answer in running {
         assert_allowed(&client.answer(answer).unwrap());
     }
-    // A request counts until all is done that comes after its answer.
+    // A request counts until the work after its answer is done.
     let deadline = Instant::now() + PATIENCE;
     loop {
         let answer = begin();
-        let _to_the_upstream_or_nobody = release.send(());
+        let _released = release.send(());
         let answer = client.answer(answer).unwrap();
         if answer.status == 200 {
             return assert_allowed(&answer);
@@ -237,12 +247,12 @@ fn requests_beside_each_other_count_as_connections() {
 }
 
 #[test]
-fn an_idle_connection_is_no_reason_to_stay() {
+fn idle_http2_connection_does_not_delay_shutdown() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut site = Site::start();
         let mut client = Http2::open(site.gateway.data);
         assert_allowed(&client.ask("GET", "/", HOST, &[("Origin", ORIGIN)], b"").unwrap());
-        // One that never did anything, and does not heed the end.
+        // A connection without requests that ignores GOAWAY.
         let _silent = RawHttp2::open(site.gateway.data, &[]);
         site.gateway.process.signal(signal);
         let status = site.gateway.process.wait_at_most(Duration::from_secs(2));
@@ -254,7 +264,7 @@ fn an_idle_connection_is_no_reason_to_stay() {
 }
 
 #[test]
-fn a_running_answer_is_finished_and_its_connection_ends() {
+fn shutdown_finishes_running_http2_response_and_closes_connection() {
     let ((arrived, arrivals), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
     let (arrived, released) = (Mutex::new(arrived), Mutex::new(released));
     let mut site = Site::scripted(move |exchange| {
@@ -266,21 +276,22 @@ fn a_running_answer_is_finished_and_its_connection_ends() {
         Then::KeepAlive
     });
     let mut client = Http2::open(site.gateway.data);
-    let begun = client.begin(http2_request("GET", "/", HOST, &[("Origin", ORIGIN)]), true).unwrap();
+    let open = client.begin(http2_request("GET", "/", HOST, &[("Origin", ORIGIN)]), true).unwrap();
     arrivals.recv_timeout(PATIENCE).unwrap();
     site.gateway.process.signal(Signal::TERM);
-    // The client is told to ask no more: a request that is refused for that is certain never to have been served.
+    // GOAWAY refuses new requests, so a refused request was certainly not processed (RFC 9113,
+    // section 6.8).
     let mut refused = None;
     let deadline = Instant::now() + PATIENCE;
     while refused.is_none() {
-        assert!(Instant::now() < deadline, "never told to go");
+        assert!(Instant::now() < deadline, "no GOAWAY arrived");
         let preflight = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")];
         refused = client.ask("OPTIONS", "/", HOST, &preflight, b"").err();
     }
     assert_eq!(refused.unwrap().reason(), Some(Reason::NO_ERROR));
     assert!(site.gateway.process.is_running());
     release.send(()).unwrap();
-    let answer = client.answer(begun.answer).unwrap();
+    let answer = client.answer(open.answer).unwrap();
     assert_allowed(&answer);
     assert_eq!(answer.text(), "half done");
     client.wait_for_end().unwrap();

@@ -1,4 +1,5 @@
-//! Start and end: what must be wrong at once, what must be let finish, and who is told first.
+//! Start and stop: errors at the start, running requests at a stop, and the readiness probe.
+mod farewells;
 mod stops;
 
 use std::net::TcpListener;
@@ -12,8 +13,8 @@ use crate::support::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// Runs the gateway with a configuration that it must refuse; gives what it said.
-fn refused(text: &str) -> String {
+/// Runs the gateway with an invalid configuration and returns its standard error.
+fn run_refused(text: &str) -> String {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("crossgate.yaml");
     std::fs::write(&path, text).unwrap();
@@ -24,40 +25,41 @@ fn refused(text: &str) -> String {
     process.stderr()
 }
 
-/// The usual tenant, whose upstream nobody asks.
-fn usual() -> String {
+/// Renders the usual tenant, whose upstream gets no request.
+fn usual_config() -> String {
     tenant_config(&RecordingUpstream::answering("hello"), "")
 }
 
 #[test]
-fn a_taken_port_is_told_at_once() {
+fn taken_port_fails_the_start_at_once() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = holder.local_addr().unwrap().to_string();
-    let data = refused(&config(&usual()).replacen("127.0.0.1:0", &taken, 1));
+    let data = run_refused(&config(&usual_config()).replacen("127.0.0.1:0", &taken, 1));
     assert!(data.contains(&taken), "{data}");
-    let admin = config(&usual()).replace("admin: { address: 127.0.0.1:0 }", &format!("admin: {{ address: {taken} }}"));
-    assert!(refused(&admin).contains(&taken));
+    let admin =
+        config(&usual_config()).replace("admin: { address: 127.0.0.1:0 }", &format!("admin: {{ address: {taken} }}"));
+    assert!(run_refused(&admin).contains(&taken));
 }
 
 #[test]
-fn a_bad_configuration_names_every_mistake_and_binds_nothing() {
-    let bad = config(&usual())
+fn invalid_configuration_reports_every_mistake_and_binds_nothing() {
+    let bad = config(&usual_config())
         .replace("https://app.a.test", "https://APP.a.test/path")
         .replace("policy: spa", "policy: spaa, colour: red")
         .replace("maxAge", "maxage");
-    let said = refused(&bad);
-    assert!(!said.contains("listening"), "{said}");
+    let output = run_refused(&bad);
+    assert!(!output.contains("listening"), "{output}");
     for message in ["https://APP.a.test/path", "spaa", "colour"] {
-        assert!(said.contains(message), "{message} in {said}");
+        assert!(output.contains(message), "{message} in {output}");
     }
-    let places = said.lines().filter(|line| line.contains("crossgate.yaml:")).count();
-    assert!(places >= 3, "every mistake has its place: {said}");
+    let places = output.lines().filter(|line| line.contains("crossgate.yaml:")).count();
+    assert!(places >= 3, "a mistake has no location: {output}");
 }
 
 #[test]
-fn an_unreadable_configuration_is_told() {
+fn unreadable_configuration_fails_the_start() {
     for text in ["", "version: 1\nlisteners: [", "version: 2\n", "\0"] {
-        assert!(!refused(text).contains("listening"), "{text:?}");
+        assert!(!run_refused(text).contains("listening"), "{text:?}");
     }
     let mut missing = Process::crossgate(&["run", "--config", "/nonexistent/crossgate.yaml"]);
     assert_eq!(missing.wait_at_most(Duration::from_secs(5)).code(), Some(1));
@@ -72,8 +74,8 @@ fn wrong_usage_exits_with_two() {
     }
 }
 
-/// Ends the gateway with a signal; gives how long it took.
-fn end(gateway: &mut Gateway, signal: Signal, limit: Duration) -> Duration {
+/// Stops the gateway with a signal and returns the time it took.
+fn stop_gateway(gateway: &mut Gateway, signal: Signal, limit: Duration) -> Duration {
     let begin = Instant::now();
     gateway.process.signal(signal);
     let status = gateway.process.wait_at_most(limit);
@@ -82,21 +84,21 @@ fn end(gateway: &mut Gateway, signal: Signal, limit: Duration) -> Duration {
 }
 
 #[test]
-fn an_idle_gateway_ends_at_once() {
+fn idle_gateway_stops_at_once() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut site = Site::start();
-        // Idle keep-alive connections are no reason to stay.
+        // Idle keep-alive connections do not delay the stop.
         let mut idle = site.connect();
         idle.exchange(&request("GET", "/", HOST, &[], b"")).unwrap();
         let fresh = site.connect();
-        end(&mut site.gateway, signal, Duration::from_secs(2));
+        stop_gateway(&mut site.gateway, signal, Duration::from_secs(2));
         assert!(idle.is_at_end());
         drop(fresh);
     }
 }
 
 #[test]
-fn a_running_answer_is_finished_and_no_new_one_begun() {
+fn stop_finishes_running_answers_and_accepts_no_new_ones() {
     let (arrived, arrivals) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     let (arrived, released) = (Mutex::new(arrived), Mutex::new(released));
@@ -113,7 +115,7 @@ fn a_running_answer_is_finished_and_no_new_one_begun() {
     connection.send(&get).unwrap();
     arrivals.recv().unwrap();
     site.gateway.process.signal(Signal::TERM);
-    // Closed to newcomers, while the running one is waited for.
+    // New connections are refused while the running request is finished.
     let deadline = Instant::now() + Duration::from_secs(5);
     while std::net::TcpStream::connect(site.gateway.data).is_ok() {
         assert!(Instant::now() < deadline, "still accepting");
@@ -128,35 +130,35 @@ fn a_running_answer_is_finished_and_no_new_one_begun() {
 }
 
 #[test]
-fn a_client_that_never_finishes_is_waited_for_only_so_long() {
+fn stop_closes_an_endless_request_after_the_drain_limit() {
     let upstream = RecordingUpstream::start(|_| Then::Stall);
-    let mut site = Site::before(upstream, "shutdown: { grace: 1s }\n");
+    let mut site = Site::with_upstream(upstream, "shutdown: { grace: 1s }\n");
     let mut connection = site.connect();
     connection.send(&request("GET", "/", HOST, &[], b"")).unwrap();
     while site.upstream.total() == 0 {
         std::thread::yield_now();
     }
-    let took = end(&mut site.gateway, Signal::TERM, Duration::from_secs(4));
+    let took = stop_gateway(&mut site.gateway, Signal::TERM, Duration::from_secs(4));
     assert!(took >= Duration::from_secs(1), "{took:?}");
     let answer = connection.answer_to(b"GET");
     assert!(matches!(answer, Err(WireError::Closed | WireError::Reset)), "{answer:?}");
 }
 
 #[test]
-fn an_open_websocket_is_waited_for_only_so_long() {
+fn stop_closes_an_open_websocket_after_the_drain_limit() {
     let upstream = RecordingUpstream::start(websocket);
-    let mut site = Site::before(upstream, "shutdown: { grace: 1s }\n");
+    let mut site = Site::with_upstream(upstream, "shutdown: { grace: 1s }\n");
     let mut connection = site.connect();
     assert_eq!(connection.exchange(&handshake(ORIGIN)).unwrap().status, 101);
     connection.send(b"frame").unwrap();
     assert_eq!(connection.exactly(5).unwrap(), b"frame");
-    let took = end(&mut site.gateway, Signal::TERM, Duration::from_secs(4));
+    let took = stop_gateway(&mut site.gateway, Signal::TERM, Duration::from_secs(4));
     assert!(took >= Duration::from_secs(1), "{took:?}");
     assert!(connection.is_at_end());
 }
 
 #[test]
-fn an_interrupt_waits_for_no_answer() {
+fn sigint_stops_without_waiting_for_answers() {
     let mut site = Site::scripted(|exchange| {
         exchange.read_body();
         exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
@@ -165,7 +167,7 @@ fn an_interrupt_waits_for_no_answer() {
     let mut connection = site.connect();
     connection.send(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")).unwrap();
     assert_allowed(&connection.head().unwrap());
-    end(&mut site.gateway, Signal::INT, Duration::from_secs(3));
+    stop_gateway(&mut site.gateway, Signal::INT, Duration::from_secs(3));
     let rest = connection.exactly(9);
     assert!(matches!(rest, Err(WireError::Truncated | WireError::Reset)), "{rest:?}");
 }
@@ -173,7 +175,7 @@ fn an_interrupt_waits_for_no_answer() {
 #[test]
 fn the_readiness_probe_fails_before_the_listeners_close() {
     let upstream = RecordingUpstream::answering("hello");
-    let mut site = Site::before(upstream, "shutdown: { drainDelay: 1s }\n");
+    let mut site = Site::with_upstream(upstream, "shutdown: { drainDelay: 1s }\n");
     assert_eq!(site.gateway.admin("GET", "/readyz").status, 200);
     let begin = Instant::now();
     site.gateway.process.signal(Signal::TERM);
@@ -183,8 +185,8 @@ fn the_readiness_probe_fails_before_the_listeners_close() {
     assert_eq!(site.gateway.admin("GET", "/livez").status, 200);
     assert_eq!(site.gateway.metric("crossgate_ready", &[]), 0.0);
     let answer = Connection::ask(site.gateway.data, &request("GET", "/", HOST, &[], b"")).unwrap();
-    assert_eq!(answer.status, 200, "still serving while the load balancer takes it out");
-    assert!(begin.elapsed() < Duration::from_secs(1), "too slow to tell");
+    assert_eq!(answer.status, 200, "the gateway must serve until the load balancer has removed it");
+    assert!(begin.elapsed() < Duration::from_secs(1), "the machine is too slow for this test");
     assert_eq!(site.gateway.process.wait_at_most(Duration::from_secs(4)).code(), Some(0));
     assert!(begin.elapsed() >= Duration::from_secs(1));
 }

@@ -1,4 +1,5 @@
-//! The built binary from outside: over sockets, signals, files and a browser. One test binary, a module a subject.
+//! Tests of the built binary over sockets, signals, files and a browser: one test binary, one
+//! module per subject.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,21 +9,28 @@
     reason = "a test fails by panicking"
 )]
 
+mod access_log;
+mod admin_page;
 mod balance;
 mod balancers;
 mod browser;
 mod cache;
 mod check;
 mod checks;
+mod commands;
 mod corpus;
 mod demo;
+mod diagnostics;
+mod exchange;
 mod explain;
 mod faults;
 mod gone;
 mod harness;
 mod hops;
 mod http2;
+mod kept;
 mod lifecycle;
+mod listener_checks;
 mod metrics;
 mod names;
 mod network;
@@ -30,19 +38,25 @@ mod origins;
 mod overload;
 mod pages;
 mod probes;
+mod proxy_status;
 mod queue;
+mod refusals;
 mod reload;
+mod request_ids;
 mod requests;
 mod routes;
 mod rules;
 mod secrets;
 mod service_manager;
 mod slow;
+mod stream_limit;
 mod streaming;
 mod support;
 mod tls;
 mod trace;
 mod upgrade;
+mod uploads;
 mod upstream_http2;
 mod upstream_tls;
+mod warnings;
 mod wire;

@@ -1,13 +1,20 @@
-//! `/metrics` of the running binary: accepted by promtool, exact to the request, and bounded whatever clients send.
+//! `/metrics` of the running binary: promtool accepts it, counts are exact, and the number of
+//! series is bounded for any input.
 use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 
-use crate::support::{Connection, Gateway, HOST, ORIGIN, Site, counted_flood, recorded, request};
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    Connection, Exchange, Gateway, HOST, Http2, ORIGIN, PATIENCE, RecordingUpstream, Site, Then, config, counted_flood,
+    handshake, http2_request, recorded, request, tenant_config, websocket,
+};
 
 const DISTINCT: usize = 100_000;
 const CONNECTIONS: usize = 4;
-/// Below the requests a connection may carry.
+/// Fewer than the limit on requests per connection.
 const PER_CONNECTION: usize = 500;
 
 fn preflight(origin: &str, method: &str) -> Vec<u8> {
@@ -27,20 +34,20 @@ fn promtool_accepts_the_metrics() {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
-    let mut promtool = promtool.expect("promtool, which `make test` installs");
+    let mut promtool = promtool.expect("promtool is missing; `make test` installs it");
     promtool.stdin.take().unwrap().write_all(&text.body).unwrap();
-    let checked = promtool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
-    assert!(checked.status.success(), "{said}");
-    assert_eq!(said.trim(), "", "no remarks either");
+    let result = promtool.wait_with_output().unwrap();
+    let output = String::from_utf8_lossy(&result.stdout).into_owned() + &String::from_utf8_lossy(&result.stderr);
+    assert!(result.status.success(), "{output}");
+    assert_eq!(output.trim(), "", "promtool has remarks");
 }
 
-/// The series of every family, without their values.
+/// Lists the series of every family, without their values.
 fn series(gateway: &Gateway) -> BTreeSet<String> {
     gateway.metrics().into_iter().map(|(series, _)| series).collect()
 }
 
-/// The series that are there now and were not before.
+/// Lists the series that were added since `before`.
 fn added(gateway: &Gateway, before: &BTreeSet<String>) -> Vec<String> {
     series(gateway).difference(before).cloned().collect()
 }
@@ -83,13 +90,13 @@ fn a_flood_of_denied_origins_adds_no_series() {
     let grown = site.gateway.process.memory("VmRSS").saturating_sub(memory) / (1024 * 1024);
     assert!(grown < 32, "grown by {grown} MiB");
     assert_eq!(site.upstream.connections(), 0);
-    let told = site.gateway.origins("tenant=a&limit=10000");
-    assert_eq!(recorded(&told), DISTINCT as u64 + 100);
-    assert_eq!((site.gateway.metric("crossgate_ledger_entries", &[]), &told["entries"]), (256.0, &256.into()));
+    let report = site.gateway.origins("tenant=a&limit=10000");
+    assert_eq!(recorded(&report), DISTINCT as u64 + 100);
+    assert_eq!((site.gateway.metric("crossgate_ledger_entries", &[]), &report["entries"]), (256.0, &256.into()));
 }
 
 #[test]
-fn strange_hosts_methods_and_paths_add_no_series_of_their_own() {
+fn unknown_hosts_methods_and_paths_add_no_series() {
     let site = Site::start();
     let strange = |n: usize| {
         let mut connection = site.connect();
@@ -115,7 +122,7 @@ fn every_request_is_counted_once_under_its_kind_and_reason() {
     let site = Site::start();
     let own = [("Origin", "http://api.a.test")];
     let websocket = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Origin", "https://evil.test")];
-    let nobody = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")];
+    let preflight_fields = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")];
     let mix: [(usize, [&str; 3], Vec<u8>); 12] = [
         (7, ["preflight", "allow", "exact"], preflight(ORIGIN, "PUT")),
         (6, ["preflight", "deny", "no_match"], preflight("https://evil.test", "PUT")),
@@ -127,8 +134,8 @@ fn every_request_is_counted_once_under_its_kind_and_reason() {
         (4, ["non_cors", "allow", "non_cors"], request("GET", "/", HOST, &[], b"")),
         (5, ["same_origin", "allow", "same_origin"], request("GET", "/", HOST, &own, b"")),
         (6, ["websocket", "deny", "no_match"], request("GET", "/", HOST, &websocket, b"")),
-        (3, ["preflight", "deny", "unknown_host"], request("OPTIONS", "/", "nobody.test", &nobody, b"")),
-        (2, ["non_cors", "deny", "unknown_host"], request("GET", "/", "nobody.test", &[], b"")),
+        (3, ["preflight", "deny", "unknown_host"], request("OPTIONS", "/", "unknown.test", &preflight_fields, b"")),
+        (2, ["non_cors", "deny", "unknown_host"], request("GET", "/", "unknown.test", &[], b"")),
     ];
     for (times, _, bytes) in &mix {
         for _ in 0..*times {
@@ -147,31 +154,190 @@ fn every_request_is_counted_once_under_its_kind_and_reason() {
             .metric("crossgate_origin_requests_total", &[("tenant", "a"), ("origin", origin), ("verdict", verdict)])
     };
     assert_eq!(origin(ORIGIN, "allow"), 9.0);
-    assert_eq!(origin(ORIGIN, "deny"), 5.0, "an allowed origin that asks for too much");
+    assert_eq!(origin(ORIGIN, "deny"), 5.0, "an allowed origin with a refused method or header");
     assert_eq!(origin("other", "deny"), 22.0);
     assert_eq!(site.gateway.metric("crossgate_origin_requests_total", &[]), 36.0);
 }
 
+/// Checks that every completed request is counted once by its response, and every judged request
+/// once by its duration.
+fn assert_sums_agree(gateway: &Gateway, requests: f64) {
+    gateway.wait_metric("crossgate_responses_total", &[], requests);
+    let refused = gateway.metric("crossgate_requests_refused_total", &[]);
+    assert_eq!(gateway.metric("crossgate_requests_total", &[]) + refused, requests);
+    let responses = gateway.metric("crossgate_responses_total", &[("tenant", "a")]);
+    assert_eq!(gateway.metric("crossgate_request_duration_seconds_count", &[("tenant", "a")]), responses);
+    gateway.wait_level("crossgate_requests_active", 0.0);
+}
+
+/// Answers with the status in the request's path.
+fn by_path(exchange: &mut Exchange) -> Then {
+    let status = exchange.seen.target.trim_start_matches('/').parse().unwrap();
+    match status {
+        101 => websocket(exchange),
+        status => exchange.answer(status, &[], b""),
+    }
+}
+
+/// Sends requests for every class of upstream responses and for every kind of gateway response.
+/// Returns the expected counts.
+fn ask_for_every_class(
+    ask: impl Fn(&str, &str, &str, &[(&str, &str)]) -> u16,
+) -> Vec<(&'static str, &'static str, &'static str, f64)> {
+    let asks = |method: &str, target: &str, host: &str, fields: &[(&str, &str)], status: u16| {
+        assert_eq!(ask(method, target, host, fields), status, "{method} {target} {host}");
+    };
+    for status in [200, 201, 302, 404, 500, 503] {
+        asks("GET", &format!("/{status}"), HOST, &[("Origin", ORIGIN)], status);
+    }
+    let wants = ("Access-Control-Request-Method", "PUT");
+    asks("OPTIONS", "/", HOST, &[("Origin", ORIGIN), wants], 204);
+    asks("OPTIONS", "/", HOST, &[("Origin", ORIGIN), wants, ("X-Lane", "\u{e9}")], 204);
+    asks("OPTIONS", "/", HOST, &[("Origin", "https://evil.test"), wants], 403);
+    asks("GET", "/200", HOST, &[("Origin", "https://evil.test")], 403);
+    asks("GET", "/down", HOST, &[], 502);
+    asks("GET", "/200", "unknown.test", &[], 421);
+    asks("OPTIONS", "/", "unknown.test", &[("Origin", ORIGIN), wants], 421);
+    asks("GET", "/a%2f../b", HOST, &[], 400);
+    asks("TRACE", "/200", HOST, &[], 405);
+    asks("GET", "/200", HOST, &[("X-Large", &"x".repeat(9_000))], 431);
+    vec![
+        ("a", "2xx", "upstream", 2.0),
+        ("a", "3xx", "upstream", 1.0),
+        ("a", "4xx", "upstream", 1.0),
+        ("a", "5xx", "upstream", 2.0),
+        ("a", "2xx", "gateway", 2.0),
+        ("a", "4xx", "gateway", 2.0),
+        ("a", "5xx", "gateway", 1.0),
+        ("none", "4xx", "gateway", 5.0),
+    ]
+}
+
+/// Starts the usual tenant, with a route to an upstream that does not listen.
+fn by_path_site() -> (Gateway, RecordingUpstream) {
+    let upstream = RecordingUpstream::start(by_path);
+    let text = tenant_config(&upstream, "");
+    let down = "upstreams:\n  down: { servers: [127.0.0.1:1] }\n";
+    let routes = ", routes: [{ pathPrefix: /, upstream: api }, { pathPrefix: /down, upstream: down }] }";
+    let text = text.replacen("upstreams:\n", down, 1).replace(", policy: spa }", &format!(", policy: spa{routes}"));
+    (Gateway::start(&config(&text), &[]), upstream)
+}
+
+fn check_classes(gateway: &Gateway, expected: &[(&str, &str, &str, f64)]) {
+    assert_sums_agree(gateway, expected.iter().map(|(.., count)| count).sum());
+    for (tenant, class, by, count) in expected {
+        let labels = [("tenant", *tenant), ("class", *class), ("by", *by)];
+        assert_eq!(gateway.metric("crossgate_responses_total", &labels), *count, "{labels:?}");
+    }
+}
+
 #[test]
-fn a_flood_is_counted_to_the_request_while_it_is_scraped() {
+fn d1_responses_are_counted_by_class_and_author() {
+    let (gateway, _upstream) = by_path_site();
+    let mut expected =
+        ask_for_every_class(|method, target, host, fields| gateway.ask(method, target, host, fields).status);
+    check_classes(&gateway, &expected);
+    let mut socket = Connection::open(gateway.data);
+    let upgrade = String::from_utf8(handshake(ORIGIN)).unwrap().replace("/socket", "/101");
+    socket.send(upgrade.as_bytes()).unwrap();
+    assert_eq!(socket.head().unwrap().status, 101);
+    gateway.wait_level("crossgate_requests_active", 1.0);
+    drop(socket);
+    expected.push(("a", "1xx", "upstream", 1.0));
+    check_classes(&gateway, &expected);
+}
+
+#[test]
+fn d1_http2_responses_are_counted_by_class_and_author() {
+    let (gateway, _upstream) = by_path_site();
+    let client = Http2::open(gateway.data);
+    let ask = |method: &str, target: &str, host: &str, fields: &[(&str, &str)]| {
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.to_lowercase(), *value)).collect();
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (&**name, *value)).collect();
+        client.ask(method, target, host, &fields, b"").unwrap().status
+    };
+    check_classes(&gateway, &ask_for_every_class(ask));
+}
+
+#[test]
+fn d1_aborted_http2_requests_have_no_class() {
+    let (arrived, arrivals) = mpsc::channel();
+    let arrived = Mutex::new(arrived);
+    let site = Site::scripted(move |exchange| {
+        arrived.lock().unwrap().send(()).unwrap();
+        exchange.wait_for_end();
+        Then::Close
+    });
+    let client = Http2::open(site.gateway.data);
+    let request = http2_request("GET", "/", HOST, &[]);
+    let begun = client.begin(request, true).unwrap();
+    arrivals.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(site.gateway.metric("crossgate_requests_active", &[]), 1.0);
+    drop(begun);
+    site.gateway.wait_metric("crossgate_responses_total", &[("class", "none"), ("by", "none")], 1.0);
+    assert_sums_agree(&site.gateway, 1.0);
+}
+
+#[test]
+fn d1_request_durations_include_the_upstream() {
+    const TOOK: Duration = Duration::from_millis(120);
+    let site = Site::scripted(|exchange| {
+        std::thread::sleep(TOOK);
+        exchange.answer(200, &[], b"")
+    });
+    site.raw(&preflight(ORIGIN, "PUT")).unwrap();
+    site.gateway.wait_metric("crossgate_request_duration_seconds_count", &[("tenant", "a")], 1.0);
+    let bucket = |bound: &str| site.gateway.metric("crossgate_request_duration_seconds_bucket", &[("le", bound)]);
+    assert_eq!(bucket("0.1"), 1.0, "a preflight does not wait for the upstream");
+    site.ask("GET", "/", &[]);
+    site.gateway.wait_metric("crossgate_request_duration_seconds_count", &[("tenant", "a")], 2.0);
+    assert_eq!((bucket("0.1"), bucket("+Inf")), (1.0, 2.0));
+    assert!(site.gateway.metric("crossgate_request_duration_seconds_sum", &[]) >= TOOK.as_secs_f64());
+}
+
+#[test]
+fn d1_bytes_are_counted_as_on_the_wire() {
+    let site = Site::start();
+    let asked = request("GET", "/", HOST, &[("Connection", "close")], b"");
+    let mut connection = site.connect();
+    connection.send(&asked).unwrap();
+    let mut answer = Vec::new();
+    connection.stream.read_to_end(&mut answer).unwrap();
+    let total = |way: &str, len: usize| {
+        site.gateway.wait_metric(&format!("crossgate_{way}_bytes_total"), &[], len as f64);
+    };
+    total("received", asked.len());
+    total("sent", answer.len());
+    // Bytes of an open connection are counted in steps.
+    let large = "x".repeat(20_000);
+    let mut kept = site.connect();
+    kept.exchange(&request("POST", "/", HOST, &[("Content-Length", "20000")], large.as_bytes())).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while site.gateway.metric("crossgate_received_bytes_total", &[]) < 16_384.0 {
+        assert!(Instant::now() < deadline, "the bytes of an open connection are not counted");
+    }
+}
+
+#[test]
+fn flood_is_counted_exactly_during_scrapes() {
     counted_flood(DISTINCT);
 }
 
 #[test]
-fn a_refused_request_is_logged_under_its_own_name() {
+fn refused_request_is_logged_with_its_reason() {
     let site = Site::start();
     let fields = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT"), ("Connection", "Origin")];
     site.raw(&request("OPTIONS", "/", HOST, &fields, b"")).unwrap();
     let line = site.gateway.process.stdout_line(|line| line.contains("bad_request").then(|| line.to_owned()));
     let logged: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let told = ["tenant", "kind", "verdict", "reason", "connection"].map(|name| logged[name].as_str().unwrap());
-    assert_eq!(told, ["a", "preflight", "deny", "bad_request", "Origin"]);
+    let values = ["tenant", "kind", "verdict", "reason", "connection"].map(|name| logged[name].as_str().unwrap());
+    assert_eq!(values, ["a", "preflight", "deny", "bad_request", "Origin"]);
     site.gateway.wait_metric("crossgate_requests_refused_total", &[("status", "400")], 1.0);
     assert_eq!(site.gateway.metric("crossgate_requests_total", &[]), 0.0);
 }
 
 #[test]
-fn a_refused_head_has_a_line_that_says_why_and_nothing_of_the_request() {
+fn refused_head_is_logged_without_request_data() {
     let site = Site::start();
     let heads: [(&[u8], u16, &str); 4] = [
         (b"GET /secret HTTP/1.1\r\nHost: api.a.test\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "framing"),

@@ -1,4 +1,5 @@
-//! Servers with names: resolved beside the requests, which wait for no name server, whatever it does.
+//! Servers with host names: names are resolved in the background, and no request waits for a name
+//! server.
 use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,15 +9,15 @@ use crate::support::{
     assert_edge_error, config, tenant_config, tenant_config_at,
 };
 
-/// Two upstreams on one port of two addresses, each of which says which it is.
-fn two() -> (RecordingUpstream, RecordingUpstream) {
+/// Starts two upstreams on one port of two addresses; each answers with its name.
+fn start_two() -> (RecordingUpstream, RecordingUpstream) {
     let one = RecordingUpstream::answering("one");
     let at = SocketAddr::from(([127, 0, 0, 2], one.address.port()));
     let two = RecordingUpstream::start_at(at, |exchange| exchange.answer(200, &[], b"two"));
     (one, two)
 }
 
-/// The usual tenant before `api.test` on the port of `upstream`.
+/// Renders the usual tenant with the server `api.test` on the port of `upstream`.
 fn named(upstream: &RecordingUpstream, dns: &NameServer, options: &str) -> String {
     let text = tenant_config(upstream, options);
     let name = format!("api.test:{}", upstream.address.port());
@@ -33,16 +34,16 @@ fn ask(gateway: &Gateway) -> String {
     answer.text()
 }
 
-/// Asks until that is the answer.
+/// Sends requests until the answer is `wanted`.
 fn ask_until(gateway: &Gateway, wanted: &str) {
     let deadline = Instant::now() + PATIENCE;
     while ask(gateway) != wanted {
-        assert!(Instant::now() < deadline, "never {wanted}");
+        assert!(Instant::now() < deadline, "no answer {wanted}");
     }
 }
 
 fn reload(gateway: &Gateway, text: &str) {
-    // By rename, as a file in use is replaced.
+    // Replaced by a rename, as editors and deployment tools do.
     fs::write(gateway.path("next"), text).unwrap();
     fs::rename(gateway.path("next"), gateway.path("crossgate.yaml")).unwrap();
     let answer = gateway.admin("POST", "/reload");
@@ -50,8 +51,8 @@ fn reload(gateway: &Gateway, text: &str) {
 }
 
 #[test]
-fn a_name_stands_for_all_its_addresses_in_turn() {
-    let (one, two) = two();
+fn requests_rotate_over_all_addresses_of_a_name() {
+    let (one, two) = start_two();
     let dns = NameServer::with(&["127.0.0.2", "127.0.0.1"]);
     let gateway = Gateway::start(&named(&one, &dns, ""), &[]);
     for _ in 0..10 {
@@ -66,9 +67,9 @@ fn a_name_stands_for_all_its_addresses_in_turn() {
 }
 
 #[test]
-fn an_address_of_a_name_that_fails_is_left_out_like_any_server() {
+fn failing_address_of_a_name_is_ejected() {
     let one = RecordingUpstream::answering("one");
-    // Nobody listens at the other one.
+    // Nothing listens at the second address.
     let dns = NameServer::with(&["127.0.0.1", "127.0.0.3"]);
     let gateway = Gateway::start(&named(&one, &dns, ""), &[]);
     for _ in 0..20 {
@@ -79,31 +80,31 @@ fn an_address_of_a_name_that_fails_is_left_out_like_any_server() {
 }
 
 #[test]
-fn a_name_that_stops_resolving_serves_on_and_is_found_anew() {
-    let (one, two) = two();
+fn unresolvable_name_keeps_its_last_addresses() {
+    let (one, two) = start_two();
     let dns = NameServer::with(&["127.0.0.1"]);
     let gateway = Gateway::start(&named(&one, &dns, ""), &[]);
     assert_eq!(ask(&gateway), "one");
     for lost in [Answer::NoSuchName, Answer::Failure, Answer::Silence, Answer::Addresses(Vec::new(), 1)] {
         let shown = format!("{lost:?}");
-        dns.say(lost);
+        dns.set_answer(lost);
         gateway.wait_metric("crossgate_upstream_names_lost", &[("upstream", "api")], 1.0);
         assert_eq!(ask(&gateway), "one", "{shown}");
         assert_eq!(gateway.admin("GET", "/status").json()["upstreams"][0]["lostNames"][0], "api.test", "{shown}");
-        dns.say_addresses(&["127.0.0.1"]);
-        gateway.wait_gone("crossgate_upstream_names_lost", &[]);
+        dns.set_addresses(&["127.0.0.1"]);
+        gateway.wait_zero("crossgate_upstream_names_lost", &[]);
     }
     assert!(gateway.metric("crossgate_upstream_lookup_failures_total", &[("upstream", "api")]) >= 4.0);
-    dns.say_addresses(&["127.0.0.2"]);
+    dns.set_addresses(&["127.0.0.2"]);
     ask_until(&gateway, "two");
-    assert_eq!(ask(&gateway), "two", "and no more at its old address");
+    assert_eq!(ask(&gateway), "two", "the old address is still used");
     assert!(two.count("GET") >= 2);
-    let said = gateway.process.stderr();
-    assert_eq!(said.matches("the name cannot be resolved").count(), 4, "once each time:\n{said}");
+    let log = gateway.process.stderr();
+    assert_eq!(log.matches("server name does not resolve").count(), 4, "expected one log line for each loss:\n{log}");
 }
 
 #[test]
-fn no_start_and_no_reload_waits_for_a_name_server_that_swallows_everything() {
+fn silent_name_server_does_not_block_start_or_reload() {
     let one = RecordingUpstream::answering("one");
     let dns = NameServer::start(Answer::Silence);
     let gateway = Gateway::start(&named(&one, &dns, ""), &[]);
@@ -111,33 +112,33 @@ fn no_start_and_no_reload_waits_for_a_name_server_that_swallows_everything() {
     assert!(gateway.metric("crossgate_upstream_refusals_total", &[("reason", "no_address")]) >= 1.0);
     let preflight = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")];
     assert_eq!(gateway.ask("OPTIONS", "/", HOST, &preflight).status, 204);
-    // Each of these has a name that is new.
+    // Each reload has a new name.
     for round in 0..3 {
         let text = named(&one, &dns, "").replace("api.test", &format!("api-{round}.test"));
         reload(&gateway, &text);
         assert_eq!(ask(&gateway), "503");
     }
-    // One without any serves at once.
+    // A configuration without names serves at once.
     reload(&gateway, &config(&tenant_config(&one, "")));
     assert_eq!(ask(&gateway), "one");
     reload(&gateway, &named(&one, &dns, ""));
-    dns.say_addresses(&["127.0.0.1"]);
+    dns.set_addresses(&["127.0.0.1"]);
     ask_until(&gateway, "one");
 }
 
 #[test]
-fn a_reload_keeps_what_names_led_to() {
-    let (one, two) = two();
+fn reload_keeps_resolved_addresses() {
+    let (one, two) = start_two();
     let dns = NameServer::start(Answer::Addresses(vec!["127.0.0.1".parse().unwrap()], 300));
     let text = named(&one, &dns, "");
     let gateway = Gateway::start(&text, &[]);
     assert_eq!(ask(&gateway), "one");
-    let asked = dns.asked();
-    dns.say(Answer::Silence);
+    let asked = dns.questions();
+    dns.set_answer(Answer::Silence);
     reload(&gateway, &named(&one, &dns, ", attempts: 3"));
     assert_eq!(ask(&gateway), "one");
-    assert_eq!(dns.asked(), asked, "the same servers are followed by the same task");
-    // Another list, in which the name stays.
+    assert_eq!(dns.questions(), asked, "the reload started new lookups for unchanged servers");
+    // Another list of servers that still contains the name.
     let both = format!("servers: [{}, api.test", two.address);
     reload(&gateway, &text.replace("servers: [api.test", &both));
     let mut answers = [ask(&gateway), ask(&gateway)];
@@ -155,13 +156,13 @@ fn lookups_end_with_the_upstream() {
     let (dns, other) = (NameServer::with(&["127.0.0.1"]), NameServer::with(&["127.0.0.1"]));
     let gateway = Gateway::start(&named(&one, &dns, ""), &[]);
     reload(&gateway, &named(&one, &other, ""));
-    let (before, others) = (dns.asked(), other.asked());
+    let (before, others) = (dns.questions(), other.questions());
     let deadline = Instant::now() + PATIENCE;
-    while other.asked() < others + 4 {
-        assert!(Instant::now() < deadline, "looked up no more");
+    while other.questions() < others + 4 {
+        assert!(Instant::now() < deadline, "the name is not looked up any more");
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert!(dns.asked() <= before + 2, "{} after {before}", dns.asked());
+    assert!(dns.questions() <= before + 2, "{} after {before}", dns.questions());
 }
 
 #[test]
@@ -170,13 +171,13 @@ fn localhost_needs_no_name_server() {
     let dns = NameServer::start(Answer::Failure);
     let text = named(&one, &dns, "").replace("api.test", "localhost");
     let gateway = Gateway::start(&text, &[]);
-    // It leads to ::1 too, where nobody listens: a second attempt is made.
+    // `localhost` also resolves to ::1, where nothing listens, so a second attempt is made.
     assert_eq!((ask(&gateway), ask(&gateway)), ("one".to_owned(), "one".to_owned()));
-    assert_eq!(dns.asked(), 0);
+    assert_eq!(dns.questions(), 0);
 }
 
 #[test]
-fn over_tls_a_server_is_trusted_by_its_name() {
+fn tls_server_is_verified_by_its_configured_name() {
     let (authority, upstream) = (Authority::new("ours"), RecordingUpstream::answering("hello"));
     for (name, wanted) in [("api.test", "hello"), ("other.test", "502")] {
         let front = TlsFront::start(authority.issue(&[name]).server(&[]), upstream.address);

@@ -1,69 +1,71 @@
-//! A network that does harm between the gateway and its upstream: what each kind of harm, on either way, makes of a GET and of a POST.
+//! Network faults between the gateway and its upstream: the outcome of each fault, in each
+//! direction, for a GET and a POST.
 //!
-//! The outcome of every cell is written down. Whatever it is, it comes in time, and the next request is answered as always.
+//! The expected outcome of every cell is listed. Each outcome comes in time, and the next request
+//! is answered normally.
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Connection, Fault, FaultyNetwork, Gateway, Http2, Http2Upstream, ORIGIN, RecordingUpstream, Response, Then, Way,
-    WireError, assert_allowed, assert_edge_error, config, request, tenant_config, tenant_config_at,
+    Connection, Direction, Fault, FaultyNetwork, Gateway, Http2, Http2Upstream, ORIGIN, RecordingUpstream, Response,
+    Then, WireError, assert_allowed, assert_edge_error, config, request, tenant_config, tenant_config_at,
 };
 
-/// A request's body, and an answer's: more than any fault lets through.
+/// Body of requests and answers: longer than any fault lets through.
 const BODY: [u8; 16 * 1024] = [b'x'; 16 * 1024];
-/// Less than a head.
+/// Shorter than a head.
 const PART_OF_HEAD: usize = 40;
-/// More than a head, less than an answer.
+/// Longer than a head, shorter than an answer.
 const PART_OF_BODY: usize = 4 * 1024;
-/// Below the gateway's limits, so that it is borne.
+/// Shorter than the gateway's time limits.
 const PAUSE: Duration = Duration::from_millis(200);
-/// A quarter of a second for a body.
+/// Bytes per second: a body takes a quarter of a second.
 const RATE: usize = 64 * 1024;
 const TIMEOUTS: &str = ", timeouts: { connect: 4s, head: 4s, idle: 4s }";
-/// The gateway's limits, two attempts, and what a busy machine needs.
+/// The gateway's time limits, two attempts, and a margin for a busy machine.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
-/// What a client sees.
+/// Result for the client.
 #[derive(Debug, Clone, Copy)]
 enum Outcome {
-    /// The upstream's answer, whole.
+    /// The whole answer of the upstream.
     Whole,
-    /// The gateway's own answer with this status, which an allowed page can read.
+    /// An error response of the gateway, which an allowed page can read.
     Error(u16),
-    /// An answer that visibly lacks its end. Where that shows before the head is passed on, it is a 502.
+    /// A detectably truncated answer, or 502 if the fault is found before the head is forwarded.
     Cut,
 }
 
 use Fault::{Bandwidth, Latency, Limit, Reset, Silence, Slicer, SlowClose};
 use Outcome::{Cut, Error, Whole};
 
-/// The same for GET and POST.
-const CELLS: [(Fault, Way, Outcome); 16] = [
-    (Latency(PAUSE), Way::Up, Whole),
-    (Latency(PAUSE), Way::Down, Whole),
-    (SlowClose(PAUSE), Way::Up, Whole),
-    (SlowClose(PAUSE), Way::Down, Whole),
-    (Silence(0), Way::Up, Error(504)),
-    (Silence(PART_OF_HEAD), Way::Up, Error(504)),
-    (Silence(0), Way::Down, Error(504)),
-    (Silence(PART_OF_BODY), Way::Down, Cut),
-    (Reset(PART_OF_HEAD), Way::Up, Error(502)),
-    (Reset(PART_OF_BODY), Way::Down, Cut),
-    (Slicer(100), Way::Up, Whole),
-    (Slicer(100), Way::Down, Whole),
-    (Limit(PART_OF_HEAD), Way::Up, Error(502)),
-    (Limit(PART_OF_BODY), Way::Down, Cut),
-    (Bandwidth(RATE), Way::Up, Whole),
-    (Bandwidth(RATE), Way::Down, Whole),
+/// Outcomes for GET and POST.
+const CELLS: [(Fault, Direction, Outcome); 16] = [
+    (Latency(PAUSE), Direction::Up, Whole),
+    (Latency(PAUSE), Direction::Down, Whole),
+    (SlowClose(PAUSE), Direction::Up, Whole),
+    (SlowClose(PAUSE), Direction::Down, Whole),
+    (Silence(0), Direction::Up, Error(504)),
+    (Silence(PART_OF_HEAD), Direction::Up, Error(504)),
+    (Silence(0), Direction::Down, Error(504)),
+    (Silence(PART_OF_BODY), Direction::Down, Cut),
+    (Reset(PART_OF_HEAD), Direction::Up, Error(502)),
+    (Reset(PART_OF_BODY), Direction::Down, Cut),
+    (Slicer(100), Direction::Up, Whole),
+    (Slicer(100), Direction::Down, Whole),
+    (Limit(PART_OF_HEAD), Direction::Up, Error(502)),
+    (Limit(PART_OF_BODY), Direction::Down, Cut),
+    (Bandwidth(RATE), Direction::Up, Whole),
+    (Bandwidth(RATE), Direction::Down, Whole),
 ];
 
 #[test]
-fn every_harm_over_http2_ends_so_too() {
+fn network_faults_over_http2_give_a_whole_answer_or_an_error() {
     let upstream = Http2Upstream::start(|asked| async move { asked.answer(200, &[], &BODY).await });
     let runtime = FaultyNetwork::runtime();
-    // Over HTTP/2 it is settled what belongs to whom before the first request, and that is more than part of a head.
+    // The HTTP/2 preface and settings are longer than `PART_OF_HEAD`.
     let shift = |fault: Fault| match fault {
         Silence(at) => Silence(at * 4),
         Reset(at) => Reset(at * 4),
@@ -85,12 +87,12 @@ fn every_harm_over_http2_ends_so_too() {
             scope.spawn(move || check(gateway, index, method, network, *wanted, &cell, &["/"]));
         }
     });
-    gateway.wait_gone("crossgate_connections_active", &[]);
+    gateway.wait_zero("crossgate_connections_active", &[]);
 }
 
 #[test]
-fn every_harm_ends_in_a_whole_answer_or_a_right_error_in_time() {
-    // Where it is asked for so, the end of the connection is the end of the answer.
+fn network_faults_give_a_whole_answer_or_an_error_in_time() {
+    // For this target the close of the connection ends the answer.
     let upstream = RecordingUpstream::start(|exchange| {
         exchange.read_body();
         if exchange.seen.target == "/until-closed" {
@@ -111,15 +113,15 @@ fn every_harm_ends_in_a_whole_answer_or_a_right_error_in_time() {
     thread::scope(|scope| {
         for (index, ((fault, way, wanted), method, network)) in cells.iter().enumerate() {
             let (gateway, cell) = (&gateway, format!("{fault:?} {way:?} {method}"));
-            // Cut off, an answer that ends with its connection looks whole to anybody.
+            // A truncated answer that is delimited by the connection's close looks whole.
             let targets = if matches!(wanted, Whole) { ["/", "/until-closed"].as_slice() } else { &["/"] };
             scope.spawn(move || check(gateway, index, method, network, *wanted, &cell, targets));
         }
     });
-    gateway.wait_gone("crossgate_connections_active", &[]);
+    gateway.wait_zero("crossgate_connections_active", &[]);
 }
 
-/// A gateway with a tenant before each of these networks.
+/// Starts a gateway with one tenant per network.
 fn before(usual: &str, options: &str, networks: impl Iterator<Item = SocketAddr>) -> Gateway {
     let (_, policies) = usual.split_once("\npolicies:").unwrap();
     let (policies, _) = policies.split_once("tenants:").unwrap();
@@ -150,7 +152,7 @@ fn check(
     };
     for target in targets {
         let (begun, mut connection) = (Instant::now(), Connection::open(gateway.data));
-        // An answer may come before the request was taken whole.
+        // An answer may come before the whole request was read.
         let _ = connection.send(&asked(method, target));
         let answer = connection.answer_to(method.as_bytes());
         assert!(begun.elapsed() < ENDS_WITHIN, "{cell} {target}: {:?}", begun.elapsed());
@@ -160,14 +162,14 @@ fn check(
         assert!(begun.elapsed() < ENDS_WITHIN, "{cell} {target} over HTTP/2: {:?}", begun.elapsed());
         assert_outcome(answer, wanted, &format!("{cell} {target} over HTTP/2"));
     }
-    network.mend();
+    network.stop_faults();
     for method in ["GET", "POST", "GET"] {
         let answer = Connection::ask(gateway.data, &asked(method, "/"));
         assert_outcome(answer, Outcome::Whole, &format!("{method} after {cell}"));
     }
 }
 
-/// The same by a client of HTTP/2, for which a stream that is reset is an answer that is.
+/// Sends the request over HTTP/2. A reset stream counts as a reset connection.
 fn ask_over_http2(gateway: &Gateway, method: &str, target: &str, host: &str) -> Result<Response, WireError> {
     let body = if method == "POST" { BODY.as_slice() } else { b"" };
     let answer = Http2::open(gateway.data).ask(method, target, host, &[("Origin", ORIGIN)], body);
@@ -194,6 +196,6 @@ fn assert_outcome(answer: Result<Response, WireError>, wanted: Outcome, cell: &s
             assert_allowed(&answer);
         }
         (Cut, Err(WireError::Truncated | WireError::Reset)) => {}
-        (_, other) => panic!("{cell}: {other:?}, not {wanted:?}"),
+        (_, other) => panic!("{cell}: {other:?} instead of {wanted:?}"),
     }
 }

@@ -1,4 +1,5 @@
-//! The probes hang on nothing but the process and its drain: not on upstreams that are down, nor on how much there is to do.
+//! Liveness and readiness probes depend only on the process and its drain, not on upstreams or
+//! load.
 use std::thread;
 
 use crate::support::{
@@ -6,14 +7,14 @@ use crate::support::{
     config, request, tenant_config,
 };
 
-/// A gateway before an upstream that is down.
-fn before_nobody(down: &RefusedAddress) -> Gateway {
-    let nobody = RecordingUpstream::answering("");
-    let text = tenant_config(&nobody, "").replace(&nobody.address.to_string(), &down.address.to_string());
+/// Starts a gateway in front of an upstream that is down.
+fn start_before_down_upstream(down: &RefusedAddress) -> Gateway {
+    let placeholder = RecordingUpstream::answering("");
+    let text = tenant_config(&placeholder, "").replace(&placeholder.address.to_string(), &down.address.to_string());
     Gateway::start(&config(&text), &[])
 }
 
-fn assert_well(gateway: &Gateway) {
+fn assert_probes_pass(gateway: &Gateway) {
     for probe in ["/livez", "/readyz"] {
         let answer = gateway.admin("GET", probe);
         assert_eq!(answer.status, 200, "{probe}: {answer:?}");
@@ -22,22 +23,22 @@ fn assert_well(gateway: &Gateway) {
 }
 
 #[test]
-fn probes_are_well_while_every_upstream_is_down() {
+fn probes_pass_while_every_upstream_is_down() {
     let down = RefusedAddress::new();
-    let gateway = before_nobody(&down);
-    assert_well(&gateway);
+    let gateway = start_before_down_upstream(&down);
+    assert_probes_pass(&gateway);
     for _ in 0..50 {
         assert_edge_error(&gateway.ask("GET", "/", HOST, &[("Origin", ORIGIN)]), 502);
-        assert_well(&gateway);
+        assert_probes_pass(&gateway);
     }
 }
 
 #[test]
-fn probes_are_well_in_a_flood() {
+fn probes_pass_during_a_flood() {
     const CLIENTS: usize = 16;
     const ROUNDS: usize = 40;
     let down = RefusedAddress::new();
-    let gateway = before_nobody(&down);
+    let gateway = start_before_down_upstream(&down);
     let preflight = |origin: &str| {
         request("OPTIONS", "/", HOST, &[("Origin", origin), ("Access-Control-Request-Method", "PUT")], b"")
     };
@@ -55,7 +56,7 @@ fn probes_are_well_in_a_flood() {
     thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(flood)).collect();
         while clients.iter().any(|client| !client.is_finished()) {
-            assert_well(&gateway);
+            assert_probes_pass(&gateway);
         }
     });
 }

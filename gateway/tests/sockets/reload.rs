@@ -1,8 +1,9 @@
-//! The configuration changes under load, in every way a file can change, and every answer is of one generation.
+//! Reloads under load, by every way in which a file can change. Every answer belongs to one
+//! generation.
 //!
-//! The policy of generation `n` says so in each of its parts: `maxAge: n`, a method `GEN-n`, a header `x-gen-n`, an
-//! exposed header. An answer that mixes two generations, goes back to an older one on the same connection, or is older
-//! than a change known to serve, fails.
+//! The policy of generation `n` has `n` in each of its parts: `maxAge: n`, a method `GEN-n`, a
+//! header `x-gen-n`, an exposed header. A test fails if an answer mixes two generations, goes back
+//! to an older one on the same connection, or is older than a change that is known to be live.
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -21,7 +22,8 @@ mod storm;
 const CONNECTIONS: usize = 64;
 const LOAD_TIME: Duration = Duration::from_secs(10);
 const RELOADS: u64 = 50;
-/// A change of a file is live within this time; DESIGN says a second, the rest is for a busy machine.
+/// A change of a file is live within this time; the documented time is a second, the rest is for a
+/// busy machine.
 const LIVE_WITHIN: Duration = Duration::from_secs(5);
 
 fn generation(upstream: SocketAddr, n: u64) -> String {
@@ -47,8 +49,8 @@ fn preflight() -> Vec<u8> {
     request("OPTIONS", "/", HOST, &[("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")], b"")
 }
 
-/// The generation that a preflight's answer claims, in every one of its parts.
-fn claimed(answer: &Response) -> u64 {
+/// Reads the generation of a preflight's answer and checks that every part has it.
+fn preflight_generation(answer: &Response) -> u64 {
     let n: u64 = answer.headers.one("access-control-max-age").parse().unwrap();
     let wanted: std::collections::BTreeMap<String, Vec<String>> = [
         ("access-control-allow-credentials", vec!["true".to_owned()]),
@@ -71,13 +73,13 @@ fn claimed(answer: &Response) -> u64 {
     n
 }
 
-/// The generation that an actual answer claims.
-fn exposed(answer: &Response) -> u64 {
+/// Reads the generation of the answer to an actual request.
+fn actual_generation(answer: &Response) -> u64 {
     assert_eq!((answer.status, answer.headers.one("access-control-allow-origin")), (200, ORIGIN), "{answer:?}");
     answer.headers.one("access-control-expose-headers").strip_prefix("x-gen-").unwrap().parse().unwrap()
 }
 
-/// What the load and the changes share: the newest generation known to serve, and whether it is over.
+/// State shared by load and changes: the newest generation that is known to be live, and the end.
 #[derive(Debug, Default)]
 struct Shared {
     floor: AtomicU64,
@@ -85,8 +87,9 @@ struct Shared {
     answers: AtomicU64,
 }
 
-/// Asks on one connection, again and again, and holds every answer to what was known when it was asked for.
-fn keep_asking(gateway: SocketAddr, shared: &Shared) {
+/// Sends requests on one connection until the end. No answer may be older than the generation that
+/// was known to be live when it was requested.
+fn send_requests(gateway: SocketAddr, shared: &Shared) {
     let get = request("GET", "/", HOST, &[("Origin", ORIGIN)], b"");
     let mut connection = Connection::open(gateway);
     let mut seen = 0;
@@ -97,7 +100,7 @@ fn keep_asking(gateway: SocketAddr, shared: &Shared) {
         let bytes = if round % 8 == 7 { get.clone() } else { preflight() };
         seen = seen.max(shared.floor.load(Ordering::SeqCst));
         let answer = connection.exchange(&bytes).unwrap_or_else(|error| panic!("round {round}: {error:?}"));
-        let n = if answer.status == 204 { claimed(&answer) } else { exposed(&answer) };
+        let n = if answer.status == 204 { preflight_generation(&answer) } else { actual_generation(&answer) };
         assert!(n >= seen, "generation {n} after {seen}");
         seen = n;
         shared.answers.fetch_add(1, Ordering::Relaxed);
@@ -107,29 +110,29 @@ fn keep_asking(gateway: SocketAddr, shared: &Shared) {
     }
 }
 
-/// Runs `changes` while the connections ask.
+/// Runs `changes` while the connections send requests.
 fn under_load(gateway: &Gateway, connections: usize, changes: impl FnOnce(&Shared)) {
     let shared = Shared::default();
     std::thread::scope(|scope| {
-        let asking: Vec<_> = (0..connections).map(|_| scope.spawn(|| keep_asking(gateway.data, &shared))).collect();
+        let clients: Vec<_> = (0..connections).map(|_| scope.spawn(|| send_requests(gateway.data, &shared))).collect();
         let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| changes(&shared)));
         shared.over.store(true, Ordering::SeqCst);
-        for one in asking {
-            one.join().expect("a connection saw only right answers");
+        for client in clients {
+            client.join().expect("a connection got a wrong answer");
         }
         if let Err(panic) = changed {
             std::panic::resume_unwind(panic);
         }
     });
-    assert!(shared.answers.load(Ordering::Relaxed) > connections as u64 * 10, "hardly any load");
+    assert!(shared.answers.load(Ordering::Relaxed) > connections as u64 * 10, "too few answers for a load test");
 }
 
-/// The gateway is asked until generation `n` serves, and then nobody may see an older one.
+/// Sends preflights until generation `n` is live. From then on no connection may see an older one.
 fn wait_live(gateway: &Gateway, shared: &Shared, n: u64) {
     let deadline = Instant::now() + LIVE_WITHIN;
     let mut connection = Connection::open(gateway.data);
-    while claimed(&connection.exchange(&preflight()).unwrap()) != n {
-        assert!(Instant::now() < deadline, "generation {n} never served:\n{}", gateway.process.stderr());
+    while preflight_generation(&connection.exchange(&preflight()).unwrap()) != n {
+        assert!(Instant::now() < deadline, "generation {n} is not live:\n{}", gateway.process.stderr());
         std::thread::sleep(Duration::from_millis(2));
     }
     shared.floor.fetch_max(n, Ordering::SeqCst);
@@ -141,7 +144,8 @@ fn rename(path: &Path, text: &str) {
     fs::rename(new, path).unwrap();
 }
 
-/// Points a link somewhere else in one step, as `ln -sfn` through a rename and the Kubernetes volume writer do.
+/// Replaces the target of a symbolic link in one step, by a rename, as the Kubernetes volume writer
+/// does.
 fn relink(link: &Path, target: &Path) {
     let new = link.with_file_name("new-link");
     symlink(target, &new).unwrap();
@@ -191,7 +195,7 @@ fn swapped_links_bring_the_new_generation_under_load() {
     let upstream = RecordingUpstream::answering("hello");
     let directory = TempDir::new().unwrap();
     let volume = directory.path().to_owned();
-    // As Kubernetes mounts a ConfigMap: file -> ..data/file, ..data -> ..VERSION, and only ..data is swapped.
+    // Kubernetes mounts a ConfigMap so: file -> ..data/file, ..data -> ..VERSION; it swaps ..data.
     let publish = |n: u64| {
         let version = volume.join(format!("..version-{n}"));
         fs::create_dir(&version).unwrap();
@@ -217,7 +221,7 @@ fn swapped_links_bring_the_new_generation_under_load() {
 }
 
 #[test]
-fn a_bad_main_file_changes_nothing_under_load() {
+fn broken_main_file_changes_nothing_under_load() {
     let upstream = RecordingUpstream::answering("hello");
     let gateway = Gateway::start(&generation(upstream.address, 1), &[]);
     let path = gateway.path("crossgate.yaml");
@@ -240,7 +244,7 @@ fn a_bad_main_file_changes_nothing_under_load() {
                 let answer = gateway.admin("POST", "/reload");
                 assert_eq!(answer.status, 422, "{text}\n{answer:?}");
                 assert!(answer.text().contains("crossgate.yaml"), "{answer:?}");
-                assert_eq!(claimed(&Connection::ask(gateway.data, &preflight()).unwrap()), n - 1);
+                assert_eq!(preflight_generation(&Connection::ask(gateway.data, &preflight()).unwrap()), n - 1);
                 assert_eq!(gateway.metric("crossgate_config_last_reload_successful", &[]), 0.0);
             }
             rename(&path, &generation(upstream.address, n));
@@ -249,10 +253,10 @@ fn a_bad_main_file_changes_nothing_under_load() {
     });
     fs::remove_file(&path).unwrap();
     assert_eq!(gateway.admin("POST", "/reload").status, 422);
-    assert_eq!(claimed(&Connection::ask(gateway.data, &preflight()).unwrap()), 11);
+    assert_eq!(preflight_generation(&Connection::ask(gateway.data, &preflight()).unwrap()), 11);
 }
 
-/// A main file without tenants of its own, and one file of `tenantsDir` a tenant.
+/// Renders a main file without tenants, for one file per tenant in `tenantsDir`.
 fn with_tenants_dir(upstream: SocketAddr) -> String {
     config(&format!(
         "upstreams:\n  api: {{ servers: [{upstream}] }}\npolicies:\n  spa: {{ allowCredentials: true }}\ntenantsDir: tenants.d\n"
@@ -265,7 +269,7 @@ fn tenant(id: &str, origin: &str) -> String {
     )
 }
 
-/// Whether the host lets the origin read.
+/// Checks whether the host allows the origin.
 fn allows(gateway: &Gateway, host: &str, origin: &str) -> bool {
     let answer = gateway.ask("GET", "/", host, &[("Origin", origin)]);
     let readable = answer.headers.all("access-control-allow-origin") == [origin];
@@ -274,7 +278,7 @@ fn allows(gateway: &Gateway, host: &str, origin: &str) -> bool {
 }
 
 #[test]
-fn a_bad_tenants_file_keeps_its_last_good_version_and_holds_nobody_up() {
+fn broken_tenants_file_keeps_its_last_version_under_load() {
     let upstream = RecordingUpstream::answering("hello");
     let files =
         [("tenants.d/a.yaml", tenant("a", "https://a1.test")), ("tenants.d/b.yaml", tenant("b", "https://b1.test"))];
@@ -307,9 +311,9 @@ fn a_bad_tenants_file_keeps_its_last_good_version_and_holds_nobody_up() {
             write("b", &bad[n % bad.len()]);
             write("a", &tenant("a", &format!("https://a{n}.test")));
             gateway.admin("POST", "/reload");
-            assert!(allows(&gateway, "a.test", &format!("https://a{n}.test")), "the good file is live");
-            assert!(!allows(&gateway, "a.test", &format!("https://a{}.test", n - 1)), "and nothing of the old one");
-            assert!(gateway.admin("GET", "/status").text().contains("b.yaml"), "the bad one is named");
+            assert!(allows(&gateway, "a.test", &format!("https://a{n}.test")), "the valid file is not live");
+            assert!(!allows(&gateway, "a.test", &format!("https://a{}.test", n - 1)), "the old version is still live");
+            assert!(gateway.admin("GET", "/status").text().contains("b.yaml"), "the broken file is not reported");
             assert_eq!(gateway.metric("crossgate_config_broken_files", &[]), 1.0);
         }
         over.store(true, Ordering::SeqCst);
@@ -321,7 +325,7 @@ fn a_bad_tenants_file_keeps_its_last_good_version_and_holds_nobody_up() {
 }
 
 #[test]
-fn tenants_files_come_and_go() {
+fn added_and_removed_tenants_files_take_effect() {
     let upstream = RecordingUpstream::answering("hello");
     let a = tenant("a", "https://app.test");
     let gateway = Gateway::start(&with_tenants_dir(upstream.address), &[("tenants.d/a.yaml", &a)]);
@@ -340,7 +344,7 @@ fn tenants_files_come_and_go() {
 }
 
 #[test]
-fn a_tenant_a_policy_and_a_set_each_take_effect_alone() {
+fn changed_tenant_policy_or_set_takes_effect_alone() {
     let upstream = RecordingUpstream::answering("hello");
     let base = config(&format!(
         r#"
@@ -375,7 +379,7 @@ tenants:
 }
 
 #[test]
-fn a_burst_of_signals_ends_in_the_newest_generation() {
+fn burst_of_signals_loads_the_newest_generation() {
     let upstream = RecordingUpstream::answering("hello");
     let gateway = Gateway::start(&generation(upstream.address, 1), &[]);
     for n in 2..200 {
@@ -387,7 +391,7 @@ fn a_burst_of_signals_ends_in_the_newest_generation() {
 }
 
 #[test]
-fn a_request_keeps_the_generation_it_began_with() {
+fn request_keeps_the_generation_it_began_with() {
     let (arrived, arrivals) = std::sync::mpsc::channel();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let (arrived, released) = (std::sync::Mutex::new(arrived), std::sync::Mutex::new(released));
@@ -405,7 +409,11 @@ fn a_request_keeps_the_generation_it_began_with() {
     post_reload(&gateway);
     release.send(()).unwrap();
     let first: Result<Response, WireError> = connection.answer_to(&get);
-    assert_eq!(exposed(&first.unwrap()), 1);
+    assert_eq!(actual_generation(&first.unwrap()), 1);
     release.send(()).unwrap();
-    assert_eq!(exposed(&connection.exchange(&get).unwrap()), 2, "the next one on the same connection is new");
+    assert_eq!(
+        actual_generation(&connection.exchange(&get).unwrap()),
+        2,
+        "the next request on the same connection uses the new generation"
+    );
 }

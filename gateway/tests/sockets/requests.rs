@@ -1,4 +1,4 @@
-//! One request's way in: host, target, method, hop-by-hop fields, forwarded fields, and what the upstream is told.
+//! Requests from client to upstream: host, target, method, hop-by-hop fields and forwarding fields.
 use std::net::Ipv4Addr;
 
 use crate::support::{
@@ -6,13 +6,13 @@ use crate::support::{
     assert_never_readable, config, request, tenant_config,
 };
 
-/// A request whose head is these lines.
+/// Renders a request head from lines.
 fn lines(lines: &[&str]) -> Vec<u8> {
     (lines.join("\r\n") + "\r\n\r\n").into_bytes()
 }
 
 #[test]
-fn a_tenant_is_found_by_one_well_formed_host_alone() {
+fn tenant_lookup_needs_exactly_one_valid_host() {
     let site = Site::start();
     for host in ["api.a.test", "API.A.Test", "api.a.test.", "api.a.test:8080", "API.a.test.:1"] {
         assert_eq!(site.gateway.ask("GET", "/", host, &[]).status, 200, "{host}");
@@ -64,7 +64,7 @@ fn an_absolute_target_must_name_the_host() {
 }
 
 #[test]
-fn targets_are_brought_to_one_form() {
+fn request_targets_are_normalised() {
     let site = Site::start();
     for (sent, seen) in [
         ("/a/../orders", "/orders"),
@@ -110,7 +110,7 @@ fn trace_and_connect_are_not_served() {
 }
 
 #[test]
-fn odd_methods_pass_as_they_are() {
+fn unusual_methods_are_forwarded_unchanged() {
     let site = Site::start();
     let long = "LONG-METHOD-".repeat(6);
     for method in ["PURGE", "options", "M-SEARCH", "DELETE", "PATCH", "FOO", &long[..64]] {
@@ -122,7 +122,7 @@ fn odd_methods_pass_as_they_are() {
 }
 
 #[test]
-fn a_connection_field_cannot_take_a_decisive_field_away() {
+fn connection_header_cannot_remove_cors_headers() {
     let site = Site::start();
     for named in [
         "Origin",
@@ -154,7 +154,7 @@ fn a_connection_field_cannot_take_a_decisive_field_away() {
 }
 
 #[test]
-fn fields_of_one_hop_end_here() {
+fn hop_by_hop_request_headers_are_stripped() {
     let site = Site::start();
     let headers = [
         ("Connection", "close, x-app"),
@@ -171,7 +171,7 @@ fn fields_of_one_hop_end_here() {
     assert_eq!(seen.headers.one("x-kept"), "2");
 }
 
-/// Every field that a proxy writes, forged.
+/// Forged values for every field that a proxy writes.
 const FORGED: [(&str, &str); 8] = [
     ("X-Forwarded-For", "6.6.6.6"),
     ("X-Forwarded-Proto", "https"),
@@ -184,7 +184,7 @@ const FORGED: [(&str, &str); 8] = [
 ];
 
 #[test]
-fn forwarded_fields_of_strangers_are_written_anew() {
+fn forwarded_headers_of_untrusted_clients_are_replaced() {
     let site = Site::start();
     let answer = site.gateway.ask("GET", "/", "api.a.test:1234", &FORGED);
     assert_eq!(answer.status, 200);
@@ -202,7 +202,7 @@ fn forwarded_fields_of_strangers_are_written_anew() {
 }
 
 #[test]
-fn a_trusted_proxy_is_believed() {
+fn forwarded_headers_of_a_trusted_proxy_are_used() {
     let upstream = RecordingUpstream::answering("hello");
     let listeners = "version: 1\nlisteners: [{ address: 127.0.0.1:0, trustedProxies: [127.0.0.0/8] }]\nadmin: { address: 127.0.0.1:0 }\n";
     let gateway = Gateway::start(&format!("{listeners}{}", tenant_config(&upstream, "")), &[]);
@@ -212,7 +212,7 @@ fn a_trusted_proxy_is_believed() {
     assert_eq!(seen.headers.one("x-forwarded-proto"), "https");
     assert_eq!(seen.headers.one("x-request-id"), "forged");
     assert_eq!(seen.headers.one("x-crossgate-tenant"), "a");
-    // The scheme a trusted proxy tells makes `https` the request's own origin.
+    // The scheme from a trusted proxy makes the `https` origin the request's own.
     let own = [("Origin", "https://api.a.test"), ("X-Forwarded-Proto", "https")];
     assert_eq!(gateway.ask("GET", "/", HOST, &own).status, 200);
     let other = [("Origin", "http://api.a.test"), ("X-Forwarded-Proto", "https")];
@@ -220,37 +220,37 @@ fn a_trusted_proxy_is_believed() {
 }
 
 #[test]
-fn a_neighbour_of_a_trusted_proxy_is_a_stranger() {
+fn address_next_to_a_trusted_range_is_untrusted() {
     let upstream = RecordingUpstream::answering("hello");
     let listeners = "version: 1\nlisteners: [{ address: 127.0.0.1:0, trustedProxies: [127.0.0.1/32] }]\nadmin: { address: 127.0.0.1:0 }\n";
     let gateway = Gateway::start(&format!("{listeners}{}", tenant_config(&upstream, "")), &[]);
-    let (stranger, proxy) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::LOCALHOST);
-    // The upstream connection is the same for both.
-    for (peer, told_for, proto, is_believed) in [
-        (stranger, "127.0.0.2", "http", false),
+    let (untrusted, proxy) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::LOCALHOST);
+    // Both clients share the upstream connection.
+    for (peer, forwarded_for, proto, is_trusted) in [
+        (untrusted, "127.0.0.2", "http", false),
         (proxy, "6.6.6.6, 127.0.0.1", "https", true),
-        (stranger, "127.0.0.2", "http", false),
+        (untrusted, "127.0.0.2", "http", false),
     ] {
         let mut connection = Connection::open_from(peer.into(), gateway.data);
         assert_eq!(connection.exchange(&request("GET", "/", HOST, &FORGED, b"")).unwrap().status, 200);
         let seen = upstream.seen().pop().unwrap();
-        assert_eq!(seen.headers.all("x-forwarded-for").join(", "), told_for);
+        assert_eq!(seen.headers.all("x-forwarded-for").join(", "), forwarded_for);
         assert_eq!(seen.headers.one("x-forwarded-proto"), proto, "{peer}");
-        assert_eq!(seen.headers.one("x-request-id") == "forged", is_believed, "{peer}");
-        assert_eq!(seen.headers.has("forwarded"), is_believed, "{peer}");
+        assert_eq!(seen.headers.one("x-request-id") == "forged", is_trusted, "{peer}");
+        assert_eq!(seen.headers.has("forwarded"), is_trusted, "{peer}");
         assert_eq!(seen.headers.one("x-crossgate-tenant"), "a", "{peer}");
     }
-    // Nor does a stranger's word make an origin the request's own.
+    // A forged scheme of an untrusted client does not make an origin the request's own.
     let own = [("Origin", "https://api.a.test"), ("X-Forwarded-Proto", "https")];
     let other = [("Origin", "http://api.a.test"), ("X-Forwarded-Proto", "https")];
     for fields in [own, other] {
-        let mut connection = Connection::open_from(stranger.into(), gateway.data);
+        let mut connection = Connection::open_from(untrusted.into(), gateway.data);
         assert_eq!(connection.exchange(&request("GET", "/", HOST, &fields, b"")).unwrap().status, 200, "{fields:?}");
     }
 }
 
 #[test]
-fn request_ids_are_new_and_differ() {
+fn request_ids_are_unique() {
     let site = Site::start();
     let mut ids = Vec::new();
     for _ in 0..10 {
@@ -277,12 +277,12 @@ fn head_is_answered_without_a_body() {
     let denied = connection.exchange(&head("https://evil.test")).unwrap();
     assert_denied(&denied, "evil");
     assert!(denied.headers.one("content-length").parse::<usize>().unwrap() > 0);
-    // Were there a body, it would be in front of this answer.
+    // A body would come before this answer.
     assert_eq!(connection.exchange(&request("GET", "/", HOST, &[], b"")).unwrap().text(), "hello");
 }
 
 #[test]
-fn the_upstreams_own_cors_fields_never_pass() {
+fn upstream_cors_headers_are_stripped() {
     let upstream = RecordingUpstream::start(|exchange| {
         exchange.read_body();
         let own = "Access-Control-Allow-Origin: *\r\naccess-control-allow-origin: https://evil.test\r\n\
@@ -305,7 +305,7 @@ fn the_upstreams_own_cors_fields_never_pass() {
     assert_eq!(
         expected.into_values().flatten().collect::<Vec<_>>(),
         ["true", ORIGIN, "x-req"],
-        "the policy's own and nothing else: {allowed:?}"
+        "expected only the fields of the policy: {allowed:?}"
     );
     let unasked = site.gateway.ask("GET", "/", HOST, &[]);
     let denied = site.gateway.ask("GET", "/", HOST, &[("Origin", "https://evil.test")]);
@@ -315,18 +315,18 @@ fn the_upstreams_own_cors_fields_never_pass() {
         assert_eq!(answer.headers.vary(), ["accept-encoding", "origin", "x-origin"]);
     }
     for answer in [allowed, unasked, denied] {
-        let [(103, hints)] = &answer.interim[..] else { panic!("one interim head: {answer:?}") };
+        let [(103, hints)] = &answer.interim[..] else { panic!("expected one interim response: {answer:?}") };
         assert_eq!((hints.one("link"), hints.access_control().len()), ("</a>", 0), "{answer:?}");
         assert_eq!(answer.trailers.access_control().len(), 0, "{answer:?}");
     }
 }
 
 #[test]
-fn the_admin_answers_stay_on_the_admin_listener() {
+fn admin_paths_are_not_served_on_data_listeners() {
     let site = Site::start();
     for path in ["/metrics", "/livez", "/readyz", "/status", "/explain", "/reload"] {
         let answer = site.ask("GET", path, &[]);
-        assert_eq!((answer.status, answer.text().as_str()), (200, "hello"), "{path} is the tenant's");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "hello"), "{path} was not forwarded to the tenant");
     }
     for path in ["/metrics", "/livez", "/readyz", "/status"] {
         assert_never_readable(&site.gateway.admin("GET", path));

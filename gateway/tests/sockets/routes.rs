@@ -1,18 +1,19 @@
-//! Which policy speaks for a request, and what `unmatchedRequests: Forward` and `mode: Report` change.
+//! Selection of the policy for a request, and the effects of `unmatchedRequests: Forward` and
+//! `mode: Report`.
 use crate::support::{
-    Gateway, HOST, ORIGIN, RecordingUpstream, assert_allowed, assert_denied, assert_edge_error, assert_never_readable,
-    config,
+    Gateway, HOST, Http2, ORIGIN, RecordingUpstream, assert_allowed, assert_denied, assert_edge_error,
+    assert_never_readable, config,
 };
 
 const EVIL: &str = "https://evil.test";
 
-struct Stage {
+struct Setup {
     gateway: Gateway,
     upstream: RecordingUpstream,
     other: RecordingUpstream,
 }
 
-fn start() -> Stage {
+fn start() -> Setup {
     let upstream = RecordingUpstream::start(|exchange| {
         let own = [("Access-Control-Allow-Origin", EVIL), ("Vary", "Accept"), ("X-Own", "1")];
         exchange.answer(200, &own, b"hello")
@@ -51,11 +52,11 @@ tenants:
 "#,
         upstream.address, other.address
     );
-    Stage { gateway: Gateway::start(&config(&text), &[]), upstream, other }
+    Setup { gateway: Gateway::start(&config(&text), &[]), upstream, other }
 }
 
-impl Stage {
-    /// Whether the open policy spoke: `*` for anybody.
+impl Setup {
+    /// Checks whether the open policy applied, which answers `*` to every origin.
     fn is_open(&self, path: &str) -> bool {
         let answer = self.gateway.ask("GET", path, HOST, &[("Origin", EVIL)]);
         let open = answer.headers.all("access-control-allow-origin") == ["*"];
@@ -70,81 +71,188 @@ impl Stage {
 
 #[test]
 fn routes_match_whole_segments_and_the_longest_prefix_wins() {
-    let stage = start();
+    let setup = start();
     for open in ["/public", "/public/", "/public/x", "/public?x", "//public//x", "/x/../public", "/%70ublic"] {
-        assert!(stage.is_open(open), "{open}");
+        assert!(setup.is_open(open), "{open}");
     }
-    for closed in ["/", "/publicity", "/Public", "/public/private", "/public/private/x", "/public/../x", "/x/public"] {
-        assert!(!stage.is_open(closed), "{closed}");
+    for closed in ["/", "/publicity", "/public/private", "/public/private/x", "/public/../x", "/x/public"] {
+        assert!(!setup.is_open(closed), "{closed}");
     }
-    assert!(stage.is_open("/public/privateer"));
+    assert!(setup.is_open("/public/privateer"));
 }
 
 #[test]
-fn a_preflight_is_judged_by_the_route_of_the_method_it_asks_for() {
-    let stage = start();
-    let delete = stage.preflight("/orders", "DELETE", EVIL);
+fn preflight_uses_the_route_of_the_requested_method() {
+    let setup = start();
+    let delete = setup.preflight("/orders", "DELETE", EVIL);
     assert_eq!((delete.status, delete.headers.one("access-control-allow-origin")), (204, "*"));
-    assert_denied(&stage.preflight("/orders", "PUT", EVIL), "evil");
-    assert_eq!(stage.preflight("/orders", "PUT", ORIGIN).status, 204);
-    assert_eq!(stage.gateway.ask("DELETE", "/orders", HOST, &[("Origin", EVIL)]).text(), "other");
-    assert_eq!((stage.other.total(), stage.upstream.total()), (1, 0));
+    assert_denied(&setup.preflight("/orders", "PUT", EVIL), "evil");
+    assert_eq!(setup.preflight("/orders", "PUT", ORIGIN).status, 204);
+    assert_eq!(setup.gateway.ask("DELETE", "/orders", HOST, &[("Origin", EVIL)]).text(), "other");
+    assert_eq!((setup.other.total(), setup.upstream.total()), (1, 0));
 }
 
 #[test]
 fn hosts_match_exactly_before_by_suffix() {
-    let stage = start();
-    assert_eq!(stage.gateway.ask("GET", "/only", "b.test", &[]).text(), "other");
-    assert_eq!(stage.gateway.ask("GET", "/only", "x.y.b.test", &[]).text(), "other");
-    assert_eq!(stage.gateway.ask("GET", "/only", "C.b.test", &[]).text(), "hello");
-    assert_eq!(stage.gateway.ask("GET", "/only", "xb.test", &[]).status, 421);
+    let setup = start();
+    assert_eq!(setup.gateway.ask("GET", "/only", "b.test", &[]).text(), "other");
+    assert_eq!(setup.gateway.ask("GET", "/only", "x.y.b.test", &[]).text(), "other");
+    assert_eq!(setup.gateway.ask("GET", "/only", "C.b.test", &[]).text(), "hello");
+    assert_eq!(setup.gateway.ask("GET", "/only", "xb.test", &[]).status, 421);
 }
 
 #[test]
 fn a_missing_route_is_a_404_that_an_allowed_page_may_read() {
-    let stage = start();
-    let allowed = stage.gateway.ask("GET", "/nothing", "b.test", &[("Origin", ORIGIN)]);
+    let setup = start();
+    let allowed = setup.gateway.ask("GET", "/nothing", "b.test", &[("Origin", ORIGIN)]);
     assert_edge_error(&allowed, 404);
     assert_allowed(&allowed);
-    assert_denied(&stage.gateway.ask("GET", "/nothing", "b.test", &[("Origin", EVIL)]), "evil");
-    let own = stage.gateway.ask("GET", "/nothing", "b.test", &[]);
+    assert_denied(&setup.gateway.ask("GET", "/nothing", "b.test", &[("Origin", EVIL)]), "evil");
+    let own = setup.gateway.ask("GET", "/nothing", "b.test", &[]);
     assert_edge_error(&own, 404);
     assert_never_readable(&own);
-    assert_eq!(stage.other.total(), 0);
+    assert_eq!(setup.other.total(), 0);
 }
 
 #[test]
-fn forward_passes_what_is_denied_without_any_cors_field() {
-    let stage = start();
+fn forward_mode_passes_denied_requests_without_cors_headers() {
+    let setup = start();
     for origin in [EVIL, "null", "garbage"] {
-        let answer = stage.gateway.ask("POST", "/saml/acs", HOST, &[("Origin", origin)]);
+        let answer = setup.gateway.ask("POST", "/saml/acs", HOST, &[("Origin", origin)]);
         assert_eq!((answer.status, answer.text().as_str(), answer.headers.one("x-own")), (200, "hello", "1"));
         assert_never_readable(&answer);
         assert_eq!(answer.headers.vary(), ["accept", "origin"]);
     }
-    assert_denied(&stage.preflight("/saml/acs", "PUT", EVIL), "evil");
+    assert_denied(&setup.preflight("/saml/acs", "PUT", EVIL), "evil");
     let websocket = [("Origin", EVIL), ("Connection", "Upgrade"), ("Upgrade", "websocket")];
-    assert_denied(&stage.gateway.ask("GET", "/saml/acs", HOST, &websocket), "evil");
-    assert_eq!(stage.upstream.total(), 3);
-    let allowed = stage.gateway.ask("POST", "/saml/acs", HOST, &[("Origin", ORIGIN)]);
+    assert_denied(&setup.gateway.ask("GET", "/saml/acs", HOST, &websocket), "evil");
+    assert_eq!(setup.upstream.total(), 3);
+    let allowed = setup.gateway.ask("POST", "/saml/acs", HOST, &[("Origin", ORIGIN)]);
     assert_eq!(allowed.headers.one("access-control-allow-origin"), ORIGIN);
 }
 
 #[test]
-fn a_policy_that_reports_changes_nothing_and_counts() {
-    let stage = start();
+fn report_mode_only_counts_denials() {
+    let setup = start();
     for origin in [EVIL, ORIGIN] {
         for method in ["GET", "OPTIONS"] {
             let headers = [("Origin", origin), ("Access-Control-Request-Method", "PUT")];
-            let answer = stage.gateway.ask(method, "/watched", HOST, &headers);
+            let answer = setup.gateway.ask(method, "/watched", HOST, &headers);
             assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
-            assert_eq!(answer.headers.one("access-control-allow-origin"), EVIL, "the upstream's own");
+            assert_eq!(answer.headers.one("access-control-allow-origin"), EVIL, "the field of the upstream");
             assert_eq!(answer.headers.vary(), ["accept"]);
         }
     }
-    assert_eq!((stage.upstream.count("GET"), stage.upstream.count("OPTIONS")), (2, 2));
-    stage.gateway.wait_metric("crossgate_requests_total", &[], 4.0);
-    let count = |verdict| stage.gateway.metric("crossgate_requests_total", &[("tenant", "a"), ("verdict", verdict)]);
+    assert_eq!((setup.upstream.count("GET"), setup.upstream.count("OPTIONS")), (2, 2));
+    setup.gateway.wait_metric("crossgate_requests_total", &[], 4.0);
+    let count = |verdict| setup.gateway.metric("crossgate_requests_total", &[("tenant", "a"), ("verdict", verdict)]);
     assert_eq!(["allow", "deny", "would_allow", "would_deny"].map(count), [0.0, 0.0, 1.0, 3.0]);
-    assert!(stage.gateway.metric("crossgate_report_disagreements_total", &[("tenant", "a")]) >= 2.0);
+    assert!(setup.gateway.metric("crossgate_report_disagreements_total", &[("tenant", "a")]) >= 2.0);
+}
+
+/// Starts a tenant with a policy for partners and a stricter one for `/admin`.
+fn start_with_admin() -> Setup {
+    let (upstream, other) = (RecordingUpstream::answering("hello"), RecordingUpstream::answering("other"));
+    let text = format!(
+        r#"
+upstreams:
+  api: {{ servers: [{}] }}
+  other: {{ servers: [{}] }}
+policies:
+  partner: {{ allowOrigins: ["{ORIGIN}", "https://partner.test"], allowMethods: [PUT], allowCredentials: true }}
+  staff: {{ allowOrigins: ["{ORIGIN}"], allowCredentials: true }}
+tenants:
+  - id: a
+    hosts: [{HOST}]
+    upstream: api
+    policy: partner
+    routes:
+      - {{ pathPrefix: /admin, policy: staff }}
+      - {{ pathPrefix: /Reports/Daily, upstream: other }}
+      - {{ pathPrefix: /same }}
+  - id: b
+    hosts: [b.test]
+    policy: partner
+    routes: [{{ pathPrefix: /only, upstream: other }}]
+  - {{ id: c, hosts: [c.test], upstream: api, policy: partner }}
+"#,
+        upstream.address, other.address
+    );
+    Setup { gateway: Gateway::start(&config(&text), &[]), upstream, other }
+}
+
+#[test]
+fn a4_path_ambiguous_between_routes_is_refused() {
+    let site = start_with_admin();
+    let partner = [("Origin", "https://partner.test")];
+    let over_http2 = Http2::open(site.gateway.data);
+    for path in [
+        "/%2561dmin/users",
+        "/admin%25%2532%46users",
+        "/admin%2Fusers",
+        "/admin%2fusers?x=/public",
+        "/admin%5cusers",
+        "/admin%5Cusers",
+        "/admin\\users",
+        "/admin%252fusers",
+        "/admin%25252Fusers",
+        "/admin;x/users",
+        "/admin;/users",
+        "/admin%3bx/users",
+        "/admin./users",
+        "/admin%20/users",
+        "/admin%00/users",
+        "/ADMIN/users",
+        "/Admin",
+        "/aDmin%2Fusers",
+        "/x/..%252fadmin",
+        "/%2Fadmin/users",
+        "//%2fadmin",
+        "/reports/daily",
+        "/Reports%2FDaily/x",
+    ] {
+        for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS"] {
+            let answer = site.gateway.ask(method, path, HOST, &partner);
+            assert_eq!(answer.status, 400, "{method} {path}");
+            assert_edge_error(&answer, 400);
+            assert_never_readable(&answer);
+        }
+        let preflight = [partner[0], ("Access-Control-Request-Method", "PUT")];
+        let answer = site.gateway.ask("OPTIONS", path, HOST, &preflight);
+        assert_edge_error(&answer, 400);
+        assert_never_readable(&answer);
+        if !path.contains('\\') {
+            let answer = over_http2.ask("GET", path, HOST, &partner, b"").unwrap();
+            assert_eq!(answer.status, 400, "{path}");
+        }
+    }
+    assert_eq!((site.upstream.total(), site.other.total()), (0, 0));
+}
+
+#[test]
+fn a4_path_ambiguous_between_equal_routes_is_forwarded() {
+    let site = start_with_admin();
+    for (host, path) in [
+        // Paths of GitLab and Matrix.
+        (HOST, "/api/v4/projects/group%2Fproject"),
+        (HOST, "/_matrix/client/v3/rooms/!a%3Ab.test/state/x%2Fy"),
+        (HOST, "/Files/Report.PDF;v=2"),
+        (HOST, "/same%2Fadmin"),
+        (HOST, "/SAME/x"),
+        (HOST, "/x/administration"),
+        (HOST, "/admin/a%2Fb;c=D/E"),
+        (HOST, "/Reports/Daily/x%2FY"),
+        // One route for every reading of the path.
+        ("c.test", "/admin%2fusers;x"),
+        ("b.test", "/only/a%2Fb"),
+    ] {
+        let answer = site.gateway.ask("GET", path, host, &[("Origin", ORIGIN)]);
+        assert_eq!(answer.status, 200, "{host} {path}: {answer:?}");
+    }
+    // Without a route no upstream can be reached.
+    assert_edge_error(&site.gateway.ask("GET", "/other%2Fonly", "b.test", &[]), 404);
+    // A reading outside of the only route.
+    assert_edge_error(&site.gateway.ask("GET", "/only/x%252f..%252f..%252fsecret", "b.test", &[]), 400);
+    let seen = site.upstream.seen();
+    assert!(seen.iter().any(|seen| seen.target == "/api/v4/projects/group%2Fproject"), "{seen:?}");
 }

@@ -1,4 +1,4 @@
-//! Bodies pass through as they come: nothing waits for an end, and nothing is held.
+//! Streaming of bodies, events and WebSockets: data is forwarded as it arrives and is not buffered.
 use std::io::Write as _;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 const MIB: usize = 1024 * 1024;
-/// Far above what could be held.
+/// Far larger than the gateway's memory limit.
 const STREAMED: usize = 1024 * MIB;
 
 #[test]
@@ -55,13 +55,13 @@ fn a_refused_upgrade_is_an_answer_like_any_other() {
     assert_eq!(site.upstream.total(), 1);
 }
 
-/// What nobody would answer but with a refusal.
-fn denied() -> Vec<u8> {
+/// Renders a request that the gateway denies.
+fn denied_request() -> Vec<u8> {
     request("GET", "/behind", HOST, &[("Origin", "https://evil.test")], b"")
 }
 
 #[test]
-fn nothing_behind_a_handshake_reaches_the_upstream_before_its_101() {
+fn bytes_after_a_handshake_are_held_until_101() {
     let (seen, silences) = mpsc::channel();
     let seen = Mutex::new(seen);
     let site = Site::scripted(move |exchange| {
@@ -69,22 +69,22 @@ fn nothing_behind_a_handshake_reaches_the_upstream_before_its_101() {
         websocket(exchange)
     });
     let mut connection = site.connect();
-    connection.send(&[handshake(ORIGIN), denied()].concat()).unwrap();
-    assert!(silences.recv().unwrap(), "more than the head came");
+    connection.send(&[handshake(ORIGIN), denied_request()].concat()).unwrap();
+    assert!(silences.recv().unwrap(), "bytes after the head arrived");
     assert_eq!(connection.answer_to(b"GET").unwrap().status, 101);
-    // From here on they are the other protocol's bytes, and no request.
-    assert_eq!(connection.exactly(denied().len()).unwrap(), denied());
+    // After the 101 these bytes belong to the other protocol and are not a request.
+    assert_eq!(connection.exactly(denied_request().len()).unwrap(), denied_request());
     assert_eq!(site.upstream.total(), 1);
 }
 
 #[test]
-fn a_request_behind_a_handshake_that_is_not_taken_up_is_judged_by_itself() {
+fn request_after_a_refused_handshake_is_judged_separately() {
     for protocol in ["websocket", "h2c", "foo"] {
         let site = Site::start();
         let asked = [("Origin", ORIGIN), ("Connection", "Upgrade"), ("Upgrade", protocol)];
         let first = request("GET", "/", HOST, &asked, b"");
         let mut connection = site.connect();
-        connection.send(&[first, denied(), denied()].concat()).unwrap();
+        connection.send(&[first, denied_request(), denied_request()].concat()).unwrap();
         let answer = connection.answer_to(b"GET").unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (200, "hello"), "{protocol}");
         for _ in 0..2 {
@@ -97,7 +97,7 @@ fn a_request_behind_a_handshake_that_is_not_taken_up_is_judged_by_itself() {
 }
 
 #[test]
-fn events_pass_one_by_one_as_they_come() {
+fn server_sent_events_are_forwarded_immediately() {
     let (sender, events) = mpsc::channel::<&'static str>();
     let events = Mutex::new(events);
     let site = Site::scripted(move |exchange| {
@@ -113,7 +113,8 @@ fn events_pass_one_by_one_as_they_come() {
     connection.send(&request("GET", "/events", HOST, &[("Origin", ORIGIN)], b"")).unwrap();
     assert_allowed(&connection.head().unwrap());
     for event in ["data: 1\n\n", "data: 2\n\n", "data: 3\n\n"] {
-        // The next one is sent only when this one has arrived: held back, it would never come.
+        // The next event is sent only when this one has arrived, so a buffered event would never
+        // arrive.
         sender.send(event).unwrap();
         assert_eq!(connection.chunk().unwrap().unwrap(), event.as_bytes());
     }
@@ -122,7 +123,7 @@ fn events_pass_one_by_one_as_they_come() {
 }
 
 #[test]
-fn a_body_of_known_length_is_not_held_back_either() {
+fn body_with_content_length_is_forwarded_immediately() {
     let (sender, pieces) = mpsc::channel::<&'static str>();
     let pieces = Mutex::new(pieces);
     let site = Site::scripted(move |exchange| {
@@ -161,7 +162,7 @@ fn an_upload_reaches_the_upstream_piece_by_piece() {
 }
 
 #[test]
-fn a_large_upload_is_never_held() {
+fn large_upload_is_not_buffered() {
     let site = Site::scripted(|exchange| {
         let (length, _) = exchange.read_body();
         exchange.answer(200, &[], length.to_string().as_bytes())
@@ -174,11 +175,11 @@ fn a_large_upload_is_never_held() {
         connection.stream.write_all(&piece).unwrap();
     }
     assert_eq!(connection.answer_to(b"PUT").unwrap().text(), length);
-    assert_held_little(&site);
+    assert_little_memory(&site);
 }
 
 #[test]
-fn a_large_download_is_never_held() {
+fn large_download_is_not_buffered() {
     let site = Site::scripted(|exchange| {
         exchange.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {STREAMED}\r\n\r\n").as_bytes());
         let piece = vec![b'x'; MIB];
@@ -193,17 +194,17 @@ fn a_large_download_is_never_held() {
     for _ in 0..STREAMED / MIB {
         assert_eq!(connection.exactly(MIB).unwrap().len(), MIB);
     }
-    assert_held_little(&site);
+    assert_little_memory(&site);
 }
 
-/// The most memory the gateway ever had, binary and all, is far below what passed.
-fn assert_held_little(site: &Site) {
+/// Checks that the peak memory of the gateway is far below the size of the transfer.
+fn assert_little_memory(site: &Site) {
     let peak = site.gateway.process.memory("VmHWM") / MIB as u64;
     assert!(peak < 96, "the gateway needed {peak} MiB");
 }
 
 #[test]
-fn a_client_that_waits_to_be_asked_for_its_body_is_asked() {
+fn expect_100_continue_gets_100() {
     let site = Site::scripted(|exchange| {
         if exchange.seen.headers.has("expect") {
             exchange.write(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -220,7 +221,7 @@ fn a_client_that_waits_to_be_asked_for_its_body_is_asked() {
 }
 
 #[test]
-fn a_denied_client_that_waits_is_not_asked_for_its_body() {
+fn expect_100_continue_of_denied_request_gets_403() {
     let site = Site::start();
     let expecting = [("Origin", "https://evil.test"), ("Content-Length", "4"), ("Expect", "100-continue")];
     let answer = site.raw(&request("PUT", "/", HOST, &expecting, b"")).unwrap();
@@ -229,7 +230,7 @@ fn a_denied_client_that_waits_is_not_asked_for_its_body() {
 }
 
 #[test]
-fn an_answer_before_the_end_of_the_upload_is_delivered() {
+fn early_answer_during_upload_is_delivered() {
     let site = Site::scripted(|exchange| {
         exchange.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig");
         Then::Stall
@@ -245,7 +246,7 @@ fn an_answer_before_the_end_of_the_upload_is_delivered() {
 #[test]
 fn a_body_above_the_configured_limit_is_refused() {
     let upstream = crate::support::RecordingUpstream::answering("hello");
-    let site = Site::before(upstream, "limits: { maxRequestBody: 1KiB }\n");
+    let site = Site::with_upstream(upstream, "limits: { maxRequestBody: 1KiB }\n");
     let put = |length: usize| request("PUT", "/", HOST, &[("Origin", ORIGIN)], &vec![b'x'; length]);
     assert_allowed(&site.raw(&put(1024)).unwrap());
     let answer = site.raw(&put(1025)).unwrap();

@@ -1,5 +1,7 @@
-//! TLS on the data listeners: which certificate a client is shown, what may be asked for on its connection, what becomes of whoever does
-//! not shake hands, and that answers are the same as in plain text.
+//! TLS on the data listeners: certificate selection, hosts that a connection may serve, failed
+//! handshakes, and answers.
+//!
+//! Answers over TLS are equal to answers in plain text.
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -20,10 +22,10 @@ mod secrets;
 
 const HANDSHAKES: &str = "crossgate_tls_handshakes_total";
 
-/// The usual tenant behind two listeners: one in plain text and one that speaks TLS.
+/// The usual tenant with two listeners: one for plain text and one for TLS.
 struct Stage {
     authority: Authority,
-    /// `0.crt` and `0.key`, and so on, as they are on disk at the start.
+    /// The certificates in `0.crt`, `0.key` and so on at the start.
     issued: Vec<Issued>,
     upstream: RecordingUpstream,
     gateway: Gateway,
@@ -36,7 +38,8 @@ impl Stage {
         Self::with(&[&[HOST, "127.0.0.1"]], RecordingUpstream::answering("hello"), "", "")
     }
 
-    /// With certificates for these names, `more` in the TLS of the listener, and `rest` in the configuration.
+    /// Starts with certificates for these names, `more` in the listener's `tls` section, and `rest`
+    /// at the end of the configuration.
     fn with(names: &[&[&str]], upstream: RecordingUpstream, more: &str, rest: &str) -> Self {
         let (authority, directory) = (Authority::new("ours"), TempDir::new().unwrap());
         let issued: Vec<Issued> = names.iter().map(|names| authority.issue(names)).collect();
@@ -50,23 +53,26 @@ impl Stage {
         Self { authority, issued, upstream, gateway, plain, secure }
     }
 
-    /// A connection to the listener that speaks TLS.
+    /// Opens a connection to the TLS listener.
     fn connect(&self, host: &str) -> io::Result<TlsConnection> {
         self.authority.connect(self.secure, host)
     }
 
-    /// One request on a connection that asked for `host`.
+    /// Sends one request on a connection with the server name `host`.
     fn ask(&self, host: &str, bytes: &[u8]) -> Response {
         let tunnel = crate::support::Tunnel::to(self.secure, host, &self.authority);
         Connection::ask(tunnel.address, bytes).unwrap_or_else(|error| panic!("{host}: {error:?}"))
     }
 
-    /// The number of the certificate that a client is shown which asks for `host`; what its handshake failed of, if it does.
-    fn shown(&self, host: &str) -> Result<usize, rustls::Error> {
+    /// The number of the served certificate for the server name `host`, or the error of the
+    /// handshake.
+    fn served_certificate(&self, host: &str) -> Result<usize, rustls::Error> {
         match self.connect(host) {
-            Ok(connection) => {
-                Ok(self.issued.iter().position(|one| one.der == *connection.certificate()).expect("one of them"))
-            }
+            Ok(connection) => Ok(self
+                .issued
+                .iter()
+                .position(|one| one.der == *connection.certificate())
+                .expect("a configured certificate")),
             Err(error) => Err(tls_error(&error).unwrap_or_else(|| panic!("{host}: {error}")).clone()),
         }
     }
@@ -75,15 +81,15 @@ impl Stage {
         self.gateway.wait_metric(HANDSHAKES, &[("result", result)], wanted);
     }
 
-    /// Puts other files in the place of those of a certificate.
+    /// Replaces the files of a certificate by renames.
     fn replace(&self, number: usize, issued: &Issued) {
         for (name, text) in [("crt", &issued.certificate), ("key", &issued.key)] {
-            rename(&self.gateway.path(&format!("{number}.{name}")), text);
+            replace_file(&self.gateway.path(&format!("{number}.{name}")), text);
         }
     }
 }
 
-fn rename(path: &Path, text: &str) {
+fn replace_file(path: &Path, text: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(new, path).unwrap();
@@ -100,8 +106,8 @@ fn text(certificates: usize, upstream: &RecordingUpstream, more: &str, rest: &st
     )
 }
 
-/// An answer without what differs each time.
-fn steady(answer: &Response) -> (u16, Vec<(String, String)>, String) {
+/// The parts of an answer that are equal for equal requests: all but `Date` and the request id.
+fn comparable(answer: &Response) -> (u16, Vec<(String, String)>, String) {
     let id = answer.headers.all("x-request-id").first().copied().unwrap_or("none").to_owned();
     let mut fields: Vec<_> = answer.headers.0.clone();
     fields.retain(|(name, _)| !["date", "x-request-id"].contains(&name.to_ascii_lowercase().as_str()));
@@ -109,8 +115,8 @@ fn steady(answer: &Response) -> (u16, Vec<(String, String)>, String) {
     (answer.status, fields, answer.text().replace(&id, "ID"))
 }
 
-/// The labels of a series as `/metrics` has them.
-fn results(gateway: &Gateway) -> BTreeMap<String, f64> {
+/// The series of handshake results in `/metrics`.
+fn handshake_results(gateway: &Gateway) -> BTreeMap<String, f64> {
     let series = gateway.metrics().into_iter();
     series.filter(|(name, _)| name.starts_with(HANDSHAKES)).collect()
 }

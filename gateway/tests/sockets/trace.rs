@@ -10,8 +10,8 @@ const ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const STATE: &str = "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7";
 
-/// What the upstream gets of it, by a request over HTTP/1.1 and by one over HTTP/2.
-fn passed_on(site: &Site, client: &Http2, fields: &[(&str, &str)]) -> [[Vec<String>; 2]; 2] {
+/// Sends a request over HTTP/1.1 and one over HTTP/2 and returns the trace fields at the upstream.
+fn forwarded_trace(site: &Site, client: &Http2, fields: &[(&str, &str)]) -> [[Vec<String>; 2]; 2] {
     let over_http1 = || site.ask("GET", "/", fields);
     let over_http2 = || client.ask("GET", "/", HOST, fields, b"").unwrap();
     [&over_http1 as &dyn Fn() -> Response, &over_http2].map(|ask| {
@@ -23,7 +23,7 @@ fn passed_on(site: &Site, client: &Http2, fields: &[(&str, &str)]) -> [[Vec<Stri
 }
 
 #[test]
-fn what_is_well_formed_goes_on_untouched_and_nothing_else_does() {
+fn only_valid_trace_context_is_forwarded() {
     let site = Site::start();
     let client = Http2::open(site.gateway.data);
     let one = |value: &str| vec![value.to_owned()];
@@ -40,12 +40,12 @@ fn what_is_well_formed_goes_on_untouched_and_nothing_else_does() {
         (&[("tracestate", STATE)], [vec![], vec![]]),
         (&[], [vec![], vec![]]),
     ] {
-        assert_eq!(passed_on(&site, &client, fields), [expected.clone(), expected], "{fields:?}");
+        assert_eq!(forwarded_trace(&site, &client, fields), [expected.clone(), expected], "{fields:?}");
     }
 }
 
 #[test]
-fn the_log_has_the_traces_id_and_explain_takes_the_line() {
+fn log_line_has_the_trace_id_and_explain_accepts_it() {
     let site = Site::start();
     let logged = |path: &str, is: &dyn Fn(&Value) -> bool| {
         let line = site.gateway.process.stdout_line(|line| line.contains(path).then(|| line.to_owned()));
@@ -73,6 +73,6 @@ fn the_log_has_the_traces_id_and_explain_takes_the_line() {
         .spawn()
         .unwrap();
     explain.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
-    let said = explain.wait_with_output().unwrap();
-    assert!(said.status.success() && String::from_utf8_lossy(&said.stdout).contains(ORIGIN), "{said:?}");
+    let output = explain.wait_with_output().unwrap();
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains(ORIGIN), "{output:?}");
 }

@@ -1,4 +1,5 @@
-//! A new process takes the sockets of the running one: nobody is refused, nothing is cut off, and where it cannot, nothing changes.
+//! Upgrades: a new process takes over the sockets of the running one. No request is refused or cut
+//! off, and a failed upgrade changes nothing.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -14,8 +15,8 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::{
-    Connection, Gateway, HOST, Heir, ORIGIN, PATIENCE, RecordingUpstream, Response, Site, Then, assert_allowed, config,
-    handshake, put_script, request, tenant_config, websocket,
+    Connection, Gateway, HOST, ORIGIN, PATIENCE, RecordingUpstream, Response, Site, Successor, Then, assert_allowed,
+    config, handshake, put_script, request, tenant_config, websocket,
 };
 
 const CLIENTS: usize = 8;
@@ -32,11 +33,11 @@ fn post() -> Vec<u8> {
     request("POST", "/", HOST, &[("Origin", ORIGIN), ("Content-Type", "application/json")], &[b'x'; 1024])
 }
 
-fn hand_over(gateway: &Gateway) -> Heir {
-    Heir::of(&gateway.process, |signal| gateway.process.signal(signal), &[])
+fn hand_over(gateway: &Gateway) -> Successor {
+    Successor::of(&gateway.process, |signal| gateway.process.signal(signal), &[])
 }
 
-/// Waits for the end of the first process, whose output its successors still write to.
+/// Waits for the end of the first process. Its successors still write to its output.
 fn wait_ended(gateway: &mut Gateway) {
     let deadline = Instant::now() + PATIENCE;
     while gateway.process.is_running() {
@@ -45,8 +46,8 @@ fn wait_ended(gateway: &mut Gateway) {
     }
 }
 
-/// Asks again and again over one connection, and over another one only when an answer says that it was the last. Nothing else ends it.
-fn ask_until(address: SocketAddr, is_over: &AtomicBool, asked: &AtomicU64) {
+/// Sends requests over one connection, and over a new one only after `Connection: close`.
+fn send_until(address: SocketAddr, is_over: &AtomicBool, asked: &AtomicU64) {
     let requests = [get("/"), preflight(), post()];
     let mut connection = Connection::open(address);
     for request in requests.iter().cycle() {
@@ -72,7 +73,7 @@ fn assert_allowed_or_no_content(answer: &Response) {
     assert_eq!(answer.headers.one("access-control-allow-origin"), ORIGIN);
 }
 
-/// The same with a connection for each request.
+/// Sends requests with a new connection for each.
 fn connect_until(address: SocketAddr, is_over: &AtomicBool, asked: &AtomicU64) {
     while !is_over.load(SeqCst) {
         for request in [get("/"), preflight()] {
@@ -84,7 +85,7 @@ fn connect_until(address: SocketAddr, is_over: &AtomicBool, asked: &AtomicU64) {
     }
 }
 
-/// The address is ready all the time, whoever answers.
+/// Checks that the address is ready all the time.
 fn probe_until(address: SocketAddr, is_over: &AtomicBool) {
     let probe = request("GET", "/readyz", &address.to_string(), &[], b"");
     while !is_over.load(SeqCst) {
@@ -108,26 +109,26 @@ fn two_upgrades_in_a_row_fail_no_request() {
         exchange.write(b" done");
         Then::KeepAlive
     });
-    let mut site = Site::before(upstream, "shutdown: { grace: 2m }\naccessLog: { level: Off }\n");
+    let mut site = Site::with_upstream(upstream, "shutdown: { grace: 2m }\naccessLog: { level: Off }\n");
     let (data, admin) = (site.gateway.data, site.gateway.admin);
     let (is_over, asked) = (AtomicBool::new(false), AtomicU64::new(0));
-    // In flight across both.
+    // In flight during both upgrades.
     let mut slow = site.connect();
     slow.send(&get("/slow")).unwrap();
     arrivals.recv().unwrap();
     let (second, mut third) = thread::scope(|scope| {
-        let is_over = EndsWith(&is_over);
+        let is_over = EndOnDrop(&is_over);
         for _ in 0..CLIENTS {
-            scope.spawn(|| ask_until(data, is_over.0, &asked));
+            scope.spawn(|| send_until(data, is_over.0, &asked));
         }
         scope.spawn(|| connect_until(data, is_over.0, &asked));
         scope.spawn(|| probe_until(admin, is_over.0));
         wait_more(&asked, 200);
         let mut second = hand_over(&site.gateway);
         wait_more(&asked, 200);
-        let third = Heir::of(&site.gateway.process, |signal| second.signal(signal), &[&second]);
+        let third = Successor::of(&site.gateway.process, |signal| second.signal(signal), &[&second]);
         wait_more(&asked, 200);
-        // The first has a request still, the second none.
+        // The first process still has a request, the second none.
         release.send(()).unwrap();
         let answer = slow.answer_to(b"GET").unwrap();
         assert_allowed(&answer);
@@ -142,14 +143,14 @@ fn two_upgrades_in_a_row_fail_no_request() {
     assert_eq!(site.gateway.metric("crossgate_ready", &[]), 1.0);
     third.signal(Signal::TERM);
     assert_eq!(third.wait_ended(), Some(0));
-    assert!(std::net::TcpStream::connect(data).is_err(), "nobody keeps the sockets");
+    assert!(std::net::TcpStream::connect(data).is_err(), "a socket is still open");
     assert!(!site.gateway.process.stderr().contains("ERROR"), "{}", site.gateway.process.stderr());
 }
 
-/// Ends the others when the test does, well or not.
-struct EndsWith<'a>(&'a AtomicBool);
+/// Ends the other threads when the test ends or fails.
+struct EndOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for EndsWith<'_> {
+impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, SeqCst);
     }
@@ -158,47 +159,47 @@ impl Drop for EndsWith<'_> {
 fn wait_more(asked: &AtomicU64, more: u64) {
     let (wanted, deadline) = (asked.load(SeqCst) + more, Instant::now() + PATIENCE);
     while asked.load(SeqCst) < wanted {
-        assert!(Instant::now() < deadline, "nobody is answered");
+        assert!(Instant::now() < deadline, "no request is answered");
         thread::yield_now();
     }
 }
 
 #[test]
-fn an_idle_connection_and_an_open_websocket_outlive_the_hand_over_for_a_while() {
+fn idle_connection_and_websocket_survive_the_hand_over() {
     let upstream = RecordingUpstream::start(websocket);
-    let mut site = Site::before(upstream, "shutdown: { grace: 8s }\n");
+    let mut site = Site::with_upstream(upstream, "shutdown: { grace: 8s }\n");
     let mut socket = site.connect();
     assert_eq!(socket.exchange(&handshake(ORIGIN)).unwrap().status, 101);
     let mut idle = site.connect();
     assert_eq!(idle.exchange(&preflight()).unwrap().status, 204);
-    let heir = hand_over(&site.gateway);
+    let successor = hand_over(&site.gateway);
     socket.send(b"frame").unwrap();
     assert_eq!(socket.exactly(5).unwrap(), b"frame");
-    // It is still answered by the old process, which tells it to go once it has begun to drain.
+    // The old process still answers, and closes the connection once it drains.
     while !is_last(&idle.exchange(&preflight()).unwrap()) {}
     assert!(idle.is_at_end());
     wait_ended(&mut site.gateway);
     assert!(socket.is_at_end());
-    assert!(heir.is_running());
+    assert!(successor.is_running());
 }
 
 #[test]
-fn a_new_process_that_does_not_start_changes_nothing() {
+fn failed_start_of_the_new_process_changes_nothing() {
     let upstream = RecordingUpstream::answering("hello");
     let good = config(&tenant_config(&upstream, ""));
     let mut gateway = Gateway::start(&good, &[]);
     let ask = |gateway: &Gateway| assert_allowed(&Connection::ask(gateway.data, &get("/")).unwrap());
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let second = format!("  - address: {}\nadmin:", taken.local_addr().unwrap());
-    for (bad, told) in
+    for (bad, message) in
         [("version: 2\n".to_owned(), "crossgate.yaml:1:"), (good.replace("admin:", &second), "cannot listen on")]
     {
         fs::write(gateway.path("crossgate.yaml"), bad).unwrap();
-        let fails = gateway.process.stderr().matches("does not serve").count();
+        let fails = gateway.process.stderr().matches("the new process failed to serve").count();
         gateway.process.signal(Signal::USR2);
-        gateway.process.stderr_line(|line| line.contains(told).then_some(()));
+        gateway.process.stderr_line(|line| line.contains(message).then_some(()));
         let deadline = Instant::now() + PATIENCE;
-        while gateway.process.stderr().matches("does not serve").count() == fails {
+        while gateway.process.stderr().matches("the new process failed to serve").count() == fails {
             assert!(Instant::now() < deadline, "{}", gateway.process.stderr());
             thread::yield_now();
         }
@@ -206,12 +207,12 @@ fn a_new_process_that_does_not_start_changes_nothing() {
     }
     assert!(gateway.process.is_running());
     assert_eq!(gateway.admin("GET", "/readyz").status, 200);
-    // Mended, it is taken over after all.
+    // After the correction the hand-over succeeds.
     fs::write(gateway.path("crossgate.yaml"), good).unwrap();
-    let heir = hand_over(&gateway);
+    let successor = hand_over(&gateway);
     wait_ended(&mut gateway);
     ask(&gateway);
-    assert!(heir.is_running());
+    assert!(successor.is_running());
 }
 
 #[test]
@@ -222,31 +223,31 @@ fn listeners_are_kept_added_and_dropped_by_an_upgrade() {
     let before = gateway.data_listeners();
     let other = good.replace("admin:", "  - { address: 127.0.0.2:0, trustedProxies: [127.0.0.0/8] }\nadmin:");
     fs::write(gateway.path("crossgate.yaml"), other).unwrap();
-    let _heir = hand_over(&gateway);
+    let _successor = hand_over(&gateway);
     wait_ended(&mut gateway);
     let after = gateway.data_listeners().split_off(before.len());
     assert_eq!((after.len(), after[0]), (2, before[0]));
     for address in after {
         assert_allowed(&Connection::ask(address, &get("/")).unwrap());
     }
-    assert!(std::net::TcpStream::connect(before[1]).is_err(), "it is in no configuration");
+    assert!(std::net::TcpStream::connect(before[1]).is_err(), "the removed listener still accepts");
 }
 
-/// A gateway that was called by a link, where another program can be put.
-fn by_link(directory: &Path, text: &str) -> Gateway {
+/// Starts a gateway through a symbolic link, which a test can replace with another program.
+fn start_by_link(directory: &Path, text: &str) -> Gateway {
     symlink(env!("CARGO_BIN_EXE_crossgate"), directory.join("crossgate")).unwrap();
     Gateway::start_by(Command::new(directory.join("crossgate")), text)
 }
 
 #[test]
-fn what_is_started_is_what_has_the_name_now() {
+fn upgrade_starts_the_current_binary_of_that_name() {
     let (upstream, directory) = (RecordingUpstream::answering("hello"), TempDir::new().unwrap());
-    let mut gateway = by_link(directory.path(), &config(&tenant_config(&upstream, "")));
+    let mut gateway = start_by_link(directory.path(), &config(&tenant_config(&upstream, "")));
     let binary = env!("CARGO_BIN_EXE_crossgate");
     put_script(&directory.path().join("crossgate"), &format!("echo started with \"$@\" >&2; exec {binary} \"$@\""));
-    let _heir = hand_over(&gateway);
-    let said = gateway.process.stderr_line(|line| line.strip_prefix("started with ").map(str::to_owned));
-    assert!(said.starts_with("run --config /") && said.ends_with(" --take-over"), "{said}");
+    let _successor = hand_over(&gateway);
+    let arguments = gateway.process.stderr_line(|line| line.strip_prefix("started with ").map(str::to_owned));
+    assert!(arguments.starts_with("run --config /") && arguments.ends_with(" --take-over"), "{arguments}");
     wait_ended(&mut gateway);
     assert_allowed(&Connection::ask(gateway.data, &get("/")).unwrap());
 }
@@ -254,13 +255,13 @@ fn what_is_started_is_what_has_the_name_now() {
 #[test]
 fn a_stop_while_the_new_process_starts_ends_both() {
     let (upstream, directory) = (RecordingUpstream::answering("hello"), TempDir::new().unwrap());
-    let mut gateway = by_link(directory.path(), &config(&tenant_config(&upstream, "")));
+    let mut gateway = start_by_link(directory.path(), &config(&tenant_config(&upstream, "")));
     put_script(&directory.path().join("crossgate"), "echo begun >&2; cat >/dev/null; echo left >&2");
     gateway.process.signal(Signal::USR2);
     gateway.process.stderr_line(|line| (line == "begun").then_some(()));
-    // A second wish while the first is being granted is none.
+    // A second signal during the start of the new process is ignored.
     gateway.process.signal(Signal::USR2);
-    gateway.process.stderr_line(|line| line.contains("is being started already").then_some(()));
+    gateway.process.stderr_line(|line| line.contains("a new process is already starting").then_some(()));
     assert_allowed(&Connection::ask(gateway.data, &get("/")).unwrap());
     gateway.process.signal(Signal::TERM);
     assert_eq!(gateway.process.wait_at_most(PATIENCE).code(), Some(0));
@@ -270,12 +271,12 @@ fn a_stop_while_the_new_process_starts_ends_both() {
 #[test]
 fn a_stop_before_a_new_process_serves_ends_it_too() {
     let (upstream, directory) = (RecordingUpstream::answering("hello"), TempDir::new().unwrap());
-    let mut gateway = by_link(directory.path(), &config(&tenant_config(&upstream, "")));
-    // A process of its own, which says that it is there, and no more.
-    let heir = r#"printf "here %010d\n" $$; cat >/dev/null; echo left >&2"#;
-    put_script(&directory.path().join("crossgate"), &format!("exec 3<&0; sh -c '{heir}' <&3 >&3 3<&- &"));
+    let mut gateway = start_by_link(directory.path(), &config(&tenant_config(&upstream, "")));
+    // A child process that announces itself and does nothing else.
+    let successor = r#"printf "here %010d\n" $$; cat >/dev/null; echo left >&2"#;
+    put_script(&directory.path().join("crossgate"), &format!("exec 3<&0; sh -c '{successor}' <&3 >&3 3<&- &"));
     gateway.process.signal(Signal::USR2);
-    gateway.process.stderr_line(|line| line.contains("a new process is to take over").then_some(()));
+    gateway.process.stderr_line(|line| line.contains("a new process takes over").then_some(()));
     assert_allowed(&Connection::ask(gateway.data, &get("/")).unwrap());
     gateway.process.signal(Signal::TERM);
     assert_eq!(gateway.process.wait_at_most(PATIENCE).code(), Some(0));
@@ -283,7 +284,7 @@ fn a_stop_before_a_new_process_serves_ends_it_too() {
 }
 
 #[test]
-fn nobody_takes_over_from_nobody() {
+fn upgrade_without_a_predecessor_is_refused() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("crossgate.yaml");
     let upstream = RecordingUpstream::answering("hello");
@@ -291,6 +292,6 @@ fn nobody_takes_over_from_nobody() {
     for word in ["--take-over", "--succeed"] {
         let mut process = crate::support::Process::crossgate(&["run", "--config", path.to_str().unwrap(), word]);
         assert_eq!(process.wait_at_most(PATIENCE).code(), Some(1));
-        assert!(process.stderr().contains("leave them out"), "{}", process.stderr());
+        assert!(process.stderr().contains("remove them"), "{}", process.stderr());
     }
 }

@@ -1,4 +1,6 @@
-//! Upstreams that speak HTTP/2: what they are sent, what becomes of what they send, and what when they break off.
+//! HTTP/2 upstreams: the requests they receive, the answers that clients get, and aborted or
+//! invalid answers.
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -12,17 +14,17 @@ use hyper_util::service::TowerToHyperService;
 use tokio::sync::Notify;
 
 use crate::support::http2_frames::{
-    CANCEL, DATA, END_STREAM, HEADERS, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, RST_STREAM,
+    CANCEL, DATA, END_STREAM, HEADERS, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, RST_STREAM, WINDOW_UPDATE, frame, head,
 };
 use crate::support::{
-    Asked, Connection, FrameConnection, FrameUpstream, Gateway, HOST, Http2Upstream, ORIGIN, RecordingUpstream,
-    Response, WireError, assert_allowed, assert_edge_error, assert_never_readable, config, handshake, request, send,
-    tenant_config_at,
+    Connection, FrameConnection, FrameUpstream, Gateway, HOST, Http2Exchange, Http2Upstream, ORIGIN, Outcome, RawHttp2,
+    RecordingUpstream, Response, WireError, assert_allowed, assert_edge_error, assert_never_readable, config,
+    connect_with_small_buffers, handshake, request, send, tenant_config_at,
 };
 
 const SHORT: &str = ", timeouts: { connect: 1s, head: 700ms, idle: 700ms }";
 
-fn before(server: SocketAddr, options: &str) -> Gateway {
+fn gateway_for(server: SocketAddr, options: &str) -> Gateway {
     Gateway::start(&config(&tenant_config_at(server, &format!(", protocol: Http2{options}"))), &[])
 }
 
@@ -36,8 +38,10 @@ fn assert_hello(answer: &Response) {
     assert_allowed(answer);
 }
 
-/// An upstream that does this with every request, on each connection one after the other.
-fn frames(answer: impl Fn(&mut FrameConnection, u32) -> Option<()> + Send + Sync + 'static) -> FrameUpstream {
+/// An upstream that calls `answer` for every request, one after the other on each connection.
+fn answering_by_frames(
+    answer: impl Fn(&mut FrameConnection, u32) -> Option<()> + Send + Sync + 'static,
+) -> FrameUpstream {
     FrameUpstream::start(move |connection| {
         loop {
             let stream = connection.next_request()?;
@@ -47,9 +51,9 @@ fn frames(answer: impl Fn(&mut FrameConnection, u32) -> Option<()> + Send + Sync
 }
 
 #[test]
-fn a_request_arrives_as_one_of_http2() {
+fn requests_reach_an_http2_upstream_without_hop_by_hop_fields() {
     let upstream = Http2Upstream::answering("hello");
-    let gateway = before(upstream.address, "");
+    let gateway = gateway_for(upstream.address, "");
     let hop = [
         ("Connection", "x-named, keep-alive"),
         ("X-Named", "here"),
@@ -69,6 +73,7 @@ fn a_request_arrives_as_one_of_http2() {
     assert_eq!(
         names,
         [
+            "cdn-loop",
             "origin",
             "x-app",
             "x-crossgate-tenant",
@@ -79,7 +84,7 @@ fn a_request_arrives_as_one_of_http2() {
         ]
     );
     assert_eq!(seen.headers.one("x-forwarded-host"), HOST);
-    // Whatever its form, a target is one of a path.
+    // `:path` is a path or `*`, whatever the form of the client's target.
     let absolute = format!("OPTIONS http://{HOST}/c HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
     assert_eq!(Connection::ask(gateway.data, absolute.as_bytes()).unwrap().status, 200);
     assert_eq!(gateway.ask("OPTIONS", "*", HOST, &[]).status, 200);
@@ -89,16 +94,16 @@ fn a_request_arrives_as_one_of_http2() {
 }
 
 #[test]
-fn the_configured_host_is_the_authority() {
+fn configured_host_is_sent_as_authority() {
     let upstream = Http2Upstream::answering("hello");
-    let gateway = before(upstream.address, ", host: internal.test");
+    let gateway = gateway_for(upstream.address, ", host: internal.test");
     assert_hello(&ask(&gateway, "GET", b"").unwrap());
     assert_eq!(upstream.uris()[0].authority().unwrap(), "internal.test");
     assert_eq!(upstream.seen()[0].headers.one("x-forwarded-host"), HOST);
 }
 
 #[test]
-fn its_own_cors_fields_reach_nobody() {
+fn http2_upstream_cors_headers_are_stripped() {
     let upstream = FrameUpstream::start(|connection| {
         loop {
             let stream = connection.next_request()?;
@@ -114,7 +119,7 @@ fn its_own_cors_fields_reach_nobody() {
             connection.send_trailers(stream, &[&own[..], &[("grpc-status", "0")]].concat())?;
         }
     });
-    let gateway = before(upstream.address, "");
+    let gateway = gateway_for(upstream.address, "");
     let answer = ask(&gateway, "GET", b"").unwrap();
     assert_hello(&answer);
     for (_, headers) in &answer.interim {
@@ -127,14 +132,14 @@ fn its_own_cors_fields_reach_nobody() {
 }
 
 #[test]
-fn bodies_go_both_ways() {
-    let upstream = Http2Upstream::start(|mut asked: Asked| async move {
-        let (body, _) = asked.read_body().await?;
-        let mut stream = asked.begin(200, &[])?;
+fn bodies_pass_both_ways_with_an_http2_upstream() {
+    let upstream = Http2Upstream::start(|mut exchange: Http2Exchange| async move {
+        let (body, _) = exchange.read_body().await?;
+        let mut stream = exchange.begin(200, &[])?;
         send(&mut stream, body.into()).await?;
         stream.send_data(Bytes::new(), true).ok()
     });
-    let gateway = before(upstream.address, "");
+    let gateway = gateway_for(upstream.address, "");
     let large: Vec<u8> = (0..3_u32 << 20).map(|at| at as u8).collect();
     for body in [b"".as_slice(), b"x", &large] {
         assert!(ask(&gateway, "POST", body).unwrap().body == body, "{} bytes", body.len());
@@ -146,13 +151,13 @@ fn bodies_go_both_ways() {
 }
 
 #[test]
-fn a_client_that_waits_to_be_asked_for_its_body_is_asked() {
-    let upstream = Http2Upstream::start(|mut asked: Asked| async move {
-        assert!(!asked.seen.headers.has("expect"));
-        let (body, _) = asked.read_body().await?;
-        asked.answer(200, &[], &body).await
+fn expect_continue_gets_100_with_an_http2_upstream() {
+    let upstream = Http2Upstream::start(|mut exchange: Http2Exchange| async move {
+        assert!(!exchange.seen.headers.has("expect"));
+        let (body, _) = exchange.read_body().await?;
+        exchange.answer(200, &[], &body).await
     });
-    let gateway = before(upstream.address, "");
+    let gateway = gateway_for(upstream.address, "");
     let head =
         request("POST", "/", HOST, &[("Origin", ORIGIN), ("Expect", "100-continue"), ("Content-Length", "5")], b"");
     let mut connection = Connection::open(gateway.data);
@@ -163,13 +168,13 @@ fn a_client_that_waits_to_be_asked_for_its_body_is_asked() {
 }
 
 #[test]
-fn a_client_of_http_1_0_gets_no_chunks() {
-    let upstream = Http2Upstream::start(|mut asked: Asked| async move {
-        let mut stream = asked.begin(200, &[])?;
+fn http_1_0_client_gets_no_chunked_body() {
+    let upstream = Http2Upstream::start(|mut exchange: Http2Exchange| async move {
+        let mut stream = exchange.begin(200, &[])?;
         send(&mut stream, "hello".into()).await?;
         stream.send_data(Bytes::new(), true).ok()
     });
-    let gateway = before(upstream.address, "");
+    let gateway = gateway_for(upstream.address, "");
     let old = format!("GET / HTTP/1.0\r\nHost: {HOST}\r\nConnection: keep-alive\r\n\r\n");
     let answer = Connection::ask(gateway.data, old.as_bytes()).unwrap();
     assert_eq!(answer.text(), "hello");
@@ -178,9 +183,9 @@ fn a_client_of_http_1_0_gets_no_chunks() {
 }
 
 #[test]
-fn a_websocket_is_refused_where_there_is_http2_alone() {
+fn websocket_to_an_http2_upstream_gets_501() {
     let upstream = Http2Upstream::answering("hello");
-    let gateway = before(upstream.address, "");
+    let gateway = gateway_for(upstream.address, "");
     let answer = Connection::ask(gateway.data, &handshake(ORIGIN)).unwrap();
     assert_edge_error(&answer, 501);
     assert!(answer.text().contains("no_websockets"), "{answer:?}");
@@ -189,9 +194,9 @@ fn a_websocket_is_refused_where_there_is_http2_alone() {
 }
 
 #[test]
-fn a_server_of_http1_is_told_apart() {
+fn http1_server_with_protocol_http2_gets_502() {
     let upstream = RecordingUpstream::start(|exchange| exchange.answer(400, &[], b""));
-    let gateway = before(upstream.address, ", attempts: 1");
+    let gateway = gateway_for(upstream.address, ", attempts: 1");
     let answer = ask(&gateway, "GET", b"").unwrap();
     assert_edge_error(&answer, 502);
     assert_allowed(&answer);
@@ -199,27 +204,27 @@ fn a_server_of_http1_is_told_apart() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_never_ends_cleanly() {
+fn truncated_http2_upstream_response_never_ends_cleanly() {
     type Break = fn(&mut FrameConnection, u32) -> Option<()>;
     let breaks: [Break; 8] = [
         |connection, stream| connection.reset(stream, INTERNAL_ERROR),
         |connection, stream| connection.reset(stream, CANCEL),
-        // RFC 9113, section 8.1: of no meaning before the end.
+        // RFC 9113, section 8.1: NO_ERROR is only valid after a complete response.
         |connection, stream| connection.reset(stream, NO_ERROR),
         |connection, _| connection.go_away(0, NO_ERROR),
         |connection, _| connection.go_away(u32::MAX >> 1, INTERNAL_ERROR).and(None),
         |_, _| None,
-        // Less than the length that was told, or none.
+        // A body shorter than its content-length, and a body that stalls.
         |connection, stream| connection.send(DATA, END_STREAM, stream, b""),
         |_, _| Some(()),
     ];
     for (nth, end) in breaks.into_iter().enumerate() {
-        let upstream = frames(move |connection, stream| {
+        let upstream = answering_by_frames(move |connection, stream| {
             connection.send_head(0, stream, "200", &[("content-length", "9")])?;
             connection.send(DATA, 0, stream, b"half")?;
             end(connection, stream)
         });
-        let gateway = before(upstream.address, SHORT);
+        let gateway = gateway_for(upstream.address, SHORT);
         match ask(&gateway, "GET", b"") {
             Ok(answer) => {
                 assert_edge_error(&answer, 502);
@@ -227,13 +232,13 @@ fn an_answer_that_breaks_off_never_ends_cleanly() {
             }
             Err(error) => assert!(matches!(error, WireError::Truncated | WireError::Reset), "{nth}: {error:?}"),
         }
-        // Chunked, it lacks its last chunk.
-        let upstream = frames(move |connection, stream| {
+        // A chunked answer must not get its last chunk.
+        let upstream = answering_by_frames(move |connection, stream| {
             connection.send_head(0, stream, "200", &[])?;
             connection.send(DATA, 0, stream, b"half")?;
             if nth == 6 { None } else { end(connection, stream) }
         });
-        let gateway = before(upstream.address, SHORT);
+        let gateway = gateway_for(upstream.address, SHORT);
         match ask(&gateway, "GET", b"") {
             Ok(answer) => assert_edge_error(&answer, 502),
             Err(error) => assert!(matches!(error, WireError::Truncated | WireError::Reset), "{nth}: {error:?}"),
@@ -242,7 +247,7 @@ fn an_answer_that_breaks_off_never_ends_cleanly() {
 }
 
 #[test]
-fn heads_that_are_none_are_a_502() {
+fn invalid_http2_response_heads_get_502() {
     let long = "x".repeat(70_000);
     let many: Vec<(String, &str)> = (0..300).map(|nth| (format!("x-{nth}"), "1")).collect();
     let huge: Vec<(String, &str)> = (0..30).map(|nth| (format!("x-{nth}"), &*long)).collect();
@@ -266,32 +271,33 @@ fn heads_that_are_none_are_a_502() {
         ("200", lists(huge)),
     ];
     for (status, fields) in cases {
-        let (shown, told) = (format!("{status} {:.80}", format!("{fields:?}")), fields.clone());
-        let upstream = frames(move |connection, stream| {
-            let fields: Vec<(&str, &str)> = told.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let (case, sent) = (format!("{status} {:.80}", format!("{fields:?}")), fields.clone());
+        let upstream = answering_by_frames(move |connection, stream| {
+            let fields: Vec<(&str, &str)> = sent.iter().map(|(name, value)| (&**name, &**value)).collect();
             connection.send_head(0, stream, status, &fields)?;
             connection.send(DATA, END_STREAM, stream, b"hello")
         });
-        let gateway = before(upstream.address, ", attempts: 1");
-        let answer = ask(&gateway, "GET", b"").unwrap_or_else(|error| panic!("{shown}: {error:?}"));
-        assert_eq!(answer.status, 502, "{shown}: {answer:?}");
+        let gateway = gateway_for(upstream.address, ", attempts: 1");
+        let answer = ask(&gateway, "GET", b"").unwrap_or_else(|error| panic!("{case}: {error:?}"));
+        assert_eq!(answer.status, 502, "{case}: {answer:?}");
         assert_edge_error(&answer, 502);
         assert_allowed(&answer);
     }
 }
 
 #[test]
-fn a_length_without_a_body_is_no_answer_but_to_head() {
-    let upstream =
-        frames(|connection, stream| connection.send_head(END_STREAM, stream, "200", &[("content-length", "5")]));
-    let gateway = before(upstream.address, ", attempts: 1");
+fn content_length_without_a_body_is_accepted_only_for_head() {
+    let upstream = answering_by_frames(|connection, stream| {
+        connection.send_head(END_STREAM, stream, "200", &[("content-length", "5")])
+    });
+    let gateway = gateway_for(upstream.address, ", attempts: 1");
     assert_edge_error(&ask(&gateway, "GET", b"").unwrap(), 502);
     let head = gateway.ask("HEAD", "/", HOST, &[]);
     assert_eq!((head.status, head.headers.one("content-length")), (200, "5"));
 }
 
 #[test]
-fn what_was_not_begun_is_asked_again_whatever_it_is() {
+fn unprocessed_requests_are_retried_for_every_method() {
     type Refuse = fn(&mut FrameConnection, u32) -> Option<()>;
     let ways: [Refuse; 3] = [
         |connection, stream| connection.reset(stream, REFUSED_STREAM),
@@ -299,44 +305,44 @@ fn what_was_not_begun_is_asked_again_whatever_it_is() {
         |connection, _| connection.go_away(0, INTERNAL_ERROR),
     ];
     for refuse in ways {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&asked);
-        let upstream = frames(move |connection, stream| match counted.fetch_add(1, SeqCst) {
+        let attempts = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&attempts);
+        let upstream = answering_by_frames(move |connection, stream| match counted.fetch_add(1, SeqCst) {
             0 => refuse(connection, stream),
             _ => connection.send_hello(stream),
         });
-        let gateway = before(upstream.address, "");
+        let gateway = gateway_for(upstream.address, "");
         assert_hello(&ask(&gateway, "POST", b"once").unwrap());
-        assert_eq!(asked.load(SeqCst), 2);
+        assert_eq!(attempts.load(SeqCst), 2);
         assert_hello(&ask(&gateway, "POST", b"twice").unwrap());
         gateway.wait_metric("crossgate_upstream_servers_ejected", &[], 0.0);
     }
 }
 
 #[test]
-fn what_may_have_been_done_is_asked_again_where_that_does_no_harm() {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&asked);
-    let upstream = frames(move |connection, stream| {
+fn possibly_processed_requests_are_retried_only_if_idempotent() {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&attempts);
+    let upstream = answering_by_frames(move |connection, stream| {
         counted.fetch_add(1, SeqCst);
         connection.reset(stream, INTERNAL_ERROR)
     });
-    let gateway = before(upstream.address, "");
+    let gateway = gateway_for(upstream.address, "");
     let count = |method: &str| {
         let answer = ask(&gateway, method, b"").unwrap();
         assert_edge_error(&answer, 502);
         assert_allowed(&answer);
-        asked.swap(0, SeqCst)
+        attempts.swap(0, SeqCst)
     };
     assert_eq!(count("POST"), 1);
     assert_eq!(count("GET"), 2);
-    assert_eq!(upstream.connections(), 1, "it is the stream that failed");
+    assert_eq!(upstream.connections(), 1, "only the stream failed");
 }
 
 #[test]
-fn a_server_that_refuses_all_is_not_asked_without_end() {
-    let upstream = frames(|connection, stream| connection.reset(stream, REFUSED_STREAM));
-    let gateway = before(upstream.address, "");
+fn refused_streams_are_retried_once() {
+    let upstream = answering_by_frames(|connection, stream| connection.reset(stream, REFUSED_STREAM));
+    let gateway = gateway_for(upstream.address, "");
     for _ in 0..3 {
         assert_edge_error(&ask(&gateway, "POST", b"").unwrap(), 502);
     }
@@ -344,21 +350,21 @@ fn a_server_that_refuses_all_is_not_asked_without_end() {
 }
 
 #[test]
-fn a_connection_that_ended_between_two_requests_is_replaced_unnoticed() {
+fn closed_idle_http2_connection_is_replaced() {
     let upstream = FrameUpstream::start(|connection| {
         let stream = connection.next_request()?;
         connection.send_hello(stream)?;
         connection.go_away(stream, NO_ERROR)
     });
-    let gateway = before(upstream.address, "");
+    let gateway = gateway_for(upstream.address, "");
     for round in 0..20 {
         assert_eq!(ask(&gateway, "GET", b"").unwrap().text(), "hello", "{round}");
     }
 }
 
 #[test]
-fn silence_has_its_limits() {
-    let (said, heard) = std::sync::mpsc::channel();
+fn silent_http2_upstream_hits_head_and_idle_timeouts() {
+    let (sender, received) = std::sync::mpsc::channel();
     let upstream = FrameUpstream::start(move |connection| {
         let stream = connection.next_request()?;
         if connection.number == 1 {
@@ -366,118 +372,220 @@ fn silence_has_its_limits() {
             connection.send(DATA, 0, stream, b"half")?;
         }
         let reset = connection.next_of(RST_STREAM)?;
-        said.send((reset.stream == stream, reset.payload)).unwrap();
+        sender.send((reset.stream == stream, reset.payload)).unwrap();
         None
     });
-    let gateway = before(upstream.address, SHORT);
-    let begun = Instant::now();
+    let gateway = gateway_for(upstream.address, SHORT);
+    let start = Instant::now();
     let answer = ask(&gateway, "GET", b"").unwrap();
     assert_edge_error(&answer, 504);
     assert_allowed(&answer);
-    assert!(begun.elapsed() >= Duration::from_millis(700));
-    assert_eq!(heard.recv().unwrap(), (true, CANCEL.to_be_bytes().to_vec()), "the upstream is let go");
+    assert!(start.elapsed() >= Duration::from_millis(700));
+    assert_eq!(received.recv().unwrap(), (true, CANCEL.to_be_bytes().to_vec()), "the upstream stream is cancelled");
     gateway.wait_metric("crossgate_upstream_errors_total", &[("kind", "head_timeout")], 1.0);
     let cut = ask(&gateway, "GET", b"");
     assert!(matches!(cut, Err(WireError::Truncated | WireError::Reset)), "{cut:?}");
     gateway.wait_metric("crossgate_upstream_errors_total", &[("kind", "idle_timeout")], 1.0);
-    assert_eq!(heard.recv().unwrap(), (true, CANCEL.to_be_bytes().to_vec()));
+    assert_eq!(received.recv().unwrap(), (true, CANCEL.to_be_bytes().to_vec()));
 }
 
 #[test]
-fn a_client_that_goes_away_lets_the_upstream_go() {
-    let (said, heard) = std::sync::mpsc::channel();
+fn leaving_client_cancels_its_upstream_stream() {
+    let (sender, received) = std::sync::mpsc::channel();
     let upstream = FrameUpstream::start(move |connection| {
         let stream = connection.next_request()?;
-        said.send(Vec::new()).unwrap();
-        said.send(connection.next_of(RST_STREAM)?.payload).unwrap();
+        sender.send(Vec::new()).unwrap();
+        sender.send(connection.next_of(RST_STREAM)?.payload).unwrap();
         connection.next_request().filter(|next| *next > stream).and_then(|next| connection.send_hello(next))
     });
-    let gateway = before(upstream.address, "");
+    let gateway = gateway_for(upstream.address, "");
     let mut connection = Connection::open(gateway.data);
     connection.send(&request("GET", "/", HOST, &[], b"")).unwrap();
-    heard.recv().unwrap();
+    received.recv().unwrap();
     drop(connection);
-    assert_eq!(heard.recv().unwrap(), CANCEL.to_be_bytes());
+    assert_eq!(received.recv().unwrap(), CANCEL.to_be_bytes());
     assert_hello(&ask(&gateway, "GET", b"").unwrap());
-    assert_eq!(upstream.connections(), 1, "others go on over the same connection");
+    assert_eq!(upstream.connections(), 1, "other requests continue on the same connection");
+}
+
+/// An upstream that never opens the window of an upload. It returns the window of the connection
+/// only for streams that are reset, and answers all other requests.
+fn never_opening_windows(resets: std::sync::mpsc::Sender<u32>) -> FrameUpstream {
+    FrameUpstream::start(move |connection| {
+        let mut held: std::collections::HashMap<u32, u32> = std::collections::HashMap::new();
+        loop {
+            let frame = connection.next()?;
+            match frame.kind {
+                DATA => *held.entry(frame.stream).or_default() += u32::try_from(frame.payload.len()).unwrap(),
+                RST_STREAM => {
+                    let given_back = held.remove(&frame.stream).unwrap_or_default();
+                    if given_back > 0 {
+                        connection.send(WINDOW_UPDATE, 0, 0, &given_back.to_be_bytes())?;
+                    }
+                    resets.send(frame.number(0)).unwrap();
+                }
+                _ => {}
+            }
+            if matches!(frame.kind, HEADERS | DATA) && frame.flags & END_STREAM != 0 {
+                connection.send_hello(frame.stream)?;
+            }
+        }
+    })
 }
 
 #[test]
-fn an_upload_that_is_not_taken_ends() {
-    let upstream = FrameUpstream::start(|connection| {
-        connection.next_of(HEADERS)?;
-        // No window is ever opened again.
-        while connection.next().is_some() {}
-        None
-    });
-    let gateway = before(upstream.address, &format!("{SHORT}, attempts: 1"));
-    let begun = Instant::now();
+fn a2_upload_that_an_http2_upstream_does_not_read_gets_504() {
+    let (resets, received) = std::sync::mpsc::channel();
+    let upstream = never_opening_windows(resets);
+    let gateway = gateway_for(upstream.address, &format!("{SHORT}, attempts: 1"));
+    let start = Instant::now();
     let body = vec![b'x'; 4 << 20];
     let mut connection = Connection::open(gateway.data);
-    let _partly = connection.send(&request("POST", "/", HOST, &[("Origin", ORIGIN)], &body));
-    match connection.answer_to(b"POST") {
-        Ok(answer) => assert!(matches!(answer.status, 502 | 504), "{answer:?}"),
-        Err(error) => {
-            assert!(matches!(error, WireError::Closed | WireError::Truncated | WireError::Reset), "{error:?}")
-        }
+    let mut writer = connection.stream.try_clone().unwrap();
+    let upload = request("POST", "/", HOST, &[("Origin", ORIGIN)], &body);
+    let writing = std::thread::spawn(move || drop(writer.write_all(&upload)));
+    let answer = connection.answer_to(b"POST").unwrap();
+    assert_edge_error(&answer, 504);
+    assert_allowed(&answer);
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(700) && took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(received.recv().unwrap(), CANCEL);
+    drop(connection);
+    writing.join().unwrap();
+    let mut raw = begin_upload(&gateway);
+    assert_eq!(raw.outcome(1), Outcome::Answered(504));
+    assert_eq!(received.recv().unwrap(), CANCEL);
+    gateway.wait_metric("crossgate_upstream_errors_total", &[("kind", "head_timeout")], 2.0);
+    gateway.wait_metric("crossgate_responses_total", &[("class", "5xx"), ("by", "gateway")], 2.0);
+    let logged = |line: &&str| line.contains("\"status\":504") && line.contains("head_timeout");
+    gateway.process.stdout_line(|line| logged(&line).then_some(()));
+    drop(raw);
+    gateway.wait_zero("crossgate_connections_active", &[]);
+}
+
+/// An HTTP/2 client whose upload fills the windows.
+fn begin_upload(gateway: &Gateway) -> RawHttp2 {
+    let mut raw = RawHttp2::open(gateway.data, &[]);
+    while raw.read().expect("a connection").kind != WINDOW_UPDATE {}
+    begin_stream(&mut raw, 1, 15);
+    raw
+}
+
+fn begin_stream(raw: &mut RawHttp2, stream: u32, frames: usize) {
+    let fields = [(":method", "POST"), (":scheme", "http"), (":authority", HOST), (":path", "/"), ("origin", ORIGIN)];
+    raw.send(&head(stream, &fields, 0));
+    for _ in 0..frames {
+        raw.send(&frame(DATA, 0, stream, &[b'x'; 16 * 1024]));
     }
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
-    gateway.wait_gone("crossgate_connections_active", &[]);
 }
 
 #[test]
-fn many_requests_share_a_connection() {
+fn a3_reset_upload_is_cancelled_and_returns_its_window() {
+    const UPLOADS: u32 = 12;
+    let (resets, received) = std::sync::mpsc::channel();
+    let upstream = never_opening_windows(resets);
+    let gateway = gateway_for(upstream.address, ", timeouts: { head: 1h }");
+    let mut raw = RawHttp2::open(gateway.data, &[]);
+    while raw.read().expect("a connection").kind != WINDOW_UPDATE {}
+    assert_hello(&ask(&gateway, "GET", b"").unwrap());
+    for stream in 0..UPLOADS {
+        begin_stream(&mut raw, stream * 2 + 1, 4);
+        gateway.wait_level("crossgate_requests_active", f64::from(stream + 1));
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    // All uploads are on one upstream connection and blocked by its window.
+    assert_eq!(upstream.connections(), 1);
+    let start = Instant::now();
+    for stream in 0..UPLOADS {
+        raw.send(&frame(RST_STREAM, 0, stream * 2 + 1, &CANCEL.to_be_bytes()));
+    }
+    for _ in 0..UPLOADS {
+        assert_eq!(received.recv_timeout(Duration::from_secs(10)).unwrap(), CANCEL);
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    gateway.wait_metric("crossgate_connections_closed_early_total", &[("reason", "client_gone")], f64::from(UPLOADS));
+    gateway.wait_level("crossgate_requests_active", 0.0);
+    // A later upload on that connection succeeds.
+    assert_hello(&ask(&gateway, "POST", &[b'y'; 60_000]).unwrap());
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
+fn a2_leaving_client_ends_its_upload_to_an_http2_upstream() {
+    let (resets, received) = std::sync::mpsc::channel();
+    let upstream = never_opening_windows(resets);
+    let gateway = gateway_for(upstream.address, ", timeouts: { head: 1h }");
+    for leaving in ["close", "reset"] {
+        let mut stream = connect_with_small_buffers(gateway.data);
+        let upload = request("POST", "/", HOST, &[("Origin", ORIGIN), ("Content-Length", "8000000")], b"");
+        stream.write_all(&upload).unwrap();
+        // More than the window, and small enough that the gateway reads the end of the connection.
+        stream.write_all(&[b'x'; 80_000]).unwrap();
+        gateway.wait_level("crossgate_requests_active", 1.0);
+        std::thread::sleep(Duration::from_millis(300));
+        if leaving == "reset" {
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        drop(stream);
+        let reset = received.recv_timeout(Duration::from_secs(10));
+        assert_eq!(reset, Ok(CANCEL), "{leaving} {:?}", gateway.metrics());
+        gateway.wait_zero("crossgate_connections_active", &[]);
+    }
+}
+
+#[test]
+fn concurrent_requests_share_an_http2_upstream_connection() {
     let (together, all) = (40, Arc::new(Notify::new()));
-    let (waiting, ring) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&all));
-    let upstream = Http2Upstream::start(move |asked: Asked| {
-        let (waiting, ring) = (Arc::clone(&waiting), Arc::clone(&ring));
+    let (waiting, release) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&all));
+    let upstream = Http2Upstream::start(move |exchange: Http2Exchange| {
+        let (waiting, release) = (Arc::clone(&waiting), Arc::clone(&release));
         async move {
-            if asked.seen.target == "/together" {
-                let rung = ring.notified();
+            if exchange.seen.target == "/together" {
+                let released = release.notified();
                 if waiting.fetch_add(1, SeqCst) + 1 == together {
-                    ring.notify_waiters();
+                    release.notify_waiters();
                 } else {
-                    rung.await;
+                    released.await;
                 }
             }
-            asked.answer(200, &[], b"hello").await
+            exchange.answer(200, &[], b"hello").await
         }
     });
-    let gateway = before(upstream.address, "");
+    let gateway = gateway_for(upstream.address, "");
     assert_hello(&ask(&gateway, "GET", b"").unwrap());
     thread::scope(|scope| {
         for _ in 0..together {
             scope.spawn(|| assert_hello(&gateway.ask("GET", "/together", HOST, &[("Origin", ORIGIN)])));
         }
     });
-    // Two who come at the same moment may each find the connection in the other's hands.
+    // Two simultaneous requests may both find no connection that is free to use.
     assert!(upstream.connections() < together / 2, "{}", upstream.connections());
 }
 
 #[test]
-fn a_server_that_takes_one_at_a_time_is_asked_over_more_connections() {
-    let (said, heard) = std::sync::mpsc::channel();
+fn stream_limit_of_one_opens_more_connections() {
+    let (sender, received) = std::sync::mpsc::channel();
     let held = Arc::new(Notify::new());
     let hold = Arc::clone(&held);
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(1);
-    let upstream = Http2Upstream::start_with(builder, move |asked: Asked| {
-        let (said, hold) = (said.clone(), Arc::clone(&hold));
+    let upstream = Http2Upstream::start_with(builder, move |exchange: Http2Exchange| {
+        let (sender, hold) = (sender.clone(), Arc::clone(&hold));
         async move {
-            if asked.seen.target == "/held" {
-                said.send(()).unwrap();
+            if exchange.seen.target == "/held" {
+                sender.send(()).unwrap();
                 hold.notified().await;
             }
-            asked.answer(200, &[], b"hello").await
+            exchange.answer(200, &[], b"hello").await
         }
     });
-    let gateway = before(upstream.address, "");
+    let gateway = gateway_for(upstream.address, "");
     let mut first = Connection::open(gateway.data);
     let ask_held = request("GET", "/held", HOST, &[("Origin", ORIGIN)], b"");
-    // What the server allows is known after an answer.
+    // The gateway has read the server's stream limit after an answer.
     assert_hello(&first.exchange(&request("GET", "/", HOST, &[("Origin", ORIGIN)], b"")).unwrap());
     first.send(&ask_held).unwrap();
-    heard.recv().unwrap();
+    received.recv().unwrap();
     assert_hello(&ask(&gateway, "GET", b"").unwrap());
     held.notify_one();
     assert_hello(&first.answer_to(&ask_held).unwrap());
@@ -485,18 +593,18 @@ fn a_server_that_takes_one_at_a_time_is_asked_over_more_connections() {
 }
 
 #[test]
-fn clients_that_take_nothing_hold_up_nobody_else() {
+fn clients_that_read_nothing_do_not_block_others() {
     const SLOW: usize = 40;
-    let upstream = Http2Upstream::start(|mut asked: Asked| async move {
-        if asked.seen.target != "/large" {
-            return asked.answer(200, &[], b"hello").await;
+    let upstream = Http2Upstream::start(|mut exchange: Http2Exchange| async move {
+        if exchange.seen.target != "/large" {
+            return exchange.answer(200, &[], b"hello").await;
         }
-        let mut stream = asked.begin(200, &[])?;
+        let mut stream = exchange.begin(200, &[])?;
         loop {
             send(&mut stream, Bytes::from_static(&[0; 64 * 1024])).await?;
         }
     });
-    let gateway = before(upstream.address, "");
+    let gateway = gateway_for(upstream.address, "");
     assert_hello(&ask(&gateway, "GET", b"").unwrap());
     let slow: Vec<Connection> = (0..SLOW)
         .map(|_| {
@@ -506,36 +614,36 @@ fn clients_that_take_nothing_hold_up_nobody_else() {
             connection
         })
         .collect();
-    assert_eq!(upstream.connections(), 1, "all on one connection");
+    assert_eq!(upstream.connections(), 1, "all requests use one connection");
     for _ in 0..20 {
-        let begun = Instant::now();
+        let start = Instant::now();
         assert_hello(&ask(&gateway, "GET", b"").unwrap());
-        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     }
-    assert_eq!(upstream.connections(), 1, "and the others too");
+    assert_eq!(upstream.connections(), 1, "the other requests use the same connection");
     drop(slow);
 }
 
 #[test]
-fn trailers_are_read_to_their_end_and_the_connection_used_on() {
-    let upstream = Http2Upstream::start(|mut asked: Asked| async move {
-        let mut stream = asked.begin(200, &[("content-type", "application/grpc")])?;
+fn upstream_connection_is_reused_after_trailers() {
+    let upstream = Http2Upstream::start(|mut exchange: Http2Exchange| async move {
+        let mut stream = exchange.begin(200, &[("content-type", "application/grpc")])?;
         send(&mut stream, "hello".into()).await?;
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", "0".parse().unwrap());
         stream.send_trailers(trailers).ok()
     });
-    let gateway = before(upstream.address, "");
+    let gateway = gateway_for(upstream.address, "");
     let mut connection = Connection::open(gateway.data);
     for _ in 0..3 {
-        let asked = request("POST", "/", HOST, &[("Origin", ORIGIN), ("TE", "trailers")], b"");
-        assert_hello(&connection.exchange(&asked).unwrap());
+        let post = request("POST", "/", HOST, &[("Origin", ORIGIN), ("TE", "trailers")], b"");
+        assert_hello(&connection.exchange(&post).unwrap());
     }
     assert_eq!(upstream.connections(), 1);
 }
 
 #[test]
-fn a_grpc_service_of_somebody_elses_making_answers() {
+fn tonic_health_service_answers_through_the_gateway() {
     let (reporter, service) = tonic_health::server::health_reporter();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -546,8 +654,8 @@ fn a_grpc_service_of_somebody_elses_making_answers() {
             tokio::spawn(server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service.clone())));
         }
     });
-    let gateway = before(address, "");
-    // A message of no fields: the whole server's health.
+    let gateway = gateway_for(address, "");
+    // A message without fields: the health of the whole server.
     let fields = [("Origin", ORIGIN), ("Content-Type", "application/grpc"), ("TE", "trailers")];
     let check = request("POST", "/grpc.health.v1.Health/Check", HOST, &fields, &[0; 5]);
     let answer = Connection::ask(gateway.data, &check).unwrap();

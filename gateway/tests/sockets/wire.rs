@@ -1,6 +1,8 @@
-//! Connections: where one request ends and the next begins, whatever the timing, and what no connection may do.
+//! HTTP/1.1 connections: framing of requests at any timing, limits of heads, and malformed
+//! requests.
 //!
-//! Pingora alone loses a second request that is in its buffer already, and fails a running one when the next arrives.
+//! Pingora alone loses a second request that is already in its buffer, and fails a running request
+//! when the next one arrives.
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -17,8 +19,9 @@ fn preflight(origin: &str) -> Vec<u8> {
     request("OPTIONS", "/p", HOST, &[("Origin", origin), ("Access-Control-Request-Method", "PUT")], b"")
 }
 
-/// Sends a byte a second, until the gateway answers or closes; gives how long it took.
-fn trickle(mut connection: Connection) -> Duration {
+/// Sends a byte a second until the gateway answers or closes the connection. Returns the time that
+/// this took.
+fn send_slowly(mut connection: Connection) -> Duration {
     let begin = Instant::now();
     connection.stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     for byte in b"GET /slow HTTP/1.1\r\nHost: api.a.test\r\n".iter().cycle() {
@@ -30,31 +33,31 @@ fn trickle(mut connection: Connection) -> Duration {
             Ok(answer) => assert_edge_error_head(&answer),
             Err(_) => break,
         }
-        assert!(begin.elapsed() < Duration::from_secs(20), "never cut");
+        assert!(begin.elapsed() < Duration::from_secs(20), "the connection is still open");
     }
     begin.elapsed()
 }
 
-/// The head of an answer alone, its body still to come.
+/// Asserts the head of a 408. Its body is not read.
 fn assert_edge_error_head(answer: &crate::support::Response) {
     assert_eq!((answer.status, answer.headers.one("connection")), (408, "close"));
 }
 
 #[test]
-fn a_head_that_trickles_is_cut_after_ten_seconds() {
+fn slow_head_is_cut_off_after_ten_seconds() {
     let site = Site::start();
     let mut used = site.connect();
     assert_eq!(used.exchange(&get("/")).unwrap().status, 200);
     let mut silent = site.connect();
     let (first, second, silence) = std::thread::scope(|scope| {
-        let first = scope.spawn(|| trickle(site.connect()));
-        let second = scope.spawn(|| trickle(used));
+        let first = scope.spawn(|| send_slowly(site.connect()));
+        let second = scope.spawn(|| send_slowly(used));
         let begin = Instant::now();
         assert!(silent.is_at_end());
         (first.join().unwrap(), second.join().unwrap(), begin.elapsed())
     });
     for (case, took) in [("first head", first), ("second head", second), ("silence", silence)] {
-        assert!((9..13).contains(&took.as_secs()), "{case}: cut after {took:?}");
+        assert!((9..13).contains(&took.as_secs()), "{case}: closed after {took:?}");
     }
     assert_eq!(site.upstream.total(), 1);
 }
@@ -72,7 +75,7 @@ fn a_second_request_in_the_same_packet_is_answered() {
 }
 
 #[test]
-fn a_request_that_arrives_while_another_runs_waits_for_its_turn() {
+fn request_that_arrives_during_another_waits() {
     let (arrived, arrivals) = mpsc::channel();
     let (release, released) = mpsc::channel();
     let (arrived, released) = (Mutex::new(arrived), Mutex::new(released));
@@ -85,7 +88,7 @@ fn a_request_that_arrives_while_another_runs_waits_for_its_turn() {
     let mut connection = site.connect();
     connection.send(&get("/first")).unwrap();
     arrivals.recv().unwrap();
-    // The first is with the upstream; the second comes in pieces, the way a network would bring it.
+    // The first request is at the upstream. The second arrives in pieces, as from a network.
     let second = get("/second");
     connection.send(&second[..20]).unwrap();
     connection.send(&second[20..]).unwrap();
@@ -98,7 +101,7 @@ fn a_request_that_arrives_while_another_runs_waits_for_its_turn() {
 }
 
 #[test]
-fn a_pipelined_run_is_answered_in_order() {
+fn pipelined_requests_are_answered_in_order() {
     let site = Site::scripted(|exchange| {
         let (_, body) = exchange.read_body();
         let answer = [exchange.seen.target.clone().into_bytes(), body].concat();
@@ -119,14 +122,14 @@ fn a_pipelined_run_is_answered_in_order() {
         assert_denied(&connection.answer_to(b"OPTIONS").unwrap(), "evil");
         assert_eq!(connection.answer_to(b"GET").unwrap().text(), "/end");
     }
-    // A chunked body may end the reuse of its connection, never be answered wrongly.
+    // A chunked body may close its connection, but must get the right answer.
     let answer = connection.exchange(&chunked(0)).unwrap();
     assert_eq!(answer.text(), "/put0body");
     assert_eq!(site.upstream.count("OPTIONS"), 0);
 }
 
 #[test]
-fn a_denied_post_gets_its_answer_whole_and_its_body_goes_nowhere() {
+fn denied_post_gets_its_whole_answer_and_its_body_is_not_forwarded() {
     let site = Site::start();
     let body = vec![b'x'; 64 * 1024];
     let post = request("POST", "/", HOST, &[("Origin", "https://evil.test")], &body);
@@ -142,20 +145,20 @@ fn a_denied_post_gets_its_answer_whole_and_its_body_goes_nowhere() {
 }
 
 #[test]
-fn a_preflight_that_promises_a_body_is_answered_at_once_and_not_waited_for() {
+fn preflight_with_content_length_is_answered_before_its_body() {
     let site = Site::start();
-    let mut promise = preflight(ORIGIN);
-    promise.truncate(promise.len() - 2);
-    promise.extend(b"Content-Length: 1000000000\r\n\r\n");
+    let mut with_length = preflight(ORIGIN);
+    with_length.truncate(with_length.len() - 2);
+    with_length.extend(b"Content-Length: 1000000000\r\n\r\n");
     let begin = Instant::now();
     let mut connection = site.connect();
-    assert_eq!(connection.exchange(&promise).unwrap().status, 204);
+    assert_eq!(connection.exchange(&with_length).unwrap().status, 204);
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     assert!(connection.is_at_end());
     assert!(begin.elapsed() < Duration::from_secs(8), "drained for {:?}", begin.elapsed());
 }
 
-/// A head of exactly that many bytes, in fields far below their own limit.
+/// A head of exactly that many bytes. Each field is far below its own limit.
 fn head_of(bytes: usize) -> Vec<u8> {
     let mut head = format!("GET /size HTTP/1.1\r\nHost: {HOST}\r\n").into_bytes();
     let mut number = 0;
@@ -170,7 +173,7 @@ fn head_of(bytes: usize) -> Vec<u8> {
 }
 
 #[test]
-fn heads_are_limited_in_fields_field_size_and_size() {
+fn heads_over_a_limit_get_431() {
     let site = Site::start();
     let fields = |count: usize| {
         let names: Vec<String> = (1..count).map(|n| format!("x-{n}")).collect();
@@ -192,7 +195,7 @@ fn heads_are_limited_in_fields_field_size_and_size() {
 }
 
 #[test]
-fn a_head_without_an_end_is_cut_at_its_limit() {
+fn endless_head_gets_431_at_the_size_limit() {
     let site = Site::start();
     let mut connection = site.connect();
     let endless = [request("GET", "/", HOST, &[], b"").strip_suffix(b"\r\n").unwrap(), &[b'a'; 64 * 1024]].concat();
@@ -201,7 +204,7 @@ fn a_head_without_an_end_is_cut_at_its_limit() {
 }
 
 #[test]
-fn connections_are_kept_and_closed_as_asked() {
+fn keep_alive_and_connection_close_are_honoured() {
     let site = Site::start();
     let mut connection = site.connect();
     for _ in 0..100 {
@@ -210,11 +213,11 @@ fn connections_are_kept_and_closed_as_asked() {
     let last = request("GET", "/", HOST, &[("Connection", "close")], b"");
     assert_eq!(connection.exchange(&last).unwrap().headers.one("connection"), "close");
     assert!(connection.is_at_end());
-    assert_eq!(site.upstream.connections(), 1, "connections to the upstream are kept too");
+    assert_eq!(site.upstream.connections(), 1, "the upstream connection is kept too");
 }
 
 #[test]
-fn a_thousand_requests_end_a_connection() {
+fn connection_is_closed_after_1000_requests() {
     let site = Site::start();
     let mut connection = site.connect();
     for round in 1..=1_000 {
@@ -225,8 +228,8 @@ fn a_thousand_requests_end_a_connection() {
     assert!(connection.is_at_end());
 }
 
-/// Requests that are none, or that two servers could read in two ways.
-fn bent() -> Vec<Vec<u8>> {
+/// Malformed requests, and requests that two servers could read in two ways (request smuggling).
+fn malformed_requests() -> Vec<Vec<u8>> {
     let field = |field: &str| format!("POST / HTTP/1.1\r\nHost: {HOST}\r\n{field}\r\n\r\nabc").into_bytes();
     [
         "Content-Length: 3\r\nContent-Length: 3",
@@ -276,17 +279,17 @@ fn bent() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn what_is_not_http_is_refused_and_goes_nowhere() {
+fn malformed_http_is_refused_and_not_forwarded() {
     let site = Site::start();
-    for bytes in &bent() {
-        refused(&site, bytes);
+    for bytes in &malformed_requests() {
+        assert_refused(&site, bytes);
     }
     assert_eq!(site.upstream.total(), 0, "{:?}", site.upstream.seen());
     assert_eq!(site.raw(&get("/")).unwrap().status, 200);
 }
 
 #[test]
-fn the_upstream_gets_the_requests_that_were_answered_and_no_byte_more() {
+fn upstream_receives_only_the_answered_requests() {
     let site = Site::start();
     let mut sent = Vec::new();
     let mut note = |method: &str, target: String, body: &str| {
@@ -304,7 +307,7 @@ fn the_upstream_gets_the_requests_that_were_answered_and_no_byte_more() {
         ("PUT", "Transfer-Encoding: Chunked", "00a\r\n0123456789\r\n1\r\nx\r\n000\r\n\r\n", "0123456789x"),
         ("PUT", "Transfer-Encoding: chunked", "0\r\n\r\n", ""),
     ];
-    // Each with another request right behind it, which a body read wrongly would be a part of.
+    // Each is followed by another request, which would become part of a body with wrong framing.
     for (number, (method, field, bytes, body)) in clean.into_iter().enumerate() {
         let target = format!("/clean-{number}");
         let head = format!("{method} {target} HTTP/1.1\r\nHost: {HOST}\r\n{field}\r\n\r\n{bytes}").into_bytes();
@@ -316,8 +319,8 @@ fn the_upstream_gets_the_requests_that_were_answered_and_no_byte_more() {
         note(method, target, body);
         note("GET", behind, "");
     }
-    for (number, bytes) in bent().into_iter().enumerate() {
-        let target = format!("/bent-{number}-before");
+    for (number, bytes) in malformed_requests().into_iter().enumerate() {
+        let target = format!("/malformed-{number}-before");
         let mut connection = site.connect();
         connection.send(&[get(&target), bytes.clone(), get("/never")].concat()).unwrap();
         assert_eq!(connection.answer_to(b"GET").unwrap().status, 200);
@@ -337,8 +340,8 @@ fn the_upstream_gets_the_requests_that_were_answered_and_no_byte_more() {
     site.gateway.wait_metric("crossgate_requests_total", &[], sent.len() as f64);
 }
 
-/// Answered as a bad request and closed, or closed.
-fn refused(site: &Site, bytes: &[u8]) {
+/// Asserts that the gateway answers 400 and closes the connection, or only closes it.
+fn assert_refused(site: &Site, bytes: &[u8]) {
     let mut connection = site.connect();
     connection.send(bytes).unwrap();
     connection.finish_sending();
@@ -354,7 +357,7 @@ fn refused(site: &Site, bytes: &[u8]) {
 }
 
 #[test]
-fn a_client_that_goes_away_is_let_go() {
+fn connection_of_a_leaving_client_is_closed() {
     let site = Site::scripted(|exchange| {
         exchange.read_body();
         exchange.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n");
@@ -371,17 +374,44 @@ fn a_client_that_goes_away_is_let_go() {
 }
 
 #[test]
-fn a_client_that_does_not_wait_is_logged_as_such() {
+fn client_that_leaves_before_the_answer_is_logged() {
     let site = Site::scripted(|_| Then::Stall);
     let mut connection = site.connect();
     connection.send(&get("/")).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     while site.upstream.total() == 0 {
-        assert!(Instant::now() < deadline, "never asked");
+        assert!(Instant::now() < deadline, "the request does not reach the upstream");
     }
     drop(connection);
     let line = site.gateway.process.stdout_line(|line| line.starts_with('{').then(|| line.to_owned()));
     let logged: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert_eq!((&logged["status"], &logged["verdict"]), (&0.into(), &"allow".into()), "{line}");
     assert_eq!(logged["note"], "the client went away before the answer", "{line}");
+}
+
+#[test]
+fn f4_bytes_after_the_last_answer_do_not_destroy_it() {
+    let site = Site::start();
+    let origin = ("Origin", ORIGIN);
+    let requested_method = ("Access-Control-Request-Method", "PUT");
+    let cases = [
+        ("preflight", request("OPTIONS", "/", HOST, &[origin, requested_method, ("Connection", "close")], b""), 204),
+        ("denial", request("GET", "/", HOST, &[("Origin", "https://evil.test"), ("Connection", "close")], b""), 403),
+        ("answer", request("GET", "/", HOST, &[origin, ("Connection", "close")], b""), 200),
+        ("refusal", b"GET / HTTP/1.1\r\n\r\n".to_vec(), 400),
+    ];
+    for (what, sent, status) in cases {
+        for round in 0..20 {
+            let mut connection = site.connect();
+            connection.send(&sent).unwrap();
+            // A pipelined request that arrives while the gateway answers and closes.
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            let _sent_or_closed = connection.send(&request("GET", "/late", HOST, &[], b""));
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            let answer = connection.answer_to(&sent).unwrap_or_else(|error| panic!("{what} {round}: {error:?}"));
+            assert_eq!(answer.status, status, "{what}");
+            assert!(connection.is_at_end(), "{what}");
+        }
+    }
+    assert!(!site.upstream.seen().iter().any(|seen| seen.target == "/late"));
 }

@@ -1,151 +1,195 @@
-//! The certificates of the listeners, in a load.
+//! Loading of the listeners' certificates.
 //!
-//! A certificate and its key are one thing in two files: both are good, or the last good pair is served on. A pair that never was good is a
-//! mistake of the main file, which names it. What the files say can change without the configuration, and the other way round;
-//! listeners are those of the start, so a certificate finds its listener by place and address.
+//! A certificate and its key are one pair in two files: both are valid, or the last good pair stays
+//! in use. A pair that was never valid is an error of the main file, which names it. The files can
+//! change without the configuration, and the configuration without the files. The listeners are the
+//! ones of the start, so a certificate is matched to its listener by position and address.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{BrokenFile, Loader};
-use crate::config::diagnostics::{Diagnostic, Diagnostics};
-use crate::config::files::read_bytes;
-use crate::config::model::{CertificateSpec, Listener, ListenerTls, Main};
-use crate::http2::Http2;
-use crate::reload::stamp::Stamp;
-use crate::tls::{BadFile, Certificate, Spoken, Terminator};
+use super::{BrokenFile, ConfigLoader};
+use crate::reload::stamp::FileStamp;
+use crate::settings;
+use crossgate_config::diagnostics::{Diagnostic, Diagnostics};
+use crossgate_config::files::read_bytes;
+use crossgate_config::model::{CertificateSpec, Listener, ListenerTls, Located, MainFile};
+use crossgate_config::warnings::WarningCode;
+use crossgate_wire::tls::Http2;
+use crossgate_wire::tls::{CertificateFileError, NegotiatedProtocol, ServerCertificate, Terminator};
 
-/// A chain of some certificates has a few kilobytes.
+/// Limit on one file. A chain of a few certificates has some kilobytes.
 const PEM_BYTES_MAX: u64 = 1 << 20;
 
-/// Where a certificate and its key are.
+/// Paths of a certificate and its key.
 type Files = (PathBuf, PathBuf);
 
-/// Certificates as they were last good.
+/// Last good versions of all certificates.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Certificates(BTreeMap<Files, Good>);
+pub(super) struct GoodCertificates(BTreeMap<Files, GoodCertificate>);
 
 #[derive(Debug, Clone)]
-struct Good {
-    certificate: Arc<Certificate>,
-    stamps: [Option<Stamp>; 2],
+struct GoodCertificate {
+    certificate: Arc<ServerCertificate>,
+    stamps: [Option<FileStamp>; 2],
 }
 
-/// What a load read of them.
+/// Result of one load.
 #[derive(Default)]
-pub(super) struct Read {
-    pub(super) certificates: Certificates,
-    /// Pairs that are not served as they are on disk.
+pub(super) struct CertificateLoad {
+    pub(super) certificates: GoodCertificates,
+    /// Files whose version on disk is not in use.
     pub(super) refused: Vec<BrokenFile>,
-    /// Of the listeners that this process has.
+    /// TLS terminators of the listeners of this process.
     pub(super) terminators: Vec<Option<Arc<Terminator>>>,
-    /// All of them, where every listener speaks TLS: no host is reached but by one of these.
-    pub(super) only: Option<Vec<Arc<Certificate>>>,
+    /// All certificates if every listener uses TLS: clients reach a host only with one of them.
+    pub(super) only: Option<Vec<Arc<ServerCertificate>>>,
+    /// Set if a certificate is missing on this machine and is allowed to be.
+    is_partial: bool,
 }
 
-impl Certificates {
-    /// When each expires, by its file.
+impl GoodCertificates {
+    /// Lists the expiry of each certificate with its file, in Unix seconds.
     pub(super) fn expiries(&self) -> impl Iterator<Item = (Box<str>, i64)> {
         self.0.iter().map(|((file, _), good)| (Box::from(file.to_string_lossy()), good.certificate.expires()))
     }
 }
 
-impl PartialEq for Certificates {
+impl PartialEq for GoodCertificates {
     fn eq(&self, other: &Self) -> bool {
-        let same = |(a, b): (&Good, &Good)| Arc::ptr_eq(&a.certificate, &b.certificate);
+        let same = |(a, b): (&GoodCertificate, &GoodCertificate)| Arc::ptr_eq(&a.certificate, &b.certificate);
         self.0.keys().eq(other.0.keys()) && self.0.values().zip(other.0.values()).all(same)
     }
 }
 
-impl Loader {
-    /// Reads the certificates that changed.
-    pub(super) fn certificates(&mut self, main: &Main, found: &mut Diagnostics) -> Read {
+impl ConfigLoader {
+    /// Reads the certificates that changed and builds the terminators.
+    pub(super) fn load_certificates(&mut self, main: &MainFile, found: &mut Diagnostics) -> CertificateLoad {
         let listeners = &main.settings.listeners;
         let before = self.live.as_ref().map(|live| live.certificates.clone()).unwrap_or_default();
-        let mut reader = Reader { loader: self, before: &before, now: SystemTime::now(), read: Read::default(), found };
-        let tls = listeners.iter().map(|listener| listener.tls.as_ref().map(|tls| reader.all(tls)));
+        let mut reader = CertificateReader {
+            loader: self,
+            before: &before,
+            now: SystemTime::now(),
+            read: CertificateLoad::default(),
+            found,
+        };
+        let tls = listeners.iter().map(|listener| listener.tls.as_ref().map(|tls| reader.load_all(tls)));
         let tls: Vec<Option<Vec<_>>> = tls.collect();
         let mut read = reader.read;
-        read.terminators = self.terminators(listeners, &tls);
+        read.terminators = self.build_terminators(listeners, &tls);
+        let tls = if read.is_partial { vec![None] } else { tls };
         read.only = tls.into_iter().collect::<Option<Vec<_>>>().map(|all| all.into_iter().flatten().collect());
         read
     }
 
-    /// Those of the listeners that this process has. One that speaks TLS goes on with what it has where the file says nothing of it.
-    fn terminators(&self, wanted: &[Listener], tls: &[Option<Vec<Arc<Certificate>>>]) -> Vec<Option<Arc<Terminator>>> {
+    /// Builds the terminators of this process's listeners. A TLS listener that is no longer in the
+    /// file keeps its certificates.
+    fn build_terminators(
+        &self,
+        wanted: &[Listener],
+        tls: &[Option<Vec<Arc<ServerCertificate>>>],
+    ) -> Vec<Option<Arc<Terminator>>> {
         let make = |index: usize, http2: Http2, previous: Option<&Arc<Terminator>>| {
             let (spec, certificates) = (wanted.get(index)?.tls.as_ref()?, tls.get(index)?.as_ref()?);
-            let spoken = Spoken { min_version: spec.min_version, http2 };
-            Some(Arc::new(Terminator::new(certificates, spoken, previous.map(|previous| &**previous))))
+            let protocol = NegotiatedProtocol { min_version: settings::tls_version(spec.min_version), http2 };
+            Some(Arc::new(Terminator::new(certificates, protocol, previous.map(|previous| &**previous))))
         };
         let Some(live) = &self.live else {
             let all = wanted.iter().enumerate();
-            return all.map(|(index, listener)| make(index, listener.http2, None)).collect();
+            return all.map(|(index, listener)| make(index, settings::http2(listener.http2), None)).collect();
         };
         let started = live.started.listeners.iter().enumerate();
         let terminator = |(index, listener): (usize, &Listener)| {
             listener.tls.as_ref()?;
             let previous = live.snapshot.terminator(index);
-            let now = place(index, listener, wanted).and_then(|now| make(now, listener.http2, previous));
+            let now = find_listener(index, listener, wanted)
+                .and_then(|now| make(now, settings::http2(listener.http2), previous));
             now.or_else(|| previous.map(Arc::clone))
         };
         started.map(terminator).collect()
     }
 }
 
-/// Where a listener is in the file now: in its old place, or elsewhere with its address.
-fn place(index: usize, started: &Listener, wanted: &[Listener]) -> Option<usize> {
-    let is_it = |listener: &Listener| listener.address == started.address;
-    let in_place = wanted.get(index).is_some_and(is_it).then_some(index);
-    in_place.or_else(|| wanted.iter().position(is_it))
+/// Finds the position of a listener in the file: its old position, or another with its address.
+fn find_listener(index: usize, started: &Listener, wanted: &[Listener]) -> Option<usize> {
+    let has_address = |listener: &Listener| listener.address == started.address;
+    let in_place = wanted.get(index).is_some_and(has_address).then_some(index);
+    in_place.or_else(|| wanted.iter().position(has_address))
 }
 
-struct Reader<'a> {
-    loader: &'a mut Loader,
-    before: &'a Certificates,
+struct CertificateReader<'a> {
+    loader: &'a mut ConfigLoader,
+    before: &'a GoodCertificates,
     now: SystemTime,
-    read: Read,
+    read: CertificateLoad,
     found: &'a mut Diagnostics,
 }
 
-impl Reader<'_> {
-    fn all(&mut self, tls: &ListenerTls) -> Vec<Arc<Certificate>> {
-        tls.certificates.iter().filter_map(|spec| self.one(spec)).collect()
+impl CertificateReader<'_> {
+    fn load_all(&mut self, tls: &ListenerTls) -> Vec<Arc<ServerCertificate>> {
+        tls.certificates.iter().filter_map(|spec| self.load_pair(spec)).collect()
     }
 
-    /// A pair, as it is on disk or, for want of a good one there, as it last was.
-    fn one(&mut self, spec: &CertificateSpec) -> Option<Arc<Certificate>> {
+    /// Loads a pair from disk, or keeps its last good version if the files are invalid.
+    fn load_pair(&mut self, spec: &CertificateSpec) -> Option<Arc<ServerCertificate>> {
         let files = (spec.certificate.value.clone(), spec.key.value.clone());
         if let Some(known) = self.read.certificates.0.get(&files) {
             return Some(Arc::clone(&known.certificate));
         }
-        // Before they are read, so that a change meanwhile shows.
+        if self.lacks_file(spec) {
+            self.read.is_partial = true;
+            return None;
+        }
+        // Stamped before they are read, so that a change during the read is detected.
         let stamps = [&files.0, &files.1].map(|file| self.loader.note_certificate(file));
         let before = self.before.0.get(&files);
         let good = match before.filter(|before| before.is_on_disk(stamps)) {
             Some(unchanged) => unchanged.clone(),
             None => match read_pair(&files) {
-                Ok(fresh) => Good { certificate: same_or(fresh, before), stamps },
+                Ok(fresh) => GoodCertificate { certificate: reuse_if_same(fresh, before), stamps },
                 Err(bad) => self.refuse(spec, bad, before)?,
             },
         };
-        if let Some(doubt) = good.certificate.doubt(self.now) {
-            self.found.push(Diagnostic::warning(&self.loader.main_path, spec.certificate.at, doubt));
+        if let Some(doubt) = good.certificate.validity_warning(self.now) {
+            self.found.push(Diagnostic::warning(
+                WarningCode::CertificateDates,
+                &self.loader.main_path,
+                spec.certificate.at,
+                doubt,
+            ));
         }
         let certificate = Arc::clone(&good.certificate);
         self.read.certificates.0.insert(files, good);
         Some(certificate)
     }
 
-    fn refuse(&mut self, spec: &CertificateSpec, bad: BadFile, before: Option<&Good>) -> Option<Good> {
+    /// Checks for a pair with a missing file that is allowed to be missing. The other file is still
+    /// checked.
+    fn lacks_file(&mut self, spec: &CertificateSpec) -> bool {
+        let loader = &*self.loader;
+        let lacks = [&spec.certificate, &spec.key].map(|file| loader.lacks_secret(file, self.found));
+        if lacks == [false, true] {
+            let checked = read(&spec.certificate.value).and_then(|text| ServerCertificate::check_chain(&text));
+            let error = checked.err().map(|what| unusable_file_error(&loader.main_path, &spec.certificate, &what));
+            self.found.extend(error);
+        }
+        lacks.contains(&true)
+    }
+
+    fn refuse(
+        &mut self,
+        spec: &CertificateSpec,
+        bad: CertificateFileError,
+        before: Option<&GoodCertificate>,
+    ) -> Option<GoodCertificate> {
         let (file, what) = match bad {
-            BadFile::Certificate(what) => (&spec.certificate, what),
-            BadFile::Key(what) => (&spec.key, what),
+            CertificateFileError::Certificate(what) => (&spec.certificate, what),
+            CertificateFileError::Key(what) => (&spec.key, what),
         };
-        let message = format!("{} cannot be used: {what}", file.value.display());
-        let error = Diagnostic::error(&self.loader.main_path, file.at, message);
+        let error = unusable_file_error(&self.loader.main_path, file, &what);
         match before {
             Some(before) => {
                 let errors = Diagnostics::from_iter([error]);
@@ -160,24 +204,31 @@ impl Reader<'_> {
     }
 }
 
-impl Good {
-    fn is_on_disk(&self, now: [Option<Stamp>; 2]) -> bool {
-        let vouches = |(read, now): (&Option<Stamp>, Option<Stamp>)| {
-            read.zip(now).is_some_and(|(read, now)| read.vouches_for(&now))
+impl GoodCertificate {
+    fn is_on_disk(&self, now: [Option<FileStamp>; 2]) -> bool {
+        let is_unchanged = |(read, now): (&Option<FileStamp>, Option<FileStamp>)| {
+            read.zip(now).is_some_and(|(read, now)| read.proves_unchanged(&now))
         };
-        self.stamps.iter().zip(now).all(vouches)
+        self.stamps.iter().zip(now).all(is_unchanged)
     }
 }
 
-/// A certificate that was written anew and is the same keeps the sessions of its clients.
-fn same_or(fresh: Certificate, before: Option<&Good>) -> Arc<Certificate> {
+/// Reuses the previous certificate if the fresh one is identical, so that TLS sessions of clients
+/// can be resumed.
+fn reuse_if_same(fresh: ServerCertificate, before: Option<&GoodCertificate>) -> Arc<ServerCertificate> {
     let same = before.filter(|before| before.certificate.is_same(&fresh));
     same.map_or_else(|| Arc::new(fresh), |before| Arc::clone(&before.certificate))
 }
 
-fn read_pair((certificate, key): &Files) -> Result<Certificate, BadFile> {
-    let unreadable = |error: std::io::Error| format!("{error}; name a PEM file that the gateway may read");
-    let read = |file: &Path| read_bytes(file, PEM_BYTES_MAX).map_err(unreadable);
-    let certificate = read(certificate).map_err(BadFile::Certificate)?;
-    Certificate::new(&certificate, &read(key).map_err(BadFile::Key)?)
+fn unusable_file_error(main: &Path, file: &Located<PathBuf>, what: &str) -> Diagnostic {
+    Diagnostic::error(main, file.at, format!("{} cannot be used: {what}", file.value.display()))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    read_bytes(file, PEM_BYTES_MAX).map_err(|error| format!("{error}: expected a PEM file that the gateway may read"))
+}
+
+fn read_pair((certificate, key): &Files) -> Result<ServerCertificate, CertificateFileError> {
+    let certificate = read(certificate).map_err(CertificateFileError::Certificate)?;
+    ServerCertificate::new(&certificate, &read(key).map_err(CertificateFileError::Key)?)
 }

@@ -1,8 +1,9 @@
-//! What upstreams are spoken to with, in a load: whom their servers are trusted by, and what the gateway shows of itself.
+//! Loading of TLS files for upstreams: trusted certificates and client certificates.
 //!
-//! As with the certificates of listeners, a file that was good and is no more is served on as it was, and a client certificate and its key are one
-//! thing in two files. What never was good is a mistake of the main file, which names it. The system's certificates are in no file that is named:
-//! those that were read serve on, and a warning says so.
+//! As with the certificates of listeners, a file that becomes invalid keeps its last good version,
+//! and a client certificate and its key are one pair in two files. A file that was never valid is
+//! an error of the main file, which names it. The system's certificates are in no configured file.
+//! If they become unreadable, the ones read before stay in use and a warning reports it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,49 +12,52 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use pingora::protocols::tls::CaType;
 
-use super::{BrokenFile, Loader};
-use crate::config::diagnostics::{Diagnostic, Diagnostics};
-use crate::config::model::{At, ClientCertificateSpec, Located, Main, TlsSpec};
-use crate::upstream::{Own, Reading, UpstreamTls, expired, system_roots};
+use super::{BrokenFile, ConfigLoader, SecretsPresence};
+use crate::upstream::{GatewayCertificate, PemReader, UpstreamTls, expired, servers_own, system_roots};
+use crossgate_config::diagnostics::{Diagnostic, Diagnostics};
+use crossgate_config::model::{ClientCertificateSpec, Located, MainFile, Position, TlsSpec};
+use crossgate_config::warnings::WarningCode;
 
-/// What was read, each as it was last good.
+/// Last good versions of everything that was read.
 #[derive(Clone, Default)]
-pub(super) struct Trust {
+pub(super) struct GoodTrust {
     system: Option<Arc<CaType>>,
     trusted: BTreeMap<PathBuf, Arc<CaType>>,
-    own: BTreeMap<(PathBuf, PathBuf), Arc<Own>>,
+    own: BTreeMap<(PathBuf, PathBuf), Arc<GatewayCertificate>>,
 }
 
-impl Trust {
-    /// When each certificate that the gateway shows expires, by its file.
+impl GoodTrust {
+    /// Lists the expiry of each client certificate with its file, in Unix seconds.
     pub(super) fn expiries(&self) -> impl Iterator<Item = (Box<str>, i64)> {
         self.own.iter().map(|((file, _), own)| (Box::from(file.to_string_lossy()), own.expires()))
     }
 }
 
-/// What a load read.
+/// Result of one load.
 #[derive(Default)]
-pub(super) struct Read {
-    pub(super) trust: Trust,
-    /// Files that are not served as they are on disk.
+pub(super) struct TrustLoad {
+    pub(super) trust: GoodTrust,
+    /// Files whose version on disk is not in use.
     pub(super) refused: Vec<BrokenFile>,
-    /// What each upstream that speaks TLS is spoken to with.
+    /// TLS settings of each upstream that uses TLS.
     pub(super) tls: AHashMap<Box<str>, Arc<UpstreamTls>>,
 }
 
-impl Loader {
-    /// Reads what the upstreams name. Of each that speaks TLS there is what it takes to, or a mistake is reported.
-    pub(super) fn trust(&mut self, main: &Main, found: &mut Diagnostics) -> Read {
+impl ConfigLoader {
+    /// Reads the files of the upstreams. Each upstream with TLS gets its settings or an error.
+    pub(super) fn load_trust(&mut self, main: &MainFile, found: &mut Diagnostics) -> TrustLoad {
         let file = Arc::clone(&self.main_path);
-        let spoken = main.upstreams.iter().filter_map(|upstream| Some((&upstream.name.value, upstream.tls.as_ref()?)));
-        // Before they are read, so that a change meanwhile shows.
-        spoken.clone().flat_map(|(_, tls)| tls.value.files()).for_each(|file| {
+        let secrets = self.secrets;
+        let tls_upstreams =
+            main.upstreams.iter().filter_map(|upstream| Some((&upstream.name.value, upstream.tls.as_ref()?)));
+        // Stamped before they are read, so that a change during the read is detected.
+        tls_upstreams.clone().flat_map(|(_, tls)| tls.value.files()).for_each(|file| {
             self.note_certificate(file);
         });
-        let none = Trust::default();
+        let none = GoodTrust::default();
         let before = self.live.as_ref().map_or(&none, |live| &live.trust);
-        let mut reader = Reader { file: &file, before, read: Read::default(), found };
-        for (name, spec) in spoken {
+        let mut reader = TrustReader { file: &file, secrets, before, read: TrustLoad::default(), found };
+        for (name, spec) in tls_upstreams {
             let tls = reader.tls(spec);
             reader.read.tls.extend(tls.map(|tls| (name.clone(), Arc::new(tls))));
         }
@@ -61,69 +65,97 @@ impl Loader {
     }
 }
 
-struct Reader<'a> {
+struct TrustReader<'a> {
     file: &'a Path,
-    before: &'a Trust,
-    read: Read,
+    secrets: SecretsPresence,
+    before: &'a GoodTrust,
+    read: TrustLoad,
     found: &'a mut Diagnostics,
 }
 
-impl Reader<'_> {
+impl TrustReader<'_> {
     fn tls(&mut self, Located { value, at }: &Located<TlsSpec>) -> Option<UpstreamTls> {
         let TlsSpec { server_name, ca, client_certificate } = value;
         let trusted = match ca {
             Some(ca) => self.trusted(ca),
-            None => self.system(*at),
+            None => self.load_system_roots(*at),
         };
-        let own = match client_certificate {
-            Some(spec) => Some(self.own(spec)?),
-            None => None,
-        };
-        Some(UpstreamTls::new(server_name.clone(), trusted?, own))
+        let own = client_certificate.as_ref().map(|spec| self.own(spec));
+        if own.as_ref().is_some_and(Option::is_none) {
+            return None;
+        }
+        Some(UpstreamTls::new(server_name.clone(), trusted?, own.flatten()))
     }
 
     fn trusted(&mut self, ca: &Located<PathBuf>) -> Option<Arc<CaType>> {
+        if self.secrets.allows_missing(ca, self.file, self.found) {
+            return None;
+        }
         let known = self.read.trust.trusted.get(&ca.value).cloned();
         let trusted = match known {
             Some(known) => known,
             None => {
-                let mut reading = Reading::new(self.file);
+                let mut reading = PemReader::new(self.file);
                 let fresh = reading.trusted(ca);
-                let trusted = self.served(fresh, reading, self.before.trusted.get(&ca.value))?;
+                let trusted = self.choose_version(fresh, reading, self.before.trusted.get(&ca.value))?;
                 self.read.trust.trusted.insert(ca.value.clone(), Arc::clone(&trusted));
                 trusted
             }
         };
-        self.warn(ca.at, expired(trusted.iter(), &ca.value));
+        self.warn(WarningCode::CertificateDates, ca.at, expired(trusted.iter(), &ca.value));
+        self.warn(WarningCode::PinnedCertificate, ca.at, servers_own(trusted.iter(), &ca.value));
         Some(trusted)
     }
 
-    fn own(&mut self, spec: &ClientCertificateSpec) -> Option<Arc<Own>> {
+    fn own(&mut self, spec: &ClientCertificateSpec) -> Option<Arc<GatewayCertificate>> {
+        if self.lacks_client_certificate(spec) {
+            return None;
+        }
         let files = (spec.certificate.value.clone(), spec.key.value.clone());
         let known = self.read.trust.own.get(&files).cloned();
         let own = match known {
             Some(known) => known,
             None => {
-                let mut reading = Reading::new(self.file);
+                let mut reading = PemReader::new(self.file);
                 let fresh = reading.own(spec);
-                let own = self.served(fresh, reading, self.before.own.get(&files))?;
+                let own = self.choose_version(fresh, reading, self.before.own.get(&files))?;
                 self.read.trust.own.insert(files, Arc::clone(&own));
                 own
             }
         };
-        self.warn(spec.certificate.at, expired(own.chain(), &spec.certificate.value));
+        self.warn(WarningCode::CertificateDates, spec.certificate.at, expired(own.chain(), &spec.certificate.value));
         Some(own)
     }
 
-    /// Read for the first upstream that asks, and once.
-    fn system(&mut self, at: At) -> Option<Arc<CaType>> {
+    /// Checks for a pair with a missing file that is allowed to be missing. The other file is still
+    /// checked.
+    fn lacks_client_certificate(&mut self, ClientCertificateSpec { certificate, key }: &ClientCertificateSpec) -> bool {
+        let present =
+            [certificate, key].map(|file| (!self.secrets.allows_missing(file, self.file, self.found)).then_some(file));
+        let [certificate, key] = present;
+        let is_complete = certificate.is_some() && key.is_some();
+        if !is_complete {
+            let mut reading = PemReader::new(self.file);
+            reading.part(certificate, key);
+            self.found.extend(reading.found);
+        }
+        !is_complete
+    }
+
+    /// Reads the system's certificates, once, for the first upstream that needs them.
+    fn load_system_roots(&mut self, at: Position) -> Option<Arc<CaType>> {
         if self.read.trust.system.is_none() {
             let (read, before) = (system_roots(), self.before.system.clone());
             self.read.trust.system = match (read, before) {
                 (Ok(roots), _) => Some(roots),
                 (Err(message), Some(before)) => {
-                    self.warn(at, [format!("{message}; those that were read before serve on")]);
+                    let message = format!("{message}; the certificates read before stay in use");
+                    self.warn(WarningCode::SystemRoots, at, [message]);
                     Some(before)
+                }
+                (Err(message), None) if self.secrets == SecretsPresence::Optional => {
+                    self.warn(WarningCode::MissingSecret, at, [message]);
+                    None
                 }
                 (Err(message), None) => {
                     self.found.push(Diagnostic::error(self.file, at, message));
@@ -134,12 +166,17 @@ impl Reader<'_> {
         self.read.trust.system.clone()
     }
 
-    /// What was read or, for want of that, what was good before.
-    fn served<T>(&mut self, fresh: Option<Arc<T>>, reading: Reading<'_>, before: Option<&Arc<T>>) -> Option<Arc<T>>
+    /// Returns the fresh version, or the last good one if the file is refused now.
+    fn choose_version<T>(
+        &mut self,
+        fresh: Option<Arc<T>>,
+        reading: PemReader<'_>,
+        before: Option<&Arc<T>>,
+    ) -> Option<Arc<T>>
     where
         T: ?Sized,
     {
-        let Reading { bad, found: errors, .. } = reading;
+        let PemReader { bad, found: errors, .. } = reading;
         match (fresh, before) {
             (Some(fresh), _) => Some(fresh),
             (None, Some(before)) => {
@@ -153,7 +190,7 @@ impl Reader<'_> {
         }
     }
 
-    fn warn(&mut self, at: At, messages: impl IntoIterator<Item = String>) {
-        self.found.extend(messages.into_iter().map(|message| Diagnostic::warning(self.file, at, message)));
+    fn warn(&mut self, code: WarningCode, at: Position, messages: impl IntoIterator<Item = String>) {
+        self.found.extend(messages.into_iter().map(|message| Diagnostic::warning(code, self.file, at, message)));
     }
 }

@@ -1,4 +1,4 @@
-//! While the main file is refused, certificates are renewed, and nothing else changes.
+//! Tests of certificate renewal while the main file is refused.
 
 use super::certificates::issue;
 use super::*;
@@ -13,7 +13,7 @@ tenants: [{ id: main, hosts: [main.example], upstream: a, policy: spa }]
 tenantsDir: tenants.d
 "#;
 
-fn stage() -> Files {
+fn write_files() -> Files {
     let files = Files::new(&["b", "c"]);
     files.write("gateway.yaml", SECURE);
     issue(&files, "a", &["main.example"], 2099);
@@ -21,16 +21,16 @@ fn stage() -> Files {
     files
 }
 
-fn certificate(reloader: &Reloader) -> Arc<crate::tls::Certificate> {
+fn certificate(reloader: &Reloader) -> Arc<crossgate_wire::tls::ServerCertificate> {
     let serving = reloader.current().latest();
     serving.terminator(0).and_then(|terminator| terminator.certificates().next().cloned()).unwrap()
 }
 
 #[test]
-fn nothing_but_certificates_changes_under_a_refused_main_file() {
-    let files = stage();
+fn refused_main_file_changes_only_certificates() {
+    let files = write_files();
     let reloader = files.start();
-    // One tenants file is broken before, and both change while the main file is refused.
+    // One tenants file is already broken. Both change while the main file is refused.
     files.write("tenants.d/c.yaml", "tenants: [");
     reloader.reload_now().unwrap();
     assert_eq!(broken_names(&reloader), ["c.yaml"]);
@@ -48,14 +48,17 @@ fn nothing_but_certificates_changes_under_a_refused_main_file() {
     let known = |id: &str| serving.tenant_by_id(id).is_some();
     assert_eq!(["main", "b", "c", "b2", "c2"].map(known), [true, true, true, false, false]);
     let tls = |snapshot: &Snapshot| snapshot.upstreams().next().unwrap().tls.clone();
-    assert!(serving.tenant_by_id("b").unwrap().routes()[0].upstream.tls == tls(&serving), "and tenants have it");
+    assert!(
+        serving.tenant_by_id("b").unwrap().routes()[0].upstream.tls == tls(&serving),
+        "tenants do not use the renewed upstream"
+    );
     let status = reloader.status();
     assert_eq!(
         (status.last_result, status.broken_files.len(), status.generation),
         (LastResult::Failure, 1, serving.generation)
     );
-    assert_eq!(broken_names(&reloader), ["c.yaml"], "it is still not served as it is on disk");
-    // Asked again, nothing is news.
+    assert_eq!(broken_names(&reloader), ["c.yaml"], "the refused tenants file is no longer reported");
+    // A second request finds no change.
     reloader.reload_now().unwrap_err();
     assert_eq!(generation(&reloader), serving.generation);
     files.write("gateway.yaml", SECURE);
@@ -65,8 +68,8 @@ fn nothing_but_certificates_changes_under_a_refused_main_file() {
 }
 
 #[test]
-fn hosts_of_a_file_that_never_was_good_stay_broken() {
-    let files = stage();
+fn hosts_of_a_never_valid_file_stay_broken_after_renewal() {
+    let files = write_files();
     files.write("tenants.d/b.yaml", &tenant("b", ", pollicy: spa"));
     let reloader = files.start_with(BrokenTenants::Skip).unwrap();
     let is_broken = || matches!(reloader.current().latest().tenant("b.example"), Some(HostMatch::Broken));
@@ -81,8 +84,8 @@ fn hosts_of_a_file_that_never_was_good_stay_broken() {
 }
 
 #[test]
-fn a_script_that_was_refused_stays_named() {
-    let files = stage();
+fn refused_script_stays_reported_after_renewal() {
+    let files = write_files();
     let rule = SECURE.replace("https://app.example\"]", "https://app.example\"], rule: { script: a.rhai }");
     files.write("gateway.yaml", &format!("{rule}scriptsDir: scripts\n"));
     files.write("scripts/a.rhai", "fn decide(req) { allow() }");

@@ -1,20 +1,22 @@
-//! One check of one server: a connection of its own, made and trusted as those of requests are, one question, and the head of the answer.
+//! One health check of one server: a new connection, with the TLS settings of requests, and one GET
+//! or gRPC call.
 //!
-//! The configured time is for all of it: to connect, to shake hands, to be answered. Why a server did not pass is one of few reasons, beside
-//! which the log has the words of whoever found it. Absent on purpose: kept connections, and what an answer says beyond its status.
+//! The configured timeout covers everything: connection, TLS handshake and answer. A failure has
+//! one of few reasons, and a text of the library that detected it, for the log. Absent on purpose:
+//! connection reuse, and the body of an answer to a GET.
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use h2::Reason;
-use http::header::{ACCEPT, USER_AGENT};
+use h2::{Reason, RecvStream};
+use http::header::{ACCEPT, CONTENT_TYPE, TE, USER_AGENT};
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderValue, Request, Uri};
+use http::{HeaderValue, Request, Response, Uri};
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, ClientConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -22,142 +24,173 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use crate::config::model::{HealthCheck, Protocol};
-use crate::tenant::Upstream;
+use crate::upstream::Upstream;
 use crate::upstream::UpstreamTls;
+use crossgate_config::model::{CheckRequest, HealthCheck, Protocol};
 
-/// Of an answer's head no more is read.
+mod grpc;
+
+/// The maximum length of the answer's head.
 pub(super) const HEAD_LEN_MAX: usize = 16 << 10;
 const HEAD_FIELDS_MAX: usize = 100;
-/// What the log tells of one failure: a certificate may have a thousand names.
+/// The maximum length of a failure's text in the log: a certificate can have a thousand names.
 const WHAT_LEN_MAX: usize = 300;
-/// What is not written where it is the port of `https`.
+/// The default port of `https`, which `Host` omits.
 const HTTPS_PORT: u16 = 443;
-/// Who asks.
+/// The `User-Agent` of checks.
 const AGENT: &str = "crossgate-health-check";
 const NO_ANSWER: &str = "no answer";
 
-/// How requests come to an upstream's servers, and so checks.
+/// The protocol and TLS of requests to an upstream, which its checks use too.
 #[derive(Clone, PartialEq)]
-pub(in crate::upkeep) struct Way {
+pub(in crate::upkeep) struct ProbeTransport {
     protocol: Protocol,
     tls: Option<Arc<UpstreamTls>>,
 }
 
-impl Way {
-    /// That to an upstream.
+impl ProbeTransport {
+    /// The transport of an upstream.
     pub(in crate::upkeep) fn to(upstream: &Upstream) -> Self {
-        Way { protocol: upstream.protocol, tls: upstream.tls.clone() }
+        ProbeTransport { protocol: upstream.protocol, tls: upstream.tls.clone() }
     }
 }
 
-/// What every server of an upstream is asked.
-pub(in crate::upkeep) struct Probe {
-    path: PathAndQuery,
+/// The health check of all servers of an upstream.
+pub(in crate::upkeep) struct HealthProbe {
+    request: CheckRequest,
     host: Option<HeaderValue>,
     protocol: Protocol,
-    tls: Option<Tls>,
+    tls: Option<ProbeTls>,
 }
 
-struct Tls {
+struct ProbeTls {
     upstream: Arc<UpstreamTls>,
     config: Arc<ClientConfig>,
 }
 
-/// Why a server did not pass a check.
+/// The failure of a check.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) why: Why,
-    /// In the words of whoever found it.
+pub(super) struct FailedProbe {
+    pub(super) why: ProbeFailure,
+    /// The text of the library that detected it.
     pub(super) what: String,
 }
 
-/// The reasons there are.
+/// The reason of a failed check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
-    /// No connection.
+pub(super) enum ProbeFailure {
+    /// The connection failed.
     Connect,
-    /// No TLS with it.
+    /// The TLS handshake failed.
     TlsHandshake,
-    /// Its certificate is expired, of nobody who is trusted, or of another name.
+    /// The certificate is expired, not trusted, or for another name.
     TlsCertificate,
-    /// It speaks TLS, and not the HTTP that it is to be asked in.
+    /// The server did not select the required protocol by ALPN.
     TlsAlpn,
     /// The connection ended before the answer did.
     Reset,
-    /// The answer was not HTTP.
+    /// The answer is not valid HTTP.
     Invalid,
-    /// The answer has another status than those from 200 to 299.
+    /// The status is not from 200 to 299.
     Status,
-    /// The time was over.
+    /// The answer is HTTP, but not gRPC.
+    NotGrpc,
+    /// The gRPC call failed: `grpc-status` is not 0.
+    GrpcStatus,
+    /// The message of the gRPC answer is missing, compressed, too large or malformed.
+    GrpcMessage,
+    /// The gRPC service is not SERVING.
+    NotServing,
+    /// The timeout expired.
     Timeout,
 }
 
-impl Why {
+impl ProbeFailure {
     pub(super) fn as_str(self) -> &'static str {
         match self {
-            Why::Connect => "connect",
-            Why::TlsHandshake => "tls_handshake",
-            Why::TlsCertificate => "tls_certificate",
-            Why::TlsAlpn => "tls_alpn",
-            Why::Reset => "reset",
-            Why::Invalid => "invalid",
-            Why::Status => "status",
-            Why::Timeout => "timeout",
+            ProbeFailure::Connect => "connect",
+            ProbeFailure::TlsHandshake => "tls_handshake",
+            ProbeFailure::TlsCertificate => "tls_certificate",
+            ProbeFailure::TlsAlpn => "tls_alpn",
+            ProbeFailure::Reset => "reset",
+            ProbeFailure::Invalid => "invalid",
+            ProbeFailure::Status => "status",
+            ProbeFailure::NotGrpc => "not_grpc",
+            ProbeFailure::GrpcStatus => "grpc_status",
+            ProbeFailure::GrpcMessage => "grpc_message",
+            ProbeFailure::NotServing => "not_serving",
+            ProbeFailure::Timeout => "timeout",
         }
     }
 }
 
-impl Failure {
-    fn new(why: Why, what: impl ToString) -> Self {
-        Failure { why, what: what.to_string().chars().take(WHAT_LEN_MAX).collect() }
+impl FailedProbe {
+    fn new(why: ProbeFailure, what: impl ToString) -> Self {
+        FailedProbe { why, what: what.to_string().chars().take(WHAT_LEN_MAX).collect() }
     }
 }
 
-impl Probe {
-    pub(in crate::upkeep) fn new(check: &HealthCheck, Way { protocol, tls }: &Way) -> Self {
+impl HealthProbe {
+    pub(in crate::upkeep) fn new(check: &HealthCheck, ProbeTransport { protocol, tls }: &ProbeTransport) -> Self {
         let config = |tls: &UpstreamTls| Arc::new(tls.client(*protocol));
-        let tls = tls.as_ref().map(|tls| Tls { upstream: Arc::clone(tls), config: config(tls) });
-        Probe { path: check.path.clone(), host: check.host.clone(), protocol: *protocol, tls }
+        let tls = tls.as_ref().map(|tls| ProbeTls { upstream: Arc::clone(tls), config: config(tls) });
+        HealthProbe { request: check.request.clone(), host: check.host.clone(), protocol: *protocol, tls }
     }
 
-    /// Asks a server, and is done when the time is over.
-    pub(super) async fn ask(&self, server: SocketAddr, end: Instant) -> Result<(), Failure> {
-        let connect = async { TcpStream::connect(server).await.map_err(|error| Failure::new(Why::Connect, error)) };
-        let stream = by(end, "no connection", connect).await?;
-        let asked = match &self.tls {
-            None => by(end, NO_ANSWER, self.ask_over(stream, self.protocol == Protocol::Http2, server)).await,
-            Some(tls) => {
-                let stream = by(end, "no TLS", tls.shake_hands(stream, server.ip())).await?;
-                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                if self.protocol == Protocol::Http2 && !is_http2 {
-                    return Err(Failure::new(Why::TlsAlpn, "the server speaks no HTTP/2"));
-                }
-                by(end, NO_ANSWER, self.ask_over(stream, is_http2, server)).await
+    /// Checks a server. Ends at `end` at the latest.
+    pub(super) async fn run(&self, server: SocketAddr, end: Instant) -> Result<(), FailedProbe> {
+        let connect =
+            async { TcpStream::connect(server).await.map_err(|error| FailedProbe::new(ProbeFailure::Connect, error)) };
+        let stream = with_deadline(end, "no connection", connect).await?;
+        match &self.tls {
+            None => {
+                with_deadline(end, NO_ANSWER, self.probe_over(stream, self.protocol == Protocol::Http2, server)).await
             }
-        };
-        match asked? {
-            200..=299 => Ok(()),
-            status => Err(Failure::new(Why::Status, status)),
+            Some(tls) => {
+                let stream = with_deadline(end, "no TLS", tls.shake_hands(stream, server.ip())).await?;
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                if self.needs_http2() && !is_http2 {
+                    return Err(FailedProbe::new(ProbeFailure::TlsAlpn, "the server does not offer HTTP/2"));
+                }
+                with_deadline(end, NO_ANSWER, self.probe_over(stream, is_http2, server)).await
+            }
         }
     }
 
-    async fn ask_over(
+    fn needs_http2(&self) -> bool {
+        match self.request {
+            CheckRequest::Get(_) => self.protocol == Protocol::Http2,
+            CheckRequest::Grpc { .. } => true,
+        }
+    }
+
+    async fn probe_over(
         &self,
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
         is_http2: bool,
         server: SocketAddr,
-    ) -> Result<u16, Failure> {
-        if is_http2 {
-            let request = self.request(server).map_err(|error| Failure::new(Why::Invalid, error))?;
-            return ask_http2(stream, request).await.map_err(|error| of_http2(&error));
+    ) -> Result<(), FailedProbe> {
+        let invalid = |error| FailedProbe::new(ProbeFailure::Invalid, error);
+        match &self.request {
+            CheckRequest::Get(path) if is_http2 => {
+                let request = self.get(path, server).map_err(invalid)?;
+                probe_http2(stream, request, Bytes::new(), status_of).await
+            }
+            CheckRequest::Get(path) => {
+                let status =
+                    probe_http1(&mut stream, &self.head(path, server)).await.map_err(|error| io_failure(&error));
+                let _closed = at_once(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await;
+                check_status(status?)
+            }
+            CheckRequest::Grpc { service } => {
+                let request = self.call(server).map_err(invalid)?;
+                probe_http2(stream, request, grpc::request_body(service), grpc::read).await
+            }
         }
-        let status = ask_http1(&mut stream, &self.head(server)).await.map_err(|error| of_io(&error));
-        let _said = at_once(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await;
-        status
     }
 
-    /// Whom a server is asked as: what is configured, or what it goes by. What its certificate is for may have come from a name.
+    /// The `Host` value of a check: the configured one, otherwise the TLS server name or the
+    /// address. The certificate's name may have been configured as `serverName`.
     fn authority(&self, server: SocketAddr) -> String {
         let name = self.tls.as_ref().map(|tls| tls.upstream.server_name(server.ip()));
         match (&self.host, name) {
@@ -171,48 +204,61 @@ impl Probe {
         }
     }
 
-    fn head(&self, server: SocketAddr) -> Vec<u8> {
-        let (path, host) = (&self.path, self.authority(server));
+    fn head(&self, path: &PathAndQuery, server: SocketAddr) -> Vec<u8> {
+        let host = self.authority(server);
         format!(
             "GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: {AGENT}\r\naccept: */*\r\nconnection: close\r\n\r\n"
         )
         .into_bytes()
     }
 
-    fn request(&self, server: SocketAddr) -> Result<Request<()>, http::Error> {
+    fn get(&self, path: &PathAndQuery, server: SocketAddr) -> Result<Request<()>, http::Error> {
+        let uri = self.uri(path.clone(), server)?;
+        Request::builder().uri(uri).header(USER_AGENT, AGENT).header(ACCEPT, "*/*").body(())
+    }
+
+    fn call(&self, server: SocketAddr) -> Result<Request<()>, http::Error> {
+        let uri = self.uri(PathAndQuery::from_static(grpc::PATH), server)?;
+        let request = Request::post(uri).header(USER_AGENT, AGENT).header(CONTENT_TYPE, grpc::GRPC);
+        // gRPC over HTTP/2 requires `te: trailers`.
+        request.header(TE, "trailers").header("grpc-accept-encoding", "identity").body(())
+    }
+
+    fn uri(&self, path: PathAndQuery, server: SocketAddr) -> Result<Uri, http::Error> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let authority = Authority::try_from(self.authority(server))?;
-        let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(self.path.clone()).build()?;
-        Request::builder().uri(uri).header(USER_AGENT, AGENT).header(ACCEPT, "*/*").body(())
+        Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build()
     }
 }
 
-impl Tls {
+impl ProbeTls {
     async fn shake_hands(
         &self,
         stream: TcpStream,
         server: IpAddr,
-    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
+    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, FailedProbe> {
         let name = ServerName::try_from(self.upstream.server_name(server));
-        let name = name.map_err(|error| Failure::new(Why::TlsCertificate, error))?;
+        let name = name.map_err(|error| FailedProbe::new(ProbeFailure::TlsCertificate, error))?;
         let connector = TlsConnector::from(Arc::clone(&self.config));
-        connector.connect(name, stream).await.map_err(|error| match of_io(&error) {
-            Failure { why: Why::Reset, what } => Failure { why: Why::TlsHandshake, what },
-            found => found,
+        connector.connect(name, stream).await.map_err(|error| match io_failure(&error) {
+            FailedProbe { why: ProbeFailure::Reset, what } => FailedProbe { why: ProbeFailure::TlsHandshake, what },
+            failure => failure,
         })
     }
 }
 
-/// Does it, or says that what was awaited had not come when the time was over.
-async fn by<T>(
+/// Runs `step` until the deadline. The failure then names the missing step.
+async fn with_deadline<T>(
     end: Instant,
     missing: &'static str,
-    step: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    timeout_at(end, step).await.unwrap_or_else(|_| Err(Failure::new(Why::Timeout, format!("{missing} in time"))))
+    step: impl Future<Output = Result<T, FailedProbe>>,
+) -> Result<T, FailedProbe> {
+    timeout_at(end, step)
+        .await
+        .unwrap_or_else(|_| Err(FailedProbe::new(ProbeFailure::Timeout, format!("{missing} in time"))))
 }
 
-/// Goes as far with something as it goes without waiting for anybody.
+/// Polls `step` once, without waiting.
 async fn at_once<T>(mut step: impl FnMut(&mut std::task::Context<'_>) -> Poll<T>) -> Option<T> {
     poll_fn(|cx| match step(cx) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
@@ -221,34 +267,34 @@ async fn at_once<T>(mut step: impl FnMut(&mut std::task::Context<'_>) -> Poll<T>
     .await
 }
 
-/// What went wrong with a connection: TLS says so within what it is to be.
-fn of_io(error: &io::Error) -> Failure {
+/// Classifies a connection error. `tokio-rustls` wraps TLS errors in I/O errors.
+fn io_failure(error: &io::Error) -> FailedProbe {
     let why = match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidCertificate(_)) => Why::TlsCertificate,
+        Some(rustls::Error::InvalidCertificate(_)) => ProbeFailure::TlsCertificate,
         Some(
             rustls::Error::NoApplicationProtocol
             | rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol),
-        ) => Why::TlsAlpn,
-        Some(_) => Why::TlsHandshake,
-        // HTTP/2 passes on the words alone.
-        None if error.to_string().starts_with("received fatal alert: ") => Why::TlsHandshake,
-        None if error.kind() == io::ErrorKind::InvalidData => Why::Invalid,
-        None => Why::Reset,
+        ) => ProbeFailure::TlsAlpn,
+        Some(_) => ProbeFailure::TlsHandshake,
+        // `h2` keeps only the text of a TLS error.
+        None if error.to_string().starts_with("received fatal alert: ") => ProbeFailure::TlsHandshake,
+        None if error.kind() == io::ErrorKind::InvalidData => ProbeFailure::Invalid,
+        None => ProbeFailure::Reset,
     };
-    Failure::new(why, error)
+    FailedProbe::new(why, error)
 }
 
-fn of_http2(error: &h2::Error) -> Failure {
+fn http2_failure(error: &h2::Error) -> FailedProbe {
     match error.get_io() {
-        Some(io) => of_io(io),
-        // What was found wrong here, not there.
-        None if error.is_library() => Failure::new(Why::Invalid, error),
-        None => Failure::new(Why::Reset, error),
+        Some(io) => io_failure(io),
+        // A protocol error that `h2` detected here, not one that the server reported.
+        None if error.is_library() => FailedProbe::new(ProbeFailure::Invalid, error),
+        None => FailedProbe::new(ProbeFailure::Reset, error),
     }
 }
 
-/// The status of the answer.
-async fn ask_http1(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &[u8]) -> io::Result<u16> {
+/// Sends the request, and returns the status of the answer.
+async fn probe_http1(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &[u8]) -> io::Result<u16> {
     stream.write_all(head).await?;
     stream.flush().await?;
     let mut answer = Vec::new();
@@ -257,7 +303,7 @@ async fn ask_http1(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &[u
             if status >= 200 {
                 return Ok(status);
             }
-            // An interim one: another follows.
+            // An interim response (1xx): the final one follows (RFC 9110, section 15.2).
             answer.drain(..len);
         }
         let room = HEAD_LEN_MAX.saturating_sub(answer.len()) as u64;
@@ -267,7 +313,7 @@ async fn ask_http1(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &[u
     }
 }
 
-/// The length and the status of a head, if it is whole.
+/// The length and the status of a complete head; `None` if it is incomplete.
 fn parse(bytes: &[u8]) -> io::Result<Option<(usize, u16)>> {
     let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
     let mut response = httparse::Response::new(&mut fields);
@@ -278,29 +324,55 @@ fn parse(bytes: &[u8]) -> io::Result<Option<(usize, u16)>> {
     }
 }
 
-/// The same over HTTP/2.
-async fn ask_http2(stream: impl AsyncRead + AsyncWrite + Unpin, request: Request<()>) -> Result<u16, h2::Error> {
+fn check_status(status: u16) -> Result<(), FailedProbe> {
+    match status {
+        200..=299 => Ok(()),
+        status => Err(FailedProbe::new(ProbeFailure::Status, status)),
+    }
+}
+
+async fn status_of(answer: Response<RecvStream>) -> Result<(), FailedProbe> {
+    check_status(answer.status().as_u16())
+}
+
+/// Makes the request over HTTP/2, and returns the result of `read`.
+async fn probe_http2<T, R: Future<Output = Result<T, FailedProbe>>>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: Request<()>,
+    body: Bytes,
+    read: impl FnOnce(Response<RecvStream>) -> R,
+) -> Result<T, FailedProbe> {
+    let failed = |error: h2::Error| http2_failure(&error);
     let mut builder = h2::client::Builder::new();
     builder.enable_push(false).max_header_list_size(HEAD_LEN_MAX as u32);
-    let (mut requests, mut connection) = builder.handshake::<_, Bytes>(stream).await?;
-    let (mut answer, _) = requests.send_request(request, true)?;
-    let mut has_ended = false;
-    let status = poll_fn(|cx| {
-        // What the connection reads makes the answer, or the reason why there is none; one that ends while it writes says so itself.
-        let ended = Pin::new(&mut connection).poll(cx);
-        has_ended = ended.is_ready();
-        match (Pin::new(&mut answer).poll(cx), ended) {
-            (Poll::Pending, Poll::Ready(ended)) => Poll::Ready(Err(ended.err().unwrap_or(Reason::NO_ERROR.into()))),
-            (answered, _) => answered.map_ok(|answer| answer.status().as_u16()),
-        }
-    })
-    .await;
-    drop((answer, requests));
-    if !has_ended {
-        // With nothing left to do, it says goodbye.
-        let _said = at_once(|cx| Pin::new(&mut connection).poll(cx)).await;
+    let (mut requests, mut connection) = builder.handshake::<_, Bytes>(stream).await.map_err(failed)?;
+    let (answer, mut sent) = requests.send_request(request, body.is_empty()).map_err(failed)?;
+    if !body.is_empty() {
+        sent.send_data(body, true).map_err(failed)?;
     }
-    status
+    let mut has_ended = false;
+    let result = {
+        let mut exchange = pin!(async { read(answer.await.map_err(failed)?).await });
+        poll_fn(|cx| {
+            // Polling the connection delivers the answer, or the error that prevents it. If the
+            // connection fails while it writes, its own result is the error.
+            let ended = Pin::new(&mut connection).poll(cx);
+            has_ended = ended.is_ready();
+            match (exchange.as_mut().poll(cx), ended) {
+                (Poll::Pending, Poll::Ready(ended)) => {
+                    Poll::Ready(Err(failed(ended.err().unwrap_or(Reason::NO_ERROR.into()))))
+                }
+                (answered, _) => answered,
+            }
+        })
+        .await
+    };
+    drop((sent, requests));
+    if !has_ended {
+        // An idle connection sends GOAWAY with its next poll.
+        let _closed = at_once(|cx| Pin::new(&mut connection).poll(cx)).await;
+    }
+    result
 }
 
 #[cfg(test)]
@@ -311,39 +383,41 @@ mod tests {
 
     use super::*;
 
-    fn probe(host: Option<&'static str>, tls: Option<Tls>) -> Probe {
+    const HEALTH_PATH: PathAndQuery = PathAndQuery::from_static("/well?now");
+
+    fn probe(host: Option<&'static str>, tls: Option<ProbeTls>) -> HealthProbe {
         let host = host.map(HeaderValue::from_static);
-        Probe { path: PathAndQuery::from_static("/well?now"), host, protocol: Protocol::Http1, tls }
+        HealthProbe { request: CheckRequest::Get(HEALTH_PATH), host, protocol: Protocol::Http1, tls }
     }
 
-    /// Trust in nobody, under this name.
-    fn tls(server_name: Option<&str>) -> Tls {
-        let upstream = Arc::new(UpstreamTls::of_nobody(server_name));
-        Tls { config: Arc::new(upstream.client(Protocol::Auto)), upstream }
+    /// TLS settings without trust anchors, for this server name.
+    fn tls(server_name: Option<&str>) -> ProbeTls {
+        let upstream = Arc::new(UpstreamTls::trusting_no_certificate(server_name));
+        ProbeTls { config: Arc::new(upstream.client(Protocol::Auto)), upstream }
     }
 
     #[tokio::test]
-    async fn an_answer_is_read_to_the_end_of_its_head() {
+    async fn http1_check_reads_status_after_interim_heads() {
         let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(HEAD_LEN_MAX));
         for (answer, expected) in [
             ("HTTP/1.1 204 No Content\r\n\r\n", Ok(204)),
             ("HTTP/1.0 503 Busy\r\nContent-Length: 99\r\n\r\nno", Ok(503)),
             ("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", Ok(200)),
-            ("HTTP/1.1 103 Early Hints\r\n\r\n", Err(Why::Reset)),
-            ("HTTP/1.1 200 OK\r\n", Err(Why::Reset)),
-            ("SSH-2.0-OpenSSH_9.2\r\n", Err(Why::Invalid)),
-            ("", Err(Why::Reset)),
-            (&long, Err(Why::Reset)),
+            ("HTTP/1.1 103 Early Hints\r\n\r\n", Err(ProbeFailure::Reset)),
+            ("HTTP/1.1 200 OK\r\n", Err(ProbeFailure::Reset)),
+            ("SSH-2.0-OpenSSH_9.2\r\n", Err(ProbeFailure::Invalid)),
+            ("", Err(ProbeFailure::Reset)),
+            (&long, Err(ProbeFailure::Reset)),
         ] {
             let (mut near, mut far) = tokio::io::duplex(64 << 10);
             far.write_all(answer.as_bytes()).await.unwrap();
             far.shutdown().await.unwrap();
-            let status = ask_http1(&mut near, b"GET / HTTP/1.1\r\n\r\n").await;
-            assert_eq!(status.map_err(|error| of_io(&error).why), expected, "{answer:.60}");
+            let status = probe_http1(&mut near, b"GET / HTTP/1.1\r\n\r\n").await;
+            assert_eq!(status.map_err(|error| io_failure(&error).why), expected, "{answer:.60}");
         }
     }
 
-    /// Answers one request over HTTP/2 as told.
+    /// Answers one HTTP/2 request with these statuses.
     async fn answer_http2(far: DuplexStream, statuses: &[u16]) {
         let mut connection = h2::server::handshake(far).await.unwrap();
         let (request, mut respond) = connection.accept().await.unwrap().unwrap();
@@ -359,56 +433,59 @@ mod tests {
                 _ => drop(respond.send_response(head, false).unwrap()),
             }
         }
-        // Until the other side has ended it, as it should.
+        // The client must close the connection.
         while let Some(next) = connection.accept().await {
             next.unwrap();
         }
     }
 
     #[tokio::test]
-    async fn over_http2_the_answer_is_the_first_that_is_whole() {
-        for (statuses, expected) in [(&[204][..], 204), (&[503], 503), (&[103, 103, 200], 200)] {
+    async fn http2_check_reads_status_after_interim_heads() {
+        for (statuses, expected) in [(&[204][..], None), (&[503], Some("503")), (&[103, 103, 200], None)] {
             let (near, far) = tokio::io::duplex(64 << 10);
-            let request = probe(None, None).request(([10, 0, 0, 1], 80).into()).unwrap();
-            let (status, ()) = tokio::join!(ask_http2(near, request), answer_http2(far, statuses));
-            assert_eq!(status.unwrap(), expected);
+            let request = probe(None, None).get(&HEALTH_PATH, ([10, 0, 0, 1], 80).into()).unwrap();
+            let exchange = probe_http2(near, request, Bytes::new(), status_of);
+            let (exchange, ()) = tokio::join!(exchange, answer_http2(far, statuses));
+            assert_eq!(exchange.err().map(|failure| failure.what).as_deref(), expected);
         }
     }
 
     #[tokio::test]
-    async fn what_is_no_http2_is_no_answer() {
+    async fn http2_check_fails_on_other_protocols() {
         for (answer, expected) in [
-            ("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", Why::Invalid),
-            ("", Why::Reset),
-            ("\0\0\0\x04\0\0\0\0\0", Why::Reset),
+            ("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", ProbeFailure::Invalid),
+            ("", ProbeFailure::Reset),
+            ("\0\0\0\x04\0\0\0\0\0", ProbeFailure::Reset),
         ] {
             let (near, mut far) = tokio::io::duplex(64 << 10);
             far.write_all(answer.as_bytes()).await.unwrap();
             far.shutdown().await.unwrap();
-            let request = probe(None, None).request(([10, 0, 0, 1], 80).into()).unwrap();
-            let asked = ask_http2(near, request).await;
-            assert_eq!(asked.map_err(|error| of_http2(&error).why), Err(expected), "{answer:?}");
+            let request = probe(None, None).get(&HEALTH_PATH, ([10, 0, 0, 1], 80).into()).unwrap();
+            let exchange = probe_http2(near, request, Bytes::new(), status_of).await;
+            assert_eq!(exchange.map_err(|failure| failure.why), Err(expected), "{answer:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_does_not_come_in_time_is_named() {
+    async fn expired_check_names_the_missing_step() {
         let end = Instant::now() + Duration::from_secs(1);
-        let failure = by(end, NO_ANSWER, std::future::pending::<Result<(), _>>()).await.unwrap_err();
-        assert_eq!((failure.why, &*failure.what), (Why::Timeout, "no answer in time"));
+        let failure = with_deadline(end, NO_ANSWER, std::future::pending::<Result<(), _>>()).await.unwrap_err();
+        assert_eq!((failure.why, &*failure.what), (ProbeFailure::Timeout, "no answer in time"));
     }
 
     #[track_caller]
-    fn check_authority(host: Option<&'static str>, tls: Option<Tls>, server: &str, wanted: &str) {
+    fn check_authority(host: Option<&'static str>, tls: Option<ProbeTls>, server: &str, wanted: &str) {
         let (probe, server) = (probe(host, tls), server.parse().unwrap());
-        let head = String::from_utf8(probe.head(server)).unwrap();
+        let head = String::from_utf8(probe.head(&HEALTH_PATH, server)).unwrap();
         assert!(head.starts_with(&format!("GET /well?now HTTP/1.1\r\nhost: {wanted}\r\n")), "{head}");
         let scheme = if probe.tls.is_some() { "https" } else { "http" };
-        assert_eq!(probe.request(server).unwrap().uri().to_string(), format!("{scheme}://{wanted}/well?now"));
+        assert_eq!(probe.get(&HEALTH_PATH, server).unwrap().uri().to_string(), format!("{scheme}://{wanted}/well?now"));
+        let call = probe.call(server).unwrap();
+        assert_eq!(call.uri().to_string(), format!("{scheme}://{wanted}/grpc.health.v1.Health/Check"));
     }
 
     #[test]
-    fn a_check_names_the_configured_host_or_what_the_server_goes_by() {
+    fn check_sends_configured_host_or_server_name() {
         check_authority(None, None, "10.0.0.1:80", "10.0.0.1:80");
         check_authority(None, None, "[2001:db8::1]:80", "[2001:db8::1]:80");
         check_authority(Some("a.test"), None, "10.0.0.1:80", "a.test");

@@ -1,4 +1,4 @@
-//! The files of the corpus, as their README.md tells it, for whoever runs them against a gateway.
+//! The corpus files, in the format that their README.md describes, for tests with a gateway.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,11 +26,12 @@ pub(crate) struct TenantPolicy {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Case {
     pub(crate) id: String,
+    pub(crate) title: String,
     pub(crate) policy: String,
     pub(crate) request: CaseRequest,
     pub(crate) upstream: Option<UpstreamAnswer>,
     pub(crate) expect: Expect,
-    /// What is told instead of a request that is known to have come over TLS.
+    /// The expectation for a request over TLS, where it differs.
     pub(crate) expect_over_tls: Option<Expect>,
 }
 
@@ -41,7 +42,7 @@ pub(crate) struct CaseRequest {
     pub(crate) headers: Vec<(String, Text)>,
 }
 
-/// A text, or one that is too long to be written out.
+/// A text, written out or as a repetition.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Text {
@@ -69,20 +70,22 @@ pub(crate) struct UpstreamAnswer {
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Expect {
     #[serde(default)]
+    pub(crate) verdict: String,
+    #[serde(default)]
     pub(crate) status: u16,
     #[serde(default)]
     pub(crate) headers: BTreeMap<String, OneOrMany>,
     #[serde(default)]
     pub(crate) upstream: usize,
-    /// Bytes that no field value may hold: the wire refuses them before any policy is asked.
+    /// The request contains bytes that HTTP forbids, so it gets 400 before a policy decides.
     #[serde(default)]
     pub(crate) http400: bool,
-    /// More bytes than a head may have.
+    /// The request head exceeds its size limit, so the gateway responds 431.
     #[serde(default)]
     pub(crate) http431: bool,
 }
 
-/// A field that is there once, or on several lines.
+/// A field on one line, or on several.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum OneOrMany {
@@ -115,12 +118,17 @@ impl Policies {
 }
 
 impl Case {
-    /// What is told of a request by that scheme.
+    /// The id and the title, for a failure message.
+    pub(crate) fn name(&self) -> String {
+        format!("{} ({})", self.id, self.title)
+    }
+
+    /// The expectation for a request over `scheme`.
     pub(crate) fn expect_over(&self, scheme: &str) -> &Expect {
         self.expect_over_tls.as_ref().filter(|_| scheme == "https").unwrap_or(&self.expect)
     }
 
-    /// The request in bytes, with `more` fields behind its host.
+    /// The request as bytes, with `more` fields after `Host`.
     pub(crate) fn bytes(&self, target: &str, more: &[(&str, &str)]) -> Vec<u8> {
         let lines: Lines = self.request.headers.iter().map(|(name, value)| (name.clone(), value.text())).collect();
         let is_host = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("host");
@@ -132,14 +140,15 @@ impl Case {
     }
 }
 
-/// Nearly twice what a head may have. More gets an answer of the library, or none.
+/// Nearly twice the limit of a request head. The HTTP/2 library answers larger heads itself, or not
+/// at all.
 const HTTP2_FIELDS_LEN_MAX: usize = 60 * 1024;
 
 impl Case {
-    /// The same over HTTP/2; `None` where that cannot say it, or is not heard to the end of what it says. What surrounds a value is no part
-    /// of it.
+    /// The request over HTTP/2, or `None` where HTTP/2 cannot express it or the head is too long.
+    /// White space around a value is not part of it.
     pub(crate) fn http2(&self, more: (&str, &str), scheme: &str) -> Option<http::Request<()>> {
-        let of_a_connection = ["connection", "upgrade", "transfer-encoding", "keep-alive", "te"];
+        let connection_fields = ["connection", "upgrade", "transfer-encoding", "keep-alive", "te"];
         let mut host = DEFAULT_HOST.to_owned();
         if self.request.headers.iter().map(|(_, value)| value.text().len()).sum::<usize>() > HTTP2_FIELDS_LEN_MAX {
             return None;
@@ -147,7 +156,7 @@ impl Case {
         let mut request = http::Request::builder().method(self.request.method.as_str()).header(more.0, more.1);
         for (name, value) in &self.request.headers {
             let (name, value) = (name.to_ascii_lowercase(), value.text());
-            if of_a_connection.contains(&name.as_str()) {
+            if connection_fields.contains(&name.as_str()) {
                 return None;
             }
             match name.as_str() {
@@ -159,7 +168,7 @@ impl Case {
     }
 }
 
-/// Each character, U+0000 to U+00FF, is a byte.
+/// One byte per character, U+0000 to U+00FF.
 fn latin1(text: &str) -> Vec<u8> {
     text.chars().map(|char| u8::try_from(u32::from(char)).unwrap()).collect()
 }

@@ -1,8 +1,8 @@
-//! Real clients: what people use to look at an API and to load it.
+//! Real clients over HTTP/2: curl and h2load.
 
 use std::process::{Command, Output};
 
-use crate::support::{HOST, ORIGIN, Site};
+use crate::support::{HOST, ORIGIN, Site, requests_in};
 
 fn run(program: &str, arguments: &[&str]) -> Output {
     let output = Command::new(program).args(arguments).output();
@@ -12,7 +12,7 @@ fn run(program: &str, arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn curl_is_served() {
+fn curl_is_served_over_http2() {
     let site = Site::scripted(|exchange| {
         let (_, body) = exchange.read_body();
         exchange.answer(200, &[], &body)
@@ -28,7 +28,7 @@ fn curl_is_served() {
     let preflight = ask(&["-X", "OPTIONS", "-H", "Access-Control-Request-Method: PUT"]);
     assert!(preflight.starts_with("HTTP/2 204"), "{preflight}");
     assert!(preflight.contains(&format!("access-control-allow-origin: {ORIGIN}\r\n")), "{preflight}");
-    // With `Expect`, too.
+    // With `Expect`.
     let body = "b".repeat(1_000_000);
     let file = site.gateway.path("body");
     std::fs::write(&file, &body).unwrap();
@@ -37,14 +37,34 @@ fn curl_is_served() {
 }
 
 #[test]
+fn a1_curl_uploads_without_a_length_end_with_one_terminator() {
+    let site = Site::scripted(|exchange| {
+        let (_, body) = exchange.read_body();
+        exchange.answer(200, &[], &body)
+    });
+    let url = format!("http://{}/x", site.gateway.data);
+    let (host, origin) = (format!("Host: {HOST}"), format!("Origin: {ORIGIN}"));
+    for _ in 0..3 {
+        // A pipe has no length, so curl ends the body with an empty DATA frame.
+        let curl = "echo hello | curl --http2-prior-knowledge -sS --max-time 20 -T - -H \"$1\" -H \"$2\" \"$3\"";
+        let output = run("sh", &["-c", curl, "sh", &host, &origin, &url]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\n");
+    }
+    let raw = site.upstream.raw();
+    let bodies: Vec<_> = raw.iter().flat_map(|bytes| requests_in(bytes).expect("whole requests")).collect();
+    assert_eq!(bodies.len(), 3);
+    assert!(bodies.iter().all(|request| request.body == "hello\n"), "{bodies:?}");
+}
+
+#[test]
 fn h2load_is_served_under_load() {
     let site = Site::start();
     let url = format!("http://{}/", site.gateway.data);
     let (host, origin) = (format!(":authority: {HOST}"), format!("Origin: {ORIGIN}"));
     let output = run("h2load", &["-n", "2000", "-c", "4", "-m", "16", "-t", "1", "-H", &host, "-H", &origin, &url]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{said}");
-    assert!(said.contains("2000 2xx, 0 3xx, 0 4xx, 0 5xx"), "{said}");
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{output}");
+    assert!(output.contains("2000 2xx, 0 3xx, 0 4xx, 0 5xx"), "{output}");
     let labels = [("tenant", "a"), ("kind", "actual"), ("verdict", "allow"), ("reason", "exact")];
     site.gateway.wait_metric("crossgate_requests_total", &labels, 2000.0);
 }

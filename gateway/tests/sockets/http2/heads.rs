@@ -1,4 +1,5 @@
-//! Heads that HTTP/2 can say and HTTP/1.1 cannot, and heads that are too large: refused, or one clean request at the upstream.
+//! Heads that HTTP/2 can express and HTTP/1.1 cannot, and heads that are too large: refused, or one
+//! clean upstream request.
 
 use crate::support::http2_frames::{CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, block, frame, head};
 use crate::support::{
@@ -7,7 +8,7 @@ use crate::support::{
 
 const PROTOCOL_ERROR: u32 = 1;
 
-/// What becomes of frames on the first stream of a connection, whatever they are.
+/// The outcome of these frames on the first stream of a connection.
 fn outcome(site: &Site, frames: &[u8]) -> Outcome {
     let mut raw = RawHttp2::open(site.gateway.data, &[]);
     raw.send(frames);
@@ -18,86 +19,87 @@ fn usual<'a>() -> Vec<(&'a str, &'a str)> {
     vec![(":method", "GET"), (":scheme", "http"), (":authority", HOST), (":path", "/")]
 }
 
-/// The usual head with one of its fields said otherwise.
-fn with<'a>(name: &str, value: &'a str) -> Vec<(&'a str, &'a str)> {
+/// The usual head with another value for one of its fields.
+fn replacing<'a>(name: &str, value: &'a str) -> Vec<(&'a str, &'a str)> {
     let mut fields = usual();
     fields.iter_mut().filter(|(have, _)| *have == name).for_each(|(_, have)| *have = value);
     fields
 }
 
-fn and<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+fn adding<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     [usual(), more.to_vec()].concat()
 }
 
 #[test]
-fn what_http_1_cannot_say_reaches_no_upstream() {
+fn heads_that_http1_cannot_express_are_not_forwarded() {
     let site = Site::start();
     let cases: Vec<Vec<(&str, &str)>> = vec![
-        // Bytes that end a line of HTTP/1.1.
-        and(&[("x", "a\r\ny: b")]),
-        and(&[("x", "a\ny: b")]),
-        and(&[("x", "a\0")]),
-        and(&[("x\r\ny", "b")]),
-        and(&[("x: y", "b")]),
-        and(&[("x y", "b")]),
-        and(&[("", "b")]),
-        with(":path", "/\r\nx: y"),
-        with(":path", "/ HTTP/1.1\r\nHost: b.test\r\n\r\nGET /b"),
-        with(":path", "/a b"),
-        with(":path", "/a\0"),
-        with(":method", "GET / HTTP/1.1\r\nX:"),
-        with(":method", "GET /"),
-        with(":method", ""),
-        with(":authority", "api.a.test\r\nx: y"),
-        with(":authority", "api.a.test x"),
-        with(":authority", "api.a.test/x"),
-        with(":authority", "u@api.a.test"),
-        with(":authority", ""),
-        with(":scheme", "http://b.test/?"),
-        with(":scheme", "ftp"),
-        with(":scheme", "http\r\nx: y"),
-        // Targets in another form.
-        with(":path", "orders"),
-        with(":path", ""),
-        with(":path", "*"),
-        with(":path", "http://api.a.test/"),
-        with(":path", "http:/\\b.test/"),
-        // Fields that are missing, repeated, late, or none.
+        // Bytes that end a line or a field name in HTTP/1.1: request smuggling.
+        adding(&[("x", "a\r\ny: b")]),
+        adding(&[("x", "a\ny: b")]),
+        adding(&[("x", "a\0")]),
+        adding(&[("x\r\ny", "b")]),
+        adding(&[("x: y", "b")]),
+        adding(&[("x y", "b")]),
+        adding(&[("", "b")]),
+        replacing(":path", "/\r\nx: y"),
+        replacing(":path", "/ HTTP/1.1\r\nHost: b.test\r\n\r\nGET /b"),
+        replacing(":path", "/a b"),
+        replacing(":path", "/a\0"),
+        replacing(":method", "GET / HTTP/1.1\r\nX:"),
+        replacing(":method", "GET /"),
+        replacing(":method", ""),
+        replacing(":authority", "api.a.test\r\nx: y"),
+        replacing(":authority", "api.a.test x"),
+        replacing(":authority", "api.a.test/x"),
+        replacing(":authority", "u@api.a.test"),
+        replacing(":authority", ""),
+        replacing(":scheme", "http://b.test/?"),
+        replacing(":scheme", "ftp"),
+        replacing(":scheme", "http\r\nx: y"),
+        // Targets that are not in origin form.
+        replacing(":path", "orders"),
+        replacing(":path", ""),
+        replacing(":path", "*"),
+        replacing(":path", "http://api.a.test/"),
+        replacing(":path", "http:/\\b.test/"),
+        // Pseudo-fields that are missing, repeated, late or unknown: RFC 9113, section 8.3.
         vec![(":method", "GET"), (":scheme", "http"), (":path", "/")],
         vec![(":method", "GET"), (":scheme", "http"), (":authority", HOST)],
         vec![(":method", "GET"), (":authority", HOST), (":path", "/")],
         vec![(":scheme", "http"), (":authority", HOST), (":path", "/")],
-        and(&[(":path", "/b")]),
-        and(&[(":authority", "b.test")]),
-        and(&[(":method", "PUT")]),
-        and(&[(":status", "200")]),
-        and(&[(":protocol", "websocket")]),
-        and(&[(":nonsense", "1")]),
+        adding(&[(":path", "/b")]),
+        adding(&[(":authority", "b.test")]),
+        adding(&[(":method", "PUT")]),
+        adding(&[(":status", "200")]),
+        adding(&[(":protocol", "websocket")]),
+        adding(&[(":nonsense", "1")]),
         [vec![("x", "y")], usual()].concat(),
-        // Fields of a connection, or of framing.
-        and(&[("connection", "close")]),
-        and(&[("connection", "origin")]),
-        and(&[("transfer-encoding", "chunked")]),
-        and(&[("upgrade", "websocket")]),
-        and(&[("keep-alive", "timeout=5")]),
-        and(&[("proxy-connection", "keep-alive")]),
-        and(&[("te", "gzip")]),
-        and(&[("te", "trailers, chunked")]),
-        and(&[("X-Upper", "y")]),
-        and(&[("x", " y")]),
-        and(&[("x", "y ")]),
-        and(&[("x", "\ty")]),
-        and(&[("content-length", "x")]),
-        and(&[("content-length", "-1")]),
-        and(&[("content-length", "5")]),
-        and(&[("content-length", "0"), ("content-length", "0")]),
-        and(&[("content-length", "0"), ("content-length", "1")]),
-        and(&[("content-length", "00")]),
-        // Another host than the one that is judged.
-        and(&[("host", "b.test")]),
-        and(&[("host", "API.a.test")]),
-        and(&[("host", "api.a.test:80")]),
-        and(&[("host", HOST), ("host", HOST)]),
+        // Connection-specific fields, and lengths that contradict the body: RFC 9113, sections
+        // 8.1.1, 8.2.1 and 8.2.2.
+        adding(&[("connection", "close")]),
+        adding(&[("connection", "origin")]),
+        adding(&[("transfer-encoding", "chunked")]),
+        adding(&[("upgrade", "websocket")]),
+        adding(&[("keep-alive", "timeout=5")]),
+        adding(&[("proxy-connection", "keep-alive")]),
+        adding(&[("te", "gzip")]),
+        adding(&[("te", "trailers, chunked")]),
+        adding(&[("X-Upper", "y")]),
+        adding(&[("x", " y")]),
+        adding(&[("x", "y ")]),
+        adding(&[("x", "\ty")]),
+        adding(&[("content-length", "x")]),
+        adding(&[("content-length", "-1")]),
+        adding(&[("content-length", "5")]),
+        adding(&[("content-length", "0"), ("content-length", "0")]),
+        adding(&[("content-length", "0"), ("content-length", "1")]),
+        adding(&[("content-length", "00")]),
+        // A `Host` that differs from `:authority`: RFC 9113, section 8.3.1.
+        adding(&[("host", "b.test")]),
+        adding(&[("host", "API.a.test")]),
+        adding(&[("host", "api.a.test:80")]),
+        adding(&[("host", HOST), ("host", HOST)]),
         vec![(":method", "GET"), (":scheme", "http"), (":path", "/"), ("host", HOST), ("host", HOST)],
         vec![(":method", "CONNECT"), (":authority", HOST)],
         vec![
@@ -107,8 +109,8 @@ fn what_http_1_cannot_say_reaches_no_upstream() {
             (":authority", HOST),
             (":path", "/"),
         ],
-        with(":method", "CONNECT"),
-        with(":method", "TRACE"),
+        replacing(":method", "CONNECT"),
+        replacing(":method", "TRACE"),
     ];
     for fields in &cases {
         let found = outcome(&site, &head(1, fields, END_STREAM));
@@ -125,17 +127,17 @@ fn what_http_1_cannot_say_reaches_no_upstream() {
 }
 
 #[test]
-fn a_fragment_is_dropped_before_anything_is_judged() {
+fn fragment_is_removed_before_judging() {
     let site = Site::start();
-    assert_eq!(outcome(&site, &head(1, &with(":path", "/a#b"), END_STREAM)), Outcome::Answered(200));
+    assert_eq!(outcome(&site, &head(1, &replacing(":path", "/a#b"), END_STREAM)), Outcome::Answered(200));
     assert_eq!(site.upstream.seen()[0].target, "/a");
 }
 
 #[test]
-fn a_body_of_another_length_is_never_whole() {
+fn body_differing_from_content_length_is_never_complete() {
     let site = Site::start();
     let put = |length: &str| {
-        let mut fields = with(":method", "PUT");
+        let mut fields = replacing(":method", "PUT");
         let length = ("content-length", length.to_owned());
         fields.push((length.0, &length.1));
         head(1, &fields, 0)
@@ -147,7 +149,7 @@ fn a_body_of_another_length_is_never_whole() {
         [put("5"), data(b"hello!", END_STREAM)].concat(),
         [put("5"), data(b"hello", 0), data(b"!", END_STREAM)].concat(),
         [put("5"), data(b"hell", 0), trailers(&[("x", "y")])].concat(),
-        // Trailers are no second head.
+        // Trailers must not contain pseudo-fields.
         [put("5"), data(b"hello", 0), trailers(&[(":path", "/b")])].concat(),
         [put("5"), data(b"hello", 0), trailers(&[("x", "a\r\ny: b")])].concat(),
         [put("5"), data(b"hello", 0), head(1, &[("x", "y")], 0)].concat(),
@@ -156,8 +158,8 @@ fn a_body_of_another_length_is_never_whole() {
         let is_refused = matches!(found, Outcome::Reset(PROTOCOL_ERROR) | Outcome::GoneAway(PROTOCOL_ERROR));
         assert!(is_refused || found == Outcome::Answered(200), "{found:?}");
     }
-    site.gateway.wait_gone("crossgate_connections_active", &[]);
-    // What there is of requests is whole, or was broken off within its body.
+    site.gateway.wait_zero("crossgate_connections_active", &[]);
+    // The upstream has only whole requests and requests cut off within their body.
     for bytes in site.upstream.raw() {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let is_clean = |bytes: &[u8]| {
@@ -170,14 +172,14 @@ fn a_body_of_another_length_is_never_whole() {
         });
         assert!(bytes.is_empty() || is_clean(&bytes) || is_cut, "{text:?}");
     }
-    // Good trailers end a request like anything else; they go no further.
+    // Valid trailers end a request and are not forwarded.
     let good = [put("5"), data(b"hello", 0), trailers(&[("x", "y")])].concat();
     assert_eq!(outcome(&site, &good), Outcome::Answered(200));
     assert_allowed(&site.ask("GET", "/", &[]));
 }
 
 #[test]
-fn a_head_is_as_large_as_over_http_1() {
+fn http2_head_limits_equal_http1_limits() {
     let site = Site::start();
     let client = Http2::open(site.gateway.data);
     let ask = |fields: &[(&str, &str)]| client.ask("GET", "/", HOST, fields, b"").unwrap();
@@ -189,7 +191,7 @@ fn a_head_is_as_large_as_over_http_1() {
             assert_never_readable(&answer);
         }
     };
-    // With `Host`, a hundred.
+    // With `Host`, these are 100 fields.
     check(&[("x", "y"); 99], 200);
     check(&[("x", "y"); 100], 431);
     check(&[("x", "y"); 129], 431);
@@ -210,7 +212,7 @@ fn a_head_is_as_large_as_over_http_1() {
 }
 
 #[test]
-fn a_list_far_too_large_is_refused_before_it_is_held() {
+fn oversized_header_list_is_refused_before_it_is_buffered() {
     let site = Site::start();
     let large = |fields: usize| {
         let value = "v".repeat(8_000);
@@ -225,7 +227,7 @@ fn a_list_far_too_large_is_refused_before_it_is_held() {
         }
         frames.concat()
     };
-    // More than is taken in, and more than anybody would send by mistake.
+    // Over the limit, and far over the limit.
     assert_eq!(outcome(&site, &large(9)), Outcome::Answered(431));
     let found = outcome(&site, &large(40));
     assert!(matches!(found, Outcome::GoneAway(_) | Outcome::Closed), "{found:?}");

@@ -1,4 +1,5 @@
-//! Waits over HTTP/2: for an upstream, for a client that sends or takes too slowly, for one that does nothing, and one that has gone.
+//! Timeouts over HTTP/2: silent upstreams, clients that send or read too slowly, idle clients, and
+//! clients that leave.
 
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -13,22 +14,22 @@ use crate::support::{
 };
 
 const CLOSED_EARLY: &str = "crossgate_connections_closed_early_total";
-/// Short waits for the upstream.
+/// Short upstream timeouts.
 const SHORT: &str = ", timeouts: { connect: 300ms, head: 500ms, idle: 700ms }";
 
 fn get() -> http::Request<()> {
     http2_request("GET", "/", HOST, &[("Origin", ORIGIN)])
 }
 
-/// Before an upstream that is not waited for long.
-fn hurried(upstream: RecordingUpstream) -> Site {
+/// A site with short upstream timeouts.
+fn with_short_timeouts(upstream: RecordingUpstream) -> Site {
     let gateway = Gateway::start(&config(&tenant_config(&upstream, SHORT)), &[]);
     Site { gateway, upstream }
 }
 
 #[test]
-fn an_upstream_that_never_answers_is_a_504_on_its_stream_alone() {
-    let site = hurried(RecordingUpstream::start(|exchange| match exchange.seen.target.as_str() {
+fn head_timeout_is_504_on_its_own_stream_only() {
+    let site = with_short_timeouts(RecordingUpstream::start(|exchange| match exchange.seen.target.as_str() {
         "/never" => Then::Stall,
         _ => exchange.answer(200, &[], b"hello"),
     }));
@@ -45,7 +46,7 @@ fn an_upstream_that_never_answers_is_a_504_on_its_stream_alone() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_never_ends_cleanly() {
+fn truncated_upstream_response_resets_the_http2_stream() {
     let cases: [(&[u8], Then); 4] = [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", Then::Close),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", Then::Reset),
@@ -53,7 +54,7 @@ fn an_answer_that_breaks_off_never_ends_cleanly() {
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", Then::Close),
     ];
     for (bytes, then) in cases {
-        let site = hurried(RecordingUpstream::start(move |exchange| {
+        let site = with_short_timeouts(RecordingUpstream::start(move |exchange| {
             if exchange.seen.target == "/good" {
                 return exchange.answer(200, &[], b"hello");
             }
@@ -67,46 +68,46 @@ fn an_answer_that_breaks_off_never_ends_cleanly() {
             Err(error) => assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR), "{error}"),
         }
         assert_eq!(client.ask("GET", "/good", HOST, &[], b"").unwrap().text(), "hello");
-        assert!(site.upstream.connections() > 1, "the broken one is not used again");
+        assert!(site.upstream.connections() > 1, "the broken connection is not reused");
     }
 }
 
 #[test]
-fn a_body_that_comes_too_slowly_is_a_408() {
-    let site = Site::before(RecordingUpstream::answering("hello"), "limits: { minBodyRateAfter: 1s }\n");
+fn slow_http2_request_body_gets_408() {
+    let site = Site::with_upstream(RecordingUpstream::answering("hello"), "limits: { minBodyRateAfter: 1s }\n");
     let client = Http2::open(site.gateway.data);
     let put = http2_request("PUT", "/", HOST, &[("Origin", ORIGIN), ("content-length", "60000")]);
-    let mut begun = client.begin(put, false).unwrap();
-    begun.body.send_data("some".into(), false).unwrap();
-    let answer = client.answer(begun.answer).unwrap();
+    let mut open = client.begin(put, false).unwrap();
+    open.body.send_data("some".into(), false).unwrap();
+    let answer = client.answer(open.answer).unwrap();
     assert_edge_error(&answer, 408);
     site.gateway.wait_metric(CLOSED_EARLY, &[("reason", "slow_body")], 1.0);
     assert_allowed(&client.ask("GET", "/", HOST, &[("Origin", ORIGIN)], b"").unwrap());
 }
 
 #[test]
-fn an_upload_that_is_denied_is_not_waited_for() {
+fn denied_http2_upload_is_answered_before_its_body() {
     let site = Site::start();
     let client = Http2::open(site.gateway.data);
     let put = http2_request("PUT", "/", HOST, &[("Origin", "https://evil.test"), ("content-length", "60000")]);
-    let mut begun = client.begin(put, false).unwrap();
-    begun.body.send_data("some".into(), false).unwrap();
-    assert_eq!(client.answer(begun.answer).unwrap().status, 403);
-    // The client is told that the rest is not wanted.
-    let reset = client.block_on(std::future::poll_fn(|cx| begun.body.poll_reset(cx))).unwrap();
+    let mut open = client.begin(put, false).unwrap();
+    open.body.send_data("some".into(), false).unwrap();
+    assert_eq!(client.answer(open.answer).unwrap().status, 403);
+    // RST_STREAM with NO_ERROR stops the rest of the body: RFC 9113, section 8.1.
+    let reset = client.block_on(std::future::poll_fn(|cx| open.body.poll_reset(cx))).unwrap();
     assert_eq!(reset, Reason::NO_ERROR);
     assert_eq!(site.upstream.total(), 0);
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_cut_and_others_on_its_connection_are_not() {
+fn write_stall_resets_only_its_own_stream() {
     let sink = Sink::start();
-    let nobody = RecordingUpstream::answering("");
-    let text = tenant_config(&nobody, "").replace(&nobody.address.to_string(), &sink.address.to_string());
+    let unused = RecordingUpstream::answering("");
+    let text = tenant_config(&unused, "").replace(&unused.address.to_string(), &sink.address.to_string());
     let gateway = Gateway::start(&config(&format!("{text}limits: {{ writeStall: 1s }}\n")), &[]);
     let client = Http2::open_with(gateway.data, Builder::new().initial_connection_window_size(64 << 20));
-    let begun = client.begin(http2_request("GET", "/large", HOST, &[("Origin", ORIGIN)]), true).unwrap();
-    let (head, mut body) = client.head(begun.answer).unwrap();
+    let open = client.begin(http2_request("GET", "/large", HOST, &[("Origin", ORIGIN)]), true).unwrap();
+    let (head, mut body) = client.head(open.answer).unwrap();
     assert_allowed(&head);
     let other = client.ask("GET", "/", HOST, &[("Origin", ORIGIN)], b"").unwrap();
     assert_eq!(other.text(), "hello");
@@ -121,14 +122,14 @@ fn a_client_that_takes_nothing_is_cut_and_others_on_its_connection_are_not() {
     };
     assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR), "{error}");
     assert!(taken < LARGE_LEN);
-    // Whoever takes it gets it whole.
+    // A client that reads gets the whole body.
     let whole = client.ask("GET", "/large", HOST, &[("Origin", ORIGIN)], b"").unwrap();
     assert_eq!(whole.body.len(), LARGE_LEN);
 }
 
 #[test]
-fn a_connection_without_requests_ends() {
-    let site = Site::before(RecordingUpstream::answering("hello"), "limits: { http2Idle: 1s }\n");
+fn http2_connection_without_requests_is_closed_when_idle() {
+    let site = Site::with_upstream(RecordingUpstream::answering("hello"), "limits: { http2Idle: 1s }\n");
     for asks in [false, true] {
         let mut client = Http2::open(site.gateway.data);
         if asks {
@@ -137,42 +138,42 @@ fn a_connection_without_requests_ends() {
         client.wait_for_end().unwrap();
     }
     site.gateway.wait_metric(CLOSED_EARLY, &[("reason", "idle")], 2.0);
-    site.gateway.wait_gone("crossgate_connections_active", &[]);
+    site.gateway.wait_zero("crossgate_connections_active", &[]);
 }
 
 #[test]
-fn a_connection_with_a_long_request_is_not_idle() {
+fn http2_connection_with_a_running_request_is_not_idle() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let upstream = RecordingUpstream::start(move |exchange| {
         released.lock().unwrap().recv().unwrap();
         exchange.answer(200, &[], b"hello")
     });
-    let site = Site::before(upstream, "limits: { http2Idle: 1s }\n");
+    let site = Site::with_upstream(upstream, "limits: { http2Idle: 1s }\n");
     let client = Http2::open(site.gateway.data);
-    let mut begun = client.begin(get(), true).unwrap();
-    assert!(client.is_pending_for(Duration::from_millis(2_500), &mut begun.answer));
+    let mut open = client.begin(get(), true).unwrap();
+    assert!(client.is_pending_for(Duration::from_millis(2_500), &mut open.answer));
     release.send(()).unwrap();
-    assert_allowed(&client.answer(begun.answer).unwrap());
+    assert_allowed(&client.answer(open.answer).unwrap());
 }
 
 #[test]
-fn a_preface_that_does_not_come_whole_is_not_waited_for() {
-    let site = Site::before(RecordingUpstream::answering("hello"), "limits: { head: 1s }\n");
+fn incomplete_preface_is_closed_after_the_head_timeout() {
+    let site = Site::with_upstream(RecordingUpstream::answering("hello"), "limits: { head: 1s }\n");
     for part in [&PREFACE[..10], &PREFACE[..16], &PREFACE[..20]] {
         let mut connection = Connection::open(site.gateway.data);
         let began = Instant::now();
         connection.send(part).unwrap();
-        let mut told = Vec::new();
-        let _ended = std::io::Read::read_to_end(&mut connection.stream, &mut told);
+        let mut received = Vec::new();
+        let _ended = std::io::Read::read_to_end(&mut connection.stream, &mut received);
         assert!(began.elapsed() < PATIENCE, "{part:?}");
     }
-    site.gateway.wait_gone("crossgate_connections_active", &[]);
+    site.gateway.wait_zero("crossgate_connections_active", &[]);
     assert_eq!(site.upstream.total(), 0);
 }
 
 #[test]
-fn a_client_that_leaves_is_counted_and_its_upstream_let_go() {
+fn leaving_http2_client_is_counted_and_its_upstream_request_ends() {
     let ((arrived, arrivals), (ended, ends)) = (mpsc::channel(), mpsc::channel());
     let (arrived, ended) = (Mutex::new(arrived), Mutex::new(ended));
     let site = Site::scripted(move |exchange| {
@@ -192,25 +193,26 @@ fn a_client_that_leaves_is_counted_and_its_upstream_let_go() {
             let is_upload = target == "/uploading";
             let method = if is_upload { "PUT" } else { "GET" };
             let fields = &fields[..1 + usize::from(is_upload)];
-            let mut begun = client.begin(http2_request(method, target, HOST, fields), !is_upload).unwrap();
+            let mut open = client.begin(http2_request(method, target, HOST, fields), !is_upload).unwrap();
             if is_upload {
-                begun.body.send_data("half".into(), false).unwrap();
+                open.body.send_data("half".into(), false).unwrap();
             }
-            arrivals.recv_timeout(PATIENCE).expect("it is asked");
+            arrivals.recv_timeout(PATIENCE).expect("the request reaches the upstream");
             match closes {
-                true => drop((begun, client)),
+                true => drop((open, client)),
                 false => {
-                    begun.body.send_reset(Reason::CANCEL);
-                    ends.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{target}: the upstream is kept"));
+                    open.body.send_reset(Reason::CANCEL);
+                    ends.recv_timeout(PATIENCE)
+                        .unwrap_or_else(|_| panic!("{target}: the upstream connection stays open"));
                     drop(client);
                 }
             }
             if closes {
-                ends.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{target}: the upstream is kept"));
+                ends.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{target}: the upstream connection stays open"));
             }
             left += 1.0;
             site.gateway.wait_metric(CLOSED_EARLY, &[("reason", "client_gone")], left);
-            site.gateway.wait_gone("crossgate_connections_active", &[]);
+            site.gateway.wait_zero("crossgate_connections_active", &[]);
         }
     }
     assert_eq!(site.gateway.metric(CLOSED_EARLY, &[]), left);

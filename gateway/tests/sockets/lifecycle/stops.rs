@@ -1,5 +1,7 @@
-//! Stops under load, in clear text and over TLS, as clients and a balancer see them: after SIGTERM each request has its whole answer, from
-//! this gateway or from the one beside it; after SIGINT everybody is let go at once.
+//! Stops under load, in clear text and over TLS, as clients and a load balancer see them.
+//!
+//! After SIGTERM each request gets its whole answer, from this gateway or from the other one. After
+//! SIGINT all connections are closed at once.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -12,47 +14,47 @@ use h2::Reason;
 use rustix::process::Signal;
 
 use crate::support::{
-    Authority, Begun, Connection, Gateway, HOST, Http2, ORIGIN, PATIENCE, RecordingUpstream, Response, Then, Tunnel,
-    config_with_tls, http2_request, request, tenant_config,
+    Authority, Connection, Gateway, HOST, Http2, ORIGIN, OpenRequest, PATIENCE, RecordingUpstream, Response, Then,
+    Tunnel, config_with_tls, http2_request, request, tenant_config,
 };
 
-/// Clients that keep asking, each way.
+/// Clients that send requests continuously, for each transport.
 const CLIENTS: usize = 3;
-/// Answers of a gateway each way, for there to be load.
+/// Answers that a gateway must give over each transport to count as loaded.
 const ANSWERS: u64 = 50;
-/// How often a balancer looks.
+/// Interval of the load balancer's probe.
 const PROBE: Duration = Duration::from_millis(50);
-/// Requests that wait at the upstream: before their answer, and in the middle of it.
+/// Requests that the upstream holds: before the answer, and in the middle of it.
 const HELD: [&str; 2] = ["/held", "/half"];
 
-/// How a gateway is reached.
+/// Transport between client and gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Transport {
     Plain,
     Tls,
     Http2,
 }
 
-const WAYS: [Way; 3] = [Way::Plain, Way::Tls, Way::Http2];
+const TRANSPORTS: [Transport; 3] = [Transport::Plain, Transport::Tls, Transport::Http2];
 
 /// A method, fields and a body.
-type Asked = (&'static str, &'static [(&'static str, &'static str)], &'static [u8]);
+type RequestParts = (&'static str, &'static [(&'static str, &'static str)], &'static [u8]);
 
-/// What each client asks for, over and over.
-const REQUESTS: [Asked; 3] = [
+/// The requests that each client repeats.
+const REQUESTS: [RequestParts; 3] = [
     ("GET", &[("Origin", ORIGIN)], b""),
     ("OPTIONS", &[("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")], b""),
     ("POST", &[("Origin", ORIGIN)], &[b'x'; 1024]),
 ];
 
 /// An upstream that holds some requests until they are released.
-struct Holding {
+struct HoldingUpstream {
     upstream: RecordingUpstream,
     arrivals: Receiver<()>,
     gate: Arc<(Mutex<bool>, Condvar)>,
 }
 
-impl Holding {
+impl HoldingUpstream {
     fn start() -> Self {
         let (arrived, arrivals) = mpsc::channel();
         let (arrived, gate) = (Mutex::new(arrived), Arc::new((Mutex::new(false), Condvar::new())));
@@ -80,7 +82,7 @@ impl Holding {
 
     fn wait_arrived(&self, count: usize) {
         for _ in 0..count {
-            self.arrivals.recv_timeout(PATIENCE).expect("a request that is held");
+            self.arrivals.recv_timeout(PATIENCE).expect("a held request");
         }
     }
 
@@ -90,17 +92,17 @@ impl Holding {
     }
 }
 
-impl Drop for Holding {
+impl Drop for HoldingUpstream {
     fn drop(&mut self) {
         self.release();
     }
 }
 
-/// One of the gateways that a balancer has.
+/// One of the gateways behind the load balancer.
 struct Member {
     gateway: Gateway,
     tunnels: [Tunnel; 2],
-    ways: [SocketAddr; 3],
+    addresses: [SocketAddr; 3],
 }
 
 impl Member {
@@ -108,31 +110,37 @@ impl Member {
         let text = format!("{}shutdown: {shutdown}\naccessLog: {{ level: Off }}\n", tenant_config(upstream, ""));
         let gateway = Gateway::start(&config_with_tls(&text), &authority.issue(&[HOST]).files());
         let [plain, secure] = gateway.data_listeners()[..] else { panic!("two listeners") };
-        let tunnels = ["http/1.1", "h2"].map(|protocol| Tunnel::speaking(protocol, secure, HOST, authority));
-        let ways = [plain, tunnels[0].address, tunnels[1].address];
-        Self { gateway, tunnels, ways }
+        let tunnels = ["http/1.1", "h2"].map(|protocol| Tunnel::with_protocol(protocol, secure, HOST, authority));
+        let addresses = [plain, tunnels[0].address, tunnels[1].address];
+        Self { gateway, tunnels, addresses }
     }
 }
 
-/// What the clients know and tell.
+/// State shared by the clients.
 struct Fleet {
-    ways: [[SocketAddr; 3]; 2],
-    /// Whether the first is; the other one always is.
+    addresses: [[SocketAddr; 3]; 2],
+    /// Readiness of the first gateway. The second one is always ready.
     is_ready: AtomicBool,
     is_over: AtomicBool,
-    /// By gateway and way.
+    /// Answers by gateway and transport.
     answers: [[AtomicU64; 3]; 2],
-    /// Answers of the upstream's.
+    /// Answers that came from the upstream.
     forwarded: AtomicUsize,
 }
 
 impl Fleet {
     fn of(members: [&Member; 2]) -> Self {
-        let ways = members.map(|member| member.ways);
-        Self { ways, is_ready: true.into(), is_over: false.into(), answers: Default::default(), forwarded: 0.into() }
+        let addresses = members.map(|member| member.addresses);
+        Self {
+            addresses,
+            is_ready: true.into(),
+            is_over: false.into(),
+            answers: Default::default(),
+            forwarded: 0.into(),
+        }
     }
 
-    /// The gateway for the next connection.
+    /// Chooses the gateway for the next connection.
     fn pick(&self) -> usize {
         usize::from(!self.is_ready.load(SeqCst))
     }
@@ -141,17 +149,17 @@ impl Fleet {
         self.is_over.load(SeqCst)
     }
 
-    /// Takes an answer, which must be whole.
-    fn take(&self, which: usize, way: Way, answer: &Response) {
+    /// Checks that an answer is whole, and counts it.
+    fn take(&self, which: usize, transport: Transport, answer: &Response) {
         let whole = (answer.status, answer.text());
         let is_forwarded = whole == (200, "hello".to_owned());
-        assert!(is_forwarded || whole == (204, String::new()), "{way:?} {which}: {answer:?}");
+        assert!(is_forwarded || whole == (204, String::new()), "{transport:?} {which}: {answer:?}");
         assert_eq!(answer.headers.one("access-control-allow-origin"), ORIGIN);
         self.forwarded.fetch_add(usize::from(is_forwarded), SeqCst);
-        self.answers[which][way as usize].fetch_add(1, SeqCst);
+        self.answers[which][transport as usize].fetch_add(1, SeqCst);
     }
 
-    /// Waits until a gateway has answered so many more, each way.
+    /// Waits until a gateway has given `ANSWERS` more answers over each transport.
     fn wait_answers(&self, which: usize) {
         let wanted = self.answers[which].each_ref().map(|count| count.load(SeqCst) + ANSWERS);
         let deadline = Instant::now() + PATIENCE;
@@ -161,7 +169,7 @@ impl Fleet {
         }
     }
 
-    /// Asks whether the first is ready, until it is not.
+    /// Probes the readiness of the first gateway until it is not ready.
     fn probe(&self, admin: SocketAddr) {
         let probe = request("GET", "/readyz", &admin.to_string(), &[("Connection", "close")], b"");
         while !self.is_over() {
@@ -172,18 +180,20 @@ impl Fleet {
         }
     }
 
-    /// Asks over one connection until an answer says that it was the last, and then over the next.
-    fn keep_asking(&self, way: Way) {
+    /// Sends requests over one connection until an answer has `Connection: close`, then over the
+    /// next.
+    fn send_requests(&self, transport: Transport) {
         let requests = REQUESTS.map(|(method, fields, body)| request(method, "/", HOST, fields, body));
         let mut requests = requests.iter().cycle();
         while !self.is_over() {
             let which = self.pick();
-            let mut connection = Connection::open(self.ways[which][way as usize]);
+            let mut connection = Connection::open(self.addresses[which][transport as usize]);
             for request in &mut requests {
-                let answer = connection.exchange(request).unwrap_or_else(|error| panic!("{way:?} {which}: {error:?}"));
-                self.take(which, way, &answer);
+                let answer =
+                    connection.exchange(request).unwrap_or_else(|error| panic!("{transport:?} {which}: {error:?}"));
+                self.take(which, transport, &answer);
                 if is_last(&answer) {
-                    assert!(connection.is_at_end(), "{way:?} {which}: more after the last answer");
+                    assert!(connection.is_at_end(), "{transport:?} {which}: bytes after the last answer");
                     break;
                 }
                 if self.is_over() {
@@ -193,24 +203,26 @@ impl Fleet {
         }
     }
 
-    /// The same over HTTP/2, some requests beside each other, until the connection takes no more.
-    fn keep_asking_http2(&self) {
+    /// Sends concurrent requests over HTTP/2 until the connection accepts no more, then over the
+    /// next.
+    fn send_requests_http2(&self) {
         while !self.is_over() {
             let which = self.pick();
-            let client = Http2::open(self.ways[which][Way::Http2 as usize]);
-            while self.ask_beside_each_other(&client, which) && !self.is_over() {}
+            let client = Http2::open(self.addresses[which][Transport::Http2 as usize]);
+            while self.send_concurrently(&client, which) && !self.is_over() {}
         }
     }
 
-    /// Whether more may be asked.
-    fn ask_beside_each_other(&self, client: &Http2, which: usize) -> bool {
+    /// Sends concurrent requests. Returns false if the connection accepts no more.
+    fn send_concurrently(&self, client: &Http2, which: usize) -> bool {
         let begun = REQUESTS.map(|(method, fields, body)| begin(client, method, "/", fields, body));
         let mut goes_on = true;
         for one in begun {
             match one.and_then(|begun| client.answer(begun.answer)) {
-                Ok(answer) => self.take(which, Way::Http2, &answer),
-                // It is certain never to have been served; the count of what the upstream saw holds that.
-                Err(error) if is_told_to_go(&error) => goes_on = false,
+                Ok(answer) => self.take(which, Transport::Http2, &answer),
+                // GOAWAY with NO_ERROR: the request was not processed, which the upstream's count
+                // confirms.
+                Err(error) if is_graceful_goaway(&error) => goes_on = false,
                 Err(error) => panic!("HTTP/2 {which}: {error}"),
             }
         }
@@ -224,7 +236,7 @@ fn begin(
     target: &str,
     fields: &[(&str, &str)],
     body: &'static [u8],
-) -> Result<Begun, h2::Error> {
+) -> Result<OpenRequest, h2::Error> {
     let mut begun = client.begin(http2_request(method, target, HOST, fields), body.is_empty())?;
     if !body.is_empty() {
         begun.body.send_data(body.into(), true)?;
@@ -232,7 +244,7 @@ fn begin(
     Ok(begun)
 }
 
-fn is_told_to_go(error: &h2::Error) -> bool {
+fn is_graceful_goaway(error: &h2::Error) -> bool {
     error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR)
 }
 
@@ -240,8 +252,8 @@ fn is_last(answer: &Response) -> bool {
     answer.headers.all("connection").iter().any(|option| option.eq_ignore_ascii_case("close"))
 }
 
-/// One request that is held, over HTTP/1.1. It has its whole answer, and the connection then ends.
-fn be_held(address: SocketAddr, target: &str) {
+/// Sends a held request over HTTP/1.1. It must get its whole answer, and the connection then ends.
+fn expect_held_answer(address: SocketAddr, target: &str) {
     let get = request("GET", target, HOST, &[("Origin", ORIGIN)], b"");
     let mut connection = Connection::open(address);
     let answer = connection.exchange(&get).unwrap_or_else(|error| panic!("{target}: {error:?}"));
@@ -249,11 +261,11 @@ fn be_held(address: SocketAddr, target: &str) {
     assert!(connection.is_at_end());
 }
 
-/// All of them on one connection, on which more is asked until it takes no more.
-fn be_held_http2(fleet: &Fleet) {
-    let mut client = Http2::open(fleet.ways[0][Way::Http2 as usize]);
+/// Sends the held requests on one HTTP/2 connection, and further requests until it accepts no more.
+fn expect_held_answers_http2(fleet: &Fleet) {
+    let mut client = Http2::open(fleet.addresses[0][Transport::Http2 as usize]);
     let held = HELD.map(|target| begin(&client, "GET", target, &[("Origin", ORIGIN)], b"").unwrap());
-    while fleet.ask_beside_each_other(&client, 0) {}
+    while fleet.send_concurrently(&client, 0) {}
     for begun in held {
         let answer = client.answer(begun.answer).unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (200, "half done"), "{answer:?}");
@@ -261,51 +273,51 @@ fn be_held_http2(fleet: &Fleet) {
     client.wait_for_end().unwrap();
 }
 
-/// Ends the clients when the test does, well or not.
-struct EndsWith<'a>(&'a Fleet);
+/// Ends the clients when the test ends or fails.
+struct EndOnDrop<'a>(&'a Fleet);
 
-impl Drop for EndsWith<'_> {
+impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
         self.0.is_over.store(true, SeqCst);
     }
 }
 
 #[test]
-fn nobody_notices_a_stop_under_load() {
-    let (holding, authority) = (Holding::start(), Authority::new("ours"));
+fn stop_under_load_fails_no_request() {
+    let (holding, authority) = (HoldingUpstream::start(), Authority::new("ours"));
     let start = || Member::start(&holding.upstream, &authority, "{ drainDelay: 1s, grace: 30s }");
     let (mut first, second) = (start(), start());
     let fleet = Fleet::of([&first, &second]);
-    let plain = fleet.ways[0][0];
+    let plain = fleet.addresses[0][0];
     thread::scope(|scope| {
         let fleet = &fleet;
-        let _over = EndsWith(fleet);
-        // Released whatever happens, or the scope would wait for those who wait.
-        let _released = Released(&holding);
+        let _over = EndOnDrop(fleet);
+        // Released on failure too, otherwise the scope would wait for the held requests.
+        let _released = ReleaseOnDrop(&holding);
         for _ in 0..CLIENTS {
-            scope.spawn(move || fleet.keep_asking(Way::Plain));
-            scope.spawn(move || fleet.keep_asking(Way::Tls));
-            scope.spawn(move || fleet.keep_asking_http2());
+            scope.spawn(move || fleet.send_requests(Transport::Plain));
+            scope.spawn(move || fleet.send_requests(Transport::Tls));
+            scope.spawn(move || fleet.send_requests_http2());
         }
         for target in HELD {
-            scope.spawn(move || be_held(fleet.ways[0][Way::Plain as usize], target));
-            scope.spawn(move || be_held(fleet.ways[0][Way::Tls as usize], target));
+            scope.spawn(move || expect_held_answer(fleet.addresses[0][Transport::Plain as usize], target));
+            scope.spawn(move || expect_held_answer(fleet.addresses[0][Transport::Tls as usize], target));
         }
-        scope.spawn(move || be_held_http2(fleet));
+        scope.spawn(move || expect_held_answers_http2(fleet));
         let admin = first.gateway.admin;
         scope.spawn(move || fleet.probe(admin));
-        holding.wait_arrived(WAYS.len() * HELD.len());
+        holding.wait_arrived(TRANSPORTS.len() * HELD.len());
         fleet.wait_answers(0);
 
-        let told = Instant::now();
+        let stopped = Instant::now();
         first.gateway.process.signal(Signal::TERM);
         while TcpStream::connect(plain).is_ok() {
-            assert!(told.elapsed() < PATIENCE, "still accepting");
+            assert!(stopped.elapsed() < PATIENCE, "still accepting");
             thread::sleep(Duration::from_millis(5));
         }
-        assert!(told.elapsed() >= Duration::from_secs(1), "closed after {:?}", told.elapsed());
-        assert!(!fleet.is_ready.load(SeqCst), "closed before it said that it is not ready");
-        // Everybody else has gone over to the other one, and what is held here is waited for.
+        assert!(stopped.elapsed() >= Duration::from_secs(1), "closed after {:?}", stopped.elapsed());
+        assert!(!fleet.is_ready.load(SeqCst), "the listeners closed before the readiness probe failed");
+        // Other clients use the second gateway now, and the held requests are finished here.
         fleet.wait_answers(1);
         assert!(first.gateway.process.is_running());
         holding.release();
@@ -313,47 +325,51 @@ fn nobody_notices_a_stop_under_load() {
         assert_eq!(status.code(), Some(0), "{}", first.gateway.process.stderr());
         fleet.wait_answers(1);
     });
-    let said = first.gateway.process.stderr();
-    assert!(said.contains("left=0") && !said.contains("ERROR"), "{said}");
-    assert_eq!(first.tunnels.each_ref().map(Tunnel::unclean_ends), [0, 0], "ends that are not told within TLS");
-    // The upstream was asked for each answer once, and for nothing else: what had no answer never came there.
-    let held = WAYS.len() * HELD.len();
+    let log = first.gateway.process.stderr();
+    assert!(log.contains("left=0") && !log.contains("ERROR"), "{log}");
+    assert_eq!(
+        first.tunnels.each_ref().map(Tunnel::unclean_ends),
+        [0, 0],
+        "a connection ended without a TLS close_notify"
+    );
+    // The upstream got one request per answer: a request without an answer never arrived there.
+    let held = TRANSPORTS.len() * HELD.len();
     assert_eq!(holding.upstream.total(), fleet.forwarded.load(SeqCst) + held);
     assert_eq!(holding.upstream.count("OPTIONS"), 0);
 }
 
-/// Lets go what is held.
-struct Released<'a>(&'a Holding);
+/// Releases the held requests on drop.
+struct ReleaseOnDrop<'a>(&'a HoldingUpstream);
 
-impl Drop for Released<'_> {
+impl Drop for ReleaseOnDrop<'_> {
     fn drop(&mut self) {
         self.0.release();
     }
 }
 
 #[test]
-fn an_interrupt_lets_everybody_go_at_once() {
-    let (holding, authority) = (Holding::start(), Authority::new("ours"));
+fn sigint_under_load_closes_all_connections_at_once() {
+    let (holding, authority) = (HoldingUpstream::start(), Authority::new("ours"));
     let mut member = Member::start(&holding.upstream, &authority, "{ drainDelay: 10s, grace: 30s }");
     let get = |target| request("GET", target, HOST, &[("Origin", ORIGIN)], b"");
-    let mut held: Vec<Connection> = [Way::Plain, Way::Tls]
+    let mut held: Vec<Connection> = [Transport::Plain, Transport::Tls]
         .into_iter()
-        .flat_map(|way| HELD.map(|target| (way, target)))
-        .map(|(way, target)| {
-            let mut connection = Connection::open(member.ways[way as usize]);
+        .flat_map(|transport| HELD.map(|target| (transport, target)))
+        .map(|(transport, target)| {
+            let mut connection = Connection::open(member.addresses[transport as usize]);
             connection.send(&get(target)).unwrap();
             connection
         })
         .collect();
-    let client = Http2::open(member.ways[Way::Http2 as usize]);
+    let client = Http2::open(member.addresses[Transport::Http2 as usize]);
     let streams = HELD.map(|target| begin(&client, "GET", target, &[("Origin", ORIGIN)], b"").unwrap());
-    holding.wait_arrived(WAYS.len() * HELD.len());
+    holding.wait_arrived(TRANSPORTS.len() * HELD.len());
 
-    let told = Instant::now();
+    let stopped = Instant::now();
     member.gateway.process.signal(Signal::INT);
     let status = member.gateway.process.wait_at_most(Duration::from_secs(5));
     assert_eq!(status.code(), Some(0), "{}", member.gateway.process.stderr());
-    assert!(told.elapsed() < Duration::from_secs(3), "{:?}", told.elapsed());
+    assert!(stopped.elapsed() < Duration::from_secs(3), "{:?}", stopped.elapsed());
     for connection in &mut held {
         let answer = connection.answer_to(b"GET");
         assert!(answer.is_err(), "{answer:?}");

@@ -1,5 +1,5 @@
-//! What stands around the browser: the API behind the gateway and the pages' own server, which are one program, and a
-//! relay that takes something away on the way.
+//! Servers for the browser tests: the API behind the gateway and the server of the pages, which are
+//! one program, and a relay that removes a field of the answers.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,10 +12,10 @@ use crate::support::{Connection, Exchange, RecordingUpstream, Then, Tunnel, acce
 
 const PAGE: &str = include_str!("page.html");
 
-/// As far away as a near neighbour: see `streaming.rs`.
+/// Delay of a nearby server.
 const DISTANCE: Duration = Duration::from_millis(20);
 
-/// Does what the first segment of the path says. It knows nothing of CORS, and would redirect every `OPTIONS`.
+/// Behaves as the first segment of the path names. Has no CORS logic and redirects every `OPTIONS`.
 pub(super) fn serve(exchange: &mut Exchange) -> Then {
     let target = exchange.seen.target.clone();
     let behaviour = target.split('/').nth(1).unwrap_or_default();
@@ -44,12 +44,12 @@ pub(super) fn serve(exchange: &mut Exchange) -> Then {
     }
 }
 
-/// Says what it was sent.
+/// Answers with the received request as JSON.
 fn echo(exchange: &mut Exchange, status: u16, fields: &[(&str, &str)]) -> Then {
     let body = String::from_utf8(exchange.read_body().1).unwrap();
     let seen = &exchange.seen;
     let field = |name: &str| seen.headers.all(name).first().map(|value| (*value).to_owned());
-    let told = json!({
+    let received = json!({
         "method": seen.method,
         "origin": field("origin"),
         "site": field("sec-fetch-site"),
@@ -63,7 +63,7 @@ fn echo(exchange: &mut Exchange, status: u16, fields: &[(&str, &str)]) -> Then {
         all.push(("Cache-Control", "no-store"));
     }
     all.extend(fields);
-    exchange.answer(status, &all, told.to_string().as_bytes())
+    exchange.answer(status, &all, received.to_string().as_bytes())
 }
 
 fn tagged(exchange: &mut Exchange) -> Then {
@@ -72,7 +72,7 @@ fn tagged(exchange: &mut Exchange) -> Then {
     if is_known { exchange.answer(304, &fields, b"") } else { exchange.answer(200, &fields, b"tagged") }
 }
 
-/// A WebSocket that says `hello`.
+/// Opens a WebSocket and sends `hello`.
 fn greet(exchange: &mut Exchange) -> Then {
     let key = accept(exchange.seen.headers.one("sec-websocket-key"));
     thread::sleep(DISTANCE);
@@ -84,32 +84,32 @@ fn greet(exchange: &mut Exchange) -> Then {
     Then::Stall
 }
 
-/// Stands before a gateway and takes a field out of every answer.
+/// Relay in front of a gateway that removes a field from every answer.
 pub(super) struct Relay {
     pub(super) server: RecordingUpstream,
-    taken: Arc<Mutex<String>>,
+    removed: Arc<Mutex<String>>,
     _tunnel: Option<Tunnel>,
 }
 
 impl Relay {
-    /// Before a gateway that it may need a tunnel to.
+    /// Starts a relay in front of a gateway, through a tunnel if the gateway uses TLS.
     pub(super) fn before(gateway: SocketAddr, tunnel: Option<Tunnel>) -> Self {
-        let taken = Arc::new(Mutex::new(String::new()));
-        let shared = Arc::clone(&taken);
+        let removed = Arc::new(Mutex::new(String::new()));
+        let shared = Arc::clone(&removed);
         let server = RecordingUpstream::start(move |exchange| {
-            let taken = shared.lock().unwrap().clone();
-            relay(exchange, gateway, &taken)
+            let removed = shared.lock().unwrap().clone();
+            relay(exchange, gateway, &removed)
         });
-        Self { server, taken, _tunnel: tunnel }
+        Self { server, removed, _tunnel: tunnel }
     }
 
-    /// Takes that field from now on, and no other.
-    pub(super) fn take(&self, name: &str) {
-        name.clone_into(&mut self.taken.lock().unwrap());
+    /// Removes this field from now on, and no other.
+    pub(super) fn remove(&self, name: &str) {
+        name.clone_into(&mut self.removed.lock().unwrap());
     }
 }
 
-fn relay(exchange: &mut Exchange, gateway: SocketAddr, taken: &str) -> Then {
+fn relay(exchange: &mut Exchange, gateway: SocketAddr, removed: &str) -> Then {
     let body = exchange.read_body().1;
     let seen = &exchange.seen;
     let own = ["host", "content-length", "connection"];
@@ -118,7 +118,7 @@ fn relay(exchange: &mut Exchange, gateway: SocketAddr, taken: &str) -> Then {
         seen.headers.0.iter().filter(is_passed).map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let bytes = request(&seen.method, &seen.target, seen.headers.one("host"), &fields, &body);
     let answer = Connection::ask(gateway, &bytes).unwrap();
-    let own = [taken, "content-length", "transfer-encoding", "connection"];
+    let own = [removed, "content-length", "transfer-encoding", "connection"];
     let is_passed = |(name, _): &&(String, String)| !own.contains(&name.to_ascii_lowercase().as_str());
     let fields: Vec<(&str, &str)> =
         answer.headers.0.iter().filter(is_passed).map(|(name, value)| (name.as_str(), value.as_str())).collect();

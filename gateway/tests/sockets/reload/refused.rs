@@ -1,9 +1,9 @@
-//! What stands in place of the main file is no file, or none that can be read.
+//! Reload with a main file that is missing, unreadable, too large or a directory.
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
 
-/// Above the gateway's own bound, and far above what it may keep.
+/// Above the gateway's limit for files, and far above the memory that it may use.
 const HUGE: u64 = 100 << 20;
 const MIB: u64 = 1024 * 1024;
 
@@ -16,7 +16,7 @@ enum StandIn {
 }
 
 impl StandIn {
-    /// Takes the file's place; whether the system lets that make a difference.
+    /// Replaces the file. Returns false if the system gives access to it anyway.
     fn put(self, path: &Path) -> bool {
         match self {
             StandIn::Directory => fs::create_dir(path).unwrap(),
@@ -24,7 +24,7 @@ impl StandIn {
             StandIn::Unreadable => {
                 fs::write(path, "version: 1\n").unwrap();
                 fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
-                // Root reads everything.
+                // Root can read every file.
                 return fs::File::open(path).is_err();
             }
             StandIn::Nothing => {}
@@ -42,7 +42,7 @@ impl StandIn {
 }
 
 #[test]
-fn what_is_no_readable_file_changes_nothing_under_load() {
+fn unreadable_main_file_changes_nothing_under_load() {
     let upstream = RecordingUpstream::answering("hello");
     let gateway = Gateway::start(&generation(upstream.address, 1), &[]);
     let path = gateway.path("crossgate.yaml");
@@ -60,7 +60,11 @@ fn what_is_no_readable_file_changes_nothing_under_load() {
                         "{stand_in:?}: {answer:?}"
                     );
                     assert_eq!(gateway.metric("crossgate_config_last_reload_successful", &[]), 0.0, "{stand_in:?}");
-                    assert_eq!(claimed(&Connection::ask(gateway.data, &preflight()).unwrap()), n, "{stand_in:?}");
+                    assert_eq!(
+                        preflight_generation(&Connection::ask(gateway.data, &preflight()).unwrap()),
+                        n,
+                        "{stand_in:?}"
+                    );
                 }
                 stand_in.take_away(&path);
             }

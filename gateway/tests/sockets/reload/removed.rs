@@ -1,15 +1,15 @@
-//! A tenant is removed while a request of its own runs, and comes back.
+//! Removal of a tenant during one of its requests, and its return.
 use std::sync::{Mutex, mpsc};
 
 use super::*;
 
-/// Whether anything is told of tenant `b`.
+/// Checks whether any metric has tenant `b`.
 fn is_counted(gateway: &Gateway) -> bool {
     gateway.metrics().iter().any(|(series, _)| series.contains("tenant=\"b\""))
 }
 
 #[test]
-fn a_removed_tenant_goes_with_its_last_request_and_returns_anew() {
+fn removed_tenant_ends_with_its_last_request() {
     let (arrived, arrivals) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     let (arrived, released) = (Mutex::new(arrived), Mutex::new(released));
@@ -38,15 +38,19 @@ fn a_removed_tenant_goes_with_its_last_request_and_returns_anew() {
     release.send(()).unwrap();
     let answer = connection.answer_to(&held).unwrap();
     assert_eq!((answer.status, answer.headers.one("access-control-allow-origin")), (200, "https://b1.test"));
-    assert_eq!(connection.exchange(&held).unwrap().status, 421, "the next on the same connection is nobody's");
+    assert_eq!(
+        connection.exchange(&held).unwrap().status,
+        421,
+        "the next request on the same connection belongs to no tenant"
+    );
 
     let deadline = Instant::now() + Duration::from_secs(10);
     while is_counted(&gateway) {
-        assert!(Instant::now() < deadline, "it is still counted");
+        assert!(Instant::now() < deadline, "the removed tenant still has metrics");
     }
     fs::write(gateway.path("tenants.d/b.yaml"), &b).unwrap();
     post_reload(&gateway);
-    assert!(!is_counted(&gateway), "nothing of the old one");
+    assert!(!is_counted(&gateway), "metrics of the removed tenant came back");
     assert!(allows(&gateway, "b.test", "https://b1.test"));
     gateway.wait_metric("crossgate_requests_total", &[("tenant", "b")], 1.0);
     gateway.wait_metric("crossgate_origin_requests_total", &[("tenant", "b")], 1.0);

@@ -1,4 +1,4 @@
-//! Everything that can ask for a reload does, again and again and at once.
+//! Concurrent reload requests by signals, by POST /reload and by changed files.
 use super::*;
 
 const SIGNALS: u64 = 1_000;
@@ -6,7 +6,7 @@ const WRITES: u64 = 20;
 const MIB: u64 = 1024 * 1024;
 
 #[test]
-fn a_thousand_signals_beside_requests_and_writes_are_few_reloads() {
+fn thousand_signals_are_merged_into_few_reloads() {
     let upstream = RecordingUpstream::answering("hello");
     let gateway = Gateway::start(&generation(upstream.address, 1), &[]);
     post_reload(&gateway);
@@ -29,7 +29,7 @@ fn a_thousand_signals_beside_requests_and_writes_are_few_reloads() {
     rename(&gateway.path("crossgate.yaml"), &generation(upstream.address, WRITES + 1));
     wait_live(&gateway, &Shared::default(), WRITES + 1);
     let reloads = generation_now() - first;
-    assert!(reloads <= posts + WRITES + SIGNALS / 4, "{reloads} reloads, of which {posts} were asked for by request");
+    assert!(reloads <= posts + WRITES + SIGNALS / 4, "{reloads} reloads, {posts} of them requested by POST");
     assert_eq!(gateway.metric("crossgate_config_last_reload_successful", &[]), 1.0);
     let grown = gateway.process.memory("VmRSS").saturating_sub(memory) / MIB;
     assert!(grown < 32, "grown by {grown} MiB");

@@ -1,18 +1,18 @@
-//! Addresses that nobody answers at, held by this process so that nobody else can take them.
+//! Addresses without a server. This process holds them, so that no other process can bind them.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-fn bound() -> (Socket, SocketAddr) {
+fn bind_socket() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     (socket, address)
 }
 
-/// An address where every connection is refused: bound, never listening.
+/// An address that refuses every connection: its socket is bound and never listens.
 #[derive(Debug)]
 pub(crate) struct RefusedAddress {
     _socket: Socket,
@@ -21,12 +21,12 @@ pub(crate) struct RefusedAddress {
 
 impl RefusedAddress {
     pub(crate) fn new() -> Self {
-        let (socket, address) = bound();
+        let (socket, address) = bind_socket();
         Self { _socket: socket, address }
     }
 }
 
-/// An address where connecting hangs: listening, with a full queue, so that the kernel drops what knocks.
+/// An address where connecting hangs: it listens with a full queue, so the kernel drops each SYN.
 #[derive(Debug)]
 pub(crate) struct UnansweredAddress {
     _socket: Socket,
@@ -36,12 +36,12 @@ pub(crate) struct UnansweredAddress {
 
 impl UnansweredAddress {
     pub(crate) fn new() -> Self {
-        let (socket, address) = bound();
+        let (socket, address) = bind_socket();
         socket.listen(0).unwrap();
         let mut queue = Vec::new();
         while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
             queue.push(stream);
-            assert!(queue.len() < 64, "the queue of {address} does not fill");
+            assert!(queue.len() < 64, "the accept queue of {address} does not fill");
         }
         Self { _socket: socket, _queue: queue, address }
     }

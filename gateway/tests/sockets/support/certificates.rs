@@ -1,4 +1,4 @@
-//! Certificates that last for one test, and what speaks TLS with them.
+//! Certificates for one test, and TLS server configurations with them.
 
 use std::sync::Arc;
 
@@ -12,29 +12,27 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
-/// An authority that certificates are of.
+/// A certificate authority.
 #[derive(Debug)]
 pub(crate) struct Authority(pub(super) CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate and its key, as the files have them.
+/// A certificate and its key, as PEM text.
 #[derive(Debug, Clone)]
 pub(crate) struct Issued {
     pub(crate) certificate: String,
     pub(crate) key: String,
     pub(crate) der: CertificateDer<'static>,
-    /// Of its public key, as browsers want it.
+    /// The DER of the public key (SubjectPublicKeyInfo), which Chromium's flag needs.
     pub(crate) spki: Vec<u8>,
 }
 
-/// When a certificate is good.
+/// The validity period of a certificate.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Valid {
+pub(crate) enum Validity {
     Now,
-    /// No more.
-    Before,
-    /// Not yet.
-    Later,
-    /// Until that year begins.
+    Expired,
+    NotYet,
+    /// Until the beginning of that year.
     Until(i32),
 }
 
@@ -53,10 +51,10 @@ impl Authority {
 
     /// A certificate for these names and addresses.
     pub(crate) fn issue(&self, names: &[&str]) -> Issued {
-        self.issue_valid(names, Valid::Now)
+        self.issue_valid(names, Validity::Now)
     }
 
-    pub(crate) fn issue_valid(&self, names: &[&str], valid: Valid) -> Issued {
+    pub(crate) fn issue_valid(&self, names: &[&str], valid: Validity) -> Issued {
         let key = KeyPair::generate().unwrap();
         Issued::new(&params(names, valid).signed_by(&key, &self.0).unwrap(), &key)
     }
@@ -72,23 +70,32 @@ impl Issued {
         }
     }
 
-    /// One that nobody but itself vouches for.
+    /// A self-signed certificate.
     pub(crate) fn self_signed(names: &[&str]) -> Self {
         let key = KeyPair::generate().unwrap();
-        Self::new(&params(names, Valid::Now).self_signed(&key).unwrap(), &key)
+        Self::new(&params(names, Validity::Now).self_signed(&key).unwrap(), &key)
     }
 
-    /// What a server needs to show it, and to choose one of these protocols by ALPN; to choose none if there are none.
+    /// A self-signed CA certificate, as `openssl req -x509` creates.
+    pub(crate) fn self_signed_authority(names: &[&str], valid: Validity) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = params(names, valid);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.extended_key_usages = Vec::new();
+        Self::new(&params.self_signed(&key).unwrap(), &key)
+    }
+
+    /// A server with this certificate and these ALPN protocols. An empty list disables ALPN.
     pub(crate) fn server(&self, protocols: &[&str]) -> ServerConfig {
-        self.served(None, protocols)
+        self.server_config(None, protocols)
     }
 
-    /// The same of a server that wants a certificate of this authority from whoever comes.
+    /// A server that also requires a client certificate of the authority `clients`.
     pub(crate) fn server_for(&self, clients: &Authority, protocols: &[&str]) -> ServerConfig {
-        self.served(Some(clients), protocols)
+        self.server_config(Some(clients), protocols)
     }
 
-    fn served(&self, clients: Option<&Authority>, protocols: &[&str]) -> ServerConfig {
+    fn server_config(&self, clients: Option<&Authority>, protocols: &[&str]) -> ServerConfig {
         let provider = Arc::new(default_provider());
         let builder =
             ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
@@ -109,16 +116,16 @@ impl Issued {
     }
 }
 
-fn params(names: &[&str], valid: Valid) -> CertificateParams {
+fn params(names: &[&str], valid: Validity) -> CertificateParams {
     let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
-    // OpenSSL takes one whose subject is its issuer's for self-signed.
+    // OpenSSL takes a certificate with equal subject and issuer for self-signed.
     params.distinguished_name.push(DnType::CommonName, "of a test");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let (not_before, not_after) = match valid {
-        Valid::Now => ((2001, 1, 1), (4001, 1, 1)),
-        Valid::Before => ((2001, 1, 1), (2002, 1, 1)),
-        Valid::Later => ((4001, 1, 1), (4002, 1, 1)),
-        Valid::Until(year) => ((2001, 1, 1), (year, 1, 1)),
+        Validity::Now => ((2001, 1, 1), (4001, 1, 1)),
+        Validity::Expired => ((2001, 1, 1), (2002, 1, 1)),
+        Validity::NotYet => ((4001, 1, 1), (4002, 1, 1)),
+        Validity::Until(year) => ((2001, 1, 1), (year, 1, 1)),
     };
     params.not_before = date_time_ymd(not_before.0, not_before.1, not_before.2);
     params.not_after = date_time_ymd(not_after.0, not_after.1, not_after.2);

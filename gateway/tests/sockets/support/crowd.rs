@@ -1,7 +1,8 @@
-//! A crowd of slow clients, all on the thread that calls: two thousand sockets, a byte a second on each.
+//! Thousands of slow clients on the calling thread, each sending one byte a second.
 //!
-//! A client sends what it is to send at once, then dribbles until the gateway ends the connection, and tells how long that
-//! took and what it was told. It hangs up by itself only when it is kept for longer than it should be.
+//! A client sends its burst at once, then single bytes until the gateway closes the connection. The
+//! result has the time until the close and the bytes that the client received. A client closes its
+//! connection only after its expected end.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -18,45 +19,51 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
-/// How often a crowd is looked at from outside.
-const GLANCE: Duration = Duration::from_millis(50);
-/// As over Ethernet: by the 64 KiB segments of a loopback the kernel would reckon with buffers of megabytes.
+/// The interval between two calls of the observer.
+const OBSERVE_INTERVAL: Duration = Duration::from_millis(50);
+/// As over Ethernet: with the 64 KiB segments of loopback, the kernel would use buffers of
+/// megabytes.
 const SEGMENT_LEN: u32 = 1_460;
-/// What a client's kernel takes in for a client that does not read.
+/// The receive buffer of a client, which fills when the client does not read.
 const RECEIVE_LEN: u32 = 4 * 1024;
 
-/// What each client of a crowd does.
+/// The behaviour of each client.
 #[derive(Debug, Clone)]
 pub(crate) struct SlowClient {
-    /// Sent first, and answered with the body `hello` or with 204; nothing, if empty.
+    /// A first request, answered with the body `hello` or with 204. Empty: no first request.
     pub(crate) answered: Vec<u8>,
-    /// Sent at once, once all clients have had that answer.
+    /// Bytes sent at once after all clients have received that answer.
     pub(crate) burst: Vec<u8>,
-    /// Sent then, a byte a second, over and over.
+    /// Bytes sent after the burst, one a second, in a loop.
     pub(crate) dribble: &'static [u8],
-    /// Whether it takes what it is sent.
-    pub(crate) reads: Reads,
-    /// When its connection is to be ended, from its connecting or, after an answer, from its burst.
+    /// When the client reads.
+    pub(crate) reads: ReadTiming,
+    /// The expected time of the close, from the connect or, after a first answer, from the burst.
     pub(crate) ends: Range<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reads {
-    /// At once.
+pub(crate) enum ReadTiming {
     AtOnce,
-    /// Not before its connection must have been ended.
+    /// After the latest expected close.
     TooLate,
 }
 
 /// How a client's connection ended.
 #[derive(Debug)]
-pub(crate) struct End {
+pub(crate) struct ConnectionEnd {
     pub(crate) after: Duration,
-    pub(crate) told: Vec<u8>,
+    pub(crate) received: Vec<u8>,
 }
 
-/// Runs `clients` of one kind to their ends; calls `glance` again and again, and tells it whether all of them are being slow.
-pub(crate) fn crowd(address: SocketAddr, clients: usize, kind: &SlowClient, mut glance: impl FnMut(bool)) -> Vec<End> {
+/// Runs `clients` clients of one kind until their connections have ended. Calls `observe` at each
+/// interval with whether all of them are in their slow phase.
+pub(crate) fn crowd(
+    address: SocketAddr,
+    clients: usize,
+    kind: &SlowClient,
+    mut observe: impl FnMut(bool),
+) -> Vec<ConnectionEnd> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (kind, slow) = (Arc::new(kind.clone()), Arc::new(AtomicUsize::new(0)));
     runtime.block_on(async {
@@ -65,11 +72,11 @@ pub(crate) fn crowd(address: SocketAddr, clients: usize, kind: &SlowClient, mut 
             let (kind, slow, all) = (Arc::clone(&kind), Arc::clone(&slow), Arc::clone(&all));
             running.spawn(async move { kind.run(address, &all, &slow).await });
         }
-        let (mut ends, mut glances) = (Vec::with_capacity(clients), interval(GLANCE));
+        let (mut ends, mut ticks) = (Vec::with_capacity(clients), interval(OBSERVE_INTERVAL));
         while ends.len() < clients {
             tokio::select! {
                 Some(end) = running.join_next() => ends.push(end.expect("a client that does not panic")),
-                _ = glances.tick() => glance(ends.is_empty() && slow.load(SeqCst) == clients),
+                _ = ticks.tick() => observe(ends.is_empty() && slow.load(SeqCst) == clients),
             }
         }
         ends
@@ -77,53 +84,53 @@ pub(crate) fn crowd(address: SocketAddr, clients: usize, kind: &SlowClient, mut 
 }
 
 impl SlowClient {
-    async fn run(&self, address: SocketAddr, all: &Barrier, slow: &AtomicUsize) -> End {
+    async fn run(&self, address: SocketAddr, all: &Barrier, slow: &AtomicUsize) -> ConnectionEnd {
         let mut began = Instant::now();
         let mut stream = connect(address).await;
         if !self.answered.is_empty() {
-            be_answered(&mut stream, &self.answered).await;
+            await_first_answer(&mut stream, &self.answered).await;
             all.wait().await;
             began = Instant::now();
         }
         stream.write_all(&self.burst).await.expect("sent");
         slow.fetch_add(1, SeqCst);
-        let told = self.dribble(&mut stream, began).await;
-        End { after: began.elapsed(), told }
+        let received = self.dribble(&mut stream, began).await;
+        ConnectionEnd { after: began.elapsed(), received }
     }
 
-    /// Sends byte after byte until the connection ends; what came meanwhile.
+    /// Sends byte after byte until the connection ends. Returns the bytes received in that time.
     async fn dribble(&self, stream: &mut TcpStream, began: Instant) -> Vec<u8> {
-        let mut told = Vec::new();
+        let mut received = Vec::new();
         let mut bytes = self.dribble.iter().cycle();
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut too_late = pin!(sleep_until((began + self.ends.end).into()));
         loop {
             tokio::select! {
-                // A reset is an end like any other.
-                read = stream.read_buf(&mut told), if self.reads == Reads::AtOnce => {
+                // A reset ends the connection too.
+                read = stream.read_buf(&mut received), if self.reads == ReadTiming::AtOnce => {
                     if !matches!(read, Ok(1..)) {
-                        return told;
+                        return received;
                     }
                 }
                 _ = seconds.tick() => if let Some(byte) = bytes.next() {
-                    // That the connection has ended is seen by reading.
+                    // The read branch detects the end of the connection.
                     let _ = stream.try_write(&[*byte]);
                 },
                 () = &mut too_late => break,
             }
         }
-        if self.reads == Reads::TooLate {
-            // What has ended gives what it holds, and that is all.
+        if self.reads == ReadTiming::TooLate {
+            // After the close, the kernel still returns the bytes of its buffer.
             let mut patience = pin!(sleep(self.ends.end));
             loop {
                 tokio::select! {
-                    read = stream.read_buf(&mut told) => if !matches!(read, Ok(1..)) { break },
-                    () = &mut patience => panic!("never ended, after {} bytes", told.len()),
+                    read = stream.read_buf(&mut received) => if !matches!(read, Ok(1..)) { break },
+                    () = &mut patience => panic!("the connection did not end, after {} bytes", received.len()),
                 }
             }
         }
-        told
+        received
     }
 }
 
@@ -135,7 +142,7 @@ async fn connect(address: SocketAddr) -> TcpStream {
     socket.connect(address).await.expect("connect")
 }
 
-async fn be_answered(stream: &mut TcpStream, request: &[u8]) {
+async fn await_first_answer(stream: &mut TcpStream, request: &[u8]) {
     stream.write_all(request).await.expect("sent");
     let mut answer = Vec::new();
     let is_whole = |answer: &[u8]| {
@@ -147,7 +154,7 @@ async fn be_answered(stream: &mut TcpStream, request: &[u8]) {
     }
 }
 
-/// Lets this process have `count` files open.
+/// Raises the limit of open files of this process to at least `count`.
 pub(crate) fn allow_open_files(count: u64) {
     let maximum = getrlimit(Resource::Nofile).maximum;
     assert!(maximum.is_none_or(|maximum| maximum >= count), "`ulimit -Hn` is {maximum:?}, which is below {count}");

@@ -1,4 +1,4 @@
-//! `crossgate demo-upstream` on ports of the system's choice.
+//! `crossgate demo-upstream` on free ports.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use super::gateway::listening;
 use super::process::Process;
 use super::wire::{Connection, request};
 
-/// The demo's API and page in a process of their own.
+/// A process that serves the API and the page of the demo.
 #[derive(Debug)]
 pub(crate) struct DemoUpstream {
     pub(crate) api: SocketAddr,
@@ -16,11 +16,11 @@ pub(crate) struct DemoUpstream {
 
 impl DemoUpstream {
     pub(crate) fn start() -> Self {
-        Self::showing(&[])
+        Self::with_arguments(&[])
     }
 
-    /// The same with more command line arguments.
-    pub(crate) fn showing(arguments: &[&str]) -> Self {
+    /// Starts the demo with more command line arguments.
+    pub(crate) fn with_arguments(arguments: &[&str]) -> Self {
         let any = "127.0.0.1:0";
         let process = Process::crossgate(&[&["demo-upstream", "--listen", any, "--pages", any], arguments].concat());
         let api = process.stderr_line(|line| listening(line, "demo-api"));
@@ -28,10 +28,10 @@ impl DemoUpstream {
         Self { api, page, _process: process }
     }
 
-    /// How many requests of that method the API saw.
+    /// The number of requests with that method at the API.
     pub(crate) fn count(&self, method: &str) -> u64 {
-        let asked = request("GET", "/requests", "api", &[], b"");
-        let counts = Connection::ask(self.api, &asked).unwrap().json();
+        let counts_request = request("GET", "/requests", "api", &[], b"");
+        let counts = Connection::ask(self.api, &counts_request).unwrap().json();
         counts[method].as_u64().expect("a counter of that name")
     }
 }

@@ -1,24 +1,24 @@
-//! A name server with one name, which answers what the test says, or does not.
+//! A name server that gives the answer of the test to every question, or none.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// What it says about every name.
+/// The answer to every question.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
-    /// These are its addresses, for so many seconds.
+    /// Addresses and their TTL in seconds.
     Addresses(Vec<IpAddr>, u32),
-    /// There is no such name.
+    /// NXDOMAIN.
     NoSuchName,
-    /// It cannot tell.
+    /// SERVFAIL.
     Failure,
-    /// Nothing: what is asked is lost.
+    /// No response, as if the question was lost.
     Silence,
 }
 
-/// The server; its thread ends when this is dropped.
+/// The server. Its thread ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct NameServer {
     pub(crate) address: SocketAddr,
@@ -27,40 +27,40 @@ pub(crate) struct NameServer {
 
 #[derive(Debug)]
 struct Shared {
-    /// `None` once it is over.
+    /// `None` after the server is dropped.
     answer: Mutex<Option<Answer>>,
-    asked: AtomicUsize,
+    questions: AtomicUsize,
 }
 
 impl NameServer {
     pub(crate) fn start(answer: Answer) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
-        let shared = Arc::new(Shared { answer: Mutex::new(Some(answer)), asked: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared { answer: Mutex::new(Some(answer)), questions: AtomicUsize::new(0) });
         let serving = Arc::clone(&shared);
         thread::spawn(move || serve(&socket, &serving));
         Self { address, shared }
     }
 
-    /// One that says of every name that it has these addresses, for a second.
+    /// A server that answers with these addresses and a TTL of one second.
     pub(crate) fn with(addresses: &[&str]) -> Self {
-        Self::start(addressed(addresses))
+        Self::start(address_answer(addresses))
     }
 
-    pub(crate) fn say(&self, answer: Answer) {
+    pub(crate) fn set_answer(&self, answer: Answer) {
         *self.shared.answer.lock().unwrap() = Some(answer);
     }
 
-    pub(crate) fn say_addresses(&self, addresses: &[&str]) {
-        self.say(addressed(addresses));
+    pub(crate) fn set_addresses(&self, addresses: &[&str]) {
+        self.set_answer(address_answer(addresses));
     }
 
-    /// How many questions came.
-    pub(crate) fn asked(&self) -> usize {
-        self.shared.asked.load(SeqCst)
+    /// The number of questions so far.
+    pub(crate) fn questions(&self) -> usize {
+        self.shared.questions.load(SeqCst)
     }
 
-    /// The configuration's section that names it.
+    /// The `resolver` section of the configuration for this server.
     pub(crate) fn section(&self) -> String {
         format!("resolver: {{ servers: [\"{}\"], timeout: 250ms }}\n", self.address)
     }
@@ -69,12 +69,12 @@ impl NameServer {
 impl Drop for NameServer {
     fn drop(&mut self) {
         *self.shared.answer.lock().unwrap() = None;
-        // Wakes the thread, which then sees that it is over.
+        // Wakes the thread, so that it reads the new state.
         let _ = UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"", self.address);
     }
 }
 
-fn addressed(addresses: &[&str]) -> Answer {
+fn address_answer(addresses: &[&str]) -> Answer {
     Answer::Addresses(addresses.iter().map(|address| address.parse().unwrap()).collect(), 1)
 }
 
@@ -82,14 +82,15 @@ fn serve(socket: &UdpSocket, shared: &Shared) {
     let mut question = [0; 512];
     while let Ok((length, from)) = socket.recv_from(&mut question) {
         let Some(answer) = shared.answer.lock().unwrap().clone() else { return };
-        shared.asked.fetch_add(1, SeqCst);
+        shared.questions.fetch_add(1, SeqCst);
         if let Some(reply) = reply(&question[..length], &answer) {
             let _ = socket.send_to(&reply, from);
         }
     }
 }
 
-/// RFC 1035, section 4.1: the question's id, flags, counts, the question itself, and the records, each with a pointer to its name.
+/// A message of RFC 1035, section 4.1: id, flags, counts, the question, and the records, each with
+/// a pointer to the name.
 fn reply(question: &[u8], answer: &Answer) -> Option<Vec<u8>> {
     let (records, ttl, code) = match answer {
         Answer::Addresses(addresses, ttl) => (&addresses[..], *ttl, 0),
@@ -101,7 +102,7 @@ fn reply(question: &[u8], answer: &Answer) -> Option<Vec<u8>> {
     while question[end] != 0 {
         end += 1 + usize::from(question[end]);
     }
-    let asked = &question[12..end + 5];
+    let question_section = &question[12..end + 5];
     let kind = question[end + 2];
     let data: Vec<Vec<u8>> = records
         .iter()
@@ -112,7 +113,7 @@ fn reply(question: &[u8], answer: &Answer) -> Option<Vec<u8>> {
         })
         .collect();
     let count = u8::try_from(data.len()).unwrap();
-    let mut reply = [&question[..2], &[0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0], asked].concat();
+    let mut reply = [&question[..2], &[0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0], question_section].concat();
     for data in data {
         reply.extend([0xC0, 12, 0, kind, 0, 1]);
         reply.extend(ttl.to_be_bytes());

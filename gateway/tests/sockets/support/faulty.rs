@@ -1,5 +1,7 @@
-//! A network that does harm: it stands between the gateway and an upstream, and passes bytes on late, slowly, in slices, in part, or not
-//! at all, on the way to one of the two. The kinds of harm are those of Toxiproxy.
+//! A faulty network between the gateway and an upstream.
+//!
+//! In one direction it delays, slows down, slices, cuts off or drops the bytes. The faults are
+//! those of Toxiproxy.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,47 +16,47 @@ use tokio::runtime::Runtime;
 use tokio::time::sleep;
 
 const PIECE_LEN: usize = 16 * 1024;
-/// What lies between two slices.
+/// The pause between two slices.
 const SLICE_PAUSE: Duration = Duration::from_millis(1);
-/// How often a slow line takes its share of a second.
-const SHARES: usize = 20;
+/// The writes in a second of a line with limited bandwidth.
+const WRITES_PER_SECOND: usize = 20;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fault {
-    /// Everything comes so much later.
+    /// Delays all bytes by this time.
     Latency(Duration),
-    /// An end comes so much later.
+    /// Delays the end of the connection by this time.
     SlowClose(Duration),
-    /// What comes after so many bytes is lost, and nobody is told.
+    /// Drops the bytes after this many, and keeps the connection open.
     Silence(usize),
-    /// After so many bytes the connection is reset, on both sides.
+    /// Resets both connections after this many bytes.
     Reset(usize),
-    /// Everything comes in pieces of so many bytes.
+    /// Sends pieces of this many bytes.
     Slicer(usize),
-    /// After so many bytes the connection is closed, on both sides.
+    /// Closes both connections after this many bytes.
     Limit(usize),
-    /// So many bytes pass in a second.
+    /// Limits the rate to this many bytes a second.
     Bandwidth(usize),
 }
 
-/// Which way the bytes go that are harmed.
+/// The direction of the affected bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// To the upstream.
+pub(crate) enum Direction {
+    /// Towards the upstream.
     Up,
-    /// To the client.
+    /// Towards the client.
     Down,
 }
 
-/// The network; it ends, with all connections on it, when this is dropped.
+/// The network. It ends with all its connections when this and the runtime are dropped.
 #[derive(Debug)]
 pub(crate) struct FaultyNetwork {
     pub(crate) address: SocketAddr,
-    is_mended: Arc<AtomicBool>,
+    is_repaired: Arc<AtomicBool>,
     _runtime: Arc<Runtime>,
 }
 
-/// How a connection is cut off before its end.
+/// The way in which a connection is cut off.
 #[derive(Clone, Copy)]
 enum Cut {
     Closed,
@@ -62,41 +64,44 @@ enum Cut {
 }
 
 impl FaultyNetwork {
-    /// The thread that all networks run on.
+    /// The runtime, with one thread, for all networks of a test.
     pub(crate) fn runtime() -> Arc<Runtime> {
         Arc::new(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap())
     }
 
-    /// Before `upstream`.
-    pub(crate) fn start(runtime: &Arc<Runtime>, upstream: SocketAddr, fault: Fault, way: Way) -> Self {
+    /// Starts a network in front of `upstream`.
+    pub(crate) fn start(runtime: &Arc<Runtime>, upstream: SocketAddr, fault: Fault, direction: Direction) -> Self {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let is_mended = Arc::new(AtomicBool::new(false));
-        let mended = Arc::clone(&is_mended);
+        let is_repaired = Arc::new(AtomicBool::new(false));
+        let repaired = Arc::clone(&is_repaired);
         runtime.spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.expect("a connection");
-                let fault = (!mended.load(SeqCst)).then_some(fault);
-                tokio::spawn(carry(client, upstream, fault, way));
+                let fault = (!repaired.load(SeqCst)).then_some(fault);
+                tokio::spawn(carry(client, upstream, fault, direction));
             }
         });
-        Self { address, is_mended, _runtime: Arc::clone(runtime) }
+        Self { address, is_repaired, _runtime: Arc::clone(runtime) }
     }
 
-    /// Whoever connects from now on is not harmed.
-    pub(crate) fn mend(&self) {
-        self.is_mended.store(true, SeqCst);
+    /// Connections from now on have no fault.
+    pub(crate) fn stop_faults(&self) {
+        self.is_repaired.store(true, SeqCst);
     }
 }
 
-async fn carry(mut client: TcpStream, upstream: SocketAddr, fault: Option<Fault>, way: Way) {
+async fn carry(mut client: TcpStream, upstream: SocketAddr, fault: Option<Fault>, direction: Direction) {
     let Ok(mut server) = TcpStream::connect(upstream).await else { return };
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
     let carried = {
         let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
-        let on = |this: Way| fault.filter(|_| way == this);
-        tokio::try_join!(pass(from_client, to_server, on(Way::Up)), pass(from_server, to_client, on(Way::Down)))
+        let on = |this: Direction| fault.filter(|_| direction == this);
+        tokio::try_join!(
+            pass(from_client, to_server, on(Direction::Up)),
+            pass(from_server, to_client, on(Direction::Down))
+        )
     };
     if let Err(Cut::Reset) = carried {
         for stream in [&client, &server] {
@@ -105,7 +110,7 @@ async fn carry(mut client: TcpStream, upstream: SocketAddr, fault: Option<Fault>
     }
 }
 
-/// Passes bytes on until the end, and the end too.
+/// Forwards the bytes and the end of the stream.
 async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, fault: Option<Fault>) -> Result<(), Cut> {
     let (mut left, cut) = match fault {
         Some(Fault::Silence(max)) => (max, None),
@@ -134,7 +139,7 @@ async fn write(to: &mut WriteHalf<'_>, bytes: &[u8], fault: Option<Fault>) -> Re
     let (slice_len, pause) = match fault {
         Some(Fault::Latency(time)) => (bytes.len(), time),
         Some(Fault::Slicer(slice_len)) => (slice_len, SLICE_PAUSE),
-        Some(Fault::Bandwidth(rate)) => (rate / SHARES, Duration::from_secs(1) / SHARES as u32),
+        Some(Fault::Bandwidth(rate)) => (rate / WRITES_PER_SECOND, Duration::from_secs(1) / WRITES_PER_SECOND as u32),
         Some(Fault::SlowClose(_) | Fault::Silence(_) | Fault::Reset(_) | Fault::Limit(_)) | None => {
             (bytes.len(), Duration::ZERO)
         }

@@ -1,6 +1,6 @@
-//! An upstream that speaks HTTP/2 frame by frame.
+//! An HTTP/2 upstream that reads and writes single frames.
 //!
-//! A script is called for every connection, on a thread of its own.
+//! The script of the test runs once per connection, on its own thread.
 
 use std::io::Read as _;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,10 +13,10 @@ use super::http2_frames::{
     frame,
 };
 
-/// One connection of the gateway's.
+/// One connection from the gateway.
 #[derive(Debug)]
 pub(crate) struct FrameConnection {
-    /// Which, counted from 0.
+    /// The number of the connection, from 0.
     pub(crate) number: usize,
     frames: Frames,
 }
@@ -28,7 +28,6 @@ struct Shared {
     stopping: AtomicBool,
 }
 
-/// The upstream.
 #[derive(Debug)]
 pub(crate) struct FrameUpstream {
     pub(crate) address: SocketAddr,
@@ -36,7 +35,7 @@ pub(crate) struct FrameUpstream {
 }
 
 impl FrameUpstream {
-    /// Serves every connection as `script` does, after the settings of both sides.
+    /// Runs `script` for every connection, after the settings of both sides.
     pub(crate) fn start(script: impl Fn(&mut FrameConnection) -> Option<()> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -61,7 +60,7 @@ impl FrameUpstream {
         Self { address, shared }
     }
 
-    /// How many connections were made.
+    /// The number of connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
@@ -85,12 +84,12 @@ impl FrameConnection {
         self.send(SETTINGS, 0, 0, &[])
     }
 
-    /// The next frame; `None` at the end of the connection.
+    /// Reads the next frame. `None`: the connection has ended.
     pub(crate) fn next(&mut self) -> Option<Frame> {
         self.frames.next()
     }
 
-    /// The next frame of that kind.
+    /// Reads until a frame of that kind.
     pub(crate) fn next_of(&mut self, kind: u8) -> Option<Frame> {
         loop {
             let frame = self.next()?;
@@ -100,7 +99,7 @@ impl FrameConnection {
         }
     }
 
-    /// Reads a whole request; the stream that it is on.
+    /// Reads a whole request and returns its stream.
     pub(crate) fn next_request(&mut self) -> Option<u32> {
         loop {
             let frame = self.next()?;
@@ -114,12 +113,12 @@ impl FrameConnection {
         self.frames.send(&frame(kind, flags, stream, payload))
     }
 
-    /// A head in as many frames as it takes.
+    /// Sends a head in as many frames as necessary.
     pub(crate) fn send_head(&mut self, flags: u8, stream: u32, status: &str, fields: &[(&str, &str)]) -> Option<()> {
         self.send_block(flags, stream, &block(&[&[(":status", status)], fields].concat()))
     }
 
-    /// The fields after a body, with which the stream ends.
+    /// Sends trailers, which end the stream.
     pub(crate) fn send_trailers(&mut self, stream: u32, fields: &[(&str, &str)]) -> Option<()> {
         self.send_block(END_STREAM, stream, &block(fields))
     }
@@ -136,7 +135,7 @@ impl FrameConnection {
         Some(())
     }
 
-    /// 200 with `hello`.
+    /// Answers 200 with the body `hello`.
     pub(crate) fn send_hello(&mut self, stream: u32) -> Option<()> {
         self.send_head(0, stream, "200", &[("content-length", "5")])?;
         self.send(DATA, END_STREAM, stream, b"hello")
@@ -146,7 +145,7 @@ impl FrameConnection {
         self.send(RST_STREAM, 0, stream, &code.to_be_bytes())
     }
 
-    /// Says good-bye to all streams above `last`.
+    /// Sends GOAWAY, which refuses all streams above `last`.
     pub(crate) fn go_away(&mut self, last: u32, code: u32) -> Option<()> {
         self.send(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat())
     }

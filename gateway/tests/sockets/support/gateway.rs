@@ -1,4 +1,5 @@
-//! A running gateway: a configuration in a directory of its own, the built binary, and the addresses it chose.
+//! A running gateway: its own configuration directory, the built binary, and the addresses it
+//! listens on.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 use super::process::{PATIENCE, Process};
 use super::wire::{Connection, Response, request};
 
-/// A gateway in a process of its own.
+/// A gateway process.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) process: Process,
@@ -21,58 +22,67 @@ pub(crate) struct Gateway {
     directory: TempDir,
 }
 
-/// A configuration with one data listener and the admin listener on ports of the system's choice, and `rest`.
+/// A configuration with one data listener and the admin listener on free ports, followed by `rest`.
 pub(crate) fn config(rest: &str) -> String {
     format!("version: 1\nlisteners:\n  - address: 127.0.0.1:0\nadmin: {{ address: 127.0.0.1:0 }}\n{rest}")
 }
 
-/// The same with a second data listener, which speaks TLS with what [`Issued::files`](super::Issued::files) are.
+/// A configuration with a second data listener for TLS, whose certificate is in
+/// [`Issued::files`](super::Issued::files).
 pub(crate) fn config_with_tls(rest: &str) -> String {
     let listener =
         "  - { address: 127.0.0.1:0, tls: { certificates: [{ certificate: listener.crt, key: listener.key }] } }\n";
     config(rest).replacen("admin:", &format!("{listener}admin:"), 1)
 }
 
+/// A directory with `text` as `crossgate.yaml` and `files` next to it, and the path of the former.
+pub(super) fn config_directory(text: &str, files: &[(&str, &str)]) -> (TempDir, PathBuf) {
+    let directory = TempDir::new().unwrap();
+    for (name, content) in files {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    let path = directory.path().join("crossgate.yaml");
+    fs::write(&path, text).unwrap();
+    (directory, path)
+}
+
 impl Gateway {
-    /// Writes `text` as `crossgate.yaml`, and `files` beside it, and starts the gateway; returns when it is ready.
+    /// Writes `text` as `crossgate.yaml` and `files` next to it, and starts the gateway. Returns
+    /// when it is ready.
     pub(crate) fn start(text: &str, files: &[(&str, &str)]) -> Self {
         Self::start_with(text, files, &[])
     }
 
-    /// The same with more command line arguments.
+    /// Like [`Gateway::start`], with more command line arguments.
     pub(crate) fn start_with(text: &str, files: &[(&str, &str)], arguments: &[&str]) -> Self {
-        let directory = TempDir::new().unwrap();
-        for (name, content) in files {
-            let path = directory.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        let path = directory.path().join("crossgate.yaml");
-        fs::write(&path, text).unwrap();
+        let (directory, path) = config_directory(text, files);
         Self::start_in(directory, &path, arguments)
     }
 
-    /// Starts the gateway with a file that is in `directory` already.
+    /// Starts the gateway with a configuration file that exists in `directory`.
     pub(crate) fn start_in(directory: TempDir, config: &Path, arguments: &[&str]) -> Self {
         let config = config.to_str().unwrap();
-        Self::of(Process::crossgate(&[&["run", "--config", config], arguments].concat()), directory)
+        Self::from_process(Process::crossgate(&[&["run", "--config", config], arguments].concat()), directory)
     }
 
-    /// The same by a command that is whole, with files that are in `directory` already.
+    /// Starts the gateway with a complete command and files that exist in `directory`.
     pub(crate) fn start_as(command: Command, directory: TempDir) -> Self {
-        Self::of(Process::spawn(command), directory)
+        Self::from_process(Process::spawn(command), directory)
     }
 
-    /// The same by a command of the test's making, which is given the arguments to run with `text`.
+    /// Starts the gateway with the command of the test, to which the arguments for `text` are
+    /// added.
     pub(crate) fn start_by(mut command: Command, text: &str) -> Self {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("crossgate.yaml");
         fs::write(&path, text).unwrap();
         command.args(["run", "--config", path.to_str().unwrap()]);
-        Self::of(Process::spawn(command), directory)
+        Self::from_process(Process::spawn(command), directory)
     }
 
-    fn of(process: Process, directory: TempDir) -> Self {
+    fn from_process(process: Process, directory: TempDir) -> Self {
         let data = process.stderr_line(|line| listening(line, "data"));
         let admin = process.stderr_line(|line| listening(line, "admin"));
         let gateway = Self { process, data, admin, directory };
@@ -83,33 +93,33 @@ impl Gateway {
     fn wait_ready(&self) {
         let deadline = Instant::now() + PATIENCE;
         while self.admin("GET", "/readyz").status != 200 {
-            assert!(Instant::now() < deadline, "never ready:\n{}", self.process.stderr());
+            assert!(Instant::now() < deadline, "the gateway is not ready:\n{}", self.process.stderr());
         }
     }
 
-    /// The path of a file of its configuration.
+    /// The path of a file in the configuration directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// One request to a data listener on a connection of its own.
+    /// Sends one request to the first data listener on a new connection.
     pub(crate) fn ask(&self, method: &str, target: &str, host: &str, headers: &[(&str, &str)]) -> Response {
         let bytes = request(method, target, host, headers, b"");
         Connection::ask(self.data, &bytes).unwrap_or_else(|error| panic!("{method} {target} {headers:?}: {error:?}"))
     }
 
-    /// One request to the admin listener.
+    /// Sends one request to the admin listener.
     pub(crate) fn admin(&self, method: &str, target: &str) -> Response {
         let bytes = request(method, target, &self.admin.to_string(), &[("Connection", "close")], b"");
         Connection::ask(self.admin, &bytes).unwrap_or_else(|error| panic!("admin {method} {target}: {error:?}"))
     }
 
-    /// What `/origins` answers to a query.
+    /// The response of `/origins` to a query.
     pub(crate) fn origins(&self, query: &str) -> Value {
         self.admin("GET", &format!("/origins?{query}")).json()
     }
 
-    /// The samples of `/metrics`: a series as written there, and its value.
+    /// The samples of `/metrics`: each series as text, and its value.
     pub(crate) fn metrics(&self) -> Vec<(String, f64)> {
         let text = self.admin("GET", "/metrics").text();
         let samples = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -117,18 +127,20 @@ impl Gateway {
         split.map(|(series, value)| (series.to_owned(), value.parse().unwrap())).collect()
     }
 
-    /// The value of one series, given its name and its labels in any order; 0 when it is not there.
+    /// The sum of the series with that name and these labels, in any order. 0 without such a
+    /// series.
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
-        let fits = |series: &str| {
+        let matches = |series: &str| {
             series.split('{').next() == Some(name) && wanted.iter().all(|label| series.contains(label.as_str()))
         };
-        self.metrics().iter().filter(|(series, _)| fits(series)).map(|(_, value)| value).sum()
+        self.metrics().iter().filter(|(series, _)| matches(series)).map(|(_, value)| value).sum()
     }
 }
 
 impl Gateway {
-    /// Waits until a series has that value: a request is counted after its answer is sent. More than that fails at once.
+    /// Waits until a series has that value, because requests are counted after their answer is
+    /// sent. A larger value fails at once.
     pub(crate) fn wait_metric(&self, name: &str, labels: &[(&str, &str)], wanted: f64) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -140,7 +152,7 @@ impl Gateway {
         }
     }
 
-    /// Waits until a gauge stands there.
+    /// Waits until a gauge has that value.
     pub(crate) fn wait_level(&self, name: &str, wanted: f64) {
         let deadline = Instant::now() + PATIENCE;
         while self.metric(name, &[]) != wanted {
@@ -149,7 +161,7 @@ impl Gateway {
     }
 
     /// Waits until a gauge is at 0.
-    pub(crate) fn wait_gone(&self, name: &str, labels: &[(&str, &str)]) {
+    pub(crate) fn wait_zero(&self, name: &str, labels: &[(&str, &str)]) {
         let deadline = Instant::now() + PATIENCE;
         while self.metric(name, labels) > 0.0 {
             assert!(Instant::now() < deadline, "{name} {labels:?} is not 0");
@@ -162,17 +174,17 @@ impl Gateway {
     }
 }
 
-/// How many requests `/origins` tells of, one way or another.
-pub(crate) fn recorded(told: &Value) -> u64 {
+/// The number of requests in a response of `/origins`, under all its counts.
+pub(crate) fn recorded(report: &Value) -> u64 {
     let count = |from: &Value, name: &str| from[name].as_u64().expect("a number");
-    assert_eq!(count(told, "leftOut"), 0, "{told}");
+    assert_eq!(count(report, "leftOut"), 0, "{report}");
     let counts = ["allowed", "denied", "wouldAllow", "wouldDeny"];
-    let origins = told["origins"].as_array().expect("a list").iter();
+    let origins = report["origins"].as_array().expect("a list").iter();
     let counted: u64 = origins.flat_map(|origin| counts.map(|name| count(origin, name))).sum();
-    counted + count(told, "forgotten") + count(told, "dropped")
+    counted + count(report, "forgotten") + count(report, "dropped")
 }
 
-/// The address in a line that says `listening role=ROLE address=ADDRESS`.
+/// The address in a log line `listening role=ROLE address=ADDRESS`.
 pub(crate) fn listening(line: &str, role: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once(&format!("listening role={role} address="))?;
     rest.split_whitespace().next()?.parse().ok()

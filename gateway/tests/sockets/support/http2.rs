@@ -1,4 +1,5 @@
-//! An honest client of HTTP/2 over cleartext, by the `h2` crate: whole answers in the same form as those of HTTP/1.1.
+//! A well-behaved client of HTTP/2 in clear text, built on the `h2` crate. Its answers have the
+//! same type as those over HTTP/1.1.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 use super::process::PATIENCE;
 use super::wire::{Headers, Response, latin1, text};
 
-/// One connection; it ends when this is dropped.
+/// One connection. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Http2 {
     runtime: Runtime,
@@ -24,9 +25,9 @@ pub(crate) struct Http2 {
     connection: Option<JoinHandle<Result<(), h2::Error>>>,
 }
 
-/// One request that was begun.
+/// A request whose head was sent: its answer, and the stream for its body.
 #[derive(Debug)]
-pub(crate) struct Begun {
+pub(crate) struct OpenRequest {
     pub(crate) answer: ResponseFuture,
     pub(crate) body: SendStream<Bytes>,
 }
@@ -51,28 +52,28 @@ impl Http2 {
         Ok(Self { runtime, sender, connection: Some(connection) })
     }
 
-    /// Sends the head of a request, and with `end` the whole of it.
-    pub(crate) fn begin(&self, request: Request<()>, end: bool) -> Result<Begun, h2::Error> {
+    /// Sends the head of a request. With `end`, the request has no body.
+    pub(crate) fn begin(&self, request: Request<()>, end: bool) -> Result<OpenRequest, h2::Error> {
         self.block_on(async {
             let mut sender = self.sender.clone().ready().await?;
             let (answer, body) = sender.send_request(request, end)?;
-            Ok(Begun { answer, body })
+            Ok(OpenRequest { answer, body })
         })
     }
 
-    /// The whole answer.
+    /// Waits for the whole answer.
     pub(crate) fn answer(&self, answer: ResponseFuture) -> Result<Response, h2::Error> {
         self.block_on(whole(answer))
     }
 
-    /// The head of an answer, and its body for whoever wants it.
+    /// Waits for the head of an answer. The body is not read.
     pub(crate) fn head(&self, answer: ResponseFuture) -> Result<(Response, RecvStream), h2::Error> {
         let (parts, body) = self.block_on(answer)?.into_parts();
         let headers = lines(&parts.headers);
         Ok((Response { status: parts.status.as_u16(), headers, ..Response::default() }, body))
     }
 
-    /// One request and its answer.
+    /// Sends one request and waits for its answer.
     pub(crate) fn ask(
         &self,
         method: &str,
@@ -81,32 +82,32 @@ impl Http2 {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Response, h2::Error> {
-        let mut begun = self.begin(http2_request(method, target, host, headers), body.is_empty())?;
+        let mut open = self.begin(http2_request(method, target, host, headers), body.is_empty())?;
         if !body.is_empty() {
-            // What is over before its body is taken has its answer.
-            let _sent = begun.body.send_data(Bytes::copy_from_slice(body), true);
+            // Fails if the gateway answered and closed the stream before the body.
+            let _sent = open.body.send_data(Bytes::copy_from_slice(body), true);
         }
-        self.answer(begun.answer)
+        self.answer(open.answer)
     }
 
-    /// Waits for the end of the connection.
+    /// Waits until the connection ends.
     pub(crate) fn wait_for_end(&mut self) -> Result<(), h2::Error> {
-        let connection = self.connection.take().expect("waited for once");
+        let connection = self.connection.take().expect("the first call of wait_for_end");
         self.block_on(connection).expect("no panic")
     }
 
-    /// Runs what a test does with streams.
+    /// Runs a future of a test, with a timeout.
     pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(async { timeout(PATIENCE, future).await.expect("in time") })
     }
 
-    /// Whether something is still pending after that long.
+    /// Whether the future is still pending after that time.
     pub(crate) fn is_pending_for(&self, time: Duration, future: impl Future) -> bool {
         self.runtime.block_on(async { timeout(time, future).await.is_err() })
     }
 }
 
-/// A request with what it is told and nothing else.
+/// A request with exactly these fields.
 pub(crate) fn http2_request(method: &str, target: &str, host: &str, headers: &[(&str, &str)]) -> Request<()> {
     let mut request = Request::builder().method(method).uri(format!("http://{host}{target}"));
     for (name, value) in headers {

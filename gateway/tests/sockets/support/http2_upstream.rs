@@ -1,6 +1,7 @@
-//! An upstream that speaks HTTP/2 in clear text, by the library that most servers in Rust have it from.
+//! An HTTP/2 upstream in clear text, built on the `h2` crate.
 //!
-//! A script is called for every request, and says how it is answered. All of it ends when the upstream is dropped.
+//! The script of the test runs for every request and sends its answer. Everything ends when the
+//! upstream is dropped.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,29 +15,28 @@ use http::{HeaderMap, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
-use super::upstream::Seen;
+use super::upstream::ReceivedRequest;
 use super::wire::Headers;
 
-/// One request being answered.
-pub(crate) struct Asked {
-    pub(crate) seen: Seen,
-    /// As HTTP/2 has it: `:scheme`, `:authority` and `:path` in one.
+/// One request and the means to answer it.
+pub(crate) struct Http2Exchange {
+    pub(crate) seen: ReceivedRequest,
+    /// `:scheme`, `:authority` and `:path` as one URI.
     pub(crate) uri: http::Uri,
     pub(crate) body: RecvStream,
     pub(crate) respond: SendResponse<Bytes>,
 }
 
-type Answering = Pin<Box<dyn Future<Output = Option<()>> + Send>>;
-type Script = dyn Fn(Asked) -> Answering + Send + Sync;
+type AnswerFuture = Pin<Box<dyn Future<Output = Option<()>> + Send>>;
+type Script = dyn Fn(Http2Exchange) -> AnswerFuture + Send + Sync;
 
 #[derive(Default)]
 struct Shared {
-    seen: Mutex<Vec<Seen>>,
+    seen: Mutex<Vec<ReceivedRequest>>,
     uris: Mutex<Vec<http::Uri>>,
     connections: AtomicUsize,
 }
 
-/// The upstream.
 pub(crate) struct Http2Upstream {
     pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
@@ -44,24 +44,24 @@ pub(crate) struct Http2Upstream {
 }
 
 impl Http2Upstream {
-    /// Answers every request as `script` does, which may give up halfway.
+    /// Runs `script` for every request. A script may stop before its answer is complete.
     pub(crate) fn start<A: Future<Output = Option<()>> + Send + 'static>(
-        script: impl Fn(Asked) -> A + Send + Sync + 'static,
+        script: impl Fn(Http2Exchange) -> A + Send + Sync + 'static,
     ) -> Self {
         Self::start_with(h2::server::Builder::new(), script)
     }
 
-    /// The same by a server of the test's making.
+    /// Like [`Http2Upstream::start`], with the server builder of the test.
     pub(crate) fn start_with<A: Future<Output = Option<()>> + Send + 'static>(
         builder: h2::server::Builder,
-        script: impl Fn(Asked) -> A + Send + Sync + 'static,
+        script: impl Fn(Http2Exchange) -> A + Send + Sync + 'static,
     ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let accepting = Arc::clone(&shared);
-        let script: Arc<Script> = Arc::new(move |asked| Box::pin(script(asked)) as Answering);
+        let script: Arc<Script> = Arc::new(move |exchange| Box::pin(script(exchange)) as AnswerFuture);
         runtime.spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.expect("a connection");
@@ -74,27 +74,27 @@ impl Http2Upstream {
 
     /// Answers every request with 200 and `body`.
     pub(crate) fn answering(body: &'static str) -> Self {
-        Self::start(move |asked| asked.answer(200, &[], body.as_bytes()))
+        Self::start(move |exchange| exchange.answer(200, &[], body.as_bytes()))
     }
 
     /// Every request so far, in order of arrival.
-    pub(crate) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<ReceivedRequest> {
         self.shared.seen.lock().unwrap().clone()
     }
 
-    /// The targets of those, with scheme and authority.
+    /// The URIs of all requests so far, with scheme and authority.
     pub(crate) fn uris(&self) -> Vec<http::Uri> {
         self.shared.uris.lock().unwrap().clone()
     }
 
-    /// How many connections were made.
+    /// The number of connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 }
 
-impl Asked {
-    /// The whole body, and the fields after it.
+impl Http2Exchange {
+    /// Reads the whole body and the trailers.
     pub(crate) async fn read_body(&mut self) -> Option<(Vec<u8>, Option<HeaderMap>)> {
         let mut whole = Vec::new();
         while let Some(piece) = self.body.data().await {
@@ -105,12 +105,12 @@ impl Asked {
         Some((whole, self.body.trailers().await.ok()?))
     }
 
-    /// A head, after which a body comes.
+    /// Sends a head that a body follows.
     pub(crate) fn begin(&mut self, status: u16, headers: &[(&str, &str)]) -> Option<SendStream<Bytes>> {
         self.respond.send_response(head(status, headers), false).ok()
     }
 
-    /// A whole answer; the body of the request is read first.
+    /// Reads the body of the request and sends a whole answer.
     pub(crate) async fn answer(mut self, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Option<()> {
         let head = head(status, headers);
         let body = Bytes::copy_from_slice(body);
@@ -124,7 +124,7 @@ impl Asked {
     }
 }
 
-/// Sends as much as the other side takes, when it takes it.
+/// Sends all bytes, as far as the window of the peer allows.
 pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Option<()> {
     while !bytes.is_empty() {
         stream.reserve_capacity(bytes.len());
@@ -146,21 +146,21 @@ async fn serve(stream: TcpStream, builder: h2::server::Builder, script: Arc<Scri
     let connection = shared.connections.fetch_add(1, Ordering::SeqCst);
     let Ok(mut requests) = builder.handshake::<_, Bytes>(stream).await else { return };
     while let Some(Ok((request, respond))) = requests.accept().await {
-        let asked = asked(request, respond, connection);
-        shared.seen.lock().unwrap().push(asked.seen.clone());
-        shared.uris.lock().unwrap().push(asked.uri.clone());
-        tokio::spawn(script(asked));
+        let exchange = exchange(request, respond, connection);
+        shared.seen.lock().unwrap().push(exchange.seen.clone());
+        shared.uris.lock().unwrap().push(exchange.uri.clone());
+        tokio::spawn(script(exchange));
     }
 }
 
-fn asked(request: Request<RecvStream>, respond: SendResponse<Bytes>, connection: usize) -> Asked {
+fn exchange(request: Request<RecvStream>, respond: SendResponse<Bytes>, connection: usize) -> Http2Exchange {
     let (parts, body) = request.into_parts();
     let headers = parts.headers.iter().map(|(name, value)| (name.to_string(), super::wire::text(value.as_bytes())));
-    let seen = Seen {
+    let seen = ReceivedRequest {
         connection,
         method: parts.method.to_string(),
         target: parts.uri.path_and_query().map_or(String::new(), |target| target.to_string()),
         headers: Headers(headers.collect()),
     };
-    Asked { seen, uri: parts.uri, body, respond }
+    Http2Exchange { seen, uri: parts.uri, body, respond }
 }

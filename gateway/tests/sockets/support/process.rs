@@ -1,4 +1,4 @@
-//! The built binary as a child process: what it says, its signals, its end.
+//! The built binary as a child process: its output, its signals and its end.
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a child may take to say something it is waited for; generous, since the tests run beside each other.
+/// The longest wait for a child. It is generous, because the tests run in parallel.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Lines that a child wrote so far, and a bell for new ones.
+/// The lines of an output so far, whether it has ended, and a notification for changes.
 #[derive(Debug, Default)]
 struct Lines {
     lines: Mutex<(Vec<String>, bool)>,
-    bell: Condvar,
+    changed: Condvar,
 }
 
-/// A child process. Dropping it kills it, by its own id.
+/// A child process. Dropping it kills it by its process id.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
@@ -41,22 +41,22 @@ impl Process {
         Self { child, stderr, stdout }
     }
 
-    /// Waits for the first line on stderr that `wanted` gives something for.
+    /// Waits for the first line on stderr for which `wanted` returns a value.
     pub(crate) fn stderr_line<T>(&self, wanted: impl Fn(&str) -> Option<T>) -> T {
-        self.stderr.wait_for(&wanted).unwrap_or_else(|seen| panic!("not said: {seen:#?}"))
+        self.stderr.wait_for(&wanted).unwrap_or_else(|seen| panic!("no matching line in {seen:#?}"))
     }
 
-    /// Waits for the first line on stdout that `wanted` gives something for.
+    /// Waits for the first line on stdout for which `wanted` returns a value.
     pub(crate) fn stdout_line<T>(&self, wanted: impl Fn(&str) -> Option<T>) -> T {
-        self.stdout.wait_for(&wanted).unwrap_or_else(|seen| panic!("not said: {seen:#?}"))
+        self.stdout.wait_for(&wanted).unwrap_or_else(|seen| panic!("no matching line in {seen:#?}"))
     }
 
-    /// What it wrote to stderr so far.
+    /// The stderr output so far.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.lines.lock().unwrap().0.join("\n")
     }
 
-    /// What it wrote to stdout so far.
+    /// The stdout output so far.
     pub(crate) fn stdout(&self) -> String {
         self.stdout.lines.lock().unwrap().0.join("\n")
     }
@@ -69,7 +69,7 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits for its end, at most that long, and for the last of what it wrote.
+    /// Waits until the process has ended, at most for that time, and until its output is complete.
     pub(crate) fn wait_at_most(&mut self, limit: Duration) -> ExitStatus {
         let deadline = Instant::now() + limit;
         loop {
@@ -83,12 +83,12 @@ impl Process {
         }
     }
 
-    /// What `/proc/PID` has under that name.
+    /// The content of `/proc/PID/name`.
     pub(crate) fn proc_file(&self, name: &str) -> String {
         std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap()
     }
 
-    /// A figure of `/proc/PID/status` in bytes: `VmRSS` now, `VmHWM` at most so far.
+    /// A field of `/proc/PID/status` in bytes: `VmRSS` is resident memory, `VmHWM` its peak.
     pub(crate) fn memory(&self, field: &str) -> u64 {
         let status = self.proc_file("status");
         let line = status.lines().find(|line| line.starts_with(field)).expect("a line of that name");
@@ -96,7 +96,7 @@ impl Process {
         kib * 1024
     }
 
-    /// How many entries a directory of `/proc/PID` has: a descriptor each in `fd`, a thread each in `task`.
+    /// The number of entries in a directory of `/proc/PID`: descriptors in `fd`, threads in `task`.
     pub(crate) fn entries(&self, directory: &str) -> usize {
         std::fs::read_dir(format!("/proc/{}/{directory}", self.child.id())).unwrap().count()
     }
@@ -104,7 +104,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Either may fail for a child that has ended already.
+        // Both calls fail if the child has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
@@ -125,13 +125,13 @@ impl Lines {
             if state.1 || left.is_zero() {
                 return Err(state.0.clone());
             }
-            state = self.bell.wait_timeout(state, left).unwrap().0;
+            state = self.changed.wait_timeout(state, left).unwrap().0;
         }
     }
 
     fn wait_for_end(&self) {
         let state = self.lines.lock().unwrap();
-        drop(self.bell.wait_timeout_while(state, PATIENCE, |state| !state.1).unwrap());
+        drop(self.changed.wait_timeout_while(state, PATIENCE, |state| !state.1).unwrap());
     }
 }
 
@@ -141,10 +141,10 @@ fn collect(pipe: impl Read + Send + 'static) -> Arc<Lines> {
     thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
             shared.lines.lock().unwrap().0.push(line);
-            shared.bell.notify_all();
+            shared.changed.notify_all();
         }
         shared.lines.lock().unwrap().1 = true;
-        shared.bell.notify_all();
+        shared.changed.notify_all();
     });
     lines
 }

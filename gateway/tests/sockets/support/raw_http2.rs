@@ -1,23 +1,27 @@
-//! A client that writes frames of HTTP/2 as it likes: what no library would send. Of answers the status is read.
+//! An HTTP/2 client that sends any frames, valid or not. Of a response head it reads only the
+//! status.
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::http2_frames::{Frame, Frames, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame};
+use super::http2_frames::{
+    DATA, END_STREAM, Frame, Frames, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame,
+};
 use super::process::PATIENCE;
 
-/// No dynamic table, so that a status is always written out.
+/// SETTINGS_HEADER_TABLE_SIZE 0: without a dynamic table, a status is in the static table or a
+/// literal.
 const HEADER_TABLE_SIZE_0: [u8; 6] = [0, 1, 0, 0, 0, 0];
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Answered(u16),
-    /// RST_STREAM, with its reason.
+    /// RST_STREAM with its error code.
     Reset(u32),
-    /// GOAWAY, with its reason.
+    /// GOAWAY with its error code.
     GoneAway(u32),
-    /// The connection ended.
+    /// The connection ended without any of these.
     Closed,
 }
 
@@ -27,7 +31,7 @@ pub(crate) struct RawHttp2 {
 }
 
 impl RawHttp2 {
-    /// A connection with the preface sent, and `settings` besides that of the table.
+    /// Opens a connection and sends the preface with `settings` and the table size.
     pub(crate) fn open(address: SocketAddr, settings: &[u8]) -> Self {
         let stream = TcpStream::connect(address).expect("connect");
         stream.set_nodelay(true).unwrap();
@@ -39,8 +43,8 @@ impl RawHttp2 {
         raw
     }
 
-    /// The same connection, for whoever listens to it.
-    pub(crate) fn listening(&self) -> Self {
+    /// A second handle to the same connection, for a thread that reads.
+    pub(crate) fn reader(&self) -> Self {
         Self::over(self.frames.stream.try_clone().unwrap())
     }
 
@@ -48,24 +52,41 @@ impl RawHttp2 {
         Self { frames: Frames { stream } }
     }
 
-    /// Whether it could be sent.
+    /// Sends bytes. `false`: the connection has ended.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
         self.frames.send(bytes).is_some()
     }
 
-    /// Says that nothing more comes.
+    /// Closes the sending side.
     pub(crate) fn finish_sending(&self) {
         let _ended_already = self.frames.stream.shutdown(Shutdown::Write);
     }
 
-    /// The next frame; `None` once the connection has ended.
+    /// Reads the next frame. `None`: the connection has ended.
     pub(crate) fn read(&mut self) -> Option<Frame> {
         self.frames.next()
     }
 
-    /// What becomes of a request.
+    /// Reads until the request on this stream has an outcome.
     pub(crate) fn outcome(&mut self, stream: u32) -> Outcome {
+        self.outcome_after(stream, |_, _| {})
+    }
+
+    /// As [`outcome`](Self::outcome), and sends a byte of body for each that the window of the
+    /// stream gains: sooner or later the buffers on the way are full.
+    pub(crate) fn upload_outcome(&mut self, stream: u32) -> Outcome {
+        self.outcome_after(stream, |raw, frame| {
+            if frame.kind == WINDOW_UPDATE && frame.stream == stream {
+                for piece in vec![b'x'; frame.number(0) as usize].chunks(16 * 1024) {
+                    raw.send(&data_frame(stream, piece));
+                }
+            }
+        })
+    }
+
+    fn outcome_after(&mut self, stream: u32, mut on_frame: impl FnMut(&mut Self, &Frame)) -> Outcome {
         while let Some(frame) = self.read() {
+            on_frame(self, &frame);
             match frame.kind {
                 HEADERS if frame.stream == stream => return Outcome::Answered(status(&frame.payload)),
                 RST_STREAM if frame.stream == stream => return Outcome::Reset(frame.number(0)),
@@ -76,19 +97,39 @@ impl RawHttp2 {
         Outcome::Closed
     }
 
-    /// The reason of the GOAWAY with which the connection ends; `None` if it ends without.
-    pub(crate) fn reason_of_end(&mut self) -> Option<u32> {
-        let mut reason = None;
+    /// Reads the body of an answer whose head was read. The windows of the client must have room
+    /// for it.
+    pub(crate) fn body(&mut self, stream: u32) -> Vec<u8> {
+        let mut body = Vec::new();
         while let Some(frame) = self.read() {
-            if frame.kind == GOAWAY {
-                reason = Some(frame.number(4));
+            if frame.kind == DATA && frame.stream == stream {
+                body.extend(&frame.payload);
+                if frame.flags & END_STREAM != 0 {
+                    break;
+                }
             }
         }
-        reason
+        body
+    }
+
+    /// Reads until the connection ends. Returns the error code of its last GOAWAY.
+    pub(crate) fn goaway_code(&mut self) -> Option<u32> {
+        let mut code = None;
+        while let Some(frame) = self.read() {
+            if frame.kind == GOAWAY {
+                code = Some(frame.number(4));
+            }
+        }
+        code
     }
 }
 
-/// The status at the beginning of a block, RFC 7541: of the static table, or written out by Huffman's code, of which the digits are known here.
+fn data_frame(stream: u32, body: &[u8]) -> Vec<u8> {
+    frame(DATA, 0, stream, body)
+}
+
+/// The status at the beginning of a field block: from the static table (RFC 7541, appendix A), or a
+/// literal, plain or in Huffman code (appendix B).
 fn status(block: &[u8]) -> u16 {
     let block = &block[block.iter().take_while(|byte| **byte & 0xe0 == 0x20).count()..];
     match block {
@@ -99,6 +140,7 @@ fn status(block: &[u8]) -> u16 {
     }
 }
 
+/// Decodes three Huffman-coded digits.
 fn digits(coded: &[u8]) -> u16 {
     let mut bits = coded.iter().flat_map(|byte| (0..8).rev().map(move |at| u16::from(byte >> at & 1)));
     let mut take = |count: usize| bits.by_ref().take(count).fold(0, |number, bit| number << 1 | bit);

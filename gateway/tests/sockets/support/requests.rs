@@ -1,8 +1,9 @@
-//! The bytes of a connection read as requests, to the letter: what a lenient server would mend is an error here.
+//! A strict parser of the requests in the bytes of a connection. Anything that a lenient server
+//! would accept is an error here.
 
 use super::wire::{Headers, find, parse_field, split_lines, text};
 
-/// One request, whole.
+/// One whole request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct WholeRequest {
     pub(crate) target: String,
@@ -10,7 +11,7 @@ pub(crate) struct WholeRequest {
     pub(crate) body: String,
 }
 
-/// The requests that these bytes are; `None` if they are anything else or more.
+/// The requests in these bytes. `None`: the bytes are not exactly a sequence of whole requests.
 pub(crate) fn requests_in(mut bytes: &[u8]) -> Option<Vec<WholeRequest>> {
     let mut requests = Vec::new();
     while !bytes.is_empty() {
@@ -39,7 +40,7 @@ fn take_request(bytes: &mut &[u8]) -> Option<WholeRequest> {
     Some(WholeRequest { target: target.to_owned(), method: method.to_owned(), body })
 }
 
-/// A chunked body without extensions and trailers: this gateway sends neither.
+/// A chunked body without extensions and trailers, because the gateway sends neither.
 fn take_chunks(bytes: &mut &[u8]) -> Option<String> {
     let mut body = String::new();
     loop {
@@ -56,7 +57,7 @@ fn take_chunks(bytes: &mut &[u8]) -> Option<String> {
     }
 }
 
-/// Digits alone, of which `from_str_radix` would take a sign too.
+/// Parses digits. `from_str_radix` alone would accept a sign too.
 fn number(digits: &str, radix: u32) -> Option<usize> {
     let is_number = digits.chars().all(|digit| digit.is_digit(radix));
     usize::from_str_radix(digits, radix).ok().filter(|_| is_number)

@@ -1,4 +1,5 @@
-//! An upstream for thousands of connections on one thread: it reads what it is sent, to the end, and answers then.
+//! An upstream for thousands of connections on one thread. It reads each request to its end and
+//! then answers.
 
 use std::net::SocketAddr;
 
@@ -12,12 +13,12 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-/// The body of what is answered to `/large`; `hello` is all other answers'.
+/// The body of the answer to `/large`. All other answers have the body `hello`.
 static LARGE: [u8; LARGE_LEN] = [b'x'; LARGE_LEN];
-/// More than what kernels and the gateway hold on the way.
+/// More than the buffers of the kernels and the gateway hold.
 pub(crate) const LARGE_LEN: usize = 8 * 1024 * 1024;
 
-/// The upstream; it ends when this is dropped.
+/// The upstream. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Sink {
     pub(crate) address: SocketAddr,
@@ -38,7 +39,7 @@ async fn accept(listener: TcpListener) {
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
         stream.set_nodelay(true).unwrap();
-        // A gateway that breaks off is no failure of the upstream.
+        // A connection that the gateway aborts is not a failure of the upstream.
         tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)));
     }
 }

@@ -1,5 +1,5 @@
-//! The usual stage: one tenant with one allowed origin before one recording upstream, and what an answer there must
-//! look like.
+//! The usual site: one tenant with one allowed origin and one recording upstream, and assertions on
+//! its answers.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use super::wire::{Connection, Response, WireError};
 pub(crate) const HOST: &str = "api.a.test";
 /// The only allowed origin.
 pub(crate) const ORIGIN: &str = "https://app.a.test";
-/// What the policy says, whole.
+/// The `policies` section.
 const POLICY: &str = r#"
 policies:
   spa:
@@ -23,7 +23,7 @@ policies:
     allowCredentials: true
 "#;
 
-/// A gateway and the upstream behind it.
+/// A gateway and its upstream.
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) gateway: Gateway,
@@ -31,29 +31,29 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// The upstream answers every request with 200 and `hello`.
+    /// Starts a site whose upstream answers every request with 200 and `hello`.
     pub(crate) fn start() -> Self {
-        Self::before(RecordingUpstream::answering("hello"), "")
+        Self::with_upstream(RecordingUpstream::answering("hello"), "")
     }
 
-    /// The upstream answers as `script` does.
+    /// Starts a site whose upstream runs `script` for every request.
     pub(crate) fn scripted(script: impl Fn(&mut Exchange) -> Then + Send + Sync + 'static) -> Self {
-        Self::before(RecordingUpstream::start(script), "")
+        Self::with_upstream(RecordingUpstream::start(script), "")
     }
 
-    /// The gateway before `upstream`, with `more` top-level keys.
-    pub(crate) fn before(upstream: RecordingUpstream, more: &str) -> Self {
+    /// Starts a gateway in front of `upstream`, with `more` top-level keys.
+    pub(crate) fn with_upstream(upstream: RecordingUpstream, more: &str) -> Self {
         let gateway = Gateway::start(&config(&format!("{}{more}", tenant_config(&upstream, ""))), &[]);
         Self { gateway, upstream }
     }
 
-    /// One request of the allowed origin, on a connection of its own.
+    /// Sends one request with the allowed origin on a new connection.
     pub(crate) fn ask(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Response {
         let headers = [&[("Origin", ORIGIN)], headers].concat();
         self.gateway.ask(method, target, HOST, &headers)
     }
 
-    /// Raw bytes on a connection of their own.
+    /// Sends raw bytes on a new connection.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Result<Response, WireError> {
         Connection::ask(self.gateway.data, bytes)
     }
@@ -62,19 +62,19 @@ impl Site {
         Connection::open(self.gateway.data)
     }
 
-    /// The value of the only line of that name in the last request that the upstream saw.
+    /// The value of the only line with that name in the last request at the upstream.
     pub(crate) fn upstream_saw(&self, name: &str) -> String {
         let seen = self.upstream.seen();
         seen.last().expect("a request").headers.one(name).to_owned()
     }
 }
 
-/// The stage's upstream, policy and tenant; `upstream_options` go beside its servers.
+/// The upstream, policy and tenant of the site. `upstream_options` are added to the upstream.
 pub(crate) fn tenant_config(upstream: &RecordingUpstream, upstream_options: &str) -> String {
     tenant_config_at(upstream.address, upstream_options)
 }
 
-/// The same with a server of any kind.
+/// Like [`tenant_config`], with the address of a server.
 pub(crate) fn tenant_config_at(server: SocketAddr, upstream_options: &str) -> String {
     format!(
         "upstreams:\n  api: {{ servers: [{server}]{upstream_options} }}\n{POLICY}\
@@ -82,7 +82,7 @@ pub(crate) fn tenant_config_at(server: SocketAddr, upstream_options: &str) -> St
     )
 }
 
-/// The whole set that an allowed origin's actual request is answered with.
+/// Asserts the exact CORS fields of the answer to an actual request of the allowed origin.
 pub(crate) fn assert_allowed(response: &Response) {
     let wanted: BTreeMap<String, Vec<String>> = [
         ("access-control-allow-credentials", "true"),
@@ -95,7 +95,7 @@ pub(crate) fn assert_allowed(response: &Response) {
     assert_eq!(response.headers.cors(), wanted, "{response:?}");
 }
 
-/// The whole of a denial at the edge: 403, `Vary`, a problem, no CORS header, nothing of the origin.
+/// Asserts a denial at the edge: 403, `Vary`, a problem, no CORS header, and no echo of the origin.
 pub(crate) fn assert_denied(response: &Response, origin: &str) {
     assert_edge_error(response, 403);
     assert_never_readable(response);
@@ -104,12 +104,12 @@ pub(crate) fn assert_denied(response: &Response, origin: &str) {
     assert!(!(lines.join("\n") + &response.text()).contains(origin), "the origin is echoed: {response:?}");
 }
 
-/// No CORS header at all.
+/// Asserts that the answer has no CORS header.
 pub(crate) fn assert_never_readable(response: &Response) {
     assert_eq!(response.headers.access_control(), Vec::<String>::new(), "{response:?}");
 }
 
-/// An answer that the gateway made: a problem, not to be stored or sniffed, with an id.
+/// Asserts an answer of the gateway: a problem with `no-store`, `nosniff` and a request id.
 pub(crate) fn assert_edge_error(response: &Response, status: u16) {
     assert_eq!(response.status, status, "{response:?}");
     let fixed = [
@@ -121,6 +121,7 @@ pub(crate) fn assert_edge_error(response: &Response, status: u16) {
         assert_eq!(response.headers.one(name), value, "{response:?}");
     }
     assert!(!response.headers.one("x-request-id").is_empty());
+    assert!(response.headers.one("proxy-status").starts_with("crossgate; error="), "{response:?}");
     response.headers.one("date");
     if !response.body.is_empty() {
         assert_eq!(response.json()["status"], status);

@@ -1,5 +1,7 @@
-//! TLS from outside: clients that trust one authority and nobody else, and a tunnel through which any other
-//! client of the suites, which speaks plain text, reaches a listener that speaks TLS.
+//! TLS clients that trust one authority.
+//!
+//! The tunnel adds TLS to plain-text clients, so that all clients of the suites can reach a TLS
+//! listener.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -18,11 +20,11 @@ use tokio_rustls::TlsConnector;
 
 use super::certificates::{Authority, Issued};
 
-/// As for a connection in plain text.
+/// The same timeout as in `wire.rs`.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Authority {
-    /// A client that trusts it alone and speaks these versions.
+    /// A client that trusts only this authority and offers these TLS versions.
     pub(crate) fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
@@ -33,19 +35,20 @@ impl Authority {
         Arc::new(client)
     }
 
-    /// The usual one.
+    /// A client with all TLS versions.
     pub(crate) fn usual_client(&self) -> Arc<ClientConfig> {
         self.client(rustls::ALL_VERSIONS)
     }
 
-    /// A connection that asks for `host`; an address asks for nobody.
+    /// Opens a connection with `host` as server name. For an IP address, no server name is sent
+    /// (RFC 6066, section 3).
     pub(crate) fn connect(&self, address: SocketAddr, host: &str) -> io::Result<TlsConnection> {
         TlsConnection::open(address, host, self.usual_client())
     }
 }
 
 impl Issued {
-    /// What a listener is configured with.
+    /// The certificate and key files of a listener.
     pub(crate) fn files(&self) -> [(&str, &str); 2] {
         [("listener.crt", &self.certificate), ("listener.key", &self.key)]
     }
@@ -57,7 +60,7 @@ impl Issued {
     }
 }
 
-/// A connection whose handshake is done.
+/// A connection after its handshake.
 pub(crate) struct TlsConnection {
     stream: StreamOwned<ClientConnection, TcpStream>,
 }
@@ -74,7 +77,7 @@ impl TlsConnection {
         Ok(Self { stream: StreamOwned::new(session, stream) })
     }
 
-    /// What it was shown.
+    /// The certificate of the server.
     pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
         &self.stream.conn.peer_certificates().expect("a certificate")[0]
     }
@@ -87,20 +90,20 @@ impl TlsConnection {
         self.stream.write_all(bytes).and_then(|()| self.stream.flush()).expect("sent");
     }
 
-    /// Says that nothing more comes, and says it within TLS alone.
+    /// Sends close_notify. The TCP connection stays open.
     pub(crate) fn finish_sending(&mut self) {
         self.stream.conn.send_close_notify();
-        self.stream.flush().expect("said");
+        self.stream.flush().expect("close_notify is sent");
     }
 
-    /// Everything that comes until the gateway says, within TLS, that nothing more does.
+    /// Reads until the close_notify of the gateway. A connection that ends without it is an error.
     pub(crate) fn read_to_end(&mut self) -> io::Result<String> {
         let mut all = String::new();
         self.stream.read_to_string(&mut all)?;
         Ok(all)
     }
 
-    /// What comes next, some bytes of it.
+    /// Reads some of the next bytes.
     pub(crate) fn read_some(&mut self) -> io::Result<Vec<u8>> {
         let mut some = vec![0; 64 * 1024];
         let len = self.stream.read(&mut some)?;
@@ -109,12 +112,12 @@ impl TlsConnection {
     }
 }
 
-/// What failed of a handshake, where it was TLS that failed.
+/// The TLS error of a failed handshake. `None`: another error.
 pub(crate) fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Speaks TLS for clients that cannot. Every connection to its address becomes one to the gateway.
+/// A local address that adds TLS: each connection to it opens a TLS connection to the gateway.
 pub(crate) struct Tunnel {
     pub(crate) address: SocketAddr,
     unclean: Arc<AtomicUsize>,
@@ -122,13 +125,18 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// To a listener, where it asks for `host`.
+    /// A tunnel to a listener, with `host` as server name, for HTTP/1.1.
     pub(crate) fn to(gateway: SocketAddr, host: &str, authority: &Authority) -> Self {
-        Self::speaking("http/1.1", gateway, host, authority)
+        Self::with_protocol("http/1.1", gateway, host, authority)
     }
 
-    /// The same for clients of another protocol, which must be agreed on.
-    pub(crate) fn speaking(protocol: &'static str, gateway: SocketAddr, host: &str, authority: &Authority) -> Self {
+    /// A tunnel for another protocol, which ALPN must select.
+    pub(crate) fn with_protocol(
+        protocol: &'static str,
+        gateway: SocketAddr,
+        host: &str,
+        authority: &Authority,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
@@ -157,7 +165,7 @@ impl Tunnel {
         Self { address, unclean, _runtime: runtime }
     }
 
-    /// How many connections the gateway ended without saying so within TLS.
+    /// The number of connections that the gateway ended without close_notify.
     pub(crate) fn unclean_ends(&self) -> usize {
         self.unclean.load(SeqCst)
     }

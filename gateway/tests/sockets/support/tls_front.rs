@@ -1,4 +1,5 @@
-//! What speaks TLS before an upstream that does not: it shakes hands, and passes on what comes out.
+//! A TLS terminator in front of a plain-text upstream: it does the handshake and forwards the plain
+//! text.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
 
-/// What a client said and chose in a handshake.
+/// The parameters of a successful handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Handshake {
     pub(crate) server_name: Option<String>,
@@ -18,7 +19,7 @@ pub(crate) struct Handshake {
     pub(crate) is_resumed: bool,
 }
 
-/// The front; it ends, with all connections through it, when this is dropped.
+/// The terminator. It ends with all its connections when this is dropped.
 #[derive(Debug)]
 pub(crate) struct TlsFront {
     pub(crate) address: SocketAddr,
@@ -28,7 +29,8 @@ pub(crate) struct TlsFront {
 }
 
 impl TlsFront {
-    /// Before the upstream at `behind`; what was chosen by ALPN is all the same to it.
+    /// Starts a terminator in front of the upstream at `behind`, which does not depend on the ALPN
+    /// protocol.
     pub(crate) fn start(config: ServerConfig, behind: SocketAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -46,12 +48,12 @@ impl TlsFront {
         Self { address, handshakes, config, _runtime: runtime }
     }
 
-    /// Shows another certificate from now on.
+    /// Uses another configuration for new connections.
     pub(crate) fn renew(&self, config: ServerConfig) {
         *self.config.lock().unwrap() = Arc::new(config);
     }
 
-    /// The handshakes that went well so far.
+    /// The successful handshakes so far.
     pub(crate) fn handshakes(&self) -> Vec<Handshake> {
         self.handshakes.lock().unwrap().clone()
     }

@@ -1,7 +1,8 @@
-//! An upstream that records the very bytes it was sent, and answers as its script says, faults included.
+//! An HTTP/1.1 upstream that records the received bytes and answers by a script, faults included.
 //!
-//! A script is called at the head of every request. It reads the body if it wants to, writes any bytes, and says
-//! what becomes of the connection. One thread a connection; all of them end when the upstream is dropped.
+//! The script runs after the head of every request. It may read the body, writes any bytes, and
+//! returns what happens to the connection. Each connection has a thread. All of them end when the
+//! upstream is dropped.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,35 +15,35 @@ use socket2::SockRef;
 
 use super::wire::{Headers, text};
 
-/// Recorded of one connection at most; a streamed body is counted whole but not kept.
-const RAW_BYTES_MAX: usize = 1024 * 1024;
+/// The most bytes recorded of one connection. Longer bodies are counted but not recorded.
+const RAW_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// One request, as it arrived.
+/// The head of a request as it arrived.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Seen {
+pub(crate) struct ReceivedRequest {
     pub(crate) connection: usize,
     pub(crate) method: String,
     pub(crate) target: String,
     pub(crate) headers: Headers,
 }
 
-/// What becomes of the connection after an answer.
+/// The action on the connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
-    /// The next request may come.
+    /// Reads the next request.
     KeepAlive,
-    /// It is closed (FIN).
+    /// Closes it (FIN).
     Close,
-    /// It is reset (RST).
+    /// Resets it (RST).
     Reset,
-    /// It stays open, and nothing more is said.
+    /// Keeps it open and sends nothing more.
     Stall,
 }
 
-/// One request being answered.
+/// One request and the connection to answer it on.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    pub(crate) seen: Seen,
+    pub(crate) seen: ReceivedRequest,
     stream: TcpStream,
     buffer: Vec<u8>,
     shared: Arc<Shared>,
@@ -51,14 +52,13 @@ pub(crate) struct Exchange {
 
 #[derive(Debug, Default)]
 struct Shared {
-    seen: Mutex<Vec<Seen>>,
+    seen: Mutex<Vec<ReceivedRequest>>,
     raw: Mutex<Vec<Vec<u8>>>,
     streams: Mutex<Vec<TcpStream>>,
     connections: AtomicUsize,
     stopping: AtomicBool,
 }
 
-/// The upstream.
 #[derive(Debug)]
 pub(crate) struct RecordingUpstream {
     pub(crate) address: SocketAddr,
@@ -66,12 +66,12 @@ pub(crate) struct RecordingUpstream {
 }
 
 impl RecordingUpstream {
-    /// Answers every request as `script` does.
+    /// Runs `script` for every request.
     pub(crate) fn start(script: impl Fn(&mut Exchange) -> Then + Send + Sync + 'static) -> Self {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script)
     }
 
-    /// The same at a certain address, which must be free.
+    /// Like [`RecordingUpstream::start`], at a given address, which must be free.
     pub(crate) fn start_at(
         address: SocketAddr,
         script: impl Fn(&mut Exchange) -> Then + Send + Sync + 'static,
@@ -90,26 +90,26 @@ impl RecordingUpstream {
     }
 
     /// Every request so far, in order of arrival.
-    pub(crate) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<ReceivedRequest> {
         self.shared.seen.lock().unwrap().clone()
     }
 
-    /// How many requests of that method came.
+    /// The number of requests with that method so far.
     pub(crate) fn count(&self, method: &str) -> usize {
         self.shared.seen.lock().unwrap().iter().filter(|seen| seen.method == method).count()
     }
 
-    /// How many requests came.
+    /// The number of requests so far.
     pub(crate) fn total(&self) -> usize {
         self.shared.seen.lock().unwrap().len()
     }
 
-    /// How many connections were made.
+    /// The number of connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// The bytes that came, by connection.
+    /// The received bytes of each connection.
     pub(crate) fn raw(&self) -> Vec<Vec<u8>> {
         self.shared.raw.lock().unwrap().clone()
     }
@@ -118,7 +118,7 @@ impl RecordingUpstream {
 impl Drop for RecordingUpstream {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        // Wakes the accepting thread, which then sees that it is over.
+        // Wakes the accepting thread, so that it reads `stopping`.
         drop(TcpStream::connect(self.address));
         for stream in self.shared.streams.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -127,7 +127,7 @@ impl Drop for RecordingUpstream {
 }
 
 impl Exchange {
-    /// Reads the whole body and gives its length and its first bytes.
+    /// Reads the whole body. Returns its length and its first bytes.
     pub(crate) fn read_body(&mut self) -> (u64, Vec<u8>) {
         self.body_read = true;
         let mut kept = Vec::new();
@@ -139,7 +139,7 @@ impl Exchange {
         (total, kept)
     }
 
-    /// The next piece of the body; `None` at its end.
+    /// Reads the next piece of the body. `None`: the body has ended.
     fn piece(&mut self, so_far: u64) -> Option<Vec<u8>> {
         if self.seen.headers.has("transfer-encoding") {
             return self.chunk();
@@ -179,7 +179,7 @@ impl Exchange {
         Some(text(&line))
     }
 
-    /// Reads on; `false` when the connection ended.
+    /// Reads more bytes. `false`: the connection has ended.
     fn fill(&mut self) -> bool {
         let mut piece = vec![0; 64 * 1024];
         let length = self.stream.read(&mut piece).unwrap_or(0);
@@ -190,12 +190,13 @@ impl Exchange {
         length > 0
     }
 
-    /// Writes bytes as they are. A peer that is gone is no failure of the upstream.
+    /// Writes bytes as they are. `false`: the connection has ended, which is not a failure of the
+    /// upstream.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
     }
 
-    /// A whole, well-formed answer; the body of the request is read first.
+    /// Sends a whole, well-formed answer, after reading the body of the request.
     pub(crate) fn answer(&mut self, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Then {
         if !self.body_read {
             self.read_body();
@@ -215,7 +216,7 @@ impl Exchange {
         Then::KeepAlive
     }
 
-    /// Sends back whatever comes, until the other side ends: what an upgraded connection does here.
+    /// Echoes all bytes until the other side closes, as on an upgraded connection.
     pub(crate) fn echo(&mut self) -> Then {
         loop {
             let piece = std::mem::take(&mut self.buffer);
@@ -228,12 +229,17 @@ impl Exchange {
         }
     }
 
-    /// Reads on until the other side ends.
+    /// Closes the connection at once, before the end of the script.
+    pub(crate) fn close(&mut self) {
+        self.stream.shutdown(Shutdown::Both).unwrap();
+    }
+
+    /// Reads until the other side closes.
     pub(crate) fn wait_for_end(&mut self) {
         while self.fill() {}
     }
 
-    /// Whether nothing more comes for that long.
+    /// Whether no bytes arrive for that time.
     pub(crate) fn is_silent_for(&mut self, time: Duration) -> bool {
         self.stream.set_read_timeout(Some(time)).unwrap();
         let is_silent = self.buffer.is_empty() && self.stream.peek(&mut [0]).is_err();
@@ -241,8 +247,8 @@ impl Exchange {
         is_silent
     }
 
-    /// The next request on this connection; `None` when it ended.
-    fn next_head(&mut self) -> Option<Seen> {
+    /// Reads the next head on this connection. `None`: the connection has ended.
+    fn next_head(&mut self) -> Option<ReceivedRequest> {
         let first = loop {
             let line = self.line()?;
             if !line.is_empty() {
@@ -255,7 +261,7 @@ impl Exchange {
         loop {
             let line = self.line()?;
             if line.is_empty() {
-                return Some(Seen { connection: self.seen.connection, method, target, headers });
+                return Some(ReceivedRequest { connection: self.seen.connection, method, target, headers });
             }
             let (name, value) = line.split_once(':').expect("a field");
             headers.0.push((name.to_owned(), value.trim().to_owned()));
@@ -285,7 +291,7 @@ fn open(stream: TcpStream, shared: &Arc<Shared>) -> Exchange {
     shared.streams.lock().unwrap().push(stream.try_clone().unwrap());
     shared.raw.lock().unwrap().push(Vec::new());
     let connection = shared.connections.fetch_add(1, Ordering::SeqCst);
-    let seen = Seen { connection, ..Seen::default() };
+    let seen = ReceivedRequest { connection, ..ReceivedRequest::default() };
     Exchange { seen, stream, buffer: Vec::new(), shared: Arc::clone(shared), body_read: false }
 }
 
@@ -298,14 +304,15 @@ fn serve(mut exchange: Exchange, script: &Script) {
             Then::KeepAlive => {}
             Then::Close => break,
             Then::Reset => return reset(&exchange),
-            // Reads on, so that it ends with the other side or with the upstream.
+            // Reads, so that the thread ends with the connection.
             Then::Stall => exchange.wait_for_end(),
         }
     }
     let _ = exchange.stream.shutdown(Shutdown::Both);
 }
 
-/// A close with data outstanding and no time to linger is a reset. The clone kept for stopping must go first.
+/// Resets the connection: with a linger time of zero, a close sends RST. The clone in `streams`
+/// must be dropped first.
 fn reset(exchange: &Exchange) {
     let peer = exchange.stream.peer_addr().ok();
     exchange.shared.streams.lock().unwrap().retain(|kept| kept.peer_addr().ok() != peer);

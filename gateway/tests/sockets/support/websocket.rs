@@ -1,4 +1,5 @@
-//! A WebSocket's two ends, as far as a gateway can tell: a handshake, and an upstream that takes it up and sends back what comes.
+//! The two ends of a WebSocket as far as the gateway sees them: a handshake, and an upstream that
+//! accepts it and echoes bytes.
 
 use std::time::Duration;
 
@@ -17,23 +18,38 @@ const UPGRADE: [(&str, &str); 4] = [
     ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
 ];
 
-/// As far away as a near neighbour. Pingora 0.9.1 ends an upgraded connection at once when the 101 is there before it
-/// has looked at the end of its own, empty request body; on one busy machine that happens in one handshake of a hundred.
-const DISTANCE: Duration = Duration::from_millis(20);
+/// A delay before the 101, as of a network. Pingora 0.9.1 ends an upgraded connection when the 101
+/// arrives before it has handled the end of its own, empty request body. On one busy machine that
+/// happened in one handshake of a hundred.
+const SWITCH_DELAY: Duration = Duration::from_millis(20);
 
-/// The script of an upstream that switches, and echoes.
+/// The script of an upstream that switches protocols and echoes.
 pub(crate) fn websocket(exchange: &mut Exchange) -> Then {
-    std::thread::sleep(DISTANCE);
-    exchange.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nAccess-Control-Allow-Origin: *\r\n\r\n");
+    switch(exchange);
     exchange.echo()
 }
 
-/// The client's request to switch.
+/// The script of an upstream that switches protocols, sends these frames, and then waits until the
+/// other side closes.
+pub(crate) fn websocket_sending(frames: Vec<u8>) -> impl Fn(&mut Exchange) -> Then + Send + Sync + 'static {
+    move |exchange| {
+        switch(exchange);
+        exchange.write(&frames);
+        Then::Stall
+    }
+}
+
+fn switch(exchange: &mut Exchange) {
+    std::thread::sleep(SWITCH_DELAY);
+    exchange.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nAccess-Control-Allow-Origin: *\r\n\r\n");
+}
+
+/// The handshake of the client.
 pub(crate) fn handshake(origin: &str) -> Vec<u8> {
     request("GET", "/socket", HOST, &[&[("Origin", origin)], UPGRADE.as_slice()].concat(), b"")
 }
 
-/// The value of `Sec-WebSocket-Accept` for that of `Sec-WebSocket-Key`, for a client that looks at it: RFC 6455, section 4.2.2.
+/// The value of `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`: RFC 6455, section 4.2.2.
 pub(crate) fn accept(key: &str) -> String {
     STANDARD.encode(Sha1::digest(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11")))
 }

@@ -1,7 +1,9 @@
-//! A strict HTTP/1.1 client: raw bytes out, whole answers in, header lines in order and as sent.
+//! A strict HTTP/1.1 client: it sends raw bytes and reads whole answers with their header lines in
+//! order.
 //!
-//! Strict, because it is the judge: an answer that a lenient parser would mend is malformed here. Bytes of header
-//! values become the characters U+0000 to U+00FF, so that any value can be compared.
+//! It is strict because tests rely on it: an answer that a lenient parser would accept is malformed
+//! here. Bytes of header values become the characters U+0000 to U+00FF, so that all values can be
+//! compared.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -10,31 +12,32 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-/// Longer than any limit of the gateway that a test waits for, shorter than the patience of a test runner.
+/// Longer than all limits of the gateway that tests wait for, and shorter than the timeout of a
+/// test runner.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 256 * 1024;
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum WireError {
-    /// The peer ended the connection between two answers.
+    /// The peer closed the connection between two answers.
     Closed,
-    /// The peer ended the connection within an answer.
+    /// The peer closed the connection within an answer.
     Truncated,
     /// The peer reset the connection.
     Reset,
-    /// Nothing came before the deadline.
+    /// No bytes arrived before the deadline.
     TimedOut,
-    /// What came is not HTTP/1.1.
+    /// The bytes are not HTTP/1.1.
     Malformed(String),
 }
 
-/// Header lines, in order and as sent.
+/// Header lines in order, as sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Headers(pub(crate) Vec<(String, String)>);
 
 impl Headers {
-    /// The values of every line of that name.
+    /// The values of all lines with that name.
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
         let named = self.0.iter().filter(|(have, _)| have.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_str()).collect()
@@ -44,15 +47,15 @@ impl Headers {
         !self.all(name).is_empty()
     }
 
-    /// The value of the only line of that name.
+    /// The value of the only line with that name.
     pub(crate) fn one(&self, name: &str) -> &str {
         let all = self.all(name);
-        assert_eq!(all.len(), 1, "exactly one {name} wanted in {self:?}");
+        assert_eq!(all.len(), 1, "expected exactly one {name} in {self:?}");
         all[0]
     }
 
-    /// What cross-origin reading hangs on, whole: every `Access-Control-*` line, as sent, and under `vary` the members
-    /// of all its lines, lower case and sorted, repetitions kept.
+    /// All fields that matter for CORS: every `Access-Control-*` line as sent, and under `vary` the
+    /// result of [`Headers::vary`].
     pub(crate) fn cors(&self) -> BTreeMap<String, Vec<String>> {
         let mut set: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, value) in &self.0 {
@@ -67,7 +70,7 @@ impl Headers {
         set
     }
 
-    /// The members of all `Vary` lines, lower case and sorted, repetitions kept.
+    /// The members of all `Vary` lines, lower case and sorted, with repetitions.
     pub(crate) fn vary(&self) -> Vec<String> {
         let lines = self.all("vary").join(",");
         let members = lines.split(',').map(|member| member.trim().to_ascii_lowercase());
@@ -82,7 +85,7 @@ impl Headers {
     }
 }
 
-/// One whole answer, and the interim ones before it.
+/// One whole answer and the interim answers before it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -102,7 +105,7 @@ impl Response {
     }
 }
 
-/// A request as bytes: what it is told, and nothing added but `Host` and the length of a body that is not empty.
+/// A request as bytes. It adds only `Host`, and `Content-Length` if the body is not empty.
 pub(crate) fn request(method: &str, target: &str, host: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
     for (name, value) in headers {
@@ -118,12 +121,12 @@ pub(crate) fn request(method: &str, target: &str, host: &str, headers: &[(&str, 
     bytes
 }
 
-/// Characters up to U+00FF back to the bytes they stand for.
+/// The bytes of characters up to U+00FF.
 pub(crate) fn latin1(text: &str) -> Vec<u8> {
     text.chars().map(|c| u8::try_from(u32::from(c)).expect("a character up to U+00FF")).collect()
 }
 
-/// Any bytes as characters up to U+00FF.
+/// Bytes as characters up to U+00FF.
 pub(crate) fn text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
@@ -140,7 +143,7 @@ impl Connection {
         Self::over(TcpStream::connect(address).expect("connect"))
     }
 
-    /// The same from a certain address of this machine.
+    /// Opens a connection from a given address of this machine.
     pub(crate) fn open_from(source: IpAddr, address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::new(source, 0).into()).expect("bind");
@@ -148,7 +151,7 @@ impl Connection {
         Self::over(socket.into())
     }
 
-    fn over(stream: TcpStream) -> Self {
+    pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
         stream.set_write_timeout(Some(READ_TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -176,7 +179,7 @@ impl Connection {
         self.answer_to(bytes)
     }
 
-    /// The answer to a request, whose method says whether a body follows.
+    /// Reads the answer to a request. An answer to HEAD has no body.
     pub(crate) fn answer_to(&mut self, request: &[u8]) -> Result<Response, WireError> {
         self.answer(request.starts_with(b"HEAD "))
     }
@@ -195,7 +198,7 @@ impl Connection {
         Ok(response)
     }
 
-    /// Status line and headers alone; the body is left to the caller.
+    /// Reads the status line and the headers. The caller reads the body.
     pub(crate) fn head(&mut self) -> Result<Response, WireError> {
         let head = loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
@@ -203,7 +206,7 @@ impl Connection {
                 break std::mem::replace(&mut self.buffer, rest);
             }
             if self.buffer.len() > HEAD_BYTES_MAX {
-                return Err(malformed("a head without an end", &self.buffer[..64]));
+                return Err(malformed("head without end", &self.buffer[..64]));
             }
             let begun = !self.buffer.is_empty();
             self.fill().map_err(|error| if begun { within(error) } else { error })?;
@@ -238,7 +241,7 @@ impl Connection {
         }
     }
 
-    /// The next chunk of a chunked body; `None` at the last one, before the trailers.
+    /// Reads the next chunk of a chunked body. `None`: the last chunk, before the trailers.
     pub(crate) fn chunk(&mut self) -> Result<Option<Vec<u8>>, WireError> {
         let size = self.line()?;
         let hex = size.iter().all(u8::is_ascii_hexdigit) && !size.is_empty();
@@ -252,7 +255,7 @@ impl Connection {
         if end == b"\r\n" { Ok(Some(chunk)) } else { Err(malformed("chunk end", &end)) }
     }
 
-    /// Exactly that many of the bytes that follow.
+    /// Reads exactly that many bytes.
     pub(crate) fn exactly(&mut self, length: usize) -> Result<Vec<u8>, WireError> {
         while self.buffer.len() < length {
             self.fill().map_err(within)?;
@@ -285,7 +288,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the peer ended the connection with nothing more to say.
+    /// Whether the peer closed the connection without further bytes.
     pub(crate) fn is_at_end(&mut self) -> bool {
         self.buffer.is_empty() && matches!(self.fill(), Err(WireError::Closed | WireError::Reset))
     }
@@ -324,7 +327,7 @@ pub(super) fn parse_field(line: &[u8]) -> Result<(String, String), WireError> {
     Ok((text(name), text(value)))
 }
 
-/// Splits at CRLF only: a bare CR or LF stays in its line, where no field may hold it.
+/// Splits at CRLF only. A bare CR or LF stays in its line, where `parse_field` refuses it.
 pub(super) fn split_lines(bytes: &[u8]) -> Vec<&[u8]> {
     let mut lines = Vec::new();
     let mut rest = bytes;

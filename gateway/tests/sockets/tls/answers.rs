@@ -1,8 +1,8 @@
-//! What is answered within TLS is what is answered in plain text, and ends as it should.
+//! Answers over TLS are equal to answers in plain text, and connections end with close_notify.
 use std::process::Command;
 use std::time::Instant;
 
-use super::{Stage, steady};
+use super::{Stage, comparable};
 use crate::support::{
     Connection, HOST, ORIGIN, PATIENCE, RecordingUpstream, Tunnel, WireError, assert_allowed, assert_denied, handshake,
     request, websocket,
@@ -16,7 +16,7 @@ fn preflight(origin: &str, method: &str) -> Vec<u8> {
     request("OPTIONS", "/", HOST, &[("Origin", origin), ("Access-Control-Request-Method", method)], b"")
 }
 
-/// Every kind of answer there is: of the lane, of the proxy, of the upstream.
+/// Requests for every kind of answer: from the lane, the proxy and the upstream.
 fn requests() -> Vec<Vec<u8>> {
     let evil = "https://evil.test";
     let long = "x".repeat(9 * 1024);
@@ -43,18 +43,18 @@ fn requests() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn every_answer_is_the_same_as_in_plain_text() {
+fn tls_answers_equal_plain_text_answers() {
     let stage = Stage::start();
     let tunnel = Tunnel::to(stage.secure, HOST, &stage.authority);
     for bytes in requests() {
         let [plain, secure] = [stage.plain, tunnel.address].map(|address| Connection::ask(address, &bytes).unwrap());
-        assert_eq!(steady(&secure), steady(&plain), "{}", String::from_utf8_lossy(&bytes));
+        assert_eq!(comparable(&secure), comparable(&plain), "{}", String::from_utf8_lossy(&bytes));
     }
     assert_eq!(tunnel.unclean_ends(), 0);
 }
 
 #[test]
-fn one_connection_carries_many_requests_pipelined_ones_too() {
+fn pipelined_requests_share_one_tls_connection() {
     let stage = Stage::start();
     let tunnel = Tunnel::to(stage.secure, HOST, &stage.authority);
     let mut connection = Connection::open(tunnel.address);
@@ -72,19 +72,20 @@ fn one_connection_carries_many_requests_pipelined_ones_too() {
 }
 
 #[test]
-fn the_scheme_is_known() {
+fn tls_requests_have_the_scheme_https() {
     let stage = Stage::start();
     assert_allowed(&stage.ask(HOST, &get(ORIGIN)));
     let seen = stage.upstream.seen();
     assert_eq!(seen.last().unwrap().headers.one("x-forwarded-proto"), "https");
-    // Of the request's own host, without Sec-Fetch-Site: the same origin only if the scheme is the same.
+    // Without Sec-Fetch-Site, an origin with the request's own host is the same origin only if its
+    // scheme is equal.
     assert_eq!(stage.ask(HOST, &get("https://api.a.test")).status, 200);
     assert_denied(&stage.ask(HOST, &get("http://api.a.test")), "http://api.a.test");
     stage.gateway.process.stdout_line(|line| line.contains(r#""scheme":"https""#).then_some(()));
 }
 
 #[test]
-fn a_websocket_carries_bytes_both_ways() {
+fn websocket_over_tls_carries_bytes_both_ways() {
     let upstream = RecordingUpstream::start(websocket);
     let stage = Stage::with(&[&[HOST]], upstream, "", "");
     let tunnel = Tunnel::to(stage.secure, HOST, &stage.authority);
@@ -95,11 +96,11 @@ fn a_websocket_carries_bytes_both_ways() {
 }
 
 #[test]
-fn the_end_of_a_connection_is_told_within_tls() {
+fn connection_end_sends_close_notify() {
     let stage = Stage::with(&[&[HOST]], RecordingUpstream::answering("hello"), "", "limits: { keepAliveIdle: 1s }\n");
     let close = [("Origin", ORIGIN), ("Connection", "close")];
     let preflight = [&close[..], &[("Access-Control-Request-Method", "PUT")]].concat();
-    // Of the proxy, of the lane, of a refusal; and for want of another request.
+    // After an answer of the upstream, of the lane, a refusal, and after the idle timeout.
     for (bytes, status) in [
         (request("GET", "/", HOST, &close, b""), "200"),
         (request("OPTIONS", "/", HOST, &preflight, b""), "204"),
@@ -108,37 +109,37 @@ fn the_end_of_a_connection_is_told_within_tls() {
     ] {
         let mut connection = stage.connect(HOST).unwrap();
         connection.send(&bytes);
-        let answer = connection.read_to_end().expect("an end that is told");
+        let answer = connection.read_to_end().expect("close_notify");
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
 }
 
 #[test]
-fn a_client_that_ends_its_side_after_a_request_is_answered_or_let_go() {
+fn client_that_sends_close_notify_after_a_request_is_answered() {
     let stage = Stage::start();
     let mut connection = stage.connect(HOST).unwrap();
     connection.send(&preflight(ORIGIN, "PUT"));
     connection.finish_sending();
-    let answer = connection.read_to_end().expect("an end that is told");
+    let answer = connection.read_to_end().expect("close_notify");
     assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
-    // One that just hangs up is no failure of anybody.
+    // A client that closes the connection without close_notify is not an error.
     drop(stage.connect(HOST).unwrap());
-    stage.gateway.wait_gone("crossgate_connections_active", &[]);
+    stage.gateway.wait_zero("crossgate_connections_active", &[]);
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_cut() {
+fn tls_client_that_reads_nothing_is_disconnected() {
     let upstream = RecordingUpstream::start(|exchange| exchange.answer(200, &[], &vec![b'x'; 32 << 20]));
     let stage = Stage::with(&[&[HOST]], upstream, "", "limits: { writeStall: 1s }\n");
     let mut connection = stage.connect(HOST).unwrap();
     connection.send(&get(ORIGIN));
     let cut = ("crossgate_connections_closed_early_total", [("reason", "write_stall")]);
     stage.gateway.wait_metric(cut.0, &cut.1, 1.0);
-    stage.gateway.wait_gone("crossgate_connections_active", &[]);
+    stage.gateway.wait_zero("crossgate_connections_active", &[]);
 }
 
 #[test]
-fn a_body_that_is_cut_off_is_no_whole_one() {
+fn truncated_request_body_over_tls_counts_as_client_gone() {
     let upstream = RecordingUpstream::start(|exchange| {
         exchange.read_body();
         exchange.answer(200, &[], b"hello")
@@ -148,16 +149,16 @@ fn a_body_that_is_cut_off_is_no_whole_one() {
     let head = request("POST", "/", HOST, &[("Origin", ORIGIN), ("Content-Length", "1000")], b"");
     for (count, address) in (1..).zip([stage.plain, tunnel.address]) {
         let mut connection = Connection::open(address);
-        connection.send(&[&head[..], b"a part of it"].concat()).unwrap();
+        connection.send(&[&head[..], b"a part"].concat()).unwrap();
         drop(connection);
         let gone = ("crossgate_connections_closed_early_total", [("reason", "client_gone")]);
         stage.gateway.wait_metric(gone.0, &gone.1, f64::from(count));
     }
-    stage.gateway.wait_gone("crossgate_connections_active", &[]);
+    stage.gateway.wait_zero("crossgate_connections_active", &[]);
 }
 
 #[test]
-fn large_bodies_pass_whole_both_ways() {
+fn large_bodies_pass_both_ways_over_tls() {
     let upstream = RecordingUpstream::start(|exchange| {
         let (_, body) = exchange.read_body();
         exchange.answer(200, &[], &body.repeat(20))
@@ -170,7 +171,7 @@ fn large_bodies_pass_whole_both_ways() {
 }
 
 #[test]
-fn curl_is_content() {
+fn curl_is_served_over_tls() {
     let stage = Stage::start();
     let authority = stage.gateway.path("ca.pem");
     std::fs::write(&authority, stage.authority.pem()).unwrap();
@@ -180,13 +181,13 @@ fn curl_is_content() {
         .args(["--resolve", &format!("{HOST}:{port}:127.0.0.1"), "--cacert", authority.to_str().unwrap(), &url])
         .output()
         .expect("curl");
-    let said = String::from_utf8_lossy(&output.stdout);
+    let answer = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.starts_with("HTTP/1.1 200 ") && said.ends_with("hello"), "{said}");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello"), "{answer}");
 }
 
 #[test]
-fn a_stop_waits_for_no_handshake() {
+fn shutdown_does_not_wait_for_tls_handshakes() {
     let mut stage = Stage::start();
     let silent = Connection::open(stage.secure);
     stage.gateway.wait_metric("crossgate_connections_active", &[], 1.0);
@@ -199,7 +200,7 @@ fn a_stop_waits_for_no_handshake() {
 }
 
 #[test]
-fn a_connection_too_many_is_closed_without_a_word() {
+fn tls_connection_over_the_limit_is_closed_without_a_response() {
     let stage = Stage::with(&[&[HOST]], RecordingUpstream::answering("hello"), "", "limits: { maxConnections: 1 }\n");
     let _only = stage.connect(HOST).unwrap();
     let mut other = Connection::open(stage.secure);

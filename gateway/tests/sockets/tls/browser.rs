@@ -1,4 +1,4 @@
-//! A browser over https: what a page may read is what it may read in plain text.
+//! A browser over HTTPS: pages may read the same responses as over plain HTTP.
 use serde_json::json;
 
 use super::Stage;
@@ -6,7 +6,7 @@ use crate::support::{Browser, RecordingUpstream};
 
 const ALLOWED: &str = "https://app.a.test";
 
-/// A page's call, and how it ended: the status that it read, or that it read nothing.
+/// Calls `fetch` in the page. The result is the status and the body, or `blocked`.
 fn call(browser: &Browser, url: &str, method: &str) -> serde_json::Value {
     browser.run(&format!(
         "return fetch('{url}', {{ method: '{method}', credentials: 'include', headers: {{ 'content-type': 'application/json' }} }})
@@ -15,10 +15,11 @@ fn call(browser: &Browser, url: &str, method: &str) -> serde_json::Value {
 }
 
 #[test]
-fn a_page_reads_over_https_what_its_origin_may_read() {
+fn browser_reads_over_https_only_from_the_allowed_origin() {
     let upstream =
         RecordingUpstream::start(|exchange| exchange.answer(200, &[("Content-Type", "text/html")], b"hello"));
-    // Every host of the browser's is this machine: pages and API come from one listener, with a certificate each.
+    // Browsers resolve `*.localhost` to this machine. Pages and API share one listener and have
+    // different certificates.
     let names: [&[&str]; 2] = [&["api.a.localhost"], &["app.a.localhost", "evil.a.localhost"]];
     let tenants = "  - { id: pages, hosts: [app.a.localhost, evil.a.localhost], upstream: api, policy: spa }\n";
     let stage = Stage::with(&names, upstream, "", tenants);
@@ -42,7 +43,7 @@ fn a_page_reads_over_https_what_its_origin_may_read() {
         }
     }
     assert_eq!(stage.upstream.count("OPTIONS"), 0);
-    // A page of the API itself, whose scheme is its own.
+    // A page of the API itself makes a same-origin request.
     browser.open(&api);
     assert_eq!(call(&browser, "/orders", "PUT"), json!([200, "hello"]));
 }

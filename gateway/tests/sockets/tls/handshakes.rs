@@ -1,4 +1,4 @@
-//! Which certificate is shown, and what becomes of whoever does not shake hands as they should.
+//! Certificate selection and failed handshakes.
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use rustls::client::Resumption;
 use rustls::version::{TLS12, TLS13};
 use rustls::{AlertDescription, ClientConfig, Error, HandshakeKind, ProtocolVersion};
 
-use super::{Stage, results};
+use super::{Stage, handshake_results};
 use crate::support::{
     Connection, HOST, ORIGIN, RecordingUpstream, TlsConnection, WireError, assert_allowed, request, tls_error,
 };
 
 const ALERT: u8 = 21;
 
-fn certificates(names: &[&[&str]]) -> Stage {
+fn stage_with_certificates(names: &[&[&str]]) -> Stage {
     Stage::with(names, RecordingUpstream::answering("hello"), "", "")
 }
 
@@ -24,49 +24,53 @@ fn get() -> Vec<u8> {
 }
 
 #[test]
-fn a_client_is_shown_the_certificate_for_the_host_it_asks_for() {
-    let stage = certificates(&[&["first.test", "127.0.0.1"], &[HOST], &["*.b.test"], &["own.b.test"]]);
+fn server_name_selects_the_certificate() {
+    let stage = stage_with_certificates(&[&["first.test", "127.0.0.1"], &[HOST], &["*.b.test"], &["own.b.test"]]);
     for (host, number) in [
         (HOST, 1),
         ("API.A.test", 1),
         ("x.b.test", 2),
         ("own.b.test", 3),
         ("first.test", 0),
-        // Such a client asks for nobody.
+        // For an IP address, a client sends no server name: RFC 6066, section 3.
         ("127.0.0.1", 0),
     ] {
-        assert_eq!(stage.shown(host), Ok(number), "{host}");
+        assert_eq!(stage.served_certificate(host), Ok(number), "{host}");
     }
 }
 
 #[test]
-fn a_host_that_no_certificate_is_for_is_told_so() {
-    let stage = certificates(&[&[HOST, "127.0.0.1"], &["*.b.test"]]);
-    for (count, host) in (1..).zip(["nobody.test", "b.test", "x.y.b.test", "a.test"]) {
-        assert_eq!(stage.shown(host), Err(Error::AlertReceived(AlertDescription::UnrecognisedName)), "{host}");
+fn unknown_server_name_gets_unrecognised_name_alert() {
+    let stage = stage_with_certificates(&[&[HOST, "127.0.0.1"], &["*.b.test"]]);
+    for (count, host) in (1..).zip(["unknown.test", "b.test", "x.y.b.test", "a.test"]) {
+        assert_eq!(
+            stage.served_certificate(host),
+            Err(Error::AlertReceived(AlertDescription::UnrecognisedName)),
+            "{host}"
+        );
         stage.wait_handshakes("unknown_name", f64::from(count));
     }
-    // The others came within the pause that the log makes.
-    let told = |line: &str| line.contains("a TLS handshake failed").then(|| line.to_owned());
-    let line = stage.gateway.process.stderr_line(told);
-    for part in ["nobody.test", "127.0.0.1", "unknown_name"] {
+    // The log throttle suppressed the other lines.
+    let log_line = |line: &str| line.contains("a TLS handshake failed").then(|| line.to_owned());
+    let line = stage.gateway.process.stderr_line(log_line);
+    for part in ["unknown.test", "127.0.0.1", "unknown_name"] {
         assert!(line.contains(part), "{line}");
     }
     assert_eq!(stage.gateway.process.stderr().matches("a TLS handshake failed").count(), 1);
-    assert_eq!(stage.shown(HOST), Ok(0));
+    assert_eq!(stage.served_certificate(HOST), Ok(0));
 }
 
 #[test]
-fn a_client_that_takes_no_such_certificate_is_counted() {
+fn certificate_rejected_by_the_client_is_counted() {
     let stage = Stage::start();
-    let stranger = crate::support::Authority::new("ours");
-    let error = stranger.connect(stage.secure, HOST).err().expect("nobody whom the client trusts");
+    let other_authority = crate::support::Authority::new("ours");
+    let error = other_authority.connect(stage.secure, HOST).err().expect("an untrusted certificate");
     assert!(matches!(tls_error(&error), Some(Error::InvalidCertificate(_))), "{error}");
     stage.wait_handshakes("rejected", 1.0);
 }
 
 #[test]
-fn versions_older_than_configured_are_refused() {
+fn tls_versions_below_the_minimum_are_refused() {
     let upstream = RecordingUpstream::answering("hello");
     let stage = Stage::with(&[&[HOST]], upstream, ", minVersion: Tls13", "");
     let connect = |version| TlsConnection::open(stage.secure, HOST, stage.authority.client(&[version]));
@@ -82,7 +86,7 @@ fn versions_older_than_configured_are_refused() {
 }
 
 #[test]
-fn a_protocol_that_is_not_spoken_is_refused_and_http_2_liked_best() {
+fn alpn_prefers_http2_and_refuses_unknown_protocols() {
     let stage = Stage::start();
     let offering = |protocols: &[&[u8]]| {
         let mut client = ClientConfig::clone(&stage.authority.usual_client());
@@ -94,14 +98,14 @@ fn a_protocol_that_is_not_spoken_is_refused_and_http_2_liked_best() {
     assert_eq!(chosen(&[b"http/1.0", b"http/1.1"]).as_deref(), Some(&b"http/1.1"[..]));
     assert_eq!(chosen(&[b"http/1.1", b"h2"]).as_deref(), Some(&b"h2"[..]));
     assert_eq!(chosen(&[]), None);
-    let error = offering(&[b"smtp"]).err().expect("nothing that both speak");
+    let error = offering(&[b"smtp"]).err().expect("no common protocol");
     assert_eq!(tls_error(&error), Some(&Error::AlertReceived(AlertDescription::NoApplicationProtocol)));
     stage.wait_handshakes("incompatible", 1.0);
 }
 
 #[test]
-fn a_session_is_resumed_with_its_certificate_alone() {
-    let stage = certificates(&[&[HOST], &["x.b.test"]]);
+fn session_is_resumed_only_with_the_same_certificate() {
+    let stage = stage_with_certificates(&[&[HOST], &["x.b.test"]]);
     for version in [&TLS12, &TLS13] {
         let mut client = ClientConfig::clone(&stage.authority.client(&[version]));
         client.resumption = Resumption::in_memory_sessions(64);
@@ -109,7 +113,7 @@ fn a_session_is_resumed_with_its_certificate_alone() {
         let kind = |host: &str| {
             let mut connection = TlsConnection::open(stage.secure, host, Arc::clone(&client)).unwrap();
             connection.send(&request("GET", "/", host, &[("Connection", "close")], b""));
-            // Tickets come with the answer.
+            // TLS 1.3 session tickets arrive with the answer.
             connection.read_to_end().unwrap();
             connection.session().handshake_kind().unwrap()
         };
@@ -117,7 +121,7 @@ fn a_session_is_resumed_with_its_certificate_alone() {
             [kind(HOST), kind(HOST), kind("x.b.test")],
             [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Full]
         );
-        // With another certificate, all begin anew.
+        // A session of the old certificate is not resumed with the new one.
         stage.replace(0, &stage.authority.issue(&[HOST]));
         assert_eq!(stage.gateway.admin("POST", "/reload").status, 200);
         assert_eq!(
@@ -128,11 +132,11 @@ fn a_session_is_resumed_with_its_certificate_alone() {
 }
 
 #[test]
-fn plain_http_is_told_what_is_spoken() {
+fn plain_http_on_a_tls_listener_gets_400() {
     let stage = Stage::start();
     for bytes in [get(), request("POST", "/", HOST, &[], &[b'x'; 100_000])] {
         let mut connection = Connection::open(stage.secure);
-        // Whoever refuses it need not take all of it.
+        // The gateway may close the connection before it has read the whole request.
         let _ = connection.send(&bytes);
         let answer = connection.answer_to(&bytes).unwrap();
         assert_eq!((answer.status, answer.headers.one("connection")), (400, "close"), "{answer:?}");
@@ -143,15 +147,15 @@ fn plain_http_is_told_what_is_spoken() {
     assert_eq!(stage.upstream.total(), 0);
 }
 
-/// What a client gets that sends these bytes and no more.
-fn told(secure: SocketAddr, bytes: &[u8]) -> Result<Vec<u8>, WireError> {
+/// The first bytes of the answer to these bytes.
+fn first_answer_bytes(secure: SocketAddr, bytes: &[u8]) -> Result<Vec<u8>, WireError> {
     let mut connection = Connection::open(secure);
     connection.send(bytes)?;
     connection.exactly(1).map(|first| [first, connection.exactly(6).unwrap_or_default()].concat())
 }
 
 #[test]
-fn whatever_is_no_handshake_is_ended_and_holds_nobody_up() {
+fn invalid_client_hello_ends_only_its_own_connection() {
     let stage = Stage::start();
     let hello = client_hello(&stage);
     let mut broken = hello.clone();
@@ -167,20 +171,20 @@ fn whatever_is_no_handshake_is_ended_and_holds_nobody_up() {
         &broken,
     ];
     for (count, bytes) in (1..).zip(garbage) {
-        match told(stage.secure, bytes) {
-            Ok(alert) => assert_eq!((alert[0], alert[5]), (ALERT, 2), "{bytes:?} is told {alert:?}"),
+        match first_answer_bytes(stage.secure, bytes) {
+            Ok(alert) => assert_eq!((alert[0], alert[5]), (ALERT, 2), "{bytes:?}: {alert:?}"),
             Err(error) => assert!(matches!(error, WireError::Truncated | WireError::Reset), "{bytes:?}: {error:?}"),
         }
         assert_allowed(&stage.ask(HOST, &get()));
         stage.wait_handshakes("success", f64::from(count));
     }
-    stage.gateway.wait_gone("crossgate_connections_active", &[]);
-    let ends = results(&stage.gateway);
+    stage.gateway.wait_zero("crossgate_connections_active", &[]);
+    let results = handshake_results(&stage.gateway);
     let others = |(series, _): &(&String, &f64)| !series.contains("success");
-    assert_eq!(ends.iter().filter(others).map(|(_, count)| count).sum::<f64>(), garbage.len() as f64, "{ends:?}");
+    assert_eq!(results.iter().filter(others).map(|(_, count)| count).sum::<f64>(), garbage.len() as f64, "{results:?}");
 }
 
-/// The first message of a client.
+/// The ClientHello of the usual client.
 fn client_hello(stage: &Stage) -> Vec<u8> {
     let client = stage.authority.usual_client();
     let mut session = rustls::ClientConnection::new(client, HOST.try_into().unwrap()).unwrap();
@@ -190,7 +194,7 @@ fn client_hello(stage: &Stage) -> Vec<u8> {
 }
 
 #[test]
-fn a_first_message_may_come_in_any_pieces_and_break_off_anywhere() {
+fn client_hello_may_arrive_in_pieces_or_break_off() {
     let stage = Stage::start();
     let hello = client_hello(&stage);
     let cuts = [1, 4, 5, 6, hello.len() / 2, hello.len() - 1];
@@ -202,7 +206,7 @@ fn a_first_message_may_come_in_any_pieces_and_break_off_anywhere() {
                 connection.send(&hello[..cut]).unwrap();
                 assert_allowed(&stage.ask(HOST, &get()));
                 connection.send(&hello[cut..]).unwrap();
-                // A record of a handshake comes back.
+                // The answer begins with a handshake record.
                 assert_eq!(connection.exactly(1).unwrap(), [22], "cut at {cut}");
             });
         }
@@ -215,11 +219,11 @@ fn a_first_message_may_come_in_any_pieces_and_break_off_anywhere() {
     }
     let gone = 2 * cuts.len();
     stage.wait_handshakes("client_gone", gone as f64);
-    stage.gateway.wait_gone("crossgate_connections_active", &[]);
+    stage.gateway.wait_zero("crossgate_connections_active", &[]);
 }
 
 #[test]
-fn a_handshake_has_a_deadline_in_all_its_parts() {
+fn tls_handshake_deadline_covers_every_part() {
     let stage = Stage::with(&[&[HOST]], RecordingUpstream::answering("hello"), "", "limits: { tlsHandshake: 3s }\n");
     let hello = client_hello(&stage);
     let mut waiting: Vec<Connection> = [&[][..], &hello[..1], &hello[..50], &hello[..]]
@@ -231,13 +235,13 @@ fn a_handshake_has_a_deadline_in_all_its_parts() {
         })
         .collect();
     for connection in &mut waiting {
-        // What the whole first message is answered with is passed over.
+        // Skips the ServerHello that the whole ClientHello gets.
         while connection.exactly(1).is_ok() {}
     }
     stage.wait_handshakes("timeout", 4.0);
-    let ends: BTreeMap<_, _> = results(&stage.gateway);
-    assert_eq!(ends.values().sum::<f64>(), 4.0, "{ends:?}");
-    // The head's deadline begins with its own wait: a connection may be used later than the handshake's deadline.
+    let results: BTreeMap<_, _> = handshake_results(&stage.gateway);
+    assert_eq!(results.values().sum::<f64>(), 4.0, "{results:?}");
+    // The handshake deadline does not apply after the handshake: the head has its own deadline.
     let mut kept = stage.connect(HOST).unwrap();
     thread::sleep(std::time::Duration::from_millis(3_200));
     kept.send(&get());

@@ -1,4 +1,5 @@
-//! A request for a host that the shown certificate is not for has come to the wrong connection, whoever's host it is: 421.
+//! A request for a host that the served certificate does not cover gets 421, whether a tenant has
+//! that host or not.
 use super::Stage;
 use crate::support::{
     HOST, ORIGIN, RecordingUpstream, Response, assert_allowed, assert_edge_error, assert_never_readable, request,
@@ -6,8 +7,10 @@ use crate::support::{
 
 const REQUESTS: &str = "crossgate_requests_total";
 
-/// Hosts of the only tenant, and of which certificates: 0 for the first two, 1 for everything below `b.test`, 2 for nobody's.
+/// A second host in certificate 0, which no tenant has. Certificate 0 also covers `HOST`,
+/// certificate 2 covers an unused host.
 const OTHER: &str = "other.a.test";
+/// A host that certificate 1 covers.
 const BELOW: &str = "x.b.test";
 
 fn stage() -> Stage {
@@ -23,7 +26,7 @@ fn preflight(host: &str) -> Vec<u8> {
     request("OPTIONS", "/", host, &[("Origin", ORIGIN), ("Access-Control-Request-Method", "PUT")], b"")
 }
 
-/// Of the tenant's own host, on a connection that is not for it.
+/// Asserts the answer to a request on a connection whose certificate does not cover its host.
 fn assert_misdirected(answer: &Response) {
     assert_edge_error(answer, 421);
     assert_never_readable(answer);
@@ -31,29 +34,29 @@ fn assert_misdirected(answer: &Response) {
 }
 
 #[test]
-fn a_host_of_another_certificate_is_misdirected() {
+fn host_outside_the_served_certificate_gets_421() {
     let stage = stage();
     for (count, bytes) in (1..).zip([get(HOST), preflight(HOST), get(&format!("{HOST}:443")), get("API.a.test.")]) {
-        // The handshake asked for `x.b.test`.
+        // The server name of the connection is `x.b.test`.
         assert_misdirected(&stage.ask(BELOW, &bytes));
         stage.gateway.wait_metric(REQUESTS, &[("tenant", "none"), ("reason", "unknown_host")], f64::from(count));
     }
     assert_eq!(stage.upstream.total(), 0);
-    // And the connection that it should have come on.
+    // The same requests on the right connection.
     assert_allowed(&stage.ask(HOST, &get(HOST)));
     assert_eq!(stage.ask(HOST, &preflight(HOST)).status, 204);
     assert_allowed(&stage.ask(HOST, &get(&format!("{HOST}.:8443"))));
 }
 
 #[test]
-fn a_connection_is_for_every_host_of_its_certificate() {
+fn connection_serves_every_host_of_its_certificate() {
     let stage = stage();
-    // Nobody asked for the tenant's host by name, but it was shown.
+    // The server name was another one, but the certificate covers the host.
     assert_allowed(&stage.ask(OTHER, &get(HOST)));
-    // A client that asks for nobody is shown the first.
+    // Without a server name, the first certificate is served.
     assert_allowed(&stage.ask("127.0.0.1", &get(HOST)));
     assert_misdirected(&stage.ask("127.0.0.1", &get("unused.test")));
-    // A host that the certificate is for and that nobody has is unknown, as in plain text.
+    // A covered host that no tenant has is unknown, as in plain text.
     for host in [OTHER, "127.0.0.1"] {
         let answer = stage.ask(HOST, &get(host));
         assert_edge_error(&answer, 421);
@@ -62,7 +65,7 @@ fn a_connection_is_for_every_host_of_its_certificate() {
 }
 
 #[test]
-fn a_star_stands_for_one_label() {
+fn wildcard_certificate_covers_one_label() {
     let stage = stage();
     for (host, reason) in [("y.b.test", "unknown_host"), ("x.y.b.test", "misdirected"), ("b.test", "misdirected")] {
         let answer = stage.ask(BELOW, &get(host));

@@ -1,4 +1,5 @@
-//! Certificates change under load: nobody is dropped, whoever comes next is shown the new one, and a broken one changes nothing.
+//! Certificates change under load: no connection is dropped, new connections get the new
+//! certificate, and a broken one changes nothing.
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -8,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{Stage, rename, text};
+use super::{Stage, replace_file, text};
 use crate::support::{
-    Authority, Connection, Gateway, HOST, Issued, ORIGIN, RecordingUpstream, Tunnel, Valid, assert_allowed, request,
+    Authority, Connection, Gateway, HOST, Issued, ORIGIN, RecordingUpstream, Tunnel, Validity, assert_allowed, request,
 };
 
-/// As for any file.
+/// The limit until a changed file is live.
 const LIVE_WITHIN: Duration = Duration::from_secs(5);
 const ROTATIONS: usize = 12;
 const CONNECTIONS: usize = 8;
@@ -27,11 +28,11 @@ fn preflight() -> Vec<u8> {
 }
 
 impl Stage {
-    /// Waits until new clients are shown this one.
-    fn wait_shown(&self, issued: &Issued) {
+    /// Waits until new connections get this certificate.
+    fn wait_served(&self, issued: &Issued) {
         let deadline = Instant::now() + LIVE_WITHIN;
         while *self.connect(HOST).expect("a handshake").certificate() != issued.der {
-            assert!(Instant::now() < deadline, "never shown:\n{}", self.gateway.process.stderr());
+            assert!(Instant::now() < deadline, "the certificate is not served:\n{}", self.gateway.process.stderr());
         }
     }
 
@@ -40,7 +41,8 @@ impl Stage {
     }
 }
 
-/// Asks on connections that are kept to the end, and on fresh ones, while `changes` happen. No request fails, no connection ends.
+/// Sends requests on kept and on new connections while `changes` runs. No request fails, and no
+/// kept connection ends.
 fn under_load(stage: &Stage, changes: impl FnOnce()) {
     let tunnel = Tunnel::to(stage.secure, HOST, &stage.authority);
     let (is_over, answers) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -64,7 +66,7 @@ fn under_load(stage: &Stage, changes: impl FnOnce()) {
         is_over.store(true, SeqCst);
         changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
-    assert!(answers.load(SeqCst) > CONNECTIONS, "hardly any load");
+    assert!(answers.load(SeqCst) > CONNECTIONS, "too little load");
     assert_eq!(tunnel.unclean_ends(), 0);
 }
 
@@ -89,15 +91,16 @@ fn certificates_rotate_under_load() {
                     stage.replace(0, &Issued { key: both.certificate.clone(), ..both });
                 }
             }
-            stage.wait_shown(&next);
+            stage.wait_served(&next);
         }
     });
     assert_eq!(stage.gateway.metric("crossgate_config_last_reload_successful", &[]), 1.0);
 }
 
 #[test]
-fn certificates_of_a_swapped_directory_are_seen() {
-    // As Kubernetes mounts a Secret: file -> ..data/file, ..data -> ..VERSION, and only ..data is swapped.
+fn certificates_in_a_swapped_directory_are_reloaded() {
+    // As Kubernetes mounts a Secret: file -> ..data/file, ..data -> ..VERSION, and only ..data is
+    // swapped.
     let (authority, directory) = (Authority::new("ours"), TempDir::new().unwrap());
     let volume = directory.path().to_owned();
     let publish = |number: usize| {
@@ -118,53 +121,53 @@ fn certificates_of_a_swapped_directory_are_seen() {
     let gateway = Gateway::start_in(directory, &path, &[]);
     let [plain, secure] = gateway.data_listeners()[..] else { panic!("two listeners") };
     let stage = Stage { authority: Authority::new("ours"), issued: vec![first], upstream, gateway, plain, secure };
-    let shown = |issued: &Issued| {
+    let wait_served = |issued: &Issued| {
         let deadline = Instant::now() + LIVE_WITHIN;
         while *authority.connect(stage.secure, HOST).unwrap().certificate() != issued.der {
-            assert!(Instant::now() < deadline, "never shown");
+            assert!(Instant::now() < deadline, "the certificate is not served");
         }
     };
-    shown(&stage.issued[0]);
+    wait_served(&stage.issued[0]);
     for number in 1..4 {
-        shown(&publish(number));
+        wait_served(&publish(number));
     }
 }
 
 #[test]
-fn a_broken_certificate_keeps_the_last_good_one_and_is_named() {
+fn broken_certificate_keeps_the_last_good_one_and_is_reported() {
     let stage = start();
     let (certificate, key) = (stage.gateway.path("0.crt"), stage.gateway.path("0.key"));
     let good = stage.issued[0].clone();
     let other = stage.authority.issue(&[HOST]);
     let broken: [(&str, &str, &str); 6] = [
-        ("", &good.key, "there is no certificate in it"),
-        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", &good.key, "cannot be understood"),
-        (&good.certificate[..200], &good.key, "its PEM text is damaged"),
+        ("", &good.key, "no certificate found"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", &good.key, "cannot be parsed"),
+        (&good.certificate[..200], &good.key, "the PEM text is damaged"),
         (&good.certificate, &other.key, "belongs to another certificate"),
-        (&good.certificate, "", "there is no private key in it"),
+        (&good.certificate, "", "no private key found"),
         (&other.certificate, &good.key, "belongs to another certificate"),
     ];
     under_load(&stage, || {
         for (broken_certificate, broken_key, message) in broken {
-            rename(&certificate, broken_certificate);
-            rename(&key, broken_key);
-            // Everything else goes live.
+            replace_file(&certificate, broken_certificate);
+            replace_file(&key, broken_key);
+            // The rest of the configuration is live.
             assert_eq!(stage.gateway.admin("POST", "/reload").status, 200, "{message}");
             let status = stage.gateway.admin("GET", "/status").text();
             assert!(status.contains(message) && status.contains("crossgate.yaml"), "{message} is not in {status}");
             assert_eq!(stage.broken_files(), 1.0);
-            assert_eq!(stage.shown(HOST), Ok(0), "{message}");
+            assert_eq!(stage.served_certificate(HOST), Ok(0), "{message}");
             stage.gateway.process.stderr_line(|line| line.contains(message).then_some(()));
         }
         fs::remove_file(&key).unwrap();
         stage.gateway.admin("POST", "/reload");
         assert!(stage.gateway.admin("GET", "/status").text().contains("No such file"));
-        assert_eq!((stage.broken_files(), stage.shown(HOST)), (1.0, Ok(0)));
-        // Seen without being asked.
+        assert_eq!((stage.broken_files(), stage.served_certificate(HOST)), (1.0, Ok(0)));
+        // The gateway reloads the files without a request.
         other.write(&certificate, &key);
-        stage.wait_shown(&other);
+        stage.wait_served(&other);
     });
-    stage.gateway.wait_gone("crossgate_config_broken_files", &[]);
+    stage.gateway.wait_zero("crossgate_config_broken_files", &[]);
 }
 
 #[test]
@@ -173,66 +176,66 @@ fn certificates_are_renewed_while_the_configuration_is_refused() {
     let config = stage.gateway.path("crossgate.yaml");
     let good = fs::read_to_string(&config).unwrap();
     let reload = || stage.gateway.admin("GET", "/status").json()["reload"].clone();
-    let assert_refused = |told: &str| {
+    let assert_refused = |message: &str| {
         let reload = reload();
-        assert!(reload["lastResult"] == "failure" && reload["errors"].to_string().contains(told), "{reload}");
+        assert!(reload["lastResult"] == "failure" && reload["errors"].to_string().contains(message), "{reload}");
         assert_eq!(stage.gateway.metric("crossgate_config_last_reload_successful", &[]), 0.0);
     };
     let mut serving = stage.issued[0].clone();
     under_load(&stage, || {
         let nowhere = good.replace("upstream: api", "upstream: nowhere");
-        for (bad, told) in [("version: [", "crossgate.yaml"), (&*nowhere, "nowhere"), ("", "crossgate.yaml")] {
-            rename(&config, bad);
-            assert_eq!(stage.gateway.admin("POST", "/reload").status, 422, "{told}");
-            // Seen without being asked, and more than once.
+        for (bad, message) in [("version: [", "crossgate.yaml"), (&*nowhere, "nowhere"), ("", "crossgate.yaml")] {
+            replace_file(&config, bad);
+            assert_eq!(stage.gateway.admin("POST", "/reload").status, 422, "{message}");
+            // The gateway reloads the files without a request, several times.
             for _ in 0..2 {
                 serving = stage.authority.issue(&[HOST]);
                 stage.replace(0, &serving);
-                stage.wait_shown(&serving);
-                assert_refused(told);
+                stage.wait_served(&serving);
+                assert_refused(message);
             }
         }
-        // One that is bad is served as it was, and named.
+        // A broken file keeps the last good certificate and is reported.
         fs::write(stage.gateway.path("0.key"), "").unwrap();
         stage.gateway.wait_metric("crossgate_config_broken_files", &[], 1.0);
         assert_eq!(*stage.connect(HOST).unwrap().certificate(), serving.der);
-        assert!(reload()["brokenFiles"].to_string().contains("there is no private key in it"));
+        assert!(reload()["brokenFiles"].to_string().contains("no private key found"));
         assert_refused("crossgate.yaml");
     });
-    let expired = stage.authority.issue_valid(&[HOST], Valid::Until(2002));
+    let expired = stage.authority.issue_valid(&[HOST], Validity::Until(2002));
     stage.replace(0, &expired);
     let deadline = Instant::now() + LIVE_WITHIN;
     while stage.gateway.metric("crossgate_tls_certificate_expiry_timestamp_seconds", &[]) != 1_009_843_200.0 {
-        assert!(Instant::now() < deadline, "what is served is not told");
+        assert!(Instant::now() < deadline, "the expiry of the served certificate is not reported");
     }
     assert_eq!(stage.broken_files(), 0.0);
-    rename(&config, &good);
+    replace_file(&config, &good);
     assert_eq!(stage.gateway.admin("POST", "/reload").status, 200);
     assert_eq!((reload()["lastResult"].clone(), reload()["errors"].clone()), ("success".into(), serde_json::json!([])));
 }
 
 #[test]
-fn certificates_come_and_go_with_the_configuration() {
+fn certificates_are_added_and_removed_by_a_reload() {
     let stage = start();
     let config = stage.gateway.path("crossgate.yaml");
     let before = fs::read_to_string(&config).unwrap();
     let second = stage.authority.issue(&["x.b.test"]);
     let pair = "{ certificate: 0.crt, key: 0.key }";
-    rename(&config, &before.replace(pair, &format!("{pair}, {{ certificate: 1.crt, key: 1.key }}")));
-    // A pair that never was good is a mistake of the file that names it.
+    replace_file(&config, &before.replace(pair, &format!("{pair}, {{ certificate: 1.crt, key: 1.key }}")));
+    // A pair that was never valid is an error in the file that names it.
     let answer = stage.gateway.admin("POST", "/reload");
     assert_eq!(answer.status, 422);
     assert!(answer.text().contains("1.crt cannot be used: No such file"), "{answer:?}");
     second.write(&stage.gateway.path("1.crt"), &stage.gateway.path("1.key"));
     let deadline = Instant::now() + LIVE_WITHIN;
     while stage.connect("x.b.test").is_err() {
-        assert!(Instant::now() < deadline, "the file that came was not seen");
+        assert!(Instant::now() < deadline, "the new file is not loaded");
     }
     assert_eq!(stage.gateway.admin("GET", "/status").json()["reload"]["restartNeeded"], serde_json::json!([]));
-    rename(&config, &before);
+    replace_file(&config, &before);
     assert_eq!(stage.gateway.admin("POST", "/reload").status, 200);
     assert!(stage.connect("x.b.test").is_err());
-    assert_eq!(stage.shown(HOST), Ok(0));
+    assert_eq!(stage.served_certificate(HOST), Ok(0));
 }
 
 #[test]
@@ -244,24 +247,24 @@ fn certificates_rotate_while_listeners_await_a_restart() {
         text.replacen("  - address: 127.0.0.1:0\n", "  - address: 127.0.0.1:0\n    trustedProxies: [10.0.0.0/8]\n", 1),
         text.replacen("admin:", "  - { address: \"127.0.0.1:0\" }\nadmin:", 1),
     ] {
-        rename(&config, &changed);
+        replace_file(&config, &changed);
         let answer = stage.gateway.admin("POST", "/reload");
         assert_eq!(answer.json()["restartNeeded"], serde_json::json!(["listeners"]), "{answer:?}");
         let next = stage.authority.issue(&[HOST]);
         stage.replace(0, &next);
-        stage.wait_shown(&next);
+        stage.wait_served(&next);
     }
-    // A listener that is no longer written goes on as it was, in TLS, until then.
-    let shown = stage.connect(HOST).unwrap().certificate().clone();
+    // A listener without its `tls` section keeps TLS until the restart.
+    let served = stage.connect(HOST).unwrap().certificate().clone();
     let (before, rest) = text.split_once("    tls:").unwrap();
     let rest = rest.split_once('\n').unwrap().1;
-    rename(&config, &format!("{before}{rest}"));
+    replace_file(&config, &format!("{before}{rest}"));
     assert_eq!(stage.gateway.admin("POST", "/reload").json()["restartNeeded"], serde_json::json!(["listeners"]));
-    assert_eq!(*stage.connect(HOST).unwrap().certificate(), shown);
+    assert_eq!(*stage.connect(HOST).unwrap().certificate(), served);
 }
 
 #[test]
-fn when_a_certificate_expires_is_told() {
+fn certificate_expiry_is_reported() {
     let stage = start();
     let expiry = || {
         let series = stage.gateway.metrics().into_iter();
@@ -272,9 +275,9 @@ fn when_a_certificate_expires_is_told() {
         value
     };
     assert_eq!(expiry(), 64_092_211_200.0, "4001");
-    let expired = stage.authority.issue_valid(&[HOST], Valid::Until(2002));
+    let expired = stage.authority.issue_valid(&[HOST], Validity::Until(2002));
     stage.replace(0, &expired);
     let answer = stage.gateway.admin("POST", "/reload");
-    assert!(answer.text().contains("has expired on 2002-01-01"), "{answer:?}");
-    assert_eq!(expiry(), 1_009_843_200.0, "it is served all the same");
+    assert!(answer.text().contains("expired on 2002-01-01"), "{answer:?}");
+    assert_eq!(expiry(), 1_009_843_200.0, "the expired certificate is served");
 }

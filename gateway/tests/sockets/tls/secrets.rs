@@ -1,22 +1,22 @@
-//! A private key is told to nobody, whatever happens and however much is said.
+//! A private key appears in no output, at any log level and after any error.
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{rename, text};
+use super::{replace_file, text};
 use crate::support::{
     Authority, Connection, Gateway, HOST, RecordingUpstream, Tunnel, assert_allowed, listening, request,
 };
 
-/// The lines of a key that are its own.
-fn material(key: &str) -> Vec<&str> {
+/// The Base64 lines of a key.
+fn key_lines(key: &str) -> Vec<&str> {
     let lines: Vec<&str> = key.lines().filter(|line| !line.starts_with("-----")).collect();
     assert!(!lines.is_empty());
     lines
 }
 
 #[test]
-fn a_key_is_in_nothing_that_is_said() {
+fn private_key_is_in_no_output() {
     let (authority, directory) = (Authority::new("ours"), TempDir::new().unwrap());
     let (issued, other) = (authority.issue(&[HOST, "127.0.0.1"]), authority.issue(&[HOST]));
     issued.write(&directory.path().join("0.crt"), &directory.path().join("0.key"));
@@ -33,10 +33,10 @@ fn a_key_is_in_nothing_that_is_said() {
         &Connection::ask(tunnel.address, &request("GET", "/", HOST, &[("Origin", crate::support::ORIGIN)], b""))
             .unwrap(),
     );
-    assert!(authority.connect(secure, "nobody.test").is_err());
+    assert!(authority.connect(secure, "unknown.test").is_err());
 
-    let mut said = String::new();
-    // Keys in the wrong place, broken and whole.
+    let mut output = String::new();
+    // Keys in the wrong file, of another certificate, and damaged.
     for (certificate, key) in [
         (&issued.certificate[..], &other.key[..]),
         (&issued.key, &issued.certificate),
@@ -44,24 +44,24 @@ fn a_key_is_in_nothing_that_is_said() {
         (&issued.certificate, &issued.key.replace("-----END", "----END")),
         (&issued.certificate, &issued.key.replacen('M', "?", 1)),
     ] {
-        rename(&gateway.path("0.crt"), certificate);
-        rename(&gateway.path("0.key"), key);
+        replace_file(&gateway.path("0.crt"), certificate);
+        replace_file(&gateway.path("0.key"), key);
         for (method, path) in [("POST", "/reload"), ("GET", "/status"), ("GET", "/metrics")] {
-            said += &gateway.admin(method, path).text();
+            output += &gateway.admin(method, path).text();
         }
-        assert_eq!(gateway.metric("crossgate_config_broken_files", &[]), 1.0, "{said}");
+        assert_eq!(gateway.metric("crossgate_config_broken_files", &[]), 1.0, "{output}");
         let check = Command::new(env!("CARGO_BIN_EXE_crossgate"))
             .arg("check")
             .arg(gateway.path("crossgate.yaml"))
             .output()
             .unwrap();
         assert_eq!(check.status.code(), Some(1));
-        said += &String::from_utf8_lossy(&[check.stdout, check.stderr].concat());
+        output += &String::from_utf8_lossy(&[check.stdout, check.stderr].concat());
     }
-    said += &gateway.process.stdout();
-    said += &gateway.process.stderr();
-    assert!(said.contains("INFO") && said.contains("is encrypted"), "{said}");
-    for line in [material(&issued.key), material(&other.key)].concat() {
-        assert!(!said.contains(line), "a key is in {said}");
+    output += &gateway.process.stdout();
+    output += &gateway.process.stderr();
+    assert!(output.contains("INFO") && output.contains("is encrypted"), "{output}");
+    for line in [key_lines(&issued.key), key_lines(&other.key)].concat() {
+        assert!(!output.contains(line), "a key is in {output}");
     }
 }

@@ -1,0 +1,228 @@
+//! The gateway's side of direct exchanges: judging, servers, heads, retries and accounting.
+//!
+//! Every step is the one that the hooks take for a request that Pingora's proxy serves.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::TRANSFER_ENCODING;
+use http::{HeaderValue, StatusCode};
+use pingora::http::RequestHeader;
+use pingora::{Error, ErrorSource, Result};
+
+use super::admission::AdmissionOutcome;
+use super::context::RequestContext;
+use super::{
+    FailedAttempt, Gateway, ResponseKind, admission, answer_at_edge, body_may_be_drained, count_body, edit_request,
+    edit_response, enter_response, error_answer, head_view, internal, judged, negotiated, note_final, refuse_loop,
+    retries, retries_connecting,
+};
+#[cfg(test)]
+use crate::fault;
+use crate::metrics::ExchangePath;
+use crate::upstream::{self, DirectConnection, Wanted};
+use crossgate_config::model::Protocol;
+use crossgate_message::head_flaw::HeadFlaw;
+use crossgate_message::hop_by_hop;
+use crossgate_message::response_head::ResponseHead;
+use crossgate_wire::exchange::direct::{
+    AfterFailure, AttemptFailure, AttemptStage, ConnectionReuse, ExchangeStart, ServerStream as _, UploadFraming,
+    UpstreamSide,
+};
+use crossgate_wire::exchange::state::ExchangeState;
+use crossgate_wire::exchange::{begin_request_head, write_field};
+
+/// Most heads are no longer.
+const HEAD_LEN_USUAL: usize = 512;
+
+/// One request on its way to an upstream.
+pub struct DirectUpstream {
+    gateway: Arc<Gateway>,
+    context: RequestContext,
+    framing: UploadFraming,
+    /// The head for the server.
+    head: Bytes,
+    /// A server was picked, and is connected to.
+    is_connecting: bool,
+}
+
+/// Judges a request for the direct exchange.
+pub(super) fn begin(
+    gateway: &Arc<Gateway>,
+    header: &RequestHeader,
+    framing: UploadFraming,
+    state: &Arc<ExchangeState>,
+) -> ExchangeStart<DirectUpstream> {
+    let peer = gateway.peer(state.peer(), state.listener());
+    let head = head_view(header, peer, state);
+    let mut context = RequestContext::default();
+    context.began = Some(Instant::now());
+    let request = context.begin(gateway.judge(gateway.snapshot.pin(), Arc::clone(state), &head, peer));
+    #[cfg(test)]
+    fault::panic_at("request-filter", header.raw_path());
+    if hop_by_hop::expects_continue(header) {
+        state.expect_continue();
+    }
+    let limits = request.snapshot().settings.limits;
+    let answer = answer_at_edge(request.snapshot(), request.judgement(), &head, &request.request_id);
+    let speaks_http2 = judged(&context)
+        .and_then(|(_, judged)| judged.route)
+        .is_some_and(|route| route.upstream.protocol == Protocol::Http2);
+    if answer.is_none() && speaks_http2 {
+        state.decline(Box::new(context));
+        return ExchangeStart::Declined;
+    }
+    let closes = !body_may_be_drained(head.headers, &limits);
+    let upstream =
+        DirectUpstream { gateway: Arc::clone(gateway), context, framing, head: Bytes::new(), is_connecting: false };
+    match answer {
+        Some(answer) => ExchangeStart::Answered { answer, closes, upstream },
+        None => ExchangeStart::Direct(upstream),
+    }
+}
+
+impl DirectUpstream {
+    /// Writes the head for the server, once for all attempts.
+    fn write_head(&mut self, received: &RequestHeader) -> Result<()> {
+        let (request, judged) = judged(&self.context).ok_or_else(|| internal("not judged"))?;
+        let mut fields = received.headers.clone();
+        hop_by_hop::strip_connection_fields(received, &mut fields);
+        edit_request(received, &mut fields, request, judged).map_err(|_| internal("a field that cannot be said"))?;
+        let target = judged.rewritten.as_ref().map_or(received.raw_path(), |target| target.as_bytes());
+        if self.framing == UploadFraming::Chunked {
+            fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        let mut head = Vec::with_capacity(HEAD_LEN_USUAL);
+        begin_request_head(received.method.as_str(), target, &mut head);
+        for (name, value) in &fields {
+            write_field(name.as_str(), value.as_bytes(), &mut head);
+        }
+        head.extend_from_slice(b"\r\n");
+        self.head = head.into();
+        Ok(())
+    }
+
+    /// Leaves the request to Pingora's proxy, with what was found of it.
+    fn decline(&mut self) -> AfterFailure {
+        let context = std::mem::take(&mut self.context);
+        if let Some(state) = context.request.as_ref().map(|request| Arc::clone(&request.watch)) {
+            state.decline(Box::new(context));
+        }
+        AfterFailure::Decline
+    }
+}
+
+impl UpstreamSide for DirectUpstream {
+    type Server = DirectConnection;
+
+    async fn connect(&mut self, received: &RequestHeader, may_decline: bool) -> Result<DirectConnection> {
+        self.is_connecting = false;
+        refuse_loop(received, &mut self.context)?;
+        if let AdmissionOutcome::Later(queue) = admission::enter(&mut self.context) {
+            // Boxed, so that requests which need not wait are no larger for it.
+            Box::pin(admission::wait_unwatched(&mut self.context, queue)).await?;
+        }
+        let target = self.gateway.next_server(&mut self.context)?;
+        if self.head.is_empty() {
+            #[cfg(test)]
+            fault::panic_at("upstream-request-filter", received.raw_path());
+            self.write_head(received)?;
+        }
+        let (request, judged) = judged(&self.context).ok_or_else(|| internal("not judged"))?;
+        let upstream = &judged.route.ok_or_else(|| internal("no route"))?.upstream;
+        request.watch.begin_attempt(upstream.timeouts.head, upstream.timeouts.idle);
+        let (connector, time) = (Arc::clone(&upstream.connector), upstream.timeouts.connect);
+        let is_http1 = upstream.protocol == Protocol::Http1 || !may_decline;
+        let wanted = Wanted { is_new: self.context.needs_new_connection, is_http1 };
+        let is_http2 = !is_http1 && upstream.servers.is_http2(target.server);
+        self.context.begin_attempt(target);
+        self.is_connecting = true;
+        if is_http2 {
+            return Err(Error::new(upstream::CHOSE_HTTP2).into_up());
+        }
+        // A body may become too long to be sent again.
+        let may_repeat = self.framing == UploadFraming::NoBody
+            && received.method.is_idempotent()
+            && super::has_attempts(&self.context);
+        let connected = connector.connect(target.server.address, wanted, may_repeat, time).await;
+        if connected.as_ref().err().is_none_or(|error| *error.etype() != upstream::CHOSE_HTTP2) {
+            self.context.count_path(ExchangePath::Direct);
+        }
+        connected
+    }
+
+    fn request_bytes(&self) -> Bytes {
+        self.head.clone()
+    }
+
+    fn count_body(&mut self, len: usize) -> Result<()> {
+        count_body(&mut self.context, len)
+    }
+
+    fn is_stale(&self, received: &RequestHeader, server: &DirectConnection, head: &ResponseHead) -> bool {
+        head.status == StatusCode::REQUEST_TIMEOUT
+            && server.is_reused()
+            && !head.keeps_connection()
+            && received.method.is_idempotent()
+            && super::has_attempts(&self.context)
+    }
+
+    fn respond(&mut self, received: &RequestHeader, head: &mut ResponseHead) -> Result<(), HeadFlaw> {
+        #[cfg(test)]
+        fault::panic_at("response-filter", received.raw_path());
+        let (request, judged) = judged(&self.context).ok_or(HeadFlaw::Other)?;
+        let ResponseHead { status, fields, .. } = head;
+        let view = head_view(received, request.peer, &request.watch);
+        let is_final = !status.is_informational();
+        let kind = if is_final { ResponseKind::Final } else { ResponseKind::Interim };
+        edit_response(kind, *status, fields, &view, received.version, request, judged)?;
+        if is_final {
+            let lasts = enter_response(&request.watch, judged, *status, fields);
+            note_final(&mut self.context, *status, lasts);
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, received: &RequestHeader, failure: AttemptFailure) -> AfterFailure {
+        let AttemptFailure { error, flaw, stage } = failure;
+        let context = &mut self.context;
+        if *error.etype() == upstream::CHOSE_HTTP2 {
+            drop(negotiated(context, true, error));
+            return self.decline();
+        }
+        context.upstream_flaw = flaw.or(context.upstream_flaw.take());
+        let is_retried = match stage {
+            // The client has gone, or there was no server to ask.
+            AttemptStage::Connecting if *error.esource() != ErrorSource::Upstream || !self.is_connecting => false,
+            AttemptStage::Connecting => retries_connecting(context, &error),
+            AttemptStage::Waiting { is_reused, .. } | AttemptStage::Responding { is_reused } => {
+                let is_repeatable = matches!(stage, AttemptStage::Waiting { is_repeatable: true, .. });
+                let is_idempotent = received.method.is_idempotent();
+                retries(context, &error, FailedAttempt { is_reused, is_repeatable, is_idempotent })
+            }
+        };
+        if is_retried {
+            return AfterFailure::Retry;
+        }
+        let is_answered = matches!(stage, AttemptStage::Responding { .. });
+        match error_answer(context, received, &error).filter(|_| !is_answered) {
+            Some(answer) => AfterFailure::Answer(answer, error),
+            None => AfterFailure::End(error),
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.gateway.is_draining()
+    }
+
+    fn keep(&mut self, server: DirectConnection, reuse: ConnectionReuse) {
+        server.keep(reuse);
+    }
+
+    fn conclude(mut self, received: &RequestHeader, status: Option<StatusCode>, error: Option<&Error>) {
+        #[cfg(test)]
+        fault::panic_at("logging", received.raw_path());
+        self.gateway.conclude(&mut self.context, received, status, error);
+    }
+}
