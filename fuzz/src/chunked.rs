@@ -1,13 +1,14 @@
-//! A chunked body, and what follows it.
+//! A chunked body and the bytes after it.
 
-use crossgate::lane::chunked::{Chunked, Malformed};
+use crossgate_wire::exchange::chunked::{ChunkedDecoder, MalformedChunk};
 
-/// The body's end is found alike in one piece and byte by byte, and where the parser behind finds it.
+/// The decoder finds the same end of the body in one piece and byte by byte, and the same as
+/// `httparse`.
 ///
 /// # Panics
-/// If not.
+/// If this does not hold.
 pub fn chunked(bytes: &[u8]) {
-    let mut whole = Chunked::new();
+    let mut whole = ChunkedDecoder::new();
     let taken = whole.take(bytes);
     assert_eq!(byte_by_byte(bytes), taken.map(|len| (len, whole.is_done())));
     if let (Ok(len), true) = (taken, whole.is_done()) {
@@ -15,15 +16,15 @@ pub fn chunked(bytes: &[u8]) {
     }
 }
 
-fn byte_by_byte(bytes: &[u8]) -> Result<(usize, bool), Malformed> {
-    let (mut pieces, mut len) = (Chunked::new(), 0);
+fn byte_by_byte(bytes: &[u8]) -> Result<(usize, bool), MalformedChunk> {
+    let (mut pieces, mut len) = (ChunkedDecoder::new(), 0);
     for byte in bytes {
         len += pieces.take(&[*byte])?;
     }
     Ok((len, pieces.is_done()))
 }
 
-/// What follows the last chunk's line.
+/// The bytes after the line of the last chunk.
 fn end_of_data(mut rest: &[u8]) -> Option<&[u8]> {
     loop {
         let Ok(httparse::Status::Complete((line_len, chunk_len))) = httparse::parse_chunk_size(rest) else {
@@ -37,7 +38,7 @@ fn end_of_data(mut rest: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What follows the empty line.
+/// The bytes after the empty line.
 fn end_of_trailers(mut rest: &[u8]) -> Option<&[u8]> {
     loop {
         let end = rest.windows(2).position(|pair| pair == b"\r\n")?;

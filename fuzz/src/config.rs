@@ -1,25 +1,26 @@
-//! The bytes of a configuration file, read as each kind of file there is.
+//! The bytes of a configuration file, read as every kind of file.
 
 use std::io::Write;
 use std::path::Path;
 
-use crossgate::{config, reload, scripts};
+use crossgate::{reload, scripts};
+use crossgate_config as config;
 
-use crate::told;
+use crate::diagnostics;
 
-/// A configuration is loaded, or what is wrong with it is told.
+/// The file is loaded, or its diagnostics are in range and safe to print.
 ///
 /// # Panics
-/// If it is not, or what is told is not fit to be printed.
+/// If a diagnostic is not.
 pub fn config(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     with_file(bytes, |path| {
-        told::check(&reload::check(path), &text);
-        told::check(&config::read_tenants(path).found, &text);
-        told::check(&config::read_data(path).found, &text);
+        diagnostics::check(&reload::check(path), &text);
+        diagnostics::check(&config::read_tenants(path).found, &text);
+        diagnostics::check(&config::read_data(path).found, &text);
     });
     if let Err(found) = scripts::decode_cases(Path::new("fuzz.cases.yaml"), &text) {
-        told::check(&found, &text);
+        diagnostics::check(&found, &text);
     }
 }
 

@@ -1,12 +1,14 @@
-//! What a client sends before anything is known of it: a request head, and what follows.
+//! The first bytes of a client: a request head and the bytes after it.
 
 use std::time::Duration;
 
 use bytes::BytesMut;
-use crossgate::lane::conn::Framing;
-use crossgate::lane::head::{FIELDS_MAX, Head, HeadLimits, Refusal, Turn, Wait, parse_then};
+use crossgate_wire::exchange::BodyFraming;
+use crossgate_wire::exchange::{FIELDS_MAX, HeadLimits};
+use crossgate_wire::lane::head::{Head, Turn, Wait, parse_then};
+use crossgate_wire::refusal::HeadRefusal;
 
-/// The product's, but for fewer bytes.
+/// The default limits, with fewer bytes.
 const LIMITS: HeadLimits = HeadLimits {
     time: Duration::from_secs(10),
     idle: Duration::from_secs(75),
@@ -15,7 +17,7 @@ const LIMITS: HeadLimits = HeadLimits {
     fields: 32,
 };
 
-/// A head as a parser found it.
+/// The result of a parser.
 #[derive(Debug, PartialEq, Eq)]
 struct Parsed {
     len: usize,
@@ -25,10 +27,11 @@ struct Parsed {
     lines: Vec<(String, Vec<u8>)>,
 }
 
-/// What the lane takes, Pingora's parser reads in the same way, and the framing is as ARCHITECTURE.md has it.
+/// Pingora's parser reads every head that the lane accepts in the same way, and the framing follows
+/// docs/design/lane.md.
 ///
 /// # Panics
-/// If not.
+/// If this does not hold.
 pub fn head(bytes: &[u8]) {
     let Some(ahead) = whole(bytes) else { return };
     let theirs = as_pingora(&ahead);
@@ -36,17 +39,18 @@ pub fn head(bytes: &[u8]) {
     match ours {
         Ok((head, parsed)) => {
             assert_eq!(theirs.as_ref(), Some(&parsed));
-            // The lane hands on no more than the head.
+            // The lane forwards only the head to Pingora.
             assert_eq!(as_pingora(ahead.get(..head.len).unwrap_or_default()).as_ref(), Some(&parsed));
             check_limits(&parsed);
             check_host(&parsed);
             check_framing(&head, &parsed);
         }
-        Err(Refusal { status, .. }) => assert!([400, 405, 431].contains(&status.as_u16()), "{status}"),
+        Err(HeadRefusal { status, .. }) => assert!([400, 405, 431].contains(&status.as_u16()), "{status}"),
     }
 }
 
-/// The bytes from where a head begins, if they have a whole one; found alike in one piece and in two.
+/// The bytes from the beginning of the head, if the head is complete. The result is the same in one
+/// piece and in two.
 fn whole(bytes: &[u8]) -> Option<BytesMut> {
     let mut ahead = BytesMut::from(bytes);
     let is_over = Wait::new(Turn::First).is_over(&mut ahead, &LIMITS);
@@ -58,7 +62,7 @@ fn whole(bytes: &[u8]) -> Option<BytesMut> {
     is_over.then_some(ahead)
 }
 
-/// As `pingora_core::protocols::http::v1::server` parses.
+/// Parses like `pingora_core::protocols::http::v1::server`.
 fn as_pingora(bytes: &[u8]) -> Option<Parsed> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut fields);
@@ -83,7 +87,7 @@ fn check_limits(parsed: &Parsed) {
     assert!(parsed.lines.iter().all(|(name, value)| name.len() + value.len() <= LIMITS.field_bytes));
 }
 
-/// One `Host`, and a target that names no other authority.
+/// Asserts one `Host`, and a target without another authority.
 fn check_host(parsed: &Parsed) {
     assert!(parsed.method != "TRACE" && parsed.method != "CONNECT");
     let hosts = parsed.values("host");
@@ -97,7 +101,7 @@ fn check_host(parsed: &Parsed) {
     }
 }
 
-/// One length or one coding, never both, and neither where another protocol may follow.
+/// Asserts one length or one transfer coding, never both, and neither before another protocol.
 fn check_framing(head: &Head, parsed: &Parsed) {
     let (codings, lengths) = (parsed.values("transfer-encoding"), parsed.values("content-length"));
     let is_websocket =
@@ -106,9 +110,9 @@ fn check_framing(head: &Head, parsed: &Parsed) {
     let length = lengths.first().map_or(Ok(0), |text| String::from_utf8_lossy(text).parse::<u64>());
     assert!(lengths.iter().all(|text| text.iter().all(u8::is_ascii_digit)));
     match &head.framing {
-        Framing::Length(len) => assert!(codings.is_empty() && length.as_ref() == Ok(len)),
-        Framing::Chunked(_) => assert!(codings.concat().eq_ignore_ascii_case(b"chunked") && parsed.version == 1),
-        Framing::Upgrade => assert!(is_websocket && codings.is_empty() && length == Ok(0)),
+        BodyFraming::Length(len) => assert!(codings.is_empty() && length.as_ref() == Ok(len)),
+        BodyFraming::Chunked(_) => assert!(codings.concat().eq_ignore_ascii_case(b"chunked") && parsed.version == 1),
+        BodyFraming::Upgrade => assert!(is_websocket && codings.is_empty() && length == Ok(0)),
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use crossgate::host::{Authority, HOST_LEN_MAX, HostPattern, parse_authority};
+use crossgate_message::host::{Authority, HOST_LEN_MAX, HostPattern, parse_authority};
 
-/// A host's canonical form is accepted, unchanged, and the only one with that meaning.
+/// The canonical form of a host is accepted unchanged, and there is only one for each host.
 ///
 /// # Panics
-/// If not.
+/// If this does not hold.
 pub fn host(bytes: &[u8]) {
     if let Ok(authority) = parse_authority(bytes) {
         check(bytes, &authority);
@@ -32,7 +32,7 @@ fn check(bytes: &[u8], authority: &Authority<'_>) {
     assert_ne!(port, Some(0));
     let canonical = port.map_or(host.to_owned(), |port| format!("{host}:{port}"));
     assert_eq!(parse_authority(canonical.as_bytes()).as_ref(), Ok(authority), "{canonical}");
-    // Another spelling differs in case, a dot or an address's zeros, and in nothing else.
+    // Other spellings differ only in case, a final dot, or the zeros of an address.
     if address.is_none() {
         let plain = String::from_utf8_lossy(bytes).to_ascii_lowercase().replace(".:", ":");
         assert_eq!(plain.strip_suffix('.').unwrap_or(&plain), canonical);

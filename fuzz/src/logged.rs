@@ -1,15 +1,19 @@
-//! What clients and configurations can put into the access log and the metrics.
+//! Bytes of clients and configurations in the access log and the metrics.
 
+use crossgate::registry::GatewayMetrics;
+use crossgate_message::escape::{EscapedBytes, unescape};
 use std::time::{Duration, SystemTime};
 
-use crossgate::access_log::{Escaped, Record, unescape};
-use crossgate::metrics::{Change, Metrics, VerdictLabel};
-use crossgate_policy::Kind;
+use crossgate::access_log::LogRecord;
+use crossgate::metrics::{Change, VerdictLabel};
+use crossgate_config::model::LogFieldSet;
+use crossgate_policy::RequestKind;
 
-/// A client's bytes are printable ASCII in the log, and can be had back; a label's value is read back by the exposition format.
+/// The log has a client's bytes as printable ASCII that can be unescaped. A label value can be read
+/// back from the exposition format.
 ///
 /// # Panics
-/// If not.
+/// If this does not hold.
 pub fn logged(bytes: &[u8]) {
     check_escaped::<16>(bytes);
     check_escaped::<326>(bytes);
@@ -18,7 +22,7 @@ pub fn logged(bytes: &[u8]) {
 }
 
 fn check_escaped<const LEN_MAX: usize>(bytes: &[u8]) {
-    let text = Escaped::<LEN_MAX>(bytes).to_string();
+    let text = EscapedBytes::<LEN_MAX>(bytes).to_string();
     let kept = bytes.get(..LEN_MAX).unwrap_or(bytes);
     assert!(is_printable(&text), "{text}");
     let escaped = text.strip_suffix("...").filter(|_| bytes.len() > LEN_MAX).unwrap_or(&text);
@@ -30,31 +34,31 @@ fn is_printable(text: &str) -> bool {
 }
 
 fn check_line(bytes: &[u8]) {
-    let record = Record {
+    let record = LogRecord {
         time: SystemTime::UNIX_EPOCH,
         request_id: "r-1",
         trace_id: None,
         tenant: "acme",
         route: None,
         policy: None,
-        kind: Kind::Actual,
+        kind: RequestKind::Actual,
         verdict: VerdictLabel::Deny,
         reason: "no_match",
         entry: None,
         rule_source: None,
-        rule_message: Some(Escaped(bytes)),
+        rule_message: Some(EscapedBytes(bytes)),
         rule_error: None,
-        origin: Some(Escaped(bytes)),
+        origin: Some(EscapedBytes(bytes)),
         origin_fields: 1,
-        host: Escaped(bytes),
-        method: Escaped(bytes),
+        host: EscapedBytes(bytes),
+        method: EscapedBytes(bytes),
         target: bytes,
-        requested_method: Some(Escaped(bytes)),
+        requested_method: Some(EscapedBytes(bytes)),
         requested_method_fields: 1,
-        requested_headers: Some(Escaped(bytes)),
-        sec_fetch_site: Some(Escaped(bytes)),
+        requested_headers: Some(EscapedBytes(bytes)),
+        sec_fetch_site: Some(EscapedBytes(bytes)),
         sec_fetch_site_fields: 1,
-        connection: Some(Escaped(bytes)),
+        connection: Some(EscapedBytes(bytes)),
         scheme: None,
         protocol: Some("HTTP/1.1"),
         has_credentials: false,
@@ -65,20 +69,24 @@ fn check_line(bytes: &[u8]) {
         client: None,
         generation: 1,
         note: None,
+        headers: &[(http::header::REFERER, bytes.into())],
     };
-    let line = serde_json::to_string(&record).unwrap_or_default();
-    assert!(is_printable(&line), "{line}");
-    let read: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+    let mut line = Vec::new();
+    assert!(record.write_line(LogFieldSet::ALL, &mut line));
+    let line = String::from_utf8(line).unwrap_or_default();
+    let line = line.strip_suffix('\n').unwrap_or_default();
+    assert!(is_printable(line), "{line}");
+    let read: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
     let text = |key: &str| read.get(key).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
-    assert_eq!(text("host"), Escaped::<259>(bytes).to_string());
+    assert_eq!(text("host"), EscapedBytes::<259>(bytes).to_string());
     let path = bytes.split(|byte| *byte == b'?').next().unwrap_or_default();
-    assert_eq!(text("path"), Escaped::<256>(path).to_string());
+    assert_eq!(text("path"), EscapedBytes::<256>(path).to_string());
 }
 
-/// One line a series, whatever a name has in it.
+/// Asserts that a series is one line for every tenant name.
 fn check_label(name: &str) {
     const START: &str = "crossgate_report_disagreements_total{tenant=\"";
-    let metrics = Metrics::new();
+    let metrics = GatewayMetrics::new();
     let series = metrics.tenant(name);
     series.count_disagreement(Change::NewlyDenied);
     let text = metrics.render();
@@ -88,7 +96,8 @@ fn check_label(name: &str) {
     assert_eq!((label.as_str(), rest), (name, ",change=\"newly_denied\"} 1"));
 }
 
-/// A label's value up to its closing quote, as <https://prometheus.io/docs/instrumenting/exposition_formats/> has it, and the rest.
+/// A label value up to its closing quote, and the rest:
+/// <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 fn read_label(text: &str) -> (String, &str) {
     let mut label = String::new();
     let mut rest = text.chars();

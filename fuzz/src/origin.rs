@@ -2,11 +2,11 @@
 
 use std::sync::LazyLock;
 
-use crossgate_policy::{Kind, OwnOrigin, Policy, PolicySpec, Request, Scheme};
+use crossgate_policy::{CorsRequest, OwnOrigin, Policy, PolicySpec, RequestKind, Scheme};
 
 use crate::policies::{check, compile, owned, request};
 
-const ENTRIES: [&str; 14] = [
+const ENTRIES: [&str; 18] = [
     "https://a.test",
     "https://app.example.com",
     "http://localhost:3000",
@@ -21,16 +21,21 @@ const ENTRIES: [&str; 14] = [
     "https://f*r.a.test",
     "https://c.test:*",
     "https://xn--bcher-kva.test",
+    "file://",
+    "app://.",
+    "moz-extension://*",
+    "vscode-webview://*",
 ];
 
 static POLICY: LazyLock<Policy> = LazyLock::new(|| {
-    compile(&PolicySpec { allow_origins: owned(&ENTRIES), ..PolicySpec::default() }).expect("the entries are good")
+    compile(&PolicySpec { allow_origins: owned(&ENTRIES), ..PolicySpec::default() }).expect("valid entries")
 });
 
-/// Allowed is what is a configured entry byte for byte, or matches one by the oracle's matcher.
+/// The policy allows exactly the origins that are equal to an entry or that the oracle's matcher
+/// accepts. It classifies exactly the own origins as same-origin.
 ///
 /// # Panics
-/// If anything else is, or a same-origin request is told that is none.
+/// If this does not hold.
 pub fn origin(bytes: &[u8]) {
     check(&POLICY, &ENTRIES, bytes);
     check_own(bytes, None, None, &["http://own.test", "https://own.test"]);
@@ -39,8 +44,8 @@ pub fn origin(bytes: &[u8]) {
 }
 
 fn check_own(bytes: &[u8], port: Option<u16>, scheme: Option<Scheme>, same: &[&str]) {
-    let request = Request { own: OwnOrigin { host: "own.test", port, scheme }, ..request(bytes) };
+    let request = CorsRequest { own: OwnOrigin { host: "own.test", port, scheme }, ..request(bytes) };
     let is_same = same.iter().any(|origin| origin.as_bytes() == bytes);
-    let expected = if is_same { Kind::SameOrigin } else { Kind::Actual };
+    let expected = if is_same { RequestKind::SameOrigin } else { RequestKind::Actual };
     assert_eq!(request.classify(), expected, "{}", bytes.escape_ascii());
 }

@@ -1,17 +1,18 @@
-//! Configured entries, one a line, and in the last line an origin.
+//! Configured entries, one per line, and an origin in the last line.
 
-use crossgate_policy::{Dangerously, PolicySpec};
+use crossgate_policy::{DangerousSwitches, PolicySpec};
 
 use crate::matcher;
 use crate::policies::{check, compile, decide};
 
-/// More say no more.
+/// More entries add no new cases.
 const ENTRIES_MAX: usize = 8;
 
-/// Whatever text is configured: it is refused, or it prints back as written and lets in what the oracle's matcher does.
+/// Every entry is refused, or it prints back as written and allows exactly the origins that the
+/// oracle's matcher accepts.
 ///
 /// # Panics
-/// If it lets in anything else.
+/// If this does not hold.
 pub fn pattern(bytes: &[u8]) {
     let mut lines = bytes.rsplitn(2, |byte| *byte == b'\n');
     let (origin, entries) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
@@ -30,7 +31,7 @@ fn check_alone(entry: &str, origin: &[u8]) {
     assert_eq!(all.map(|id| policy.entry_text(id)).collect::<Vec<_>>(), [entry]);
     check(&policy, &[entry], origin);
     if entry.contains("://") {
-        // What the star stands for, shortest; and what it never does.
+        // The shortest text that a star matches, and texts that it never matches.
         let filled = |star: &str| entry.replacen(":*", ":77", 1).replacen('*', star, 1).into_bytes();
         assert!(decide(&policy, &filled("a")).is_allowed(), "{entry}");
         ["", "a/b", "a:1", ".", "a@b", "A"].iter().for_each(|star| check(&policy, &[entry], &filled(star)));
@@ -38,9 +39,10 @@ fn check_alone(entry: &str, origin: &[u8]) {
     check_with_credentials(entry, origin);
 }
 
-/// With credentials no more is let in, and never plain `http` from another machine.
+/// Asserts that a policy with credentials allows no other origins, and plain `http` only from this
+/// machine.
 fn check_with_credentials(entry: &str, origin: &[u8]) {
-    let strict = PolicySpec { allow_credentials: true, dangerously: Dangerously::default(), ..spec(&[entry]) };
+    let strict = PolicySpec { allow_credentials: true, dangerously: DangerousSwitches::default(), ..spec(&[entry]) };
     let Some(policy) = compile(&strict) else { return };
     assert!(entry != "*" && entry != "null");
     if decide(&policy, origin).is_allowed() {
@@ -55,7 +57,7 @@ fn check_with_credentials(entry: &str, origin: &[u8]) {
 fn spec(entries: &[&str]) -> PolicySpec {
     PolicySpec {
         allow_origins: crate::policies::owned(entries),
-        dangerously: Dangerously { allow_null: true, ..Dangerously::default() },
+        dangerously: DangerousSwitches { allow_null: true, ..DangerousSwitches::default() },
         ..PolicySpec::default()
     }
 }

@@ -1,34 +1,34 @@
-//! Policies to ask, and what the oracle says of one made of these entries.
+//! Policies for the targets, and the reasons that the oracle expects.
 
 use std::sync::Arc;
 
-use crossgate_policy::{Field, OwnOrigin, Policy, PolicySpec, Reason, Request, Template, Verdict};
+use crossgate_policy::{CorsRequest, OwnOrigin, Policy, PolicySpec, Reason, RequestField, Template, Verdict};
 
 use crate::matcher;
 
-/// An own origin that no bytes are the same as: a fuzzer finds a host that exists.
+/// An own origin that no bytes equal, because a fuzzer would find the bytes of a valid host.
 pub(crate) const OWN: OwnOrigin<'_> = OwnOrigin { host: "(none)", port: None, scheme: None };
 
 pub(crate) fn owned(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-/// A policy, if that is one.
+/// The policy, if `spec` is valid.
 pub(crate) fn compile(spec: &PolicySpec) -> Option<Policy> {
     let template = Template::compile(spec).ok()?;
     Policy::extend(Arc::new(template.value), &[]).ok().map(|policy| policy.value)
 }
 
-/// A page's simple request.
-pub(crate) fn request(origin: &[u8]) -> Request<'_> {
-    Request { origin: Field::One(origin), ..Request::new(b"GET", OWN) }
+/// A simple request of a page.
+pub(crate) fn request(origin: &[u8]) -> CorsRequest<'_> {
+    CorsRequest { origin: RequestField::One(origin), ..CorsRequest::new(b"GET", OWN) }
 }
 
 pub(crate) fn decide(policy: &Policy, origin: &[u8]) -> Verdict {
-    policy.decide(&request(origin)).without_asking()
+    policy.decide(&request(origin)).without_rule()
 }
 
-/// The reason that the oracle gives for these bytes and these entries, without credentials.
+/// The reason by the oracle for this origin and these entries, without credentials.
 pub(crate) fn expected(entries: &[&str], origin: &[u8]) -> Reason {
     let is_listed = |text: &str| entries.contains(&text);
     if is_listed("*") {
@@ -47,14 +47,14 @@ pub(crate) fn expected(entries: &[&str], origin: &[u8]) -> Reason {
     }
 }
 
-/// The verdict is the oracle's, and the answer tells the browser no more than that.
+/// Asserts that the verdict is the oracle's, and that the answer discloses only that verdict.
 pub(crate) fn check(policy: &Policy, entries: &[&str], origin: &[u8]) {
     let (request, verdict) = (request(origin), decide(policy, origin));
     assert_eq!(verdict.reason, expected(entries, origin), "{} for {entries:?}", origin.escape_ascii());
     let edits: Vec<_> = policy.edits(&verdict, &request).collect();
     if !verdict.is_allowed() {
         assert!(edits.is_empty(), "{edits:?}");
-        // For a person, and so for any bytes.
+        // Explanations must work for all bytes too.
         let explanation = policy.explain(verdict, &request);
         explanation.near_misses.iter().for_each(|miss| assert!(entries.contains(&miss.entry.as_str()), "{miss}"));
         return;

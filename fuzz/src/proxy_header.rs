@@ -1,22 +1,22 @@
-//! The PROXY header with which a balancer begins a connection, and what the client sends behind it.
+//! The PROXY header at the beginning of a balancer's connection, and the client's bytes after it.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crossgate::metrics::BadIntroduction;
-use crossgate::proxy_protocol::{Extent, HEADER_LEN_MAX, client, extent};
+use crossgate::metrics::ProxyHeaderFault;
+use crossgate_wire::proxy_protocol::{HEADER_LEN_MAX, HeaderExtent, client, extent};
 
-/// The header's end is found alike in one piece and byte by byte, no byte behind it belongs to it, and it names whom a few lines
-/// written here find in it.
+/// The parser finds the same end of the header in one piece and byte by byte, and takes no byte
+/// after it. The client address is the one that the plain parser here finds.
 ///
 /// # Panics
-/// If not.
+/// If this does not hold.
 pub fn proxy_header(bytes: &[u8]) {
     let whole = extent(bytes);
     assert_eq!(byte_by_byte(bytes), whole);
-    let Ok(Extent { len, is_whole }) = whole else { return };
+    let Ok(HeaderExtent { len, is_whole }) = whole else { return };
     assert!(len <= bytes.len() && len <= HEADER_LEN_MAX);
     if !is_whole {
-        assert_eq!(len, bytes.len(), "all of a part belongs");
+        assert_eq!(len, bytes.len(), "a partial header has all bytes");
         return;
     }
     let header = bytes.get(..len).unwrap_or_default();
@@ -24,13 +24,13 @@ pub fn proxy_header(bytes: &[u8]) {
     let plain = if header.starts_with(b"P") { line(header) } else { block(header) };
     match (named, plain) {
         (Ok(named), Some(plain)) => assert_eq!(named, plain),
-        (Err(bad), None) => assert_eq!(bad, BadIntroduction::Malformed),
-        (named, plain) => panic!("{named:?}, and {plain:?} by the plain reading"),
+        (Err(bad), None) => assert_eq!(bad, ProxyHeaderFault::Malformed),
+        (named, plain) => panic!("{named:?}, expected {plain:?} by the plain parser"),
     }
 }
 
-/// As it comes from a socket of which one byte at a time is looked at.
-fn byte_by_byte(bytes: &[u8]) -> Result<Extent, BadIntroduction> {
+/// The extent when each byte arrives separately.
+fn byte_by_byte(bytes: &[u8]) -> Result<HeaderExtent, ProxyHeaderFault> {
     for end in 0..bytes.len() {
         let extent = extent(bytes.get(..end).unwrap_or_default())?;
         if extent.is_whole {
@@ -41,7 +41,7 @@ fn byte_by_byte(bytes: &[u8]) -> Result<Extent, BadIntroduction> {
     extent(bytes)
 }
 
-/// Section 2.1 of the protocol.
+/// The client in a header of version 1: section 2.1 of the PROXY protocol.
 fn line(header: &[u8]) -> Option<Option<SocketAddr>> {
     let text = header.strip_suffix(b"\r\n")?;
     let words: Vec<&[u8]> = text.split(|byte| *byte == b' ').collect();
@@ -55,7 +55,7 @@ fn line(header: &[u8]) -> Option<Option<SocketAddr>> {
         let address: IpAddr = std::str::from_utf8(word).ok()?.parse().ok()?;
         (address.is_ipv4() == (family == b"TCP4") && (family == b"TCP4" || family == b"TCP6")).then_some(address)
     };
-    // The parser behind takes a plus sign, which says nothing else.
+    // `u16::from_str` accepts a plus sign, which does not change the value.
     let port = |word: &[u8]| {
         let word = std::str::from_utf8(word).ok()?;
         let is_plain = !word.starts_with('0') || word == "0";
@@ -66,7 +66,7 @@ fn line(header: &[u8]) -> Option<Option<SocketAddr>> {
     Some(Some(SocketAddr::new(address(source)?, port(source_port)?)))
 }
 
-/// Section 2.2.
+/// The client in a header of version 2: section 2.2 of the PROXY protocol.
 fn block(header: &[u8]) -> Option<Option<SocketAddr>> {
     let (command, family, rest) = (*header.get(12)?, *header.get(13)?, header.get(16..)?);
     let port = |at: usize| Some(u16::from_be_bytes([*rest.get(at)?, *rest.get(at + 1)?]));

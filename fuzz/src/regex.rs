@@ -1,44 +1,48 @@
 //! The text of an origin regex, in a policy with credentials.
 
-use crossgate_policy::{Dangerously, Policy, PolicySpec, Template};
+use crossgate_policy::{DangerousSwitches, Policy, PolicySpec, Template};
 
 use crate::policies::{compile, decide, owned};
 
-/// Runs of literal text in an expression that strangers' names are put beside.
+/// The runs of literal text in an expression that are combined with foreign names.
 const RUNS_MAX: usize = 8;
 
-/// Whatever text is configured: it is refused, with an origin that it would let in, or no stranger is let in.
+/// Every expression is refused, with an origin that it would allow, or it allows no foreign origin.
 ///
 /// # Panics
-/// If one is.
+/// If this does not hold.
 pub fn regex(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let name = name(text);
-    match Template::compile(&spec(text, Dangerously::default())) {
+    match Template::compile(&spec(text, DangerousSwitches::default())) {
         Ok(_) => {
-            let policy = compile(&spec(text, Dangerously::default())).expect("it has an entry");
-            let stranger = strangers(text, &name).find(|origin| lets_in(&policy, origin));
-            assert_eq!(stranger, None, "{text}");
+            let policy = compile(&spec(text, DangerousSwitches::default())).expect("a valid policy");
+            let foreign = foreign_origins(text, &name).find(|origin| allows(&policy, origin));
+            assert_eq!(foreign, None, "{text}");
         }
         Err(problems) => {
-            let all = Dangerously { allow_any_origin: true, allow_insecure_origins: true, ..Dangerously::default() };
+            let all = DangerousSwitches {
+                allow_any_origin: true,
+                allow_insecure_origins: true,
+                ..DangerousSwitches::default()
+            };
             let sample = problems.iter().find_map(|problem| problem.message.rsplit_once("such as `"));
             let sample = sample.and_then(|(_, rest)| rest.split('`').next()).filter(|sample| !sample.starts_with(".."));
             let policy = compile(&spec(text, all));
-            sample.zip(policy).into_iter().for_each(|(origin, policy)| assert!(lets_in(&policy, origin), "{origin}"));
+            sample.zip(policy).into_iter().for_each(|(origin, policy)| assert!(allows(&policy, origin), "{origin}"));
         }
     }
 }
 
-fn spec(text: &str, dangerously: Dangerously) -> PolicySpec {
+fn spec(text: &str, dangerously: DangerousSwitches) -> PolicySpec {
     PolicySpec { allow_origin_regexes: owned(&[text]), allow_credentials: true, dangerously, ..PolicySpec::default() }
 }
 
-fn lets_in(policy: &Policy, origin: &str) -> bool {
+fn allows(policy: &Policy, origin: &str) -> bool {
     decide(policy, origin.as_bytes()).is_allowed()
 }
 
-/// A name that depends on the expression, so that none can have it in its text.
+/// A name from a hash of the expression, so that no expression contains its own name.
 fn name(text: &str) -> String {
     let mut hash = text.bytes().fold(1, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let mut letter = || {
@@ -48,8 +52,8 @@ fn name(text: &str) -> String {
     (0..20).map(|_| letter()).collect()
 }
 
-/// Origins of somebody else, put together of that name and what the expression itself says.
-fn strangers(text: &str, name: &str) -> impl Iterator<Item = String> {
+/// Foreign origins that combine that name with the literal text of the expression.
+fn foreign_origins(text: &str, name: &str) -> impl Iterator<Item = String> {
     let literal = text.replace("\\.", ".").replace("[.]", ".").replace("\\-", "-");
     let is_host = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c);
     let runs: Vec<&str> = literal.split(|c| !is_host(c)).filter(|run| !run.is_empty()).take(RUNS_MAX).collect();
@@ -63,7 +67,7 @@ fn strangers(text: &str, name: &str) -> impl Iterator<Item = String> {
                 format!("{one}{other}{name}.com"),
                 format!("{one}{other}.{name}.com"),
             ];
-            for host in hosts.iter().filter(|host| is_elsewhere(host, name)) {
+            for host in hosts.iter().filter(|host| is_foreign(host, name)) {
                 origins.extend([
                     format!("https://{host}"),
                     format!("https://{host}:8443"),
@@ -75,9 +79,9 @@ fn strangers(text: &str, name: &str) -> impl Iterator<Item = String> {
     origins.into_iter()
 }
 
-/// Whether the name is part of the domain that somebody owns, and does not only lie under one. Names that end in a digit are addresses,
-/// or of an own network.
-fn is_elsewhere(host: &str, name: &str) -> bool {
+/// Whether the name is part of the registrable domain, and not only a label below it. Hosts that
+/// end in a digit are addresses or names of a local network.
+fn is_foreign(host: &str, name: &str) -> bool {
     let is_local = host.ends_with("localhost") || host.ends_with(|c: char| c.is_ascii_digit());
     let domain = psl::domain(host.as_bytes()).map_or(host.as_bytes(), |domain| domain.as_bytes());
     !is_local && String::from_utf8_lossy(domain).contains(name)

@@ -5,12 +5,12 @@ use std::sync::{Arc, LazyLock};
 
 use crossgate::scripts::compile_source;
 use crossgate_policy::{
-    Answer, Kind, MESSAGE_LEN_MAX, PolicySpec, Rule, RuleData, RuleErrorKind, RuleInput, RuleLimits, RuleRun,
-    check_rule,
+    MESSAGE_LEN_MAX, PolicySpec, RequestKind, Rule, RuleAnswer, RuleData, RuleErrorKind, RuleInput, RuleLimits,
+    RuleRun, check_rule,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::told;
+use crate::diagnostics;
 
 static DATA: LazyLock<Arc<RuleData>> = LazyLock::new(|| {
     let owned = crate::policies::owned;
@@ -21,18 +21,18 @@ static DATA: LazyLock<Arc<RuleData>> = LazyLock::new(|| {
     Arc::new(RuleData::new(sets, tables.map(|(name, key, value)| (name.to_owned(), pair(key, value)))))
 });
 
-/// A script is refused with its problems told, or every run of it ends within its limits, and says the same wherever what it read is
-/// the same.
+/// A script is refused with diagnostics, or every run ends within its limits. Runs with the same
+/// key have the same answer.
 ///
 /// # Panics
-/// If not.
+/// If this does not hold.
 pub fn rule(bytes: &[u8]) {
     let Ok(source) = std::str::from_utf8(bytes) else { return };
     let limits = RuleLimits::default();
     match compile_source(Path::new("fuzz.rhai"), source, &DATA, &limits) {
         Err(found) => {
             assert!(found.has_errors());
-            told::check(&found, source);
+            diagnostics::check(&found, source);
         }
         Ok(script) => {
             let headers: Vec<HeaderName> = script.headers().iter().filter_map(|(name, _)| name.parse().ok()).collect();
@@ -53,7 +53,7 @@ fn check_runs(rule: &Rule, limits: &RuleLimits) {
     let others = [
         input("https://app.shop.test:8443", &headers),
         RuleInput { query: "key=k&a=%41", tenant: "other", ..page },
-        RuleInput { method: b"PUT", kind: Kind::Preflight, requested_headers: &[b"x-a,X-B".as_slice()], ..page },
+        RuleInput { method: b"PUT", kind: RequestKind::Preflight, requested_headers: &[b"x-a,X-B".as_slice()], ..page },
         RuleInput { headers: &none, path: "/a/b", route: "/a", ..page },
     ];
     let run = rule.run(&page, 0, || false);
@@ -61,7 +61,7 @@ fn check_runs(rule: &Rule, limits: &RuleLimits) {
     for other in &others {
         let again = rule.run(other, 0, || false);
         check_run(&again, limits);
-        // What was read is all that an answer depends on: it is kept under just that.
+        // An answer depends only on the inputs that the run read, so these are its cache key.
         let key = |input| {
             let mut key = Vec::new();
             rule.key(input, run.reads, &mut key);
@@ -77,9 +77,9 @@ fn check_run(run: &RuleRun, limits: &RuleLimits) {
     let is_plain = |text: &str| !text.chars().any(char::is_control);
     assert!(run.operations <= limits.operations + 1, "{}", run.operations);
     match &run.answer {
-        Ok(Answer::Deny(Some(message))) => assert!(message.len() <= MESSAGE_LEN_MAX && is_plain(message)),
-        Ok(Answer::Allow(terms)) => assert!(terms.max_age_seconds.is_none_or(|seconds| seconds <= 86_400)),
-        Ok(Answer::Deny(None) | Answer::Abstain) => {}
+        Ok(RuleAnswer::Deny(Some(message))) => assert!(message.len() <= MESSAGE_LEN_MAX && is_plain(message)),
+        Ok(RuleAnswer::Allow(terms)) => assert!(terms.max_age_seconds.is_none_or(|seconds| seconds <= 86_400)),
+        Ok(RuleAnswer::Deny(None) | RuleAnswer::Abstain) => {}
         Err(error) => {
             assert!(error.kind != RuleErrorKind::Panic && error.kind != RuleErrorKind::Time, "{error:?}");
             assert!(error.message.chars().count() <= 200 && is_plain(&error.message), "{error:?}");
@@ -95,7 +95,7 @@ fn input<'a>(origin: &'a str, headers: &'a HeaderMap) -> RuleInput<'a> {
         scheme,
         host,
         port,
-        kind: Kind::Actual,
+        kind: RequestKind::Actual,
         tenant: "acme",
         route: "/",
         method: b"GET",

@@ -1,13 +1,13 @@
 //! The bytes of a request target.
 
-use crossgate::target::Target;
+use crossgate_message::target::RequestTarget;
 
-/// What matching and the upstream see is one path, which nobody can read as another one.
+/// Route matching and the upstream get the same path, and no server can read it as another path.
 ///
 /// # Panics
-/// If not.
+/// If this does not hold.
 pub fn target(bytes: &[u8]) {
-    let (get, options) = (Target::parse(bytes, b"GET"), Target::parse(bytes, b"OPTIONS"));
+    let (get, options) = (RequestTarget::parse(bytes, b"GET"), RequestTarget::parse(bytes, b"OPTIONS"));
     assert!(get == options || bytes == b"*");
     let Ok(target) = get else { return };
     let path = target.path();
@@ -16,7 +16,7 @@ pub fn target(bytes: &[u8]) {
     assert_eq!(target.path_for_matching(), single_slashes(path));
     assert!(!has_dots(path), "{path}");
     assert_eq!(
-        Target::parse(target.upstream().as_bytes(), b"GET").as_ref().map(Target::upstream),
+        RequestTarget::parse(target.upstream().as_bytes(), b"GET").as_ref().map(RequestTarget::upstream),
         Ok(target.upstream())
     );
     let text = String::from_utf8_lossy(bytes);
@@ -25,7 +25,8 @@ pub fn target(bytes: &[u8]) {
     assert_eq!(target.upstream(), query.map_or(path.to_owned(), |query| format!("{path}?{query}")));
 }
 
-/// Whether it has a dot segment for anybody who decodes escapes, takes `\` for a slash, or leaves out parameters.
+/// Whether a server finds a dot segment that decodes escapes, takes `\` for a slash, or removes
+/// parameters.
 fn has_dots(path: &str) -> bool {
     let mut lenient = path.to_ascii_lowercase();
     for (escape, plain) in [("%2e", "."), ("%2f", "/"), ("%5c", "/"), ("\\", "/")] {
@@ -40,7 +41,8 @@ fn single_slashes(path: &str) -> String {
     format!("/{}{end}", parts.join("/"))
 }
 
-/// A path as RFC 3986, section 6.2.2, has it: unreserved characters decoded, then dot segments removed.
+/// The path normalised by RFC 3986, section 6.2.2: unreserved characters are decoded, then dot
+/// segments removed.
 fn resolved(target: &str, authority: Option<&str>) -> String {
     let path = match authority {
         Some(authority) => target.split_once("://").and_then(|(_, rest)| rest.strip_prefix(authority)),
