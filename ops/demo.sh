@@ -1,105 +1,138 @@
 #!/usr/bin/env bash
-# Starts the demo upstream and the gateway before it, says where to look, and ends both with Ctrl-C.
+# Starts the demo upstream and the gateway in front of it, prints the URLs to open, and stops both on Ctrl-C.
 # Usage: ops/demo.sh CROSSGATE [https]
-# With `https` the gateway speaks TLS too, on port 8443, with a certificate of an authority that is made up for this one run.
+# With `https` the gateway also serves TLS, with a certificate of an authority that the script creates for this run.
+# Ports, all on loopback: PORT (the gateway, 8080), PAGE_PORT (the page, 3000), ADMIN_PORT (metrics and explain, 9900),
+# UPSTREAM_PORT (the API itself, 9001) and HTTPS_PORT (8443).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 crossgate=$1
 with_https=${2:+yes}
 config=ops/config/demo.yaml
-ports=(3000 8080 9001 9900 ${with_https:+8443})
-tls=
+names=(PORT PAGE_PORT ADMIN_PORT UPSTREAM_PORT ${with_https:+HTTPS_PORT})
+: "${PORT:=8080}" "${PAGE_PORT:=3000}" "${ADMIN_PORT:=9900}" "${UPSTREAM_PORT:=9001}" "${HTTPS_PORT:=8443}"
+make_target=run${with_https:+-https}
+state=
 upstream=
 gateway=
+log=
 
-taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+fail() {
+    echo "$*" >&2
+    exit 1
+}
+
+# Browsers resolve *.localhost to [::1] and 127.0.0.1, and may use either.
+taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null || (exec 3<>"/dev/tcp/::1/$1") 2>/dev/null; }
+
+chosen() {
+    local name
+    for name in "${names[@]}"; do
+        [ "${!name}" != "$1" ] || return 0
+    done
+    return 1
+}
+
+check_ports() {
+    local name other free
+    for name in "${names[@]}"; do
+        [[ ${!name} =~ ^[1-9][0-9]{0,4}$ ]] && [ "${!name}" -le 65535 ] ||
+            fail "$name=${!name} is not a port: a number from 1 to 65535 is accepted"
+        for other in "${names[@]}"; do
+            [ "$name" = "$other" ] || [ "${!name}" != "${!other}" ] || fail "$name and $other are both ${!name}: set different ports"
+        done
+    done
+    for name in "${names[@]}"; do
+        taken "${!name}" || continue
+        free=${!name}
+        while taken "$free" || chosen "$free"; do free=$((free % 65535 + 1)); done
+        fail "port ${!name} is taken: set $name to a free port, for example \`make $make_target $name=$free\`"
+    done
+}
 
 stop() {
     trap - EXIT
     trap '' INT TERM HUP
-    for pid in $gateway $upstream; do
-        kill "$pid" 2>/dev/null || true
+    # Suppresses the shell's messages about ended jobs, which may come at any time from here on.
+    exec 2>/dev/null
+    for pid in $log $gateway $upstream; do
+        kill "$pid" || true
     done
-    [ -z "$tls" ] || rm -r "$tls"
-    trap - INT TERM HUP
     wait
+    [ -z "$state" ] || rm -r "$state"
 }
 
-# An authority, a certificate of it for the demo's API, and the demo's configuration with a listener that has that.
-prepare_https() {
-    tls=$(mktemp -d)
+# Creates an authority, and its certificate for the demo API.
+make_certificate() {
     (
-        cd "$tls"
+        cd "$state"
         new_key=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
-        openssl req -x509 "${new_key[@]}" -days 30 -subj '/CN=Crossgate demo, made up for one run' -keyout ca.key -out ca.pem
+        openssl req -x509 "${new_key[@]}" -days 30 -subj '/CN=Crossgate demo, one run' -keyout ca.key -out ca.pem
         openssl req "${new_key[@]}" -subj /CN=api.acme.localhost -keyout api.key -out api.csr
         printf 'subjectAltName=DNS:api.acme.localhost\n' >api.ext
         openssl x509 -req -in api.csr -days 30 -CA ca.pem -CAkey ca.key -CAcreateserial -extfile api.ext -out api.pem
-        # Nobody needs it any more, and a browser may be told to trust it.
+        # A browser may trust the authority, so its key must not outlive this script.
         rm ca.key
-    ) 2>"$tls/openssl.log" || { cat "$tls/openssl.log" >&2; return 1; }
-    sed -e "s|^  - address: 127.0.0.1:8080\$|&\n  - { address: 127.0.0.1:8443, tls: { certificates: [{ certificate: api.pem, key: api.key }] } }|" \
-        -e "s|\.\./\.\./scripts|$PWD/scripts|" "$config" >"$tls/demo.yaml"
-    config=$tls/demo.yaml
+    ) 2>"$state/openssl.log" || { cat "$state/openssl.log" >&2; return 1; }
 }
 
-for port in "${ports[@]}"; do
-    if taken "$port"; then
-        echo "port $port is taken on 127.0.0.1; the demo needs ${ports[*]}: end what uses it and try again" >&2
-        exit 1
+# Uses the demo configuration itself, so that edits take effect, or a copy if ports or TLS differ.
+prepare_config() {
+    [ -n "$with_https" ] || [ "$PORT $PAGE_PORT $ADMIN_PORT $UPSTREAM_PORT" != "8080 3000 9900 9001" ] || return 0
+    local https=
+    if [ -n "$with_https" ]; then
+        make_certificate
+        https="\\n  - { address: 127.0.0.1:$HTTPS_PORT, tls: { certificates: [{ certificate: api.pem, key: api.key }] } }"
     fi
-done
+    sed -e "s|^  - address: .*|  - address: 127.0.0.1:$PORT$https|" -e "s|^admin: .*|admin: { address: 127.0.0.1:$ADMIN_PORT }|" \
+        -e "s|^  demo: .*|  demo: { servers: [127.0.0.1:$UPSTREAM_PORT] }|" -e "s|localhost:3000|localhost:$PAGE_PORT|g" \
+        -e "s|\.\./\.\./scripts|$PWD/scripts|" "$config" >"$state/demo.yaml"
+    config=$state/demo.yaml
+}
 
+check_ports
+state=$(mktemp -d)
 trap stop EXIT
 trap 'exit 0' INT TERM HUP
-[ -z "$with_https" ] || prepare_https
-# Each in a process group of its own: Ctrl-C reaches this script alone, which ends both once.
+prepare_config
+pages=(--pages "127.0.0.1:$PAGE_PORT")
+[ ! -e /proc/net/if_inet6 ] || ! grep -q '^0\{31\}1 ' /proc/net/if_inet6 || pages+=(--pages "[::1]:$PAGE_PORT")
+# Each in its own process group: Ctrl-C reaches only this script, which stops both once.
 set -m
-"$crossgate" demo-upstream --rule scripts/demo.rhai &
+"$crossgate" demo-upstream --listen "127.0.0.1:$UPSTREAM_PORT" "${pages[@]}" --gateway "http://api.acme.localhost:$PORT" \
+    --admin "127.0.0.1:$ADMIN_PORT" --config "$config" --rule scripts/demo.rhai >"$state/upstream.log" 2>&1 &
 upstream=$!
-"$crossgate" run --config "$config" &
+"$crossgate" run --config "$config" >"$state/access.log" 2>"$state/gateway.log" &
 gateway=$!
 
-for port in "${ports[@]}"; do
-    until taken "$port"; do
-        kill -0 "$upstream" 2>/dev/null && kill -0 "$gateway" 2>/dev/null || exit 1
+for name in "${names[@]}"; do
+    until taken "${!name}"; do
+        kill -0 "$upstream" 2>/dev/null && kill -0 "$gateway" 2>/dev/null || { cat "$state/upstream.log" "$state/gateway.log" >&2; exit 1; }
         sleep 0.1
     done
 done
 
-cat <<EOF
+cat <<EOT
 
-  The demo is running. Ctrl-C ends it.
+  Open http://app.acme.localhost:$PAGE_PORT (allowed) and http://evil.localhost:$PAGE_PORT (denied). Ctrl-C ends the demo.
 
-    http://app.acme.localhost:3000     the allowed origin
-    http://evil.localhost:3000         the same page, not allowed
-    http://127.0.0.1:9900/metrics      what the gateway counted
-    http://127.0.0.1:9001/requests     what reached the upstream; OPTIONS stays 0
+  To edit while it runs: $config (the list of origins) and scripts/demo.rhai (the rule).
+  Metrics: http://127.0.0.1:$ADMIN_PORT/metrics   Access log: $state/access.log
+EOT
+[ -z "$with_https" ] || cat <<EOT
 
-  Change scripts/demo.rhai, save, and press again: the new rule decides within a second.
+  Over https, with a certificate of the authority $state/ca.pem:
+    curl -si --cacert $state/ca.pem --resolve api.acme.localhost:$HTTPS_PORT:127.0.0.1 \\
+      -H 'Origin: http://app.acme.localhost:$PAGE_PORT' https://api.acme.localhost:$HTTPS_PORT/orders
+  In a browser, open https://api.acme.localhost:$HTTPS_PORT/orders once and accept the certificate, then
+    http://app.acme.localhost:$PAGE_PORT/?api=https://api.acme.localhost:$HTTPS_PORT
+EOT
+echo
 
-  By hand:
-    curl -si -X OPTIONS -H 'Host: api.acme.localhost' -H 'Origin: http://app.acme.localhost:3000' \\
-      -H 'Access-Control-Request-Method: PUT' localhost:8080/orders
-    $crossgate explain --config $config --host api.acme.localhost \\
-      --origin http://evil.localhost:3000 --method PUT --path /orders
+# Shows the lines after the start: reloads, and errors in an edited file.
+tail -n "+$(($(wc -l <"$state/gateway.log") + 1))" -f "$state/gateway.log" &
+log=$!
 
-EOF
-if [ -n "$with_https" ]; then
-    cat <<EOF
-  Over https, with a certificate of an authority that is $tls/ca.pem:
-    curl -si --cacert $tls/ca.pem --resolve api.acme.localhost:8443:127.0.0.1 \\
-      -H 'Origin: http://app.acme.localhost:3000' https://api.acme.localhost:8443/orders
-
-  In a browser, open https://api.acme.localhost:8443/orders once and accept the certificate (or import the authority), then
-
-    http://app.acme.localhost:3000/?api=https://api.acme.localhost:8443
-
-  Copy other files over $tls/api.pem and api.key: new connections get them within a second.
-
-EOF
-fi
-
-# Whichever ends first ends the demo, with its exit code.
+# The first process to end stops the demo, with its exit code.
 wait -n "$upstream" "$gateway"
