@@ -1,11 +1,13 @@
-//! The answers kept of rules, under threads: one key that everybody asks for, as many keys as a tenant may have, and a flood of
-//! keys that come once, each of which runs the rule and drives an older answer out.
+//! The cache of rule answers under threads.
 //!
-//! Beside the times stands what a second thread adds. Its rounds alternate with those of one thread within every sample, so that
-//! whatever else the machine does meets both.
+//! The workloads are one key for all requests, as many keys as a tenant may cache, and a flood of
+//! keys that occur once. Each key of a flood runs the rule and evicts an older answer. The bench
+//! also prints the gain of a second thread. Rounds with one and with two threads alternate within
+//! every sample, so that other load on the machine affects both.
 
 #![expect(clippy::panic, clippy::expect_used, reason = "a bench that has the wrong input must not go on")]
 
+use crossgate_config::model::{CacheLimits, RuleTimes};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::thread;
@@ -13,42 +15,48 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use crossgate::verdicts::{CacheLimits, LiveRule, RuleSeat, RuleTimes, Source, Verdicts};
+use crossgate::verdicts::{AnswerSource, CompiledRule, TenantRule, Verdicts};
 use crossgate_benches::{Numbered, Random};
-use crossgate_policy::{Kind, Rule, RuleData, RuleInput, RuleLimits, Script};
+use crossgate_policy::{RequestKind, Rule, RuleData, RuleInput, RuleLimits, Script};
 use http::HeaderMap;
 
 const SHAPE: &str = "https://app-#.zone-#.example";
 const SCHEME: &str = "https://";
-/// Reads the host alone, and does next to nothing, so that a flood is about what is kept.
+/// A cheap rule that reads only the host, so that a flood measures the cache.
 const RULE: &str = "fn decide(req) { if req.host == \"closed.example\" { deny() } else { allow() } }";
-/// Samples, and so rounds behind a ratio.
+/// The number of samples, and of rounds in a ratio.
 const ROUNDS: usize = 20;
 
-/// What is asked for, and by whom.
+/// The keys of the requests, and their tenants.
 struct Workload {
     name: &'static str,
-    /// The next key, by how many this run of keys has had. Those of run 0 are kept from the start.
+    /// The next key, from its index in this run of keys and the number of the run. The keys of run
+    /// 0 are cached at the start.
     key: fn(step: u64, run: u64, &mut Random) -> [u64; 2],
-    /// The source of every answer.
-    source: Source,
-    /// Whose the rule is. Threads take turns at them.
+    /// The expected source of every answer.
+    source: AnswerSource,
+    /// The tenants with the rule. Threads use them in turn.
     tenants: &'static [&'static str],
 }
 
 const WORKLOADS: [Workload; 4] = [
-    Workload { name: "hit of one key", key: |_, _, _| [0, 0], source: Source::Cache, tenants: &["a"] },
+    Workload { name: "hit of one key", key: |_, _, _| [0, 0], source: AnswerSource::Cache, tenants: &["a"] },
     Workload {
         name: "hits of 8,000 keys",
         key: |_, _, random| [random.below(8_000), 0],
-        source: Source::Cache,
+        source: AnswerSource::Cache,
         tenants: &["a"],
     },
-    Workload { name: "flood of one tenant", key: |step, run, _| [step, run], source: Source::Run, tenants: &["a"] },
+    Workload {
+        name: "flood of one tenant",
+        key: |step, run, _| [step, run],
+        source: AnswerSource::Run,
+        tenants: &["a"],
+    },
     Workload {
         name: "flood of two tenants",
         key: |step, run, _| [step, run],
-        source: Source::Run,
+        source: AnswerSource::Run,
         tenants: &["a", "b"],
     },
 ];
@@ -59,56 +67,57 @@ fn rule(number: u64) -> Rule {
     Rule::new(number, &Arc::new(script), &[], &[], 2)
 }
 
-/// A workload and the tenants' seats of one rule.
-struct Asking<'w> {
+/// A workload and the rule of each tenant.
+struct RunningWorkload<'w> {
     workload: &'w Workload,
-    seats: Vec<RuleSeat>,
-    /// Runs of keys so far: each thread of each round begins another.
+    rules: Vec<TenantRule>,
+    /// The number of runs of keys so far. Each thread of each round begins a new one.
     runs: u64,
 }
 
-impl<'w> Asking<'w> {
-    /// With as many answers kept for each tenant as may be.
+impl<'w> RunningWorkload<'w> {
+    /// Fills the cache of each tenant to its limit.
     fn new(workload: &'w Workload) -> Self {
         let verdicts = Arc::new(Verdicts::default());
         let limits = CacheLimits::default();
-        // A flood is all that the tenant does, and must not be stopped for it.
+        // The time limit of rules must not stop the flood.
         verdicts.set_limits(limits, RuleTimes { per_second: Duration::from_secs(1_000), ..RuleTimes::default() });
-        let live = LiveRule::new(Arc::new(rule(verdicts.draw_number())));
-        let seats: Vec<_> = workload.tenants.iter().map(|tenant| RuleSeat::new(&verdicts, &live, tenant)).collect();
+        let compiled = CompiledRule::new(Arc::new(rule(verdicts.draw_number())));
+        let rules: Vec<_> =
+            workload.tenants.iter().map(|tenant| TenantRule::new(&verdicts, &compiled, tenant)).collect();
         let (mut origin, headers) = (Numbered::new(SHAPE), HeaderMap::new());
-        for seat in &seats {
+        for rule in &rules {
             for number in 0..limits.entries_per_tenant as u64 {
-                with_input(origin.with(&[number, 0]), &headers, |input| seat.ask(input));
+                with_input(origin.with(&[number, 0]), &headers, |input| rule.decide(input));
             }
         }
-        Self { workload, seats, runs: 0 }
+        Self { workload, rules, runs: 0 }
     }
 
-    /// How long so many questions take, on each of so many threads.
+    /// The time for `count` questions on each of `threads` threads.
     fn round(&mut self, threads: usize, count: u64) -> Duration {
-        let Self { workload, seats, runs } = self;
+        let Self { workload, rules, runs } = self;
         let workload: &Workload = workload;
         let began = Instant::now();
         thread::scope(|scope| {
-            for seat in seats.iter().cycle().take(threads) {
+            for rule in rules.iter().cycle().take(threads) {
                 *runs += 1;
                 let run = *runs;
-                scope.spawn(move || ask(seat, workload, run, count));
+                scope.spawn(move || ask(rule, workload, run, count));
             }
         });
         began.elapsed()
     }
 }
 
-/// So many questions of one thread.
-fn ask(seat: &RuleSeat, workload: &Workload, run: u64, count: u64) {
+/// Asks `count` questions on this thread.
+fn ask(rule: &TenantRule, workload: &Workload, run: u64, count: u64) {
     let (mut origin, mut random, headers) = (Numbered::new(SHAPE), Random::of(run), HeaderMap::new());
     for step in 0..count {
         let key = (workload.key)(step, run, &mut random);
-        let asked = with_input(origin.with(&key), &headers, |input| seat.ask(input));
-        assert_eq!(asked.source, workload.source, "{}", workload.name);
-        black_box(asked);
+        let answer = with_input(origin.with(&key), &headers, |input| rule.decide(input));
+        assert_eq!(answer.source, workload.source, "{}", workload.name);
+        black_box(answer);
     }
 }
 
@@ -119,7 +128,7 @@ fn with_input<R>(origin: &[u8], headers: &HeaderMap, then: impl FnOnce(&RuleInpu
         scheme: "https",
         host: origin.strip_prefix(SCHEME).expect("https"),
         port: None,
-        kind: Kind::Actual,
+        kind: RequestKind::Actual,
         tenant: "a",
         route: "/",
         method: b"GET",
@@ -137,9 +146,9 @@ fn group<'c>(criterion: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, Wal
     group
 }
 
-/// What is in all the other times: making up a question, and in a flood also a run of the rule.
-fn apart(criterion: &mut Criterion) {
-    let mut group = group(criterion, "cache/apart");
+/// The parts of the other times: creating a question, and in a flood also a run of the rule.
+fn question_and_run(criterion: &mut Criterion) {
+    let mut group = group(criterion, "cache/parts");
     let (mut origin, mut random, headers) = (Numbered::new(SHAPE), Random::default(), HeaderMap::new());
     group.bench_function("question", |bencher| {
         bencher.iter(|| with_input(origin.with(&[random.below(8_000), 0]), &headers, |input| input.host.len()));
@@ -150,30 +159,31 @@ fn apart(criterion: &mut Criterion) {
     });
 }
 
-fn asking(criterion: &mut Criterion) {
+fn workloads(criterion: &mut Criterion) {
     for workload in &WORKLOADS {
         let mut group = group(criterion, &format!("cache/{}", workload.name));
-        let (mut made, mut ratios) = (None, Vec::new());
+        let (mut running, mut ratios) = (None, Vec::new());
         group.throughput(Throughput::Elements(1));
         group.bench_function("1 thread", |bencher| {
-            let asking = made.get_or_insert_with(|| Asking::new(workload));
-            bencher.iter_custom(|count| asking.round(1, count));
+            let running = running.get_or_insert_with(|| RunningWorkload::new(workload));
+            bencher.iter_custom(|count| running.round(1, count));
         });
         group.throughput(Throughput::Elements(2));
         group.bench_function("2 threads", |bencher| {
-            let asking = made.get_or_insert_with(|| Asking::new(workload));
+            let running = running.get_or_insert_with(|| RunningWorkload::new(workload));
             bencher.iter_custom(|count| {
-                let (one, two) = (asking.round(1, count), asking.round(2, count));
+                let (one, two) = (running.round(1, count), running.round(2, count));
                 ratios.push(2.0 * one.as_secs_f64() / two.as_secs_f64());
                 two
             });
         });
-        tell(workload, &ratios);
+        print_ratio(workload, &ratios);
     }
 }
 
-/// The median of the samples' rounds, without the short ones that came first to warm up. A run without samples tells nothing.
-fn tell(workload: &Workload, ratios: &[f64]) {
+/// Prints the median of the samples, without the short warm-up rounds before them. A run without
+/// samples prints nothing.
+fn print_ratio(workload: &Workload, ratios: &[f64]) {
     let mut ratios = ratios.rchunks_exact(ROUNDS).next().unwrap_or_default().to_vec();
     ratios.sort_by(f64::total_cmp);
     if let Some(median) = ratios.get(ROUNDS / 2) {
@@ -181,5 +191,5 @@ fn tell(workload: &Workload, ratios: &[f64]) {
     }
 }
 
-criterion_group!(benches, apart, asking);
+criterion_group!(benches, question_and_run, workloads);
 criterion_main!(benches);

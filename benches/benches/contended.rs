@@ -1,10 +1,13 @@
-//! What all threads write to with every request, under one thread and under two: the count of a hot tenant, an upstream's latency,
-//! and the holding of the snapshot. Beside each stands the plain way, one cell that all of them share.
+//! Memory that all threads write to in every request, under one thread and under two: the count of
+//! a hot tenant, the latency of an upstream, and the pin of the snapshot.
 //!
-//! Rounds alternate, so that whatever else the machine does meets all of them; what counts is the ratio.
+//! Each is compared with the plain implementation, one cell that all threads share. Rounds
+//! alternate, so that other load on the machine affects all of them. The result is the ratio.
 
 #![expect(clippy::panic, clippy::expect_used, reason = "a bench that has the wrong input must not go on")]
 
+use crossgate::counters::SentResponse;
+use crossgate::registry::GatewayMetrics;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,11 +16,12 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use crossgate::metrics::{Metrics, VerdictLabel};
+use crossgate::metrics::VerdictLabel;
 use crossgate::reload::{BrokenTenants, Reloader};
-use crossgate_policy::{Kind, Reason};
+use crossgate_policy::{Reason, RequestKind};
+use http::StatusCode;
 
-/// Samples, and so rounds behind a ratio.
+/// The number of samples, and of rounds in a ratio.
 const ROUNDS: usize = 20;
 
 const CONFIG: &str = r#"version: 1
@@ -28,7 +32,7 @@ policies: { p: { allowOrigins: ["https://app.test"] } }
 tenants: [{ id: t, hosts: [t.test], upstream: a, policy: p }]
 "#;
 
-/// So many operations on each of so many threads.
+/// The time for `count` operations on each of `threads` threads.
 fn round(operation: &(dyn Fn() + Sync), threads: usize, count: u64) -> Duration {
     let began = Instant::now();
     thread::scope(|scope| {
@@ -59,7 +63,7 @@ fn compare(criterion: &mut Criterion, name: &str, operation: &(dyn Fn() + Sync))
             two
         });
     });
-    // Without the short rounds that came first to warm up. A run without samples tells nothing.
+    // Without the short warm-up rounds before the samples. A run without samples prints nothing.
     let mut ratios = ratios.rchunks_exact(ROUNDS).next().unwrap_or_default().to_vec();
     ratios.sort_by(f64::total_cmp);
     if let Some(median) = ratios.get(ROUNDS / 2) {
@@ -68,13 +72,17 @@ fn compare(criterion: &mut Criterion, name: &str, operation: &(dyn Fn() + Sync))
 }
 
 fn counts(criterion: &mut Criterion) {
-    let (metrics, shared) = (Metrics::new(), AtomicU64::new(0));
+    let (metrics, shared) = (GatewayMetrics::new(), AtomicU64::new(0));
     let (tenant, upstream) = (metrics.tenant("hot"), metrics.upstream("hot"));
     compare(criterion, "one shared count", &|| {
         black_box(shared.fetch_add(1, Relaxed));
     });
     compare(criterion, "count of a tenant", &|| {
-        tenant.count_request(black_box(Kind::Actual), VerdictLabel::Allow, Reason::Exact);
+        tenant.count_request(black_box(RequestKind::Actual), VerdictLabel::Allow, Reason::Exact);
+    });
+    compare(criterion, "answer of a tenant", &|| {
+        let response = SentResponse::by_gateway(StatusCode::NO_CONTENT);
+        tenant.count_response(Some(black_box(response)), black_box(Duration::from_micros(1)));
     });
     compare(criterion, "latency of an upstream", &|| {
         upstream.duration.observe(black_box(Duration::from_millis(3)));
@@ -85,10 +93,10 @@ fn snapshots(criterion: &mut Criterion) {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("crossgate.yaml");
     std::fs::write(&file, CONFIG).expect("a file");
-    let started = Reloader::start(&file, BrokenTenants::Refuse, &Metrics::new());
+    let started = Reloader::start(&file, BrokenTenants::Refuse, &GatewayMetrics::new());
     let reloader = started.unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let (current, shared) = (Arc::clone(reloader.current()), reloader.current().latest());
-    compare(criterion, "one shared holding", &|| drop(black_box(Arc::clone(&shared))));
+    compare(criterion, "one shared reference count", &|| drop(black_box(Arc::clone(&shared))));
     compare(criterion, "pin of a snapshot", &|| drop(black_box(current.pin())));
 }
 

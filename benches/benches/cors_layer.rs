@@ -1,9 +1,10 @@
-//! The same decisions by Crossgate's policy and by `tower-http`'s `CorsLayer`, each from a request with the fields of a browser to
-//! the response's header map.
+//! The same decisions by Crossgate's policy and by the `CorsLayer` of `tower-http`, from a
+//! browser's request to the header map of the response.
 //!
-//! Both have the same exact origins, methods, header names, credentials and max-age, and the same part of the work: the answer to a
-//! preflight, or the response of an inner service that answers at once, with the CORS fields added. They differ where they
-//! disagree: the layer lets a stranger's request through to the service and its preflight get every field but the origin.
+//! Both have the same exact origins, methods, header names, credentials and max-age. Both do the
+//! same work: they answer a preflight, or add the CORS fields to the response of an inner service
+//! that answers at once. They differ for unlisted origins: the layer forwards the request to the
+//! service, and answers the preflight with all fields but the origin.
 
 #![expect(clippy::panic, clippy::expect_used, reason = "a bench that has the wrong input must not go on")]
 
@@ -15,10 +16,11 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
-use crossgate::forwarded::Peer;
-use crossgate::judge::{HeadView, with_request};
+use crossgate::judge::with_request;
+use crossgate::request_head::RequestHead;
 use crossgate_benches::{Numbered, compile};
-use crossgate_policy::{Kind, OwnOrigin, Policy, PolicySpec};
+use crossgate_message::forwarded::ConnectionPeer;
+use crossgate_policy::{OwnOrigin, Policy, PolicySpec, RequestKind};
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, CONTENT_TYPE, ORIGIN, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use tower::{Layer, Service, service_fn};
@@ -26,11 +28,11 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 const OWN: OwnOrigin<'_> = OwnOrigin { host: "api.example.test", port: None, scheme: None };
 const SHAPE: &str = "https://app-#.example.com";
-const STRANGER: &str = "https://app-0000000.example.org";
+const UNLISTED: &str = "https://app-0000000.example.org";
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_AGE_SECONDS: u32 = 600;
 
-/// What a browser sends with every request.
+/// The fields that a browser sends with every request.
 const BROWSER: [(&str, &str); 7] = [
     ("host", "api.example.test"),
     ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
@@ -41,7 +43,7 @@ const BROWSER: [(&str, &str); 7] = [
     ("sec-fetch-site", "cross-site"),
 ];
 
-/// What it adds to a preflight.
+/// The fields that a browser adds to a preflight.
 const PREFLIGHT: [(&str, &str); 2] =
     [("access-control-request-method", "PUT"), ("access-control-request-headers", "authorization,content-type")];
 
@@ -70,10 +72,12 @@ fn layer(count: u64) -> CorsLayer {
         .max_age(Duration::from_secs(MAX_AGE_SECONDS.into()))
 }
 
-fn request(kind: Kind, origin: &str) -> Request<()> {
+fn request(kind: RequestKind, origin: &str) -> Request<()> {
     let (method, more) = match kind {
-        Kind::Preflight => (Method::OPTIONS, &PREFLIGHT[..]),
-        Kind::Actual | Kind::WebSocket | Kind::SameOrigin | Kind::NonCors => (Method::GET, &[][..]),
+        RequestKind::Preflight => (Method::OPTIONS, &PREFLIGHT[..]),
+        RequestKind::Actual | RequestKind::WebSocket | RequestKind::SameOrigin | RequestKind::NonCors => {
+            (Method::GET, &[][..])
+        }
     };
     let origin = ("origin", origin);
     let fields = BROWSER.iter().chain(more).chain([&origin]);
@@ -82,17 +86,19 @@ fn request(kind: Kind, origin: &str) -> Request<()> {
     built.body(()).expect("a request")
 }
 
-/// What the gateway does, but for finding out whose policy it is.
+/// The work of the gateway without the lookup of tenant and policy.
 fn crossgate(policy: &Policy, request: Request<()>) -> Response<()> {
-    let peer = Peer { address: None, is_trusted: false };
-    let head = HeadView::new(request.method().as_str().as_bytes(), b"/orders", request.headers().into(), peer);
+    let peer = ConnectionPeer { address: None, is_trusted: false };
+    let head = RequestHead::new(request.method().as_str().as_bytes(), b"/orders", request.headers().into(), peer);
     with_request(&head, OWN, |request| {
-        let verdict = policy.decide(request).without_asking();
+        let verdict = policy.decide(request).without_rule();
         let mut response = Response::new(());
         *response.status_mut() = match (verdict.is_allowed(), verdict.kind) {
             (false, _) => StatusCode::FORBIDDEN,
-            (true, Kind::Preflight) => StatusCode::NO_CONTENT,
-            (true, Kind::Actual | Kind::WebSocket | Kind::SameOrigin | Kind::NonCors) => StatusCode::OK,
+            (true, RequestKind::Preflight) => StatusCode::NO_CONTENT,
+            (true, RequestKind::Actual | RequestKind::WebSocket | RequestKind::SameOrigin | RequestKind::NonCors) => {
+                StatusCode::OK
+            }
         };
         let mut fields = HeaderMap::with_capacity(8);
         for edit in policy.edits(&verdict, request) {
@@ -121,7 +127,7 @@ fn tower(
     let future = pin!(service.call(request));
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok(response)) => response,
-        Poll::Pending => panic!("neither waits for anything"),
+        Poll::Pending => panic!("neither the layer nor the service waits"),
     }
 }
 
@@ -140,14 +146,14 @@ fn bench(
     });
 }
 
-fn beside(criterion: &mut Criterion) {
-    for (name, kind) in [("preflight", Kind::Preflight), ("actual", Kind::Actual)] {
-        let mut group = criterion.benchmark_group(format!("beside tower-http/{name}"));
+fn compare(criterion: &mut Criterion) {
+    for (name, kind) in [("preflight", RequestKind::Preflight), ("actual", RequestKind::Actual)] {
+        let mut group = criterion.benchmark_group(format!("tower-http/{name}"));
         group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1)).sample_size(50);
         for count in [1, 1_000, 10_000] {
             let (policy, mut service) = (policy(count), layer(count).layer(service_fn(inner as Inner)));
             for (outcome, origin, is_allowed) in
-                [("hit", origin(count / 2), true), ("miss", STRANGER.to_owned(), false)]
+                [("hit", origin(count / 2), true), ("miss", UNLISTED.to_owned(), false)]
             {
                 let request = request(kind, &origin);
                 let id = |engine: &str| BenchmarkId::new(format!("{engine}, {outcome}"), count);
@@ -158,5 +164,5 @@ fn beside(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, beside);
+criterion_group!(benches, compare);
 criterion_main!(benches);

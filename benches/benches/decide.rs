@@ -6,14 +6,16 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 use crossgate_benches::{Numbered, Random, compile, policy};
-use crossgate_policy::{Field, OwnOrigin, Policy, PolicySpec, Request, Verdict};
+use crossgate_policy::{CorsRequest, OwnOrigin, Policy, PolicySpec, RequestField, Verdict};
 
 const OWN: OwnOrigin<'_> = OwnOrigin { host: "api.example.test", port: None, scheme: None };
 const EXACT: &str = "https://app-#.example.com";
 const WILD: &str = "https://*.zone-#.example.net";
 
 fn decide(policy: &Policy, origin: &[u8]) -> Verdict {
-    policy.decide(&Request { origin: Field::One(black_box(origin)), ..Request::new(b"GET", OWN) }).without_asking()
+    policy
+        .decide(&CorsRequest { origin: RequestField::One(black_box(origin)), ..CorsRequest::new(b"GET", OWN) })
+        .without_rule()
 }
 
 fn group<'c>(criterion: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, WallTime> {
@@ -22,13 +24,13 @@ fn group<'c>(criterion: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, Wal
     group
 }
 
-/// One bench of one text.
+/// A bench of one origin.
 fn fixed(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, policy: &Policy, origin: &[u8], is_allowed: bool) {
     assert_eq!(decide(policy, origin).is_allowed(), is_allowed, "{}", origin.escape_ascii());
     group.bench_function(id, |bencher| bencher.iter(|| decide(policy, origin)));
 }
 
-/// One bench of texts of a shape, with a fresh number before and an entry's number after.
+/// A bench of origins of one shape. The first number is fresh, the second is that of an entry.
 fn fresh(
     group: &mut BenchmarkGroup<'_, WallTime>,
     id: BenchmarkId,
@@ -116,7 +118,8 @@ fn wildcards(criterion: &mut Criterion) {
     fixed(&mut group, BenchmarkId::new("in a label", 64), &starred, b"https://preview-63-x.example.org", true);
 }
 
-/// What is made to cost, against the largest tables: a denial must not take longer for them.
+/// Inputs of an attacker against the largest tables: a denial must not take longer because of a
+/// large table.
 fn hostile(criterion: &mut Criterion) {
     let mut group = group(criterion, "hostile");
     let labels = "a.".repeat(119) + "example.net";
@@ -151,16 +154,16 @@ fn preflights(criterion: &mut Criterion) {
     ];
     for (name, line) in inputs {
         let lines = [line.as_slice()];
-        let request = Request {
-            origin: Field::One(b"https://app-0000500.example.com"),
-            requested_method: Field::One(b"PUT"),
+        let request = CorsRequest {
+            origin: RequestField::One(b"https://app-0000500.example.com"),
+            requested_method: RequestField::One(b"PUT"),
             requested_headers: &lines,
-            ..Request::new(b"OPTIONS", OWN)
+            ..CorsRequest::new(b"OPTIONS", OWN)
         };
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let request = black_box(&request);
-                let verdict = policy.decide(request).without_asking();
+                let verdict = policy.decide(request).without_rule();
                 policy.edits(&verdict, request).map(|edit| edit.value.as_bytes().len()).sum::<usize>()
             });
         });

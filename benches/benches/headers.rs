@@ -1,10 +1,14 @@
-//! The time of header fields: walking what a preflight asks for, and writing what an answer says.
+//! The time of header fields: checking the requested headers of a preflight, and rendering the
+//! fields of an answer.
 //!
-//! The walk is a whole decision about a preflight, and "none asked for" is what of it is not the walk. Answers are rendered three
-//! ways: as the policy engine's edits alone, as the bytes that the lane writes, and into an upstream's response head.
+//! The first bench measures a whole decision about a preflight. Its input "none" shows the time
+//! without the check. Answers are rendered in three ways: the edits of the policy alone, the bytes
+//! that the lane writes, and the edited head of an upstream.
 
 #![expect(clippy::panic, clippy::expect_used, reason = "a bench that has the wrong input must not go on")]
 
+use crossgate::registry::GatewayMetrics;
+use crossgate_config::model::ProxyStatus;
 use std::fs;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -12,17 +16,17 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
-use crossgate::fields::Fields;
-use crossgate::forwarded::Peer;
-use crossgate::judge::{HeadView, Judgement, judge};
-use crossgate::lane::preflight::Persistence;
-use crossgate::metrics::Metrics;
+use crossgate::judge::{Judgement, judge};
 use crossgate::reload::{BrokenTenants, Reloader};
-use crossgate::respond;
+use crossgate::request_head::RequestHead;
+use crossgate::respond::{self, AnswerContext};
 use crossgate::snapshot::Snapshot;
-use crossgate::verdicts::RuleSeat;
+use crossgate::verdicts::TenantRule;
 use crossgate_benches::{compile, policy};
-use crossgate_policy::{Disclosure, Field, OwnOrigin, Policy, PolicySpec, Request};
+use crossgate_message::fields::HeaderFields;
+use crossgate_message::forwarded::ConnectionPeer;
+use crossgate_policy::{CorsRequest, Disclosure, OwnOrigin, Policy, PolicySpec, RequestField};
+use crossgate_wire::exchange::{ConnectionPersistence, write_answer};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 const OWN: OwnOrigin<'_> = OwnOrigin { host: "api.example.test", port: None, scheme: None };
@@ -30,7 +34,7 @@ const ORIGIN: &str = "https://app-0000000.example.com";
 const REQUEST_ID: &str = "0123456789abcdef0123456789abcdef";
 const KIB: usize = 1 << 10;
 
-/// What distinguishes policies to whoever writes answers.
+/// The forms of policies that differ in their answers.
 const FORMS: [&str; 3] = ["full", "minimal", "credentials"];
 
 /// Fields of a browser's preflight.
@@ -46,7 +50,7 @@ const PREFLIGHT: [(&str, &str); 9] = [
     ("Connection", "keep-alive"),
 ];
 
-/// An API's answer, which knows nothing of CORS.
+/// The answer of an API without CORS.
 const UPSTREAM: [(&str, &str); 7] = [
     ("date", "Tue, 01 Jul 2025 12:00:00 GMT"),
     ("server", "nginx"),
@@ -57,7 +61,7 @@ const UPSTREAM: [(&str, &str); 7] = [
     ("strict-transport-security", "max-age=63072000"),
 ];
 
-/// What an API adds that does its own CORS, all of which has to go or to be merged.
+/// The fields of an API that does its own CORS. The gateway removes or merges all of them.
 const UPSTREAM_CORS: [(&str, &str); 4] = [
     ("access-control-allow-origin", "*"),
     ("access-control-allow-methods", "GET, POST"),
@@ -71,11 +75,11 @@ fn group<'c>(criterion: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, Wal
     group
 }
 
-/// Lists of header names: those that pass, and those that are made to cost.
+/// Lists of header names: valid ones, and ones that an attacker makes expensive.
 fn lists() -> [(&'static str, Vec<Vec<u8>>, bool); 12] {
     let names = b"authorization,content-type,x-request-id".to_vec();
     [
-        ("none asked for", Vec::new(), true),
+        ("none", Vec::new(), true),
         ("as browsers send it", vec![names.clone()], true),
         (
             "one name a line, with spaces",
@@ -83,12 +87,12 @@ fn lists() -> [(&'static str, Vec<Vec<u8>>, bool); 12] {
             true,
         ),
         ("64 names", vec![b"x-request-id,".repeat(64)], true),
-        ("a stranger's name", vec![b"authorization,x-other".to_vec()], false),
+        ("one unlisted name", vec![b"authorization,x-other".to_vec()], false),
         ("64 KiB of commas", vec![vec![b','; 64 * KIB]], false),
         ("64 KiB of one name", vec![b"x-request-id,".repeat(64 * KIB / 13)], false),
         ("64 KiB of spaces", vec![vec![b' '; 64 * KIB]], false),
         ("64 KiB in lines of 4", vec![b"x-request-id,".repeat(4 * KIB / 13); 16], false),
-        // The longest that are looked at.
+        // The longest lists that the policy reads.
         ("4 KiB of spaces", vec![vec![b' '; 4 * KIB]], false),
         ("4 KiB in one name", vec![vec![b'x'; 4 * KIB]], false),
         ("1,024 empty lines", vec![Vec::new(); 1_024], false),
@@ -102,17 +106,17 @@ fn walk(criterion: &mut Criterion) {
         let lines: Vec<&[u8]> = lines.iter().map(Vec::as_slice).collect();
         let lines = lines.as_slice();
         let request = preflight(&lines);
-        assert_eq!(policy.decide(&request).without_asking().is_allowed(), is_allowed, "{name}");
-        group.bench_function(name, |bencher| bencher.iter(|| policy.decide(black_box(&request)).without_asking()));
+        assert_eq!(policy.decide(&request).without_rule().is_allowed(), is_allowed, "{name}");
+        group.bench_function(name, |bencher| bencher.iter(|| policy.decide(black_box(&request)).without_rule()));
     }
 }
 
-fn preflight<'a>(lines: &'a &'a [&'a [u8]]) -> Request<'a> {
-    Request {
-        origin: Field::One(ORIGIN.as_bytes()),
-        requested_method: Field::One(b"PUT"),
+fn preflight<'a>(lines: &'a &'a [&'a [u8]]) -> CorsRequest<'a> {
+    CorsRequest {
+        origin: RequestField::One(ORIGIN.as_bytes()),
+        requested_method: RequestField::One(b"PUT"),
         requested_headers: lines,
-        ..Request::new(b"OPTIONS", OWN)
+        ..CorsRequest::new(b"OPTIONS", OWN)
     }
 }
 
@@ -131,11 +135,11 @@ fn form(name: &str) -> Policy {
 fn edits(criterion: &mut Criterion) {
     let mut group = group(criterion, "edits");
     let lines: &[&[u8]] = &[b"authorization,content-type"];
-    let actual = Request { origin: Field::One(ORIGIN.as_bytes()), ..Request::new(b"GET", OWN) };
+    let actual = CorsRequest { origin: RequestField::One(ORIGIN.as_bytes()), ..CorsRequest::new(b"GET", OWN) };
     for (kind, request) in [("preflight", preflight(&lines)), ("actual", actual)] {
         for name in FORMS {
             let policy = form(name);
-            let verdict = policy.decide(&request).without_asking();
+            let verdict = policy.decide(&request).without_rule();
             assert!(policy.edits(&verdict, &request).count() > 0, "{kind}, {name}");
             group.bench_function(BenchmarkId::new(kind, name), |bencher| {
                 bencher.iter(|| {
@@ -165,11 +169,11 @@ tenants:
     let directory = tempfile::tempdir().expect("a directory");
     let main = directory.path().join("gateway.yaml");
     fs::write(&main, text + &FORMS.map(tenant).concat()).expect("a file in it");
-    let reloader = Reloader::start(&main, BrokenTenants::Refuse, &Metrics::new());
+    let reloader = Reloader::start(&main, BrokenTenants::Refuse, &GatewayMetrics::new());
     reloader.unwrap_or_else(|found| panic!("{found}")).current().latest()
 }
 
-/// A preflight to one of [`FORMS`], as the lane's parser leaves it.
+/// A preflight to the tenant of one of [`FORMS`], as the lane's parser returns it.
 fn lane_fields<'a>(host: &'a str, origin: &'a str) -> [httparse::Header<'a>; 9] {
     PREFLIGHT.map(|(name, value)| {
         let value = match name {
@@ -181,43 +185,50 @@ fn lane_fields<'a>(host: &'a str, origin: &'a str) -> [httparse::Header<'a>; 9] 
     })
 }
 
-fn head<'a>(method: &'a [u8], headers: Fields<'a>) -> HeadView<'a> {
-    HeadView::new(method, b"/orders", headers, Peer { address: None, is_trusted: false })
+fn head<'a>(method: &'a [u8], headers: HeaderFields<'a>) -> RequestHead<'a> {
+    RequestHead::new(method, b"/orders", headers, ConnectionPeer { address: None, is_trusted: false })
 }
 
-/// The bytes of the lane's answers, written where the answers before them have been.
+/// The bytes of the lane's answers, written to a reused buffer.
 fn lane(criterion: &mut Criterion) {
     let (snapshot, mut group) = (snapshot(), group(criterion, "lane"));
     let mut out = Vec::new();
     for name in FORMS {
         let host = format!("{name}.example");
         let fields = lane_fields(&host, ORIGIN);
-        let head = head(b"OPTIONS", Fields::Lines(&fields));
-        let judgement = judge(&snapshot, &head, RuleSeat::ask);
-        let Judgement::Judged(judged) = &judgement else { panic!("{name} is no tenant") };
+        let head = head(b"OPTIONS", HeaderFields::Lines(&fields));
+        let judgement = judge(&snapshot, &head, TenantRule::decide);
+        let Judgement::Judged(judged) = &judgement else { panic!("no tenant {name}") };
         assert!(judged.verdict.is_allowed(), "{name}");
         group.bench_function(BenchmarkId::new("allowed", name), |bencher| {
             bencher.iter(|| {
                 out.clear();
-                respond::write_preflight(black_box(judged), black_box(&head), Persistence::KeepAlive, &mut out);
+                respond::write_preflight(
+                    black_box(judged),
+                    black_box(&head),
+                    ConnectionPersistence::KeepAlive,
+                    ProxyStatus::Sent,
+                    &mut out,
+                );
                 out.len()
             });
         });
     }
     let fields = lane_fields("full.example", "https://evil.example");
-    let head = head(b"OPTIONS", Fields::Lines(&fields));
-    let denied = judge(&snapshot, &head, RuleSeat::ask);
+    let head = head(b"OPTIONS", HeaderFields::Lines(&fields));
+    let denied = judge(&snapshot, &head, TenantRule::decide);
+    let context = AnswerContext { request_id: REQUEST_ID, ..AnswerContext::default() };
     group.bench_function("denied", |bencher| {
         bencher.iter(|| {
             out.clear();
-            let answer = respond::answer(black_box(&denied), black_box(&head), REQUEST_ID).expect("an answer");
-            respond::write_answer(&answer, Persistence::KeepAlive, &mut out);
+            let answer = respond::answer(black_box(&denied), black_box(&head), context).expect("an answer");
+            write_answer(&answer, ConnectionPersistence::KeepAlive, &mut out);
             out.len()
         });
     });
 }
 
-/// An upstream's head made the gateway's.
+/// The edit of an upstream's response head.
 fn upstream_heads(criterion: &mut Criterion) {
     let (snapshot, mut group) = (snapshot(), group(criterion, "upstream head"));
     let with_cors: Vec<_> = UPSTREAM.iter().chain(&UPSTREAM_CORS).copied().collect();
@@ -230,8 +241,8 @@ fn upstream_heads(criterion: &mut Criterion) {
                 (http::header::ORIGIN, HeaderValue::from_static(ORIGIN)),
             ]);
             let head = head(b"GET", (&fields).into());
-            let judgement = judge(&snapshot, &head, RuleSeat::ask);
-            let Judgement::Judged(judged) = &judgement else { panic!("{name} is no tenant") };
+            let judgement = judge(&snapshot, &head, TenantRule::decide);
+            let Judgement::Judged(judged) = &judgement else { panic!("no tenant {name}") };
             assert!(judged.verdict.is_allowed(), "{name}");
             group.bench_function(BenchmarkId::new(sent, name), |bencher| {
                 bencher.iter_batched_ref(

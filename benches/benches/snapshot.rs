@@ -1,30 +1,31 @@
-//! The time from files to a snapshot that serves, for few and for many tenants: all of them read and compiled as at a start, and
-//! a reload for which one tenant's file has changed.
+//! The time from files to a live snapshot, for few and for many tenants: a start, which reads and
+//! compiles all files, and a reload after one tenant file has changed.
 //!
-//! Every tenant has ten origins of its own on a policy that all share. Reading the files is measured too, since nothing can be
-//! compiled without.
+//! Every tenant has ten own origins on a shared policy. The times include reading the files, which
+//! compiling requires.
 
 #![expect(clippy::panic, clippy::expect_used, reason = "a bench that has the wrong input must not go on")]
 
+use crossgate::registry::GatewayMetrics;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use crossgate::metrics::Metrics;
 use crossgate::reload::{BrokenTenants, Reloader};
 use crossgate::snapshot::Snapshot;
 use crossgate_benches::tenants::TenantFiles;
 use tempfile::TempDir;
 
 const TENANTS: [u64; 4] = [100, 1_000, 10_000, 100_000];
-/// Which tenant changes.
+/// The number of the tenant that changes.
 const CHANGED: u64 = 50;
-/// After this long the gateway takes a file's time of change for what it is, and reads the file no more.
+/// After this time the gateway trusts the modification time of a file and does not read the
+/// unchanged file again.
 const SETTLED: Duration = Duration::from_millis(60);
 
-/// A configuration on disk, gone when dropped.
+/// A configuration on disk. It is deleted when dropped.
 struct Configuration {
     files: TenantFiles,
     tenants: u64,
@@ -40,7 +41,7 @@ impl Configuration {
     }
 
     fn start(&self) -> Reloader {
-        Reloader::start(&self.files.main(), BrokenTenants::Refuse, &Metrics::new())
+        Reloader::start(&self.files.main(), BrokenTenants::Refuse, &GatewayMetrics::new())
             .unwrap_or_else(|found| panic!("{found}"))
     }
 
@@ -54,7 +55,8 @@ impl Configuration {
     }
 }
 
-/// Ends reloading, and waits until its thread has let go of everything: the next measurement must not run beside that.
+/// Stops the reloader and waits until its thread has freed everything, so that this does not
+/// disturb the next measurement.
 fn end(reloader: Reloader) {
     let current = Arc::clone(reloader.current());
     drop(reloader);
@@ -63,7 +65,7 @@ fn end(reloader: Reloader) {
     }
 }
 
-/// A configuration that serves, and changes.
+/// A live configuration that changes.
 struct Live {
     reloader: Reloader,
     origin: u64,
@@ -77,7 +79,7 @@ impl Live {
     }
 
     fn time_change(&mut self) -> Duration {
-        // What the last change has left to do for the thread, it does now.
+        // The reload thread finishes the work of the last change before the measurement.
         thread::sleep(SETTLED);
         self.reload();
         let before = self.snapshot();
@@ -99,7 +101,7 @@ impl Live {
         self.reloader.current().latest()
     }
 
-    /// Whether exactly what changed was compiled.
+    /// Asserts that only the changed tenant was compiled again.
     fn check(&self, before: &Snapshot) {
         let now = self.snapshot();
         for (number, is_same) in [(CHANGED, false), (CHANGED + 1, true)] {

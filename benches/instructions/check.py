@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Holds the instruction counts of decisions to the budgets of the rustc in use: check.py [--write] COUNTS.
+"""Compares the instruction counts of decisions with the budgets of the rustc in use: check.py [--write] COUNTS.
 
-COUNTS is what gungraun prints with `--output-format=json`: one line a bench. A budget is what one decision took when it was
-written, so a gate on growth by more than a few per cent needs no second build to compare with. Budgets belong to a version of rustc,
-since another one may compile the same code to more or fewer instructions.
+COUNTS is the output of gungraun with `--output-format=json`: one line per bench. A budget is the count of one decision when it was
+written, so the check of growth needs no second build. Budgets belong to a version of rustc, because another version may compile the
+same code to more or fewer instructions.
 """
 
 import argparse
@@ -17,9 +17,9 @@ BUDGETS = pathlib.Path(__file__).resolve().parent / "budgets"
 # As in src/lib.rs.
 DECISIONS = 1024
 GROWTH_PERCENT_MAX = 5.0
-# The counts of the other processors go to files of their own.
+# Other processors have their own files.
 PLAIN_MACHINE = "x86_64"
-# How gungraun names instructions, and the atomic ones among them.
+# Gungraun's names of instructions and of atomic instructions.
 INSTRUCTIONS, ATOMICS = "Ir", "Ge"
 
 
@@ -36,17 +36,17 @@ def main():
 
 
 def parse():
-    parser = argparse.ArgumentParser(description="Holds the instruction counts of decisions to their budgets.")
-    parser.add_argument("counts", type=pathlib.Path, help="what gungraun printed with --output-format=json")
-    parser.add_argument("--write", action="store_true", help="make the counts the budgets of the rustc in use")
+    parser = argparse.ArgumentParser(description="Compares the instruction counts of decisions with their budgets.")
+    parser.add_argument("counts", type=pathlib.Path, help="the output of gungraun with --output-format=json")
+    parser.add_argument("--write", action="store_true", help="write the counts as budgets of the rustc in use")
     return parser.parse_args()
 
 
 def read(path):
-    """The instructions of one decision and the atomic ones of all, each by bench."""
+    """By bench, the instructions of one decision, and the atomic instructions of all."""
     summaries = [json.loads(line) for line in path.read_text().splitlines()]
     if not summaries:
-        sys.exit(f"{path}: there are no counts, so nothing was counted")
+        sys.exit(f"{path}: no counts: expected one line per bench")
     counts = {name(summary): round(metric(summary, INSTRUCTIONS) / DECISIONS, 1) for summary in summaries}
     return counts, {name(summary): metric(summary, ATOMICS) for summary in summaries}
 
@@ -73,8 +73,8 @@ def budgets_in(path):
     except FileNotFoundError:
         known = ", ".join(sorted(file.stem for file in BUDGETS.glob("*.json"))) or "none"
         sys.exit(
-            f"instructions: there are no budgets for {path.stem}, only for: {known}; "
-            f"`make instructions-budget` on a tree without regressions writes {path.name}, which is to be committed"
+            f"instructions: no budgets for {path.stem}, only for: {known}; "
+            f"run `make instructions-budget` on a tree without regressions and commit {path.name}"
         )
 
 
@@ -86,35 +86,35 @@ def write(path, counts):
 
 def atomic_faults(atomics):
     return [
-        f"{bench} has {count / DECISIONS:g} atomic instructions a decision, expected none: a lock, or a counter that cores share"
+        f"{bench} has {count / DECISIONS:g} atomic instructions per decision, expected none: look for a lock or a shared counter"
         for bench, count in atomics.items()
         if count
     ]
 
 
 def budget_faults(counts, budgets):
-    """Prints the table of counts, and gives what is wrong with them."""
+    """Prints the table of counts and returns its faults."""
     faults = []
     width = max(map(len, counts | budgets))
-    print(f"{'instructions a decision':{width}} {'budget':>9} {'count':>9} {'growth':>7}")
+    print(f"{'instructions per decision':{width}} {'budget':>9} {'count':>9} {'growth':>7}")
     for bench, count in counts.items():
         budget = budgets.get(bench)
         if budget is None:
             print(f"{bench:{width}} {'-':>9} {count:9.1f}")
-            faults.append(f"{bench} has no budget; `make instructions-budget` writes it")
+            faults.append(f"{bench} has no budget: run `make instructions-budget`")
             continue
         growth = 100 * (count / budget - 1)
         print(f"{bench:{width}} {budget:9.1f} {count:9.1f} {growth:+6.1f}%{remark(growth)}")
         if growth > GROWTH_PERCENT_MAX:
-            faults.append(f"{bench} takes {growth:.1f} % more than its budget, at most {GROWTH_PERCENT_MAX:g} % are accepted")
-    gone = [f"{bench} has a budget and was not counted" for bench in budgets if bench not in counts]
-    return faults + gone
+            faults.append(f"{bench} takes {growth:.1f} % more than its budget, expected at most {GROWTH_PERCENT_MAX:g} %")
+    missing = [f"{bench} has a budget but no count" for bench in budgets if bench not in counts]
+    return faults + missing
 
 
 def remark(growth):
     if growth > GROWTH_PERCENT_MAX:
         return "  over its budget"
-    return "  the budget may be lowered: make instructions-budget" if growth < -GROWTH_PERCENT_MAX else ""
+    return "  lower the budget with make instructions-budget" if growth < -GROWTH_PERCENT_MAX else ""
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Counts what a request takes in the gateway's process and in bare Pingora's: instructions, and those that lock the bus.
+"""Counts the instructions and bus locks of a request in the processes of the gateway and of bare Pingora.
 
-The real programs run under valgrind's callgrind, one connection sends one request after the other, and the counts of some thousand of
-them are divided. Unlike times they do not hang on what else the machine does. Only what the processes do is counted, not what
-the kernel does for them; and with one connection every request pays for the wake-up that many share under load.
-Instructions that lock the bus are atomic ones; by function they show which of them write to memory that other threads write to.
+The real programs run under valgrind's callgrind. One connection sends some thousand requests one after the other, and the counts are
+divided by their number. Unlike times, counts do not depend on other load on the machine. They contain only the processes, not the
+kernel. With one connection, every request pays for a wake-up that many requests share under load. Instructions that lock the bus are
+atomic instructions. By function, they show which functions write to memory that threads share.
 """
 
 import argparse
@@ -27,7 +27,7 @@ FIELDS = "Host: api0.test\r\nOrigin: {origin}\r\nAccept: */*\r\nAccept-Language:
 ASKS = "Access-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: authorization,content-type\r\n"
 KINDS = {
     "preflight, allowed": ("OPTIONS", "https://o0.example", ASKS),
-    "preflight, denied": ("OPTIONS", "https://stranger.example", ASKS),
+    "preflight, denied": ("OPTIONS", "https://unlisted.example", ASKS),
     "GET, proxied": ("GET", "https://o0.example", ""),
 }
 FUNCTION = re.compile(r"c?fn=\((\d+)\)(?: (.*))?")
@@ -39,27 +39,30 @@ def main():
     engines.Crossgate.binary, engines.Pingora.binary = str(arguments.crossgate), str(arguments.pingora)
     with tempfile.TemporaryDirectory(prefix="count-") as directory:
         directory = pathlib.Path(directory)
-        upstream = engines.Upstream(directory / "upstream", free_port(), "")
+        certificate = engines.make_certificate(directory)
+        ports = free_port(), free_port()
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        upstream = engines.Upstream(directory / "upstream", ports[0], addresses, certificate)
         with Running(upstream.name, upstream.command(Setup()), upstream.port, directory / "upstream.log"):
             counted = {}
             for engine in (engines.Crossgate, engines.Pingora):
                 kinds = KINDS if engine is engines.Crossgate else ["GET, proxied"]
                 for kind in kinds:
-                    made = engine(directory / "engine", free_port(), f"127.0.0.1:{upstream.port}")
+                    made = engine(directory / "engine", free_port(), addresses, certificate)
                     counted[engine.name, kind] = count(made, kind, directory)
-    tell(counted, arguments.functions)
+    print_counts(counted, arguments.functions)
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--crossgate", required=True, type=pathlib.Path, help="the built gateway")
     parser.add_argument("--pingora", required=True, type=pathlib.Path, help="the built bare Pingora proxy")
-    parser.add_argument("--functions", type=int, default=0, help="this many functions of each")
+    parser.add_argument("--functions", type=int, default=0, help="the number of functions to print per request; default: 0")
     return parser.parse_args()
 
 
 def count(engine, kind, directory):
-    """Instructions and bus locks of one request, by function."""
+    """The instructions and bus locks of one request, by function."""
     profile = directory / "callgrind"
     for old in directory.glob("callgrind*"):
         old.unlink()
@@ -90,7 +93,7 @@ def send(connection, kind, requests):
 def receive(connection):
     piece = connection.recv(65_536)
     if not piece:
-        sys.exit("the server closes the connection")
+        sys.exit("the server closed the connection")
     return piece
 
 
@@ -99,7 +102,7 @@ def control(what, pid):
 
 
 def read(profile):
-    """Adds up each function's own costs; those of calls, which callgrind writes beside them, are left out."""
+    """Adds up the own costs of each function, without the costs of its calls, which callgrind writes too."""
     names, costs, function, is_call = {}, collections.defaultdict(lambda: [0, 0]), None, False
     for line in profile.read_text(errors="replace").splitlines():
         if named := FUNCTION.match(line):
@@ -118,7 +121,7 @@ def read(profile):
     return total
 
 
-def tell(counted, functions):
+def print_counts(counted, functions):
     print("| request | server | instructions | bus locks |\n|---|---|---|---|")
     for (engine, kind), costs in counted.items():
         instructions, locks = (sum(cost[index] for cost in costs.values()) for index in (0, 1))

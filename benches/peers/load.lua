@@ -1,6 +1,6 @@
--- One request of a kind, with an origin and a host drawn anew each time, so that no cache of results helps.
--- Arguments: KIND ("preflight", "denied", "get", "64k" or "post"), "exact" or "wildcard", origins, tenants, and a salt that no
--- other run before the same server has: it makes the fresh subdomains fresh.
+-- One request of a kind, with a random origin and host each time, so that no cache of results helps.
+-- Arguments: KIND ("preflight", "denied", "get", "64k" or "post"), "exact" or "wildcard", origins, tenants, and a salt. Each run
+-- against the same server has another salt, which makes the subdomains new.
 local kind, pattern, origins, tenants, salt
 local count, body = 0, string.rep("x", 1024)
 
@@ -12,12 +12,12 @@ end
 local function origin()
   count = count + 1
   local name = "o" .. math.random(0, origins - 1) .. ".example"
-  if kind == "denied" then return "https://s" .. salt .. "-" .. count .. ".stranger.example" end
+  if kind == "denied" then return "https://s" .. salt .. "-" .. count .. ".unlisted.example" end
   if pattern == "wildcard" then return "https://r" .. salt .. "-" .. count .. "." .. name end
   return "https://" .. name
 end
 
--- Written out, since wrk's own formatting costs more than what is measured.
+-- Built by hand, because wrk.format costs more than a request.
 function request()
   local from = "Host: api" .. math.random(0, tenants - 1) .. ".test\r\nOrigin: " .. origin() ..
     "\r\nAccept: */*\r\nAccept-Language: en\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n"

@@ -1,4 +1,4 @@
-"""The plots beside the table: bar charts as SVG, whose text stays text."""
+"""The plots next to the tables: bar charts as SVG, with text as text."""
 
 import matplotlib
 
@@ -8,36 +8,37 @@ from matplotlib import pyplot
 
 from report import TITLES
 
-# Told apart in grey and by most who do not see all colours (Okabe and Ito).
+# Colours that differ in grey and for most readers with colour blindness (Okabe and Ito).
 COLOURS = {"crossgate": "#d55e00", "bare pingora": "#999999", "nginx": "#009e73", "haproxy": "#0072b2", "envoy": "#cc79a7"}
-# The same file for the same figures.
+# Settings that give the same file for the same figures.
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "crossgate", "font.family": "sans-serif", "axes.spines.top": False,
             "axes.spines.right": False, "axes.axisbelow": True}
 WIDTH_OF_GROUP = 0.84
 
 
 def draw(directory, results):
-    small = [(kind, setup) for kind, setup in results.workloads if (setup.origins, setup.tenants) == (1, 1) and setup.kind == "exact"]
-    preflights = [(kind, setup) for kind, setup in results.workloads if kind == "preflight"]
+    plain = [(kind, setup) for kind, setup in results.workloads if setup.is_plain()]
+    small = [(kind, setup) for kind, setup in plain if (setup.origins, setup.tenants) == (1, 1) and setup.kind == "exact"]
+    preflights = [(kind, setup) for kind, setup in plain if kind == "preflight"]
     kind_label = lambda kind, _: TITLES[kind].replace(", ", ",\n")
     setup_label = lambda _, setup: setup.title().replace(", ", ",\n")
     with pyplot.rc_context(SETTINGS):
         cost = "CPU time per request, microseconds"
         bars(directory / "peers-cost.svg", results, small, kind_label, cost, f"{cost}: system (pale) and user", ("system_us", "user_us"))
-        bars(directory / "peers-scale.svg", results, preflights, setup_label, cost, "CPU time per allowed preflight, by what is configured",
+        bars(directory / "peers-scale.svg", results, preflights, setup_label, cost, "CPU time per allowed preflight, by size of the configuration",
              ("cpu_us",))
         bars(directory / "peers-rate.svg", results, small, kind_label, "requests per second", "Requests per second on one CPU", ("rate",))
 
 
 def bars(path, results, workloads, label, axis, title, parts):
-    """A group for each workload, a bar for each engine, its parts one upon the other."""
+    """Draws a group for each workload and a bar for each engine, with stacked parts."""
     figure, axes = pyplot.subplots(figsize=(max(8, 1.7 * len(workloads)), 4.5))
     measured = {name for of, title, name in results.medians if any((of, title) == (kind, setup.title()) for kind, setup in workloads)}
     names = [name for name in results.names if name in measured]
     width = WIDTH_OF_GROUP / len(names)
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         keys = [(kind, setup.title(), name) for kind, setup in workloads]
-        offset = (place - (len(names) - 1) / 2) * width
+        offset = (index - (len(names) - 1) / 2) * width
         stack(axes, [group + offset for group in range(len(workloads))], width, [results.medians.get(key) for key in keys], name, parts)
     axes.set_xticks(range(len(workloads)), [label(kind, setup) for kind, setup in workloads])
     axes.set_ylabel(axis)

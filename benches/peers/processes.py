@@ -1,6 +1,6 @@
-"""Servers as child processes: started on chosen CPUs, waited for, accounted, and ended whatever happens.
+"""Servers as child processes: start on given CPUs, wait until they listen, measure CPU time, and always end.
 
-Every server leads a process group of its own, so that its workers end with it; only groups that were started here are ever killed.
+Every server leads its own process group, so that its workers end with it. Only groups that this module started are killed.
 """
 
 import ctypes
@@ -18,17 +18,19 @@ import time
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 START_SECONDS_MAX = 120
-# Below the ports that the system gives to clients: a server must not find its port taken by the end of some connection.
+# The time for strace to attach to all threads.
+ATTACH_SECONDS = 0.5
+# Below the ephemeral ports: a client's connection must not occupy the port of a server.
 PORTS = range(20_000, 32_000)
 PORTS_GIVEN = set()
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
-# Tells readers of results whether the machine had anything else to do.
+# Results contain it, because other load disturbs measurements.
 LOAD_AVERAGE_AT_START = os.getloadavg()[0]
 
 
 def end_on_signals():
-    """Signals that ask for an end become exceptions, so that every block that runs a server ends it."""
+    """Turns termination signals into exceptions, so that every block that runs a server ends it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
@@ -42,19 +44,19 @@ def free_port():
         if port not in PORTS_GIVEN:
             PORTS_GIVEN.add(port)
             return port
-    sys.exit("no free port found")
+    sys.exit(f"no free port: all of 100 random ports from {PORTS.start} to {PORTS.stop - 1} are in use")
 
 
 def cpus():
-    """Which CPUs are for the server, for the load, and for the upstream. The last two share one where there are but two."""
+    """The CPUs of the server, the load and the upstream. With two CPUs, the last two share one."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
-        sys.exit("two CPUs are needed: one for the server, one for the load")
+        sys.exit("too few CPUs: expected two, one for the server and one for the load")
     return usable[0], usable[1], usable[2] if len(usable) > 2 else usable[1]
 
 
 class Running:
-    """A server, for as long as the block lasts. The block gets its process id."""
+    """A server that runs for the duration of the block. The block gets its process id."""
 
     def __init__(self, name, command, port, log, cpu=None):
         self.name, self.command, self.port, self.log, self.cpu = name, command, port, log, cpu
@@ -76,7 +78,7 @@ class Running:
                                             preexec_fn=self.prepare)
 
     def prepare(self):
-        """In the child: it dies with its parent, stays on its CPU, and may open as many files as the system lets it."""
+        """In the child: it ends with its parent, stays on its CPU, and may open as many files as the system allows."""
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if self.cpu is not None:
             os.sched_setaffinity(0, {self.cpu})
@@ -85,7 +87,7 @@ class Running:
     def wait(self):
         while not listens(self.port):
             if self.process.poll() is not None or time.monotonic() > self.started + START_SECONDS_MAX:
-                sys.exit(f"{self.name} does not start: {pathlib.Path(self.log).read_text(errors='replace')[-2000:]}")
+                sys.exit(f"{self.name} did not start: {pathlib.Path(self.log).read_text(errors='replace')[-2000:]}")
             time.sleep(0.002)
 
     def __exit__(self, *_):
@@ -96,6 +98,26 @@ class Running:
         except ProcessLookupError:
             pass
         self.process.wait()
+
+
+class Traced:
+    """Counts the system calls of processes for the duration of the block; then `counts` has them by name."""
+
+    def __init__(self, pids, path):
+        self.pids, self.path, self.counts = pids, path, {}
+
+    def __enter__(self):
+        attach = [word for pid in self.pids for word in ("-p", str(pid))]
+        self.process = subprocess.Popen(["strace", "-f", "-c", "-U", "name,calls", "-o", str(self.path), *attach],
+                                        stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(ATTACH_SECONDS)
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait()
+        rows = [line.split() for line in pathlib.Path(self.path).read_text().splitlines()]
+        self.counts = {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit() and row[0] != "total"}
 
 
 def raise_file_limit():
@@ -112,13 +134,13 @@ def listens(port):
 
 
 def family(pid):
-    """A process and its children."""
+    """The ids of a process and its descendants."""
     children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid] + [one for child in children for one in family(int(child))]
 
 
 def cpu_seconds(pids):
-    """User and system time so far."""
+    """The user and system time so far."""
     user = system = 0
     for pid in pids:
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()

@@ -1,4 +1,4 @@
-"""Clients of the gateway: one connection that is kept, and steady traffic from a process of its own."""
+"""Clients of the gateway: one kept connection, and steady traffic from a separate process."""
 
 import http.client
 import multiprocessing
@@ -10,7 +10,7 @@ TRAFFIC_CONNECTIONS = 8
 
 
 class Connection:
-    """One connection. It is never replaced by another without telling."""
+    """One connection. It is not replaced silently if it ends."""
 
     def __init__(self, port):
         self.http = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
@@ -24,7 +24,7 @@ class Connection:
         return self.ask("GET", host, {"Origin": origin})
 
     def ask(self, method, host, fields):
-        """The status of the answer."""
+        """Sends a request and returns the status of its answer."""
         self.http.request(method, "/orders", headers={"Host": host, **fields})
         answer = self.http.getresponse()
         answer.read()
@@ -35,7 +35,7 @@ class Connection:
 
 
 def admin(port, method, path):
-    """Status and text of an answer of the admin listener."""
+    """Sends a request to the admin listener and returns status and text of its answer."""
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     client.request(method, path)
     answer = client.getresponse()
@@ -45,7 +45,7 @@ def admin(port, method, path):
 
 
 class Traffic:
-    """Allowed preflights at a fixed rate while the block lasts. What is not answered with 204 is an error."""
+    """Allowed preflights at a fixed rate for the duration of the block. Any answer but 204 is an error."""
 
     def __init__(self, port, rate, cases):
         self.arguments = (port, rate, cases)
@@ -56,7 +56,7 @@ class Traffic:
         self.stop = multiprocessing.Event()
         self.process = multiprocessing.Process(target=send_steadily, args=(*self.arguments, self.stop, sender), daemon=True)
         self.process.start()
-        # The first word says that the connections stand.
+        # The first message reports that the connections are open.
         self.receiver.recv()
         return self
 
@@ -69,7 +69,7 @@ class Traffic:
 
 
 def send_steadily(port, rate, cases, stop, sender):
-    # Ctrl-C is for the parent, who then stops this.
+    # The parent handles Ctrl-C and stops this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connections = [Connection(port) for _ in range(TRAFFIC_CONNECTIONS)]
     sender.send("ready")
@@ -87,7 +87,7 @@ def send_steadily(port, rate, cases, stop, sender):
             connections[slot] = Connection(port)
         if status != 204:
             errors.append(str(status))
-        # From when it was due, so that a gateway that stands still is not spared the requests it keeps from being sent.
+        # From the due time, so that a pause of the gateway counts for all requests that it delays (coordinated omission).
         times_ms.append(1e3 * (time.monotonic() - due))
     times_ms.sort()
     at = lambda share: times_ms[int(share * (len(times_ms) - 1))] if times_ms else 0.0

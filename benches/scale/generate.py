@@ -1,4 +1,4 @@
-"""Configurations of any size, written as people write them: block YAML, one list item a line."""
+"""Configurations of any size, written as people write them: block YAML with one list item per line."""
 
 import json
 import os
@@ -10,7 +10,7 @@ class Ports:
 
 
 def main_file(ports, rest):
-    """The part that all configurations share. Connections are never ended for their age or their number of requests."""
+    """The common part of all configurations. The limits do not close connections by age or number of requests."""
     return f"""version: 1
 listeners:
   - address: 127.0.0.1:{ports.data}
@@ -37,7 +37,7 @@ class Tenants:
         self.directory, self.ports, self.origins_each = directory, ports, origins_each
         self.per_file = -(-count // files)
         self.count, self.files = count, files
-        # What tenants have in the place of their first origin, by their number.
+        # The replaced first origins of tenants, by their number.
         self.replaced = {}
 
     def write(self):
@@ -50,7 +50,7 @@ class Tenants:
         return main
 
     def replace_first_origin(self, tenant, origin):
-        """Puts the tenant's file in place anew, by a rename from another directory: the write itself is not seen."""
+        """Replaces the tenant's file by a rename from another directory, so that the gateway never reads a partial file."""
         self.replaced[tenant] = origin
         file = tenant // self.per_file
         incoming = self.directory / "incoming" / "file.yaml"
@@ -78,7 +78,7 @@ class Tenants:
 
 
 def one_policy(directory, ports, origins):
-    """One tenant whose policy has as many origins."""
+    """One tenant whose policy has this many origins."""
     directory.mkdir(parents=True)
     listed = "".join(f"      - {json.dumps(origin(number))}\n" for number in range(origins))
     tenants = "tenants:\n  - { id: one, hosts: [api.test], upstream: orders, policy: shared }\n"

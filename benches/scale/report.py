@@ -1,4 +1,4 @@
-"""What was measured as a table and as JSON, and whether the aims are met."""
+"""The results as a table and as JSON, and whether they meet the aims."""
 
 import dataclasses
 import datetime
@@ -16,7 +16,7 @@ class Results:
         self.scale, self.measured, self.version, self.is_quick = scale, measured, version, is_quick
 
     def rows(self):
-        """Each: what, measured, unit, and the aim, at most, if there is one."""
+        """For each row the title, the measured value, its unit, and the largest accepted value or None."""
         rows = []
         if "tenants" in self.measured:
             rows += self.tenants_rows(self.measured["tenants"])
@@ -43,7 +43,7 @@ class Results:
             (f"{what}: resident at the peak of the start", start["peak_mib"], "MiB", 400),
             (f"one file changed to the new answer, median of {len(changes)}", statistics.median(changes), "ms", 200),
             (f"one file changed to the new answer, worst of {len(changes)}", max(changes), "ms", 200),
-            (f"errors meanwhile, of {traffic['requests']:,} preflights at {traffic['rate']} a second", traffic["errors"], "", 0),
+            (f"errors during the changes, of {traffic['requests']:,} preflights at {traffic['rate']} a second", traffic["errors"], "", 0),
             ("the slowest of these preflights", traffic["worst_ms"], "ms", None),
             (f"`POST /reload` after one file changed, median of {len(times_ms)}", statistics.median(times_ms), "ms", None),
             ("`POST /reload`, worst", max(times_ms), "ms", None),
@@ -54,13 +54,14 @@ class Results:
 
     def markdown(self):
         scale = self.scale
-        quick = ", in its quick mode, whose figures say nothing about the aims" if self.is_quick else ""
+        quick = " in quick mode, whose figures do not apply to the aims" if self.is_quick else ""
         lines = [f"""# Size
 
-Written by `make bench-scale` on {datetime.date.today().isoformat()}{quick}. {scale.tenants:,} tenants of {scale.origins_each} origins
-each, on one shared policy, are in {scale.files:,} files of `tenantsDir`; starts are medians of {scale.starts}, with the files in the page
-cache. A changed file is renamed into place. Memory is that of the process (`VmRSS`, `VmHWM`); what the kernel keeps for sockets is not
-in it. How it is measured is in `benches/scale/`.
+Written by `make bench-scale` on {datetime.date.today().isoformat()}{quick}. {scale.tenants:,} tenants with {scale.origins_each}
+origins each, on one shared policy, are in {scale.files:,} files of `tenantsDir`. Starts are medians of {scale.starts},
+with the files in the page cache. A changed file is renamed into place. Memory is that of the
+process (`VmRSS`, `VmHWM`), without the kernel's memory of sockets. `benches/scale/` has the
+measurement.
 
 - {machine()}
 - {self.version}

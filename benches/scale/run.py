@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
-"""What size costs: start, memory and reloads with many tenants and origins, and the memory of idle connections.
+"""Measures the cost of size: start, memory and reloads with many tenants and origins, and the memory of idle connections.
 
-Everything is generated, started and measured from outside: time by this process's clock, memory by the operating system's account
-of the gateway's process. The results go to benches/results/. The gateway has all CPUs it finds, as it would.
+The script generates configurations, starts the gateway and measures it from outside: time by its own clock, memory from /proc. The
+results go to benches/results/. The gateway uses all CPUs, as in production.
 """
 
 import argparse
 import dataclasses
 import pathlib
 import re
+import resource
 import statistics
 import sys
 import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-# The servers' process handling is that of the side-by-side runs.
+# The comparison with other servers has the process handling.
 sys.path.append(str(HERE.parent / "peers"))
 
 import processes
@@ -27,13 +28,15 @@ from generate import Ports, Tenants, one_policy, origin
 
 ROOT = HERE.parent.parent
 TRAFFIC_RATE = 500
-# How often the probe asks for the new policy.
+# The interval between two requests for the new policy.
 PROBE_SECONDS = 0.001
 CHANGE_SECONDS_MAX = 30
-# Between two changes the gateway and the traffic come to rest.
+# The pause between two changes, until the gateway is idle again.
 REST_SECONDS = 0.5
 SETTLED_SECONDS = 0.5
 SETTLE_SECONDS_MAX = 30
+# The gateway keeps 384 files for itself, and this script needs some.
+OWN_FILES = 500
 
 
 @dataclasses.dataclass
@@ -56,6 +59,7 @@ def main():
     processes.end_on_signals()
     processes.raise_file_limit()
     scale = QUICK if arguments.quick else Scale()
+    scale = dataclasses.replace(scale, connections=min(scale.connections, connections_max()))
     with tempfile.TemporaryDirectory(prefix="scale-") as directory:
         bench = Bench(str(arguments.crossgate), pathlib.Path(directory), scale)
         parts = {"tenants": bench.many_tenants, "origins": bench.many_origins, "connections": bench.idle_connections}
@@ -64,17 +68,23 @@ def main():
     results = report.Results(scale, measured, version, arguments.quick)
     print(results.markdown())
     if (arguments.quick or arguments.only) and not arguments.results:
-        print("nothing is written: this was a part of the whole; --results says where to")
+        print("no results written, because the run was partial: name a directory with --results")
         return
     results.write(pathlib.Path(arguments.results or ROOT / "benches" / "results"))
+
+
+def connections_max():
+    """The most client connections that the gateway accepts with the hard limit of open files: about half of it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return sys.maxsize if hard == resource.RLIM_INFINITY else (hard - OWN_FILES) // 2
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--crossgate", default=ROOT / "target" / "release" / "crossgate", help="the built gateway")
-    parser.add_argument("--quick", action="store_true", help="small numbers: does it work?")
-    parser.add_argument("--only", action="append", choices=["tenants", "origins", "connections"], help="these parts alone")
-    parser.add_argument("--results", help="the directory that results are written to")
+    parser.add_argument("--quick", action="store_true", help="a trial with small numbers")
+    parser.add_argument("--only", action="append", choices=["tenants", "origins", "connections"], help="run only this part; may be repeated")
+    parser.add_argument("--results", help="the directory of the results")
     return parser.parse_args()
 
 
@@ -86,39 +96,39 @@ class Bench:
     def gateway(self, main):
         return Running("crossgate", [self.binary, "run", "--config", str(main)], self.ports.data, self.directory / "log")
 
-    def start(self, main, host, asked):
-        """Starts, asks until answered, and ends: the time that took, and the memory then."""
+    def start(self, main, host, requested):
+        """Starts the gateway, waits for the first answer, and ends it. Returns the times of the start and the memory after it."""
         gateway = self.gateway(main)
         with gateway as pid:
-            expect("the first answer", Connection(self.ports.data).preflight(host, asked), 204)
+            expect("the first answer", Connection(self.ports.data).preflight(host, requested), 204)
             seconds = time.monotonic() - gateway.started
             return {"seconds": seconds, "cpu_seconds": cpu_seconds(pid), **memory_mib(pid)}
 
-    def starts(self, main, host, asked):
-        runs = [self.start(main, host, asked) for _ in range(self.scale.starts)]
+    def starts(self, main, host, requested):
+        runs = [self.start(main, host, requested) for _ in range(self.scale.starts)]
         result = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        tell(f"start {result['seconds']:.2f} s, {result['rss_mib']:.0f} MiB resident, {result['peak_mib']:.0f} MiB at the peak")
+        print_progress(f"start {result['seconds']:.2f} s, {result['rss_mib']:.0f} MiB resident, {result['peak_mib']:.0f} MiB at the peak")
         return {"start": result, "starts": runs}
 
     def many_tenants(self):
         scale = self.scale
         tenants = Tenants(self.directory / "tenants", self.ports, scale.tenants, scale.files, scale.origins_each)
-        tell(f"writing {scale.tenants:,} tenants")
+        print_progress(f"writing {scale.tenants:,} tenants")
         main = tenants.write()
         last = scale.tenants - 1
         result = self.starts(main, tenants.host(last), tenants.origins(last)[-1])
         with self.gateway(main) as pid:
-            # Tenants that no change touches.
+            # Origins that no change affects.
             cases = [(tenants.host(number), tenants.origins(number)[-1]) for number in range(0, scale.tenants, scale.tenants // 100 or 1)]
             with Traffic(self.ports.data, TRAFFIC_RATE, cases) as traffic:
                 changes = [self.change(tenants, number) for number in range(scale.changes)]
             result["changes_ms"], result["traffic"] = changes, {"rate": TRAFFIC_RATE, **traffic.result}
-            tell(f"a change takes {statistics.median(changes):.0f} ms, {max(changes):.0f} at worst; traffic: {traffic.result}")
+            print_progress(f"a change takes {statistics.median(changes):.0f} ms, {max(changes):.0f} at worst; traffic: {traffic.result}")
             result["reloads"] = self.reloads(tenants, pid)
         return result
 
     def change(self, tenants, number):
-        """One file is replaced; how long until a connection that was there before gets the new answer, in milliseconds."""
+        """Replaces one file. Returns the milliseconds until an open connection gets the new answer."""
         tenant, new = self.changed(number), f"https://new{number}.example"
         host, old = tenants.host(tenant), tenants.origins(tenant)[0]
         probe = Connection(self.ports.data)
@@ -127,7 +137,7 @@ class Bench:
         begun = time.monotonic()
         while probe.preflight(host, new) != 204:
             if time.monotonic() > begun + CHANGE_SECONDS_MAX:
-                sys.exit(f"a change is not live after {CHANGE_SECONDS_MAX} s")
+                sys.exit(f"a change is not live within {CHANGE_SECONDS_MAX} s")
             time.sleep(PROBE_SECONDS)
         took_ms = 1e3 * (time.monotonic() - begun)
         expect("after the change", probe.preflight(host, old), 403)
@@ -136,30 +146,30 @@ class Bench:
         return took_ms
 
     def changed(self, number):
-        """Which tenant the change touches: each of another file, while there are any."""
+        """The tenant of a change. Each change has another file, as long as there are enough."""
         return (number * (self.scale.tenants // self.scale.files) + 7) % self.scale.tenants
 
     def reloads(self, tenants, pid):
-        """Each after one file has changed: how long `POST /reload` takes, and what is resident afterwards and at the peak meanwhile."""
+        """Reloads after changes of one file: the time of each `POST /reload`, the memory after them, and its peak during them."""
         before, cpu_before = memory_mib(pid), cpu_seconds(pid)
-        forget_peak(pid)
+        reset_peak(pid)
         times_ms = []
         for number in range(self.scale.reloads):
             tenants.replace_first_origin(self.changed(number), f"https://again{number}.example")
             begun = time.monotonic()
             status, text = admin(self.ports.admin, "POST", "/reload")
             times_ms.append(1e3 * (time.monotonic() - begun))
-            expect(f"a reload that says {text[:200]}", status, 200)
+            expect(f"the status of a reload with the answer {text[:200]}", status, 200)
             probe = Connection(self.ports.data)
             expect("after the reload", probe.preflight(tenants.host(self.changed(number)), f"https://again{number}.example"), 204)
             probe.close()
         after, cpu_ms_each = memory_mib(pid), 1e3 * (cpu_seconds(pid) - cpu_before) / len(times_ms)
-        tell(f"a reload takes {statistics.median(times_ms):.0f} ms, {max(times_ms):.0f} at worst; {after['rss_mib']:.0f} MiB after "
+        print_progress(f"a reload takes {statistics.median(times_ms):.0f} ms, {max(times_ms):.0f} at worst; {after['rss_mib']:.0f} MiB after "
              f"{len(times_ms)}, {after['peak_mib']:.0f} at the peak")
         return {"times_ms": times_ms, "cpu_ms_each": cpu_ms_each, "rss_before_mib": before["rss_mib"], **after}
 
     def many_origins(self):
-        tell(f"writing {self.scale.origins:,} origins")
+        print_progress(f"writing {self.scale.origins:,} origins")
         main = one_policy(self.directory / "origins", self.ports, self.scale.origins)
         return self.starts(main, "api.test", origin(self.scale.origins - 1))
 
@@ -168,19 +178,19 @@ class Bench:
         upstream = Running("demo upstream", [self.binary, "demo-upstream", "--listen", f"127.0.0.1:{self.ports.upstream}", "--pages",
                                              f"127.0.0.1:{free_port()}"], self.ports.upstream, self.directory / "upstream.log")
         with upstream:
-            return {name: self.idle(main, asks) for name, asks in (("silent", None), ("preflight", "preflight"), ("get", "get"))}
+            return {name: self.idle(main, kind) for name, kind in (("silent", None), ("preflight", "preflight"), ("get", "get"))}
 
-    def idle(self, main, asks):
-        """What every connection adds to the resident memory, after it was used or not, in bytes."""
+    def idle(self, main, kind):
+        """The resident memory per connection in bytes, after a request or without one."""
         with self.gateway(main) as pid:
             self.use(Connection(self.ports.data), "preflight")
             self.use(Connection(self.ports.data), "get")
             self.wait_for_active(0)
             before = settled_rss_kib(pid)
             connections = [Connection(self.ports.data) for _ in range(self.scale.connections)]
-            if asks:
+            if kind:
                 for connection in connections:
-                    self.use(connection, asks, closes=False)
+                    self.use(connection, kind, closes=False)
             self.wait_for_active(len(connections))
             after = settled_rss_kib(pid)
             self.wait_for_active(len(connections))
@@ -189,12 +199,12 @@ class Bench:
             self.wait_for_active(0)
             left = settled_rss_kib(pid)
         each_bytes = (after - before) * 1024 / len(connections)
-        tell(f"{len(connections):,} connections, {asks or 'silent'}: {each_bytes:,.0f} bytes each")
+        print_progress(f"{len(connections):,} connections, {kind or 'silent'}: {each_bytes:,.0f} bytes each")
         return {"bytes_each": each_bytes, "before_kib": before, "after_kib": after, "closed_kib": left}
 
-    def use(self, connection, asks, closes=True):
-        ask = {"preflight": connection.preflight, "get": connection.get}[asks]
-        expect(f"a {asks}", ask("api.test", origin(0)), 204 if asks == "preflight" else 200)
+    def use(self, connection, kind, closes=True):
+        ask = {"preflight": connection.preflight, "get": connection.get}[kind]
+        expect(f"a {kind}", ask("api.test", origin(0)), 204 if kind == "preflight" else 200)
         if closes:
             connection.close()
 
@@ -205,21 +215,21 @@ class Bench:
             if active == count:
                 return
             time.sleep(0.05)
-        sys.exit(f"{active} connections are open where {count} were expected")
+        sys.exit(f"{active} connections are open, expected {count}")
 
 
 def expect(what, got, wanted):
     if got != wanted:
-        sys.exit(f"{what}: {got}, where {wanted} was expected")
+        sys.exit(f"{what}: {got}, expected {wanted}")
 
 
 def cpu_seconds(pid):
-    """User and system time so far."""
+    """The user and system time so far."""
     return sum(processes.cpu_seconds([pid]))
 
 
 def memory_kib(pid):
-    """What is resident, and the most that ever was."""
+    """The resident memory and its peak."""
     text = pathlib.Path(f"/proc/{pid}/status").read_text()
     return tuple(int(re.search(rf"{name}:\s+(\d+)", text).group(1)) for name in ("VmRSS", "VmHWM"))
 
@@ -229,13 +239,13 @@ def memory_mib(pid):
     return {"rss_mib": rss_kib / 1024, "peak_mib": peak_kib / 1024}
 
 
-def forget_peak(pid):
-    """The peak counts from now on."""
+def reset_peak(pid):
+    """Resets the peak of resident memory to its current value."""
     pathlib.Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def settled_rss_kib(pid):
-    """What is resident once that has not changed for a while."""
+    """The resident memory after it has not changed for a while."""
     until, last, since = time.monotonic() + SETTLE_SECONDS_MAX, None, 0.0
     while time.monotonic() < until:
         now = memory_kib(pid)[0]
@@ -247,7 +257,7 @@ def settled_rss_kib(pid):
     return last
 
 
-def tell(text):
+def print_progress(text):
     print(text, flush=True)
 
 

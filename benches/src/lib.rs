@@ -1,8 +1,8 @@
-//! Inputs that benches share: policies of any size, and origins made up as they are asked about.
+//! Inputs that benches share: policies of any size, and generated origins.
 //!
-//! A request's origin is hot in a cache, since it has just been read, while the table it is looked up in may not be. So
-//! origins are not kept in lists, which would add misses of their own: [`Numbered`] writes the next one into one buffer. What
-//! that costs is a bench of its own. Inputs are the same in every run.
+//! In production, the origin of a request is in the CPU cache, because it was just read, while the
+//! table may not be. A list of origins would add its own cache misses, so [`Numbered`] writes each
+//! origin into one buffer. A separate bench measures that cost. Inputs are the same in every run.
 
 use std::sync::Arc;
 
@@ -10,17 +10,17 @@ use crossgate_policy::{Policy, PolicySpec, Template};
 
 pub mod tenants;
 
-/// A text with places for numbers, rewritten for each number.
+/// A text with placeholders for numbers, rewritten for each number.
 pub struct Numbered {
     text: Vec<u8>,
     places: Vec<usize>,
 }
 
-/// How many digits a number has.
+/// The digits of a number.
 const DIGITS: usize = 7;
 
 impl Numbered {
-    /// A text with a number for every `#` in `shape`.
+    /// A text with a placeholder for every `#` in `shape`.
     pub fn new(shape: &str) -> Self {
         let (mut text, mut places) = (Vec::new(), Vec::new());
         for byte in shape.bytes() {
@@ -34,7 +34,7 @@ impl Numbered {
         Self { text, places }
     }
 
-    /// The text with these numbers in its places.
+    /// The text with these numbers in its placeholders.
     pub fn with(&mut self, numbers: &[u64]) -> &[u8] {
         for (place, number) in self.places.iter().zip(numbers) {
             let mut rest = *number;
@@ -48,7 +48,7 @@ impl Numbered {
     }
 }
 
-/// Numbers that look random and are the same in every run.
+/// Pseudo-random numbers that are the same in every run.
 pub struct Random(u64);
 
 impl Default for Random {
@@ -58,13 +58,13 @@ impl Default for Random {
 }
 
 impl Random {
-    /// Those of one thread, which have nothing to do with those of another.
+    /// The numbers of one thread, independent of those of other threads.
     pub fn of(thread: u64) -> Self {
-        // Odd numbers, whose product is not 0.
+        // A product of odd numbers is not 0, which xorshift requires.
         Self(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(2 * thread + 1))
     }
 
-    /// A number below `end`, which is not 0.
+    /// A number below `end`. `end` must not be 0.
     pub fn below(&mut self, end: u64) -> u64 {
         // Marsaglia's xorshift.
         self.0 ^= self.0 << 13;
@@ -77,7 +77,7 @@ impl Random {
 /// A policy with `count` entries of one shape, numbered from 0.
 ///
 /// # Panics
-/// If `shape` is no entry.
+/// If `shape` is not a valid entry.
 pub fn policy(shape: &str, count: u64) -> Policy {
     let mut numbered = Numbered::new(shape);
     let entries = (0..count).map(|number| String::from_utf8_lossy(numbered.with(&[number])).into_owned());
@@ -90,10 +90,10 @@ pub fn policy(shape: &str, count: u64) -> Policy {
     compile(&spec)
 }
 
-/// Compiles a policy without a tenant's own origins.
+/// Compiles a policy without origins of a tenant.
 ///
 /// # Panics
-/// If the policy is wrong.
+/// If the policy is invalid.
 #[expect(clippy::panic, reason = "a bench that has the wrong input must not go on")]
 pub fn compile(spec: &PolicySpec) -> Policy {
     let template = Template::compile(spec).unwrap_or_else(|problems| panic!("{problems:?}"));

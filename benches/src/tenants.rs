@@ -1,13 +1,14 @@
-//! A configuration of many tenants as files: one policy that all share, and a directory of files with the tenants.
+//! The files of a configuration with many tenants: one shared policy and a directory of tenant
+//! files.
 //!
-//! Every tenant has a host and ten origins of its own. The text is the same in every run, whoever reads it.
+//! Every tenant has its own host and ten own origins. The text is the same in every run.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// Files of the directory. Beyond that, tenants share files: a directory takes 10,000 at most.
+/// The most files in the directory, which may have at most 10,000. More tenants share files.
 const FILES_MAX: u64 = 1_000;
-/// Origins that a tenant adds to the policy.
+/// The origins that each tenant adds to the policy.
 const OWN_ORIGINS: u64 = 10;
 const DIRECTORY: &str = "tenants.d";
 
@@ -31,10 +32,10 @@ pub struct TenantFiles {
 }
 
 impl TenantFiles {
-    /// Writes the configuration of so many tenants into a directory, which is empty.
+    /// Writes a configuration with this many tenants into an empty directory.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub fn write(directory: &Path, tenants: u64) -> io::Result<Self> {
         let per_file = tenants.div_ceil(FILES_MAX).max(1);
         let files = Self { directory: directory.to_path_buf(), tenants, per_file };
@@ -49,15 +50,16 @@ impl TenantFiles {
         self.directory.join("gateway.yaml")
     }
 
-    /// The id of a tenant, by its number from 0.
+    /// The id of the tenant with this number, from 0.
     pub fn id(tenant: u64) -> String {
         format!("t{tenant}")
     }
 
-    /// Gives one tenant another origin in the place of its first one, of that number. Nobody sees half a file.
+    /// Replaces the first origin of a tenant by the origin with this number. The rename makes the
+    /// change atomic.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub fn change(&self, tenant: u64, origin: u64) -> io::Result<()> {
         let (file, new) = (tenant / self.per_file, self.directory.join("new.tmp"));
         fs::write(&new, self.text(file, Some((tenant, origin))))?;

@@ -1,22 +1,22 @@
-//! The other processes of the bench: this binary again, in another role.
+//! The child processes of the bench. They run this binary in another role.
 //!
-//! A child ends with its guard. Should nobody be left to drop that, it ends with its standard input, which only the parent holds
-//! open.
+//! A child ends when its guard is dropped. If the parent dies first, the child ends with its
+//! standard input, which only the parent keeps open.
 
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{self, Command, Stdio};
 use std::{env, thread};
 
-/// The variable that says which role a process has. None, for the bench itself.
+/// The environment variable with the role of a child process. The bench itself does not have it.
 const ROLE: &str = "CROSSGATE_BENCH_ROLE";
 
-/// What a child is.
+/// The role of a child.
 #[derive(Clone, Copy)]
 pub(crate) enum Role {
     /// `crossgate` with the arguments of its command line.
     Gateway,
-    /// The API behind it.
+    /// The upstream of the gateway.
     Upstream,
 }
 
@@ -28,7 +28,7 @@ impl Role {
         }
     }
 
-    /// The role of this process. If it has one, it ends with its parent from now on.
+    /// The role of this process. A process with a role ends with its parent from now on.
     pub(crate) fn mine() -> Option<Self> {
         let name = env::var(ROLE).ok()?;
         let role = [Role::Gateway, Role::Upstream].into_iter().find(|role| role.as_str() == name)?;
@@ -40,36 +40,37 @@ impl Role {
     }
 }
 
-/// A child process. Dropping it kills it, by its own id.
+/// A child process. Dropping it kills it by its process id.
 pub(crate) struct Child(process::Child);
 
 impl Child {
-    /// Starts a child and waits until it says where it listens.
+    /// Starts a child and waits for the log line with its address.
     pub(crate) fn start(role: Role, arguments: &[&str]) -> (Self, SocketAddr) {
         let mut command = Command::new(env::current_exe().expect("this binary"));
         command.args(arguments).env(ROLE, role.as_str()).env_remove("CROSSGATE_LOG");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
-        let mut said = BufReader::new(child.0.stderr.take().expect("a pipe"));
-        let address = read_address(&mut said).unwrap_or_else(|seen| panic!("{} says: {seen}", role.as_str()));
-        // What it says later is read too, or it would wait for that some day.
-        thread::spawn(move || io::copy(&mut said, &mut io::sink()));
+        let mut stderr = BufReader::new(child.0.stderr.take().expect("a pipe"));
+        let address =
+            read_address(&mut stderr).unwrap_or_else(|seen| panic!("no address from the {}: {seen}", role.as_str()));
+        // A full pipe would block the child, so the rest of its output is read too.
+        thread::spawn(move || io::copy(&mut stderr, &mut io::sink()));
         (child, address)
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Either may fail for a child that has ended already.
+        // Both calls fail if the child has ended already.
         let _killed = self.0.kill();
         let _waited = self.0.wait();
     }
 }
 
-/// The first `address=`, or all that was said until the end instead.
-fn read_address(said: &mut impl BufRead) -> Result<SocketAddr, String> {
+/// The address in the first line with `address=`. The error has all lines until the end.
+fn read_address(lines: &mut impl BufRead) -> Result<SocketAddr, String> {
     let mut seen = String::new();
-    for line in said.by_ref().lines().map_while(Result::ok) {
+    for line in lines.by_ref().lines().map_while(Result::ok) {
         if let Some(address) = line.split_once("address=").and_then(|(_, address)| address.trim().parse().ok()) {
             return Ok(address);
         }

@@ -1,28 +1,29 @@
-//! The load: one thread that writes a request to each of its connections, and then reads each answer in turn.
+//! The load: one thread that writes a request to each of its connections and then reads the answers
+//! in turn.
 //!
-//! As long as a connection is the one that is read, all others have a request under way, so the gateway has always something to
-//! do, and the load never more than one system call in hand.
+//! While it reads one connection, all others have a pending request. So the gateway always has
+//! work, and the load makes one system call at a time.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Requests under way.
+/// The number of connections, and of pending requests.
 pub(crate) const CONNECTIONS: u64 = 16;
-/// An answer that takes longer is not coming.
+/// The timeout of an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest answer, with room for its head.
+/// The longest answer, including its head.
 const ANSWER_LEN_MAX: usize = 128 << 10;
 const FIELDS_MAX: usize = 32;
 
-/// What of an answer is compared.
+/// The parts of an answer that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body_len: usize,
 }
 
-/// Connections that are kept.
+/// The kept connections.
 pub(crate) struct Client {
     connections: Vec<TcpStream>,
     buffer: Vec<u8>,
@@ -34,7 +35,7 @@ impl Client {
         Self { connections, buffer: vec![0; ANSWER_LEN_MAX] }
     }
 
-    /// The answers of all connections, which are the same.
+    /// Sends a request on all connections and returns their common answer.
     pub(crate) fn ask(&mut self, request: &[u8]) -> Answer {
         let mut answers = Vec::new();
         self.round(request, CONNECTIONS, |answer| answers.push(answer));
@@ -43,7 +44,7 @@ impl Client {
         first
     }
 
-    /// How long so many requests take, all of which must be answered so.
+    /// The time for `count` requests, which must all get the wanted answer.
     pub(crate) fn time(&mut self, request: &[u8], wanted: Answer, count: u64) -> Duration {
         let began = Instant::now();
         let mut left = count;
@@ -55,14 +56,14 @@ impl Client {
         began.elapsed()
     }
 
-    fn round(&mut self, request: &[u8], count: u64, mut see: impl FnMut(Answer)) {
+    fn round(&mut self, request: &[u8], count: u64, mut on_answer: impl FnMut(Answer)) {
         let Self { connections, buffer } = self;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         for connection in connections.iter_mut().take(count) {
             connection.write_all(request).expect("a connection that takes the request");
         }
         for connection in connections.iter_mut().take(count) {
-            see(read_answer(connection, buffer));
+            on_answer(read_answer(connection, buffer));
         }
     }
 }
@@ -74,7 +75,7 @@ fn connect(gateway: SocketAddr) -> TcpStream {
     connection
 }
 
-/// A whole answer, behind which nothing may come.
+/// Reads a whole answer. Bytes after it are an error.
 fn read_answer(connection: &mut TcpStream, buffer: &mut [u8]) -> Answer {
     let (mut len, mut head) = (0, None);
     loop {
@@ -91,7 +92,7 @@ fn read_answer(connection: &mut TcpStream, buffer: &mut [u8]) -> Answer {
     }
 }
 
-/// The length of a head that is there as a whole, and what it says.
+/// The length of a complete head, and its answer.
 fn parse_head(bytes: &[u8]) -> Option<(usize, Answer)> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut fields);

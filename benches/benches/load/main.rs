@@ -1,8 +1,9 @@
 //! Requests per second through a real gateway: its command line, its allocator, its sockets.
 //!
-//! Three processes, all of this binary: the gateway with one worker, the API behind it, and the load, which keeps
-//! [`client::CONNECTIONS`] requests under way. They share the machine's cores, so the times are those of all three together; what the
-//! gateway alone takes, beside others, is for `peers/` to say. Every answer is looked at.
+//! Three processes of this binary run: the gateway with one worker, its upstream, and the load,
+//! which keeps [`client::CONNECTIONS`] requests pending. They share the machine's cores, so the
+//! times are those of all three together. `peers/` measures the gateway alone and compares it with
+//! other servers. Every answer is checked.
 
 #![expect(
     clippy::panic,
@@ -26,14 +27,15 @@ use criterion::{Criterion, SamplingMode, Throughput, criterion_group};
 use mimalloc::MiMalloc;
 use tempfile::TempDir;
 
-/// The gateway's.
+/// The same allocator as in the gateway.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 const ALLOWED: &str = "https://app.example";
-const STRANGER: &str = "https://evil.example";
+const UNLISTED: &str = "https://evil.example";
 
-/// What is asked, and what must come back: the length of a denial's body is learnt from the first.
+/// A request and its expected answer. Without a `body_len`, the first answer sets the expected
+/// length.
 struct Workload {
     name: &'static str,
     request: Vec<u8>,
@@ -47,9 +49,9 @@ fn workloads() -> [Workload; 6] {
     let posted = [b'x'; 1 << 10];
     [
         workload("allowed preflight", preflight(ALLOWED), 204, Some(0)),
-        workload("denied preflight", preflight(STRANGER), 403, None),
+        workload("denied preflight", preflight(UNLISTED), 403, None),
         workload("allowed GET", request("GET", "/", ALLOWED, "", b""), 200, small),
-        workload("denied GET", request("GET", "/", STRANGER, "", b""), 403, None),
+        workload("denied GET", request("GET", "/", UNLISTED, "", b""), 403, None),
         workload(
             "GET of 64 KiB",
             request("GET", upstream::LARGE_PATH, ALLOWED, "", b""),
@@ -76,7 +78,7 @@ fn request(method: &str, path: &str, origin: &str, more: &str, body: &[u8]) -> V
     [head.as_bytes(), body].concat()
 }
 
-/// One worker, no access log, and connections that last.
+/// One worker, no access log, and long-lived connections.
 fn config(upstream: SocketAddr) -> String {
     format!(
         "version: 1
@@ -96,7 +98,7 @@ tenants: [{{ id: acme, hosts: [api.example], upstream: api, policy: spa }}]
     )
 }
 
-/// A gateway and its upstream, which end when this is dropped.
+/// A gateway and its upstream. Both end when this is dropped.
 struct Setup {
     gateway: SocketAddr,
     _processes: [Child; 2],
@@ -114,7 +116,7 @@ impl Setup {
         Self { gateway, _processes: [process, upstream], _directory: directory }
     }
 
-    /// Connections that have been used once, and what they must answer.
+    /// Connections after one request each, and the expected answer.
     fn client(&self, workload: &Workload) -> (Client, Answer) {
         let mut client = Client::connect(self.gateway);
         let answer = client.ask(&workload.request);

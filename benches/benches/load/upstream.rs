@@ -1,27 +1,28 @@
-//! The API behind the gateway: two answers that are made beforehand, on kept connections, a thread for each of these.
+//! The upstream of the gateway: two prepared answers on kept connections, with a thread for each
+//! connection.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::thread;
 
-/// Bytes of the usual answer's body.
+/// The length of the small answer's body.
 pub(crate) const SMALL_LEN: usize = 128;
-/// Where the large one is.
+/// The path of the large answer.
 pub(crate) const LARGE_PATH: &str = "/64k";
-/// Bytes of its body.
+/// The length of the large answer's body.
 pub(crate) const LARGE_LEN: usize = 64 << 10;
 
 const REQUEST_LEN_MAX: usize = 16 << 10;
 const FIELDS_MAX: usize = 64;
 
-/// The answers, whole.
+/// The bytes of the answers.
 struct Answers {
     small: Vec<u8>,
     large: Vec<u8>,
 }
 
-/// Serves until it is killed. Says where on standard error, as the gateway does.
+/// Serves until it is killed. Prints its address to standard error, as the gateway does.
 pub(crate) fn main() -> ExitCode {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     eprintln!("listening role=upstream address={}", listener.local_addr().expect("its address"));
@@ -39,7 +40,7 @@ fn answer(body_len: usize) -> Vec<u8> {
     [head.into_bytes(), vec![b'x'; body_len]].concat()
 }
 
-/// Answers one request after the other, until the gateway has no more.
+/// Answers the requests of a connection until the gateway closes it.
 fn serve(mut connection: TcpStream, answers: &Answers) -> io::Result<()> {
     connection.set_nodelay(true)?;
     let (mut buffer, mut len) = ([0; REQUEST_LEN_MAX], 0);
@@ -49,7 +50,7 @@ fn serve(mut connection: TcpStream, answers: &Answers) -> io::Result<()> {
             return Ok(());
         }
         len += read;
-        // The gateway sends no request before the last one is answered.
+        // The gateway sends a request only after the last one is answered.
         if let Some(is_large) = parse(&buffer[..len]) {
             connection.write_all(if is_large { &answers.large } else { &answers.small })?;
             len = 0;
@@ -57,7 +58,7 @@ fn serve(mut connection: TcpStream, answers: &Answers) -> io::Result<()> {
     }
 }
 
-/// Whether a request asks for the large answer, if it is there as a whole.
+/// Whether a complete request is for the large answer.
 fn parse(bytes: &[u8]) -> Option<bool> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut fields);

@@ -1,16 +1,17 @@
-//! Instructions of one decision, by kind: `make instructions` counts them and holds them to their budgets.
+//! Instructions of one decision, by kind. `make instructions` counts them and compares them with
+//! their budgets.
 //!
-//! Callgrind counts what happens inside of the two bench functions; compiling policies and making requests stay outside.
+//! Callgrind counts only the two bench functions, without compiling policies and creating requests.
 
-#![expect(missing_docs, clippy::allow_attributes_without_reason, reason = "gungraun's macros write such items")]
+#![expect(clippy::allow_attributes_without_reason, reason = "gungraun's macros write such items")]
 
 use std::hint::black_box;
 
 use crossgate_instructions::{EXACT, UNDER_WILD, WILD, Workload, actual, entries, preflight, spec};
-use crossgate_policy::{Disclosure, Field, PolicySpec, Reason, Request, Upgrade};
+use crossgate_policy::{CorsRequest, Disclosure, PolicySpec, Reason, RequestField, RequestedUpgrade};
 use gungraun::{Callgrind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
 
-/// What a browser asks for with [`spec`].
+/// The requested headers of a preflight that [`spec`] allows.
 const HEADERS: &[u8] = b"authorization,content-type,x-request-id";
 
 fn allowing(entries: impl IntoIterator<Item = String>) -> PolicySpec {
@@ -33,22 +34,23 @@ fn any() -> &'static Workload {
     Workload::new(&allowing(["*".to_owned()]), actual(), EXACT, 1_000, Reason::Any)
 }
 
-/// Both tables are asked in vain.
+/// An origin in neither table, of exact entries and of wildcards.
 fn no_match() -> &'static Workload {
     let spec = allowing(entries(EXACT, 1_000).chain(entries(WILD, 1_000)));
     Workload::new(&spec, actual(), "https://www.zonex-#.example.net", 1_000, Reason::NoMatch)
 }
 
-/// The longest host, and an expression with which an engine that backtracks would not come to an end.
+/// The longest host, and an expression that takes exponential time in a backtracking engine
+/// (ReDoS).
 fn regex() -> &'static Workload {
     let spec = PolicySpec { allow_origin_regexes: vec![r"https://((a+)+\.)+(a+)+".to_owned()], ..spec() };
     let [label, half, last] = [63, 31, 61].map(|len| "a".repeat(len));
     let origin = format!("https://{label}.{half}b{half}.{label}.{last}").into_bytes().leak();
-    Workload::same(&spec, Request { origin: Field::One(origin), ..actual() }, Reason::NoMatch)
+    Workload::same(&spec, CorsRequest { origin: RequestField::One(origin), ..actual() }, Reason::NoMatch)
 }
 
 fn null() -> &'static Workload {
-    let null = Request { origin: Field::One(b"null"), ..actual() };
+    let null = CorsRequest { origin: RequestField::One(b"null"), ..actual() };
     Workload::same(&thousand(), null, Reason::NullOrigin)
 }
 
@@ -57,8 +59,8 @@ fn malformed(shape: &str) -> &'static Workload {
 }
 
 fn same_origin() -> &'static Workload {
-    let origin = Field::One(b"https://api.example.test");
-    Workload::same(&thousand(), Request { origin, ..actual() }, Reason::SameOrigin)
+    let origin = RequestField::One(b"https://api.example.test");
+    Workload::same(&thousand(), CorsRequest { origin, ..actual() }, Reason::SameOrigin)
 }
 
 fn no_origin() -> &'static Workload {
@@ -66,7 +68,7 @@ fn no_origin() -> &'static Workload {
 }
 
 fn websocket() -> &'static Workload {
-    let handshake = Request { upgrade: Upgrade::WebSocket, ..actual() };
+    let handshake = CorsRequest { upgrade: RequestedUpgrade::WebSocket, ..actual() };
     Workload::new(&thousand(), handshake, EXACT, 1_000, Reason::Exact)
 }
 
@@ -103,7 +105,7 @@ fn disclosing(disclosure: Disclosure) -> &'static Workload {
 fn decide(workload: &'static Workload) {
     for (policy, requests) in workload.parts() {
         for request in requests {
-            black_box(policy.decide(black_box(request)).without_asking());
+            black_box(policy.decide(black_box(request)).without_rule());
         }
     }
 }
@@ -116,7 +118,7 @@ fn answer(workload: &'static Workload) {
     for (policy, requests) in workload.parts() {
         for request in requests {
             let request = black_box(request);
-            let verdict = policy.decide(request).without_asking();
+            let verdict = policy.decide(request).without_rule();
             policy.edits(&verdict, request).for_each(|edit| drop(black_box(edit)));
         }
     }

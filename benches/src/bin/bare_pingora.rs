@@ -1,14 +1,15 @@
-//! Pingora as it is: `upstream_peer` alone, no modules, one thread, the gateway's buffers and allocator. What proxying costs without Crossgate.
+//! Bare Pingora: the cost of proxying without Crossgate.
 //!
-//! `bare-pingora LISTEN UPSTREAM`, both as address and port.
+//! It implements only `upstream_peer`, with no modules, one thread, and the buffers and the
+//! allocator of the gateway. Usage: `bare-pingora LISTEN UPSTREAM`, both as address and port.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use crossgate::metrics::Connections;
-use crossgate::runner::{Bound, Running};
+use crossgate::metrics::ConnectionCounters;
+use crossgate_wire::runner::{BoundListener, RunningListeners};
 use mimalloc::MiMalloc;
 use pingora::Result;
 use pingora::modules::http::HttpModules;
@@ -16,7 +17,7 @@ use pingora::proxy::{HttpProxy, ProxyHttp, Session};
 use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
 
-/// The gateway's.
+/// The same allocator as in the gateway.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -48,14 +49,15 @@ fn main() -> ExitCode {
     };
     let mut proxy = HttpProxy::new(Bare(*upstream), Arc::new(ServerConf { threads: 1, ..ServerConf::default() }));
     proxy.handle_init_modules();
-    let bound = match Bound::new(*listen) {
+    let bound = match BoundListener::new(*listen) {
         Ok(bound) => bound,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::FAILURE;
         }
     };
-    let _running = Running::start(vec![(bound, proxy)], Arc::new(Connections::default()), 1);
+    let _running =
+        RunningListeners::start(vec![(bound, proxy)], Arc::new(ConnectionCounters::default()), Arc::default(), 1);
     loop {
         std::thread::park();
     }
