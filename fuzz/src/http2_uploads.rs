@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crossgate::process::{GatewayProcess, ProcessOptions};
 use crossgate::reload::BrokenTenants;
-use crossgate_wire::exchange::Answers;
+use crossgate_wire::exchange::RequestEngine;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -241,7 +241,7 @@ fn gateway() -> SocketAddr {
         let dir = tempfile::tempdir().expect("a directory");
         let config = dir.path().join("crossgate.yaml");
         std::fs::write(&config, text).expect("a file");
-        let options = ProcessOptions { config, broken_tenants: BrokenTenants::Refuse, answers: Answers::Preflights };
+        let options = ProcessOptions { config, broken_tenants: BrokenTenants::Refuse, engine: RequestEngine::Direct };
         let process = GatewayProcess::start(&options, std::io::sink()).unwrap_or_else(|error| panic!("{error}"));
         let address = *process.listening().data.first().expect("a listener");
         (process, address)

@@ -28,7 +28,7 @@ use crate::upgrade::{OfferedSocket, Predecessor, SocketKey, SocketRole, Successo
 use crossgate_config::Settings;
 use crossgate_config::diagnostics::Diagnostics;
 use crossgate_config::model::{Admin, Shutdown};
-use crossgate_wire::exchange::Answers;
+use crossgate_wire::exchange::RequestEngine;
 use crossgate_wire::lane::Lane;
 use crossgate_wire::runner::{BoundListener, RunningListeners};
 
@@ -53,8 +53,8 @@ pub struct ProcessOptions {
     pub config: PathBuf,
     /// The treatment of tenants files with mistakes.
     pub broken_tenants: BrokenTenants,
-    /// Whether the lane answers preflights before the proxy.
-    pub answers: Answers,
+    /// Which code serves requests.
+    pub engine: RequestEngine,
 }
 
 /// The reason why a gateway did not start. Nothing is bound then.
@@ -152,7 +152,7 @@ impl GatewayProcess {
             descriptors,
         )
         .with_admin_address(control.listening().admin);
-        let running = serve(sockets.data, gateway, &metrics, &settings, options.answers, descriptors)?;
+        let running = serve(sockets.data, gateway, &metrics, &settings, options.engine, descriptors)?;
         if let Some((bound, access)) = sockets.admin {
             let state = AdminState { access, metrics, control: Arc::clone(&control) as Arc<_> };
             side.spawn(admin::serve(side.listener(bound.into_listener())?, Arc::new(state), side.stopped()));
@@ -282,7 +282,7 @@ fn serve(
     gateway: Gateway,
     metrics: &GatewayMetrics,
     settings: &Settings,
-    answers: Answers,
+    engine: RequestEngine,
     descriptors: DescriptorShares,
 ) -> io::Result<RunningListeners> {
     let (threads, connections) = (settings.runtime.threads.count(), &metrics.connections);
@@ -299,7 +299,7 @@ fn serve(
     proxy.handle_init_modules();
     let proxy = Arc::new(proxy);
     let lane = |listener, http2| {
-        Lane::new(Arc::clone(&proxy), Arc::clone(&lane_host), Arc::clone(connections), listener, answers, http2)
+        Lane::new(Arc::clone(&proxy), Arc::clone(&lane_host), Arc::clone(connections), listener, engine, http2)
     };
     let bound = data.into_iter().zip(&settings.listeners).enumerate();
     let services =

@@ -19,7 +19,7 @@ pub mod unattended;
 mod unopened;
 mod upload;
 
-pub use self::answer::{Answers, EdgeAnswer, write_answer};
+pub use self::answer::{EdgeAnswer, RequestEngine, write_answer};
 pub use self::answer::{answer_bytes, begin_head, begin_request_head, end_head, write_field};
 pub use self::client::{BodyFraming, ClientIdentity, ConnectionPersistence, OpenConnection, ReusableConnection};
 pub use self::host::ExchangeHost;

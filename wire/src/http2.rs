@@ -45,7 +45,8 @@ use crate::exchange::state::ExchangeState;
 use crate::exchange::timer::{StopSignal, Timer};
 use crate::exchange::unattended::run_attended;
 use crate::exchange::{
-    Answers, ClientIdentity, EdgeAnswer, ExchangeHost, LaneLimits, OpenConnection, ReusableConnection, count_abandoned,
+    ClientIdentity, EdgeAnswer, ExchangeHost, LaneLimits, OpenConnection, RequestEngine, ReusableConnection,
+    count_abandoned,
 };
 use crate::metrics::{ConnectionCounters, ConnectionsFull, EarlyClose, ExtraRequest, PanicPlace, PanicWatch};
 use crate::refusal::{HeadRefusal, NO_ROOM};
@@ -96,7 +97,7 @@ pub struct H2Context<'a, P, B> {
     /// The signal of the gateway's stop.
     pub shutdown: &'a ShutdownWatch,
     /// Whether preflights are answered without the proxy.
-    pub answers: Answers,
+    pub engine: RequestEngine,
 }
 
 /// Whether a client begins with HTTP/2.
@@ -383,7 +384,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: ExchangeHost> H2Connection<'_,
     /// The answer to a preflight, if the request is one that is complete and has nothing unusual.
     fn answer_preflight(&self, head: &RequestHeader, body: &RecvStream) -> Option<EdgeAnswer> {
         let is_whole = head.method == Method::OPTIONS && body.is_end_stream() && head.raw_path().starts_with(b"/");
-        if !is_whole || self.behind.answers == Answers::None {
+        if !is_whole || self.behind.engine == RequestEngine::Pingora {
             return None;
         }
         let known = KnownHeaders::of((&head.headers).into());
@@ -476,7 +477,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: ExchangeHost> H2Connection<'_,
         let exchange = Exchange::new(*head, body, respond, Arc::clone(&watch), Arc::clone(&self.traffic));
         let (proxy, backstage) = (Arc::clone(self.behind.proxy), Arc::clone(self.behind.backstage));
         let (shutdown, guard) = (self.behind.shutdown.clone(), Arc::clone(&self.guard));
-        let is_direct = self.behind.answers == Answers::Preflights;
+        let is_direct = self.behind.engine == RequestEngine::Direct;
         tokio::spawn(async move {
             let _panics = PanicWatch::new(PanicPlace::Proxy, |place| backstage.count_panic(place));
             let mut exchange = exchange;

@@ -40,8 +40,8 @@ use crate::exchange::state::ExchangeState;
 use crate::exchange::timer::{StopSignal, Timer};
 use crate::exchange::unattended::run_attended;
 use crate::exchange::{
-    Answers, ClientIdentity, ConnectionPersistence, ExchangeHost, LaneLimits, ReusableConnection, count_abandoned,
-    write_answer,
+    ClientIdentity, ConnectionPersistence, ExchangeHost, LaneLimits, RequestEngine, ReusableConnection,
+    count_abandoned, write_answer,
 };
 use crate::http2::{self};
 use crate::metrics::{
@@ -88,7 +88,7 @@ pub struct Lane<P, B> {
     backstage: Arc<B>,
     connections: Arc<ConnectionCounters>,
     listener: usize,
-    answers: Answers,
+    engine: RequestEngine,
     http2: Http2,
 }
 
@@ -120,10 +120,10 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
         backstage: Arc<B>,
         connections: Arc<ConnectionCounters>,
         listener: usize,
-        answers: Answers,
+        engine: RequestEngine,
         http2: Http2,
     ) -> Self {
-        Lane { proxy, backstage, connections, listener, answers, http2 }
+        Lane { proxy, backstage, connections, listener, engine, http2 }
     }
 
     async fn serve(
@@ -184,8 +184,8 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
     /// Serves a whole connection over HTTP/2. Boxed, since most connections do not use it and
     /// should not be larger for it.
     async fn serve_http2(&self, line: ReusableConnection, client: &ClientIdentity, shutdown: &ShutdownWatch) {
-        let Lane { proxy, backstage, connections, answers, .. } = self;
-        let behind = http2::H2Context { proxy, backstage, connections, shutdown, answers: *answers };
+        let Lane { proxy, backstage, connections, engine, .. } = self;
+        let behind = http2::H2Context { proxy, backstage, connections, shutdown, engine: *engine };
         Box::pin(http2::serve(line, client, behind)).await;
     }
 
@@ -211,7 +211,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
                 write_answer(&self.backstage.answer_health_check(method), persistence, answers);
                 return Some(persistence);
             }
-            let bytes = ahead.get(..head.len).filter(|_| self.answers == Answers::Preflights)?;
+            let bytes = ahead.get(..head.len).filter(|_| self.engine == RequestEngine::Direct)?;
             let mut preflight = Preflight::of(bytes, head, request, noted)?;
             if last {
                 preflight.persistence = ConnectionPersistence::Close;
@@ -277,7 +277,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
         let watch = Arc::new(watch);
         let mut bytes = line.ahead.split_to(head.len);
         let mut conn = RequestConnection::new(line, head.framing, Arc::clone(&watch), limits.head.bytes);
-        if let (Some(framing), Answers::Preflights) = (request::upload_framing(head.framing), self.answers) {
+        if let (Some(framing), RequestEngine::Direct) = (request::upload_framing(head.framing), self.engine) {
             let received = bytes.freeze();
             if let Some(request) = request::plain_request(&received) {
                 match self.exchange_directly(conn, &request, framing, &watch, last).await {

@@ -21,7 +21,7 @@ use crate::reload::BrokenTenants;
 use crate::service_manager;
 use crate::upgrade::{self, Predecessor, ServingSuccessor};
 use crossgate_telemetry::output::DescriptorWriter;
-use crossgate_wire::exchange::Answers;
+use crossgate_wire::exchange::RequestEngine;
 
 /// The time limit for writing the last lines of diagnostics.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -88,7 +88,7 @@ fn serve(args: RunArgs) -> Result<(), StartError> {
     descriptors::raise_limit();
     disable_huge_pages();
     let broken_tenants = if args.skip_broken_tenants { BrokenTenants::Skip } else { BrokenTenants::Refuse };
-    let options = ProcessOptions { config: args.main.path(), broken_tenants, answers: Answers::default() };
+    let options = ProcessOptions { config: args.main.path(), broken_tenants, engine: RequestEngine::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Installed first, because the default action of an early signal would end the process.
     let mut signals = runtime.block_on(async { ProcessSignals::catch() })?;

@@ -29,7 +29,8 @@ fn start(config: &str) -> (Result<GatewayProcess, StartError>, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("gateway.yaml");
     std::fs::write(&path, config).unwrap();
-    let options = ProcessOptions { config: path, broken_tenants: BrokenTenants::Refuse, answers: Answers::default() };
+    let options =
+        ProcessOptions { config: path, broken_tenants: BrokenTenants::Refuse, engine: RequestEngine::default() };
     (GatewayProcess::start(&options, std::io::sink()), dir)
 }
 

@@ -43,7 +43,7 @@ fn cases() -> BTreeMap<String, Vec<Case>> {
 }
 
 /// A gateway with one policy; `None` if no rule can express the policy.
-fn start(policies: &Policies, name: &str, form: OriginForm, answers: Answers) -> Option<Gateway> {
+fn start(policies: &Policies, name: &str, form: OriginForm, engine: RequestEngine) -> Option<Gateway> {
     let (template, own) = policies.of(name);
     let mut template = template.clone();
     let mut own = own.to_vec();
@@ -68,7 +68,7 @@ fn start(policies: &Policies, name: &str, form: OriginForm, answers: Answers) ->
         "version: 1\nlisteners: [{{ address: \"127.0.0.1:0\" }}]\n{REST}policies:\n  it: {template}\ntenants: {tenants}\n"
     );
     let script = script.as_deref().map(|source| ("origins.rhai", source));
-    Some(Gateway::start(&text, script.as_slice(), answers))
+    Some(Gateway::start(&text, script.as_slice(), engine))
 }
 
 /// An entry as the condition of a rule.
@@ -149,8 +149,10 @@ fn lane_proxy_lists_and_cached_rule_answers_agree_on_the_corpus() {
     let mut ruled = 0;
     for (policy, cases) in cases() {
         for form in [OriginForm::ByList, OriginForm::ByRule] {
-            let start = |answers| start(&policies, &policy, form, answers);
-            let (Some(lane), Some(proxy)) = (start(Answers::Preflights), start(Answers::None)) else { continue };
+            let start = |engine| start(&policies, &policy, form, engine);
+            let (Some(lane), Some(proxy)) = (start(RequestEngine::Direct), start(RequestEngine::Pingora)) else {
+                continue;
+            };
             for case in &cases {
                 let first = ask(&lane, case);
                 check(case, &first);

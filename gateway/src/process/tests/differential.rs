@@ -40,17 +40,13 @@ const RULE: &str = r#"fn decide(req) {
 }
 "#;
 
-fn start(answers: Answers) -> Gateway {
-    Gateway::start(CONFIG, &[("header.rhai", RULE)], answers)
+fn start(engine: RequestEngine) -> Gateway {
+    Gateway::start(CONFIG, &[("header.rhai", RULE)], engine)
 }
 
 /// The same for many requests on a connection.
-fn start_for_http2(answers: Answers) -> Gateway {
-    Gateway::start(
-        &CONFIG.replace("keepAliveRequests: 4", "keepAliveRequests: 1000"),
-        &[("header.rhai", RULE)],
-        answers,
-    )
+fn start_for_http2(engine: RequestEngine) -> Gateway {
+    Gateway::start(&CONFIG.replace("keepAliveRequests: 4", "keepAliveRequests: 1000"), &[("header.rhai", RULE)], engine)
 }
 
 /// Longer than the limit of a field.
@@ -210,7 +206,7 @@ fn sent() -> impl Strategy<Value = Sent> {
 
 #[test]
 fn lane_and_proxy_give_equal_answers_counts_and_logs() {
-    let (lane, proxy) = (start(Answers::Preflights), start(Answers::None));
+    let (lane, proxy) = (start(RequestEngine::Direct), start(RequestEngine::Pingora));
     let mut runner =
         proptest::test_runner::TestRunner::new(ProptestConfig { cases: 4096, ..ProptestConfig::default() });
     let outcome = runner.run(&sent(), |sent| {
@@ -296,7 +292,7 @@ async fn http2_answers(gateway: &Gateway) -> Vec<String> {
 
 #[test]
 fn http2_preflights_are_answered_as_by_the_proxy() {
-    let (edge, proxy) = (start_for_http2(Answers::Preflights), start_for_http2(Answers::None));
+    let (edge, proxy) = (start_for_http2(RequestEngine::Direct), start_for_http2(RequestEngine::Pingora));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let answers = runtime.block_on(http2_answers(&edge));
     assert!(answers.iter().filter(|answer| answer.contains(": 204 ")).count() > 50, "{answers:#?}");
@@ -313,7 +309,7 @@ fn http2_preflights_are_answered_as_by_the_proxy() {
 
 #[test]
 fn as_many_http2_preflights_as_streams_are_all_answered() {
-    let gateway = start_for_http2(Answers::Preflights);
+    let gateway = start_for_http2(RequestEngine::Direct);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let socket = tokio::net::TcpStream::connect(gateway.data()).await.unwrap();
@@ -349,8 +345,8 @@ fn pipelined_preflights_are_answered_in_order_up_to_the_limit() {
         )
     };
     let run = ["PUT", "PATCH", "DELETE", "PUT", "PUT"].map(preflight).concat();
-    for answers in [Answers::Preflights, Answers::None] {
-        let found = start(answers).send(&Sent::at_once(run.clone().into_bytes()));
+    for engine in [RequestEngine::Direct, RequestEngine::Pingora] {
+        let found = start(engine).send(&Sent::at_once(run.clone().into_bytes()));
         let answers_found: Vec<_> = found
             .iter()
             .map(|(status, fields, _)| {
@@ -359,6 +355,6 @@ fn pipelined_preflights_are_answered_in_order_up_to_the_limit() {
             .collect();
         let keep = "keep-alive";
         let expected = [(204, "PUT", keep), (204, "GET,HEAD,POST", keep), (204, "DELETE", keep), (204, "PUT", "close")];
-        assert_eq!(answers_found, expected, "{answers:?}");
+        assert_eq!(answers_found, expected, "{engine:?}");
     }
 }

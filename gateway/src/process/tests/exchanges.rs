@@ -556,9 +556,9 @@ struct Engine {
 }
 
 impl Engine {
-    fn start(answers: Answers) -> Self {
+    fn start(engine: RequestEngine) -> Self {
         let server = ScriptedServer::start();
-        let gateway = Gateway::start(&CONFIG.replace("UPSTREAM", &server.address.to_string()), &[], answers);
+        let gateway = Gateway::start(&CONFIG.replace("UPSTREAM", &server.address.to_string()), &[], engine);
         Engine { server, gateway }
     }
 
@@ -583,7 +583,7 @@ impl Engine {
 #[test]
 fn exchange_and_proxy_give_equal_responses_and_requests() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (direct, proxy) = (Engine::start(Answers::Preflights), Engine::start(Answers::None));
+    let (direct, proxy) = (Engine::start(RequestEngine::Direct), Engine::start(RequestEngine::Pingora));
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         cases: 400,
         max_shrink_iters: 0,

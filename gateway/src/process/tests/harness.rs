@@ -32,7 +32,7 @@ impl Write for Log {
 
 impl Gateway {
     /// Starts a gateway with `scripts`, each a name and a source, in its directory `scripts`.
-    pub(super) fn start(text: &str, scripts: &[(&str, &str)], answers: Answers) -> Self {
+    pub(super) fn start(text: &str, scripts: &[(&str, &str)], engine: RequestEngine) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("crossgate.yaml");
         std::fs::write(&config, text).unwrap();
@@ -40,7 +40,7 @@ impl Gateway {
         for (name, source) in scripts {
             std::fs::write(dir.path().join("scripts").join(name), source).unwrap();
         }
-        let options = ProcessOptions { config, broken_tenants: BrokenTenants::Refuse, answers };
+        let options = ProcessOptions { config, broken_tenants: BrokenTenants::Refuse, engine };
         let log = Log::default();
         let process = GatewayProcess::start(&options, log.clone()).unwrap_or_else(|error| panic!("{error}"));
         Gateway { process, log, _dir: dir }

@@ -20,7 +20,7 @@ use crate::registry::GatewayMetrics;
 use crate::respond::{self, AnswerContext};
 use crossgate_message::fields::KnownHeaders;
 use crossgate_message::health_path::HealthPath;
-use crossgate_wire::exchange::Answers;
+use crossgate_wire::exchange::RequestEngine;
 use crossgate_wire::exchange::direct::{ExchangeStart, UploadFraming};
 use crossgate_wire::exchange::state::{ExchangeLimits, ExchangePhase, ExchangeState};
 use crossgate_wire::exchange::{ClientIdentity, EdgeAnswer, ExchangeHost, HeadLimits, Http2Limits, LaneLimits};
@@ -233,7 +233,7 @@ impl TestLane {
         let connections = Arc::clone(&metrics.connections);
         let limits = Arc::new(Limits(limits, Arc::clone(&metrics)));
         let lane =
-            Lane::new(Arc::new(proxy), limits, Arc::clone(&connections), listener, Answers::Preflights, Http2::Off);
+            Lane::new(Arc::new(proxy), limits, Arc::clone(&connections), listener, RequestEngine::Direct, Http2::Off);
         let bound = BoundListener::new("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = bound.address();
         let running =
