@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use crossgate_message::head_flaw::HeadFlaw;
-use crossgate_message::response_head::{BodyDelimiter, ResponseHead};
+use crossgate_message::field_sink::FieldSink;
+use crossgate_message::fields::HeaderFields;
+use crossgate_message::received_head::ReceivedHead;
+use crossgate_message::response_head::{self, BodyDelimiter, ResponseHead};
 use crossgate_wire::exchange::EdgeAnswer;
 use crossgate_wire::exchange::chunked::ChunkedDecoder;
 use crossgate_wire::exchange::direct::{
@@ -20,8 +21,7 @@ use crossgate_wire::exchange::direct::{
     UploadFraming, UpstreamSide, run,
 };
 use crossgate_wire::exchange::state::{ExchangeLimits, ExchangeState};
-use http::{HeaderMap, StatusCode};
-use pingora::http::RequestHeader;
+use http::{HeaderMap, Method, StatusCode, Version};
 use pingora::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -54,8 +54,8 @@ pub fn exchange(bytes: &[u8]) {
             b"0\r\n\r\nGET / HTTP/1.1\r\n\r\n".iter().copied().cycle().take(usize::from(*body_len) * 64).collect()
         }
     };
-    let method = if kind & 8 == 0 { "PUT" } else { "HEAD" };
-    let head = RequestHeader::build_no_case(method, b"/", None).expect("a request");
+    let method = if kind & 8 == 0 { Method::PUT } else { Method::HEAD };
+    let head = ReceivedHead::new(&method, b"/", Version::HTTP_11, HeaderFields::Lines(&[]));
     let state = ExchangeState::new(LIMITS, None, 0);
     let written = Arc::new(Mutex::new(Vec::new()));
     let piece_len = usize::from(sizes % 16) * 7 + 1;
@@ -78,9 +78,9 @@ pub fn exchange(bytes: &[u8]) {
         breaks_off: ends & 2 == 2,
     };
     let request = ExchangeRequest { head: &head, framing, state: &state };
-    let upstream = Upstream { server: Some(server), framing };
+    let mut upstream = Upstream { server: Some(server), framing };
     {
-        let mut exchange = pin!(run(&mut client, &request, upstream, None));
+        let mut exchange = pin!(run(&mut client, &request, &mut upstream, None));
         let mut cx = Context::from_waker(Waker::noop());
         let mut polls = 0;
         loop {
@@ -182,6 +182,8 @@ impl Client {
 }
 
 impl ExchangeClient for Client {
+    type Sink = HeaderMap;
+
     fn poll_body(&mut self, _: &mut Context<'_>, take: &mut dyn FnMut(&[u8])) -> Poll<Result<BodyStep>> {
         if !self.is_ready() {
             return Poll::Pending;
@@ -204,13 +206,21 @@ impl ExchangeClient for Client {
         Poll::Pending
     }
 
-    fn interim(&mut self, status: StatusCode, _: HeaderMap) -> Result<()> {
+    fn interim(&mut self, status: StatusCode, _: impl FnOnce(&mut HeaderMap)) -> Result<()> {
         assert!(status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS && self.head.is_none());
         Ok(())
     }
 
-    fn head(&mut self, status: StatusCode, _: HeaderMap, delimiter: BodyDelimiter) -> Result<()> {
+    fn head(&mut self, status: StatusCode, delimiter: BodyDelimiter, write: impl FnOnce(&mut HeaderMap)) -> Result<()> {
         assert!(!status.is_informational() && self.head.is_none());
+        let mut fields = HeaderMap::new();
+        write(&mut fields);
+        assert!(fields.get_all("content-length").iter().count() <= 1 && !fields.contains_key("transfer-encoding"));
+        if let BodyDelimiter::Length(length) = delimiter {
+            assert!(
+                fields.get("content-length").is_some_and(|value| value.as_bytes() == length.to_string().as_bytes())
+            );
+        }
         self.head = Some((status, delimiter));
         Ok(())
     }
@@ -314,12 +324,9 @@ struct Upstream {
 impl UpstreamSide for Upstream {
     type Server = Server;
 
-    async fn connect(&mut self, _: &RequestHeader, _: bool) -> Result<Server> {
+    async fn connect(&mut self, _: &ReceivedHead<'_>, head: &mut Vec<u8>, _: bool) -> Result<Server> {
+        head.extend_from_slice(HEAD);
         self.server.take().ok_or_else(gone)
-    }
-
-    fn request_bytes(&self) -> Bytes {
-        Bytes::from_static(HEAD)
     }
 
     fn count_body(&mut self, _: usize) -> Result<()> {
@@ -327,15 +334,19 @@ impl UpstreamSide for Upstream {
         Ok(())
     }
 
-    fn is_stale(&self, _: &RequestHeader, _: &Server, _: &ResponseHead) -> bool {
+    fn is_stale(&self, _: &ReceivedHead<'_>, _: &Server, _: &ResponseHead<'_>) -> bool {
         false
     }
 
-    fn respond(&mut self, _: &RequestHeader, _: &mut ResponseHead) -> Result<(), HeadFlaw> {
-        Ok(())
+    fn respond(&mut self, _: &ReceivedHead<'_>, head: &ResponseHead<'_>, sink: &mut impl FieldSink) {
+        head.fields.for_each(|line| {
+            if !response_head::is_framing_field(line.name()) {
+                sink.received(line);
+            }
+        });
     }
 
-    fn failed(&mut self, _: &RequestHeader, failure: AttemptFailure) -> AfterFailure {
+    fn failed(&mut self, _: &ReceivedHead<'_>, failure: AttemptFailure) -> AfterFailure {
         AfterFailure::End(failure.error)
     }
 
@@ -348,7 +359,7 @@ impl UpstreamSide for Upstream {
         assert!(server.read <= server.sent.len());
     }
 
-    fn conclude(self, _: &RequestHeader, _: Option<StatusCode>, _: Option<&Error>) {}
+    fn conclude(&mut self, _: &ReceivedHead<'_>, _: Option<StatusCode>, _: Option<&Error>) {}
 }
 
 fn gone() -> Box<Error> {

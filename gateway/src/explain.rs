@@ -18,6 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::{proxy, respond};
 use crossgate_config::Mode;
 use crossgate_message::escape::EscapedBytes;
+use crossgate_message::fields::HeaderFields;
 use crossgate_message::forwarded::{self, ConnectionPeer};
 use crossgate_message::host::parse_authority;
 use crossgate_wire::exchange::EdgeAnswer;
@@ -289,9 +290,8 @@ impl ExplainedResponse {
             return response;
         }
         let mut fields = HeaderMap::new();
-        if respond::complete(&mut fields, judged, head, request_id).is_ok() {
-            response.headers = rendered_headers(&fields);
-        }
+        respond::complete(HeaderFields::Lines(&[]), judged, head, request_id, &mut fields);
+        response.headers = rendered_headers(&fields);
         ExplainedResponse { removes: Some("access-control-"), ..response }
     }
 

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, InvalidHeaderValue, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
+use http::{HeaderMap, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -46,16 +46,17 @@ use crate::respond::{self, AnswerContext};
 use crate::servers::PickedServer;
 use crate::snapshot::{CurrentSnapshot, PinnedSnapshot};
 use crate::throttle::LogThrottle;
+use crate::upstream;
 use crate::upstream::Upstream;
 use crate::upstream::{Failure, Wanted};
 use crate::verdicts::TenantRule;
-use crate::{proxy_status, upstream};
-use crossgate_config::model::ProxyStatus;
 use crossgate_config::model::{BodyMax, Listener, Protocol};
 use crossgate_config::own_sockets;
+use crossgate_message::fields::HeaderFields;
 use crossgate_message::forwarded::{self, ConnectionPeer};
 use crossgate_message::head_flaw::HeadFlaw;
-use crossgate_message::hop_by_hop::ResponseFraming;
+use crossgate_message::hop_by_hop::ClientFraming;
+use crossgate_message::received_head::ReceivedHead;
 use crossgate_message::{hop_by_hop, rewrite, trace_context};
 use crossgate_wire::exchange::chunked::ChunkedDecoder;
 use crossgate_wire::exchange::state::{ExchangeEnd, ExchangePhase, ExchangeState};
@@ -67,6 +68,7 @@ mod admission;
 pub mod context;
 mod direct;
 mod edge;
+mod fields;
 mod lane_host;
 mod preflight_timer;
 mod report;
@@ -78,6 +80,7 @@ use admission::AdmissionOutcome;
 pub(crate) use direct::DirectUpstream;
 pub(crate) use edge::answer_at_edge;
 use edge::{body_may_be_drained, write_answer};
+use fields::UpstreamResponse;
 pub(crate) use lane_host::head_limits;
 pub(crate) use salvage::Salvage;
 
@@ -144,7 +147,7 @@ impl Gateway {
     fn conclude(
         &self,
         context: &mut RequestContext,
-        header: &RequestHeader,
+        received: &ReceivedHead<'_>,
         status: Option<StatusCode>,
         error: Option<&Error>,
     ) {
@@ -160,14 +163,14 @@ impl Gateway {
                 self.metrics.connections.count_early_close(reason);
             }
             if log_request::is_wanted(request.snapshot(), request.judgement()) {
-                self.log(header, context, request, status, took);
+                self.log(received, context, request, status, took);
             }
         }
     }
 
     fn log(
         &self,
-        header: &RequestHeader,
+        received: &ReceivedHead<'_>,
         context: &RequestContext,
         request: &RequestState,
         status: Option<StatusCode>,
@@ -175,8 +178,8 @@ impl Gateway {
     ) {
         let (duration, error) = (context.upstream_duration, context.upstream_error);
         let finished = CompletedRequest {
-            version: header.version,
-            head: head_view(header, request.peer, &request.watch),
+            version: received.version,
+            head: head_view(received, request.peer, &request.watch),
             peer: request.peer,
             request_id: &request.request_id,
             snapshot: request.snapshot(),
@@ -233,9 +236,10 @@ fn watch_of(session: &Session) -> Option<Arc<ExchangeState>> {
     Some(Arc::clone(watch))
 }
 
-fn head_view<'a>(header: &'a RequestHeader, peer: ConnectionPeer, watch: &'a ExchangeState) -> RequestHead<'a> {
-    let method = header.method.as_str().as_bytes();
-    RequestHead::new(method, header.raw_path(), (&header.headers).into(), peer).with_certificate(watch.certificate())
+fn head_view<'a>(received: &ReceivedHead<'a>, peer: ConnectionPeer, watch: &'a ExchangeState) -> RequestHead<'a> {
+    let ReceivedHead { method, target, fields, known, .. } = *received;
+    let head = RequestHead::with_known(method.as_str().as_bytes(), target, fields, known, peer);
+    head.with_certificate(watch.certificate())
 }
 
 /// The policy's side of a request, once it is judged.
@@ -290,12 +294,13 @@ impl ProxyHttp for Gateway {
             return Ok(false);
         }
         let peer = self.peer(watch.peer(), watch.listener());
-        let head = head_view(session.req_header(), peer, &watch);
+        let received = ReceivedHead::from(session.req_header());
+        let head = head_view(&received, peer, &watch);
         context.began = Some(Instant::now());
         let request = context.begin(self.judge(self.snapshot.pin(), Arc::clone(&watch), &head, peer));
         #[cfg(test)]
         fault::panic_at("request-filter", session.req_header().raw_path());
-        if hop_by_hop::expects_continue(session.req_header()) {
+        if ReceivedHead::from(session.req_header()).expects_continue() {
             request.watch.expect_continue();
         }
         let answer = answer_at_edge(request.snapshot(), request.judgement(), &head, &request.request_id);
@@ -314,7 +319,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
-        refuse_loop(session.req_header(), context)?;
+        refuse_loop((&session.req_header().headers).into(), context)?;
         if let AdmissionOutcome::Later(queue) = admission::enter(context) {
             // Boxed, so that requests which need not wait are no larger for it.
             Box::pin(admission::wait(session, context, queue)).await?;
@@ -396,13 +401,16 @@ impl ProxyHttp for Gateway {
         if request.watch.progress().is_none() && !is_http2 {
             return Err(Error::explain(upstream::NO_HTTP2, "the server does not offer HTTP/2").into_up());
         }
+        let received = ReceivedHead::from(session.req_header());
+        let upgrades = hop_by_hop::is_upgrade(session.req_header());
         rewrite::edit_request(sent, |fields| {
-            if is_http2 {
-                hop_by_hop::strip_http2_request(session.req_header(), fields);
+            fields::upstream_request(&received, request, judged).edit(fields);
+            match is_http2 {
+                true => hop_by_hop::strip_http2_request(session.req_header(), fields),
+                false if upgrades => hop_by_hop::write_upgrade(fields),
+                false => {}
             }
-            edit_request(session.req_header(), fields, request, judged)
-        })
-        .map_err(|_| internal("a field that cannot be said"))?;
+        });
         // Last: rewriting keeps targets in origin form alone.
         if let Some(target) = &judged.rewritten {
             sent.set_raw_path(target.as_bytes())?;
@@ -442,7 +450,8 @@ impl ProxyHttp for Gateway {
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
         #[cfg(test)]
         fault::panic_at("response-filter", session.req_header().raw_path());
-        let head = head_view(session.req_header(), request.peer, &request.watch);
+        let received = ReceivedHead::from(session.req_header());
+        let head = head_view(&received, request.peer, &request.watch);
         let is_upgrade = header.status == StatusCode::SWITCHING_PROTOCOLS;
         if is_upgrade && !hop_by_hop::upgrades_to_websocket(session.req_header(), &header.headers) {
             // RFC 9110, section 7.8: the client did not request an upgrade. Forwarded, the 101
@@ -458,10 +467,8 @@ impl ProxyHttp for Gateway {
             note_response(&progress, &request.watch, header);
         }
         let is_final = !status.is_informational() || is_upgrade;
-        let reframed = rewrite::edit_response(header, |fields| {
-            let kind = if is_final { ResponseKind::Final } else { ResponseKind::Interim };
-            edit_response(kind, status, fields, &head, client, request, judged)
-        });
+        let response = UpstreamResponse { status, head: &head, request, judged };
+        let reframed = rewrite::edit_response(header, |fields| response.edit(fields, client));
         let reframed = match reframed {
             Ok(reframed) => reframed,
             Err(flaw) => return Err(invalid_head(context, flaw)),
@@ -474,10 +481,10 @@ impl ProxyHttp for Gateway {
             }
             return Ok(());
         }
-        let lasts = enter_response(&request.watch, judged, status, &header.headers);
+        let lasts = enter_response(&request.watch, judged, status, (&header.headers).into());
         note_final(context, status, lasts);
         let has_end = !is_http2 || client != Version::HTTP_10 || header.headers.contains_key(CONTENT_LENGTH);
-        if reframed == ResponseFraming::UntilClose || !has_end || self.is_draining() {
+        if reframed == ClientFraming::UntilClose || !has_end || self.is_draining() {
             session.set_keepalive(None);
         }
         // From here on an upload that goes on after the answer closes the connection.
@@ -559,7 +566,7 @@ impl ProxyHttp for Gateway {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut RequestContext) -> FailToProxy {
         let answered = session.response_written().is_some_and(|written| !written.status.is_informational());
-        let answer = error_answer(context, session.req_header(), error).filter(|_| !answered);
+        let answer = error_answer(context, &session.req_header().into(), error).filter(|_| !answered);
         let Some(answer) = answer else {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
@@ -575,7 +582,7 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut RequestContext) {
         #[cfg(test)]
         fault::panic_at("logging", session.req_header().raw_path());
-        self.conclude(context, session.req_header(), sent_status(session), error);
+        self.conclude(context, &session.req_header().into(), sent_status(session), error);
     }
 
     /// The access log has it, escaped; Pingora's own line would quote the client.
@@ -589,8 +596,8 @@ impl ProxyHttp for Gateway {
 }
 
 /// Refuses a request that has passed this gateway before.
-fn refuse_loop(header: &RequestHeader, context: &mut RequestContext) -> Result<()> {
-    if forwarded::is_loop((&header.headers).into()) {
+fn refuse_loop(fields: HeaderFields<'_>, context: &mut RequestContext) -> Result<()> {
+    if forwarded::is_loop(fields) {
         return Err(admission::refuse(context, UpstreamRefusal::Loop));
     }
     Ok(())
@@ -608,57 +615,6 @@ fn count_body(context: &mut RequestContext, len: usize) -> Result<()> {
     }
 }
 
-/// Edits the fields of a request for its upstream.
-fn edit_request(
-    received: &RequestHeader,
-    fields: &mut HeaderMap,
-    request: &RequestState,
-    judged: &PolicyMatch<'_>,
-) -> Result<(), InvalidHeaderValue> {
-    let RequestState { peer, scheme, request_id, is_traced, .. } = request;
-    let is_unwanted = |name: &str| forwarded::is_claim(name, *peer) || !is_traced && trace_context::is_part(name);
-    hop_by_hop::strip_request(received, fields, is_unwanted);
-    forwarded::write(fields, *peer, *scheme, request_id, &judged.tenant.id)?;
-    if let Some(host) = judged.route.and_then(|route| route.upstream.host.clone()) {
-        fields.insert(HOST, host);
-    }
-    Ok(())
-}
-
-/// Whether a response is the last one to its request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ResponseKind {
-    /// 1xx.
-    Interim,
-    Final,
-}
-
-/// Edits the fields of a response for the client.
-fn edit_response(
-    kind: ResponseKind,
-    status: StatusCode,
-    fields: &mut HeaderMap,
-    head: &RequestHead<'_>,
-    client: Version,
-    request: &RequestState,
-    judged: &PolicyMatch<'_>,
-) -> Result<ResponseFraming, HeadFlaw> {
-    if kind == ResponseKind::Final && judged.action == RequestAction::Report {
-        report::compare(judged, fields, &head.known);
-    }
-    let reframed = hop_by_hop::strip_response(status, fields, client)?;
-    if kind == ResponseKind::Interim {
-        respond::strip_cors(fields, judged);
-        return Ok(reframed);
-    }
-    let completed = respond::complete(fields, judged, head, &request.request_id);
-    completed.map_err(|_| HeadFlaw::Other)?;
-    if judged.action != RequestAction::Report && request.snapshot().settings.proxy_status == ProxyStatus::Sent {
-        proxy_status::append_to_others(fields);
-    }
-    Ok(reframed)
-}
-
 /// Records the final response of an upstream.
 fn note_final(context: &mut RequestContext, status: StatusCode, lasts: bool) {
     let took = context.upstream_began.map(|began| began.elapsed());
@@ -672,10 +628,10 @@ fn note_final(context: &mut RequestContext, status: StatusCode, lasts: bool) {
 
 /// The gateway's own answer to a request whose exchange failed before the final response. `None` if
 /// the client has gone.
-fn error_answer(context: &RequestContext, header: &RequestHeader, error: &Error) -> Option<EdgeAnswer> {
+fn error_answer(context: &RequestContext, received: &ReceivedHead<'_>, error: &Error) -> Option<EdgeAnswer> {
     let (request, judged) = judged(context)?;
     let status = upstream::status(error, &request.watch)?;
-    let head = head_view(header, request.peer, &request.watch);
+    let head = head_view(received, request.peer, &request.watch);
     let proxy_status = request.snapshot().settings.proxy_status;
     let answer_context =
         AnswerContext { request_id: &request.request_id, proxy_status, fault: context.upstream_fault() };
@@ -733,13 +689,18 @@ fn sent_response(status: StatusCode, context: &RequestContext) -> SentResponse {
 
 /// From here on silence is judged as a pause in a body, not as a missing head. Whether the answer
 /// lasts as long as the client wants.
-fn enter_response(watch: &ExchangeState, judged: &PolicyMatch<'_>, status: StatusCode, fields: &HeaderMap) -> bool {
+fn enter_response(
+    watch: &ExchangeState,
+    judged: &PolicyMatch<'_>,
+    status: StatusCode,
+    fields: HeaderFields<'_>,
+) -> bool {
     let upgraded = status == StatusCode::SWITCHING_PROTOCOLS;
-    let is_stream = |value: &HeaderValue| {
-        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    let is_stream = |value: &[u8]| {
+        let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
         essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
     };
-    let long = upgraded || fields.get(CONTENT_TYPE).is_some_and(is_stream);
+    let long = upgraded || fields.first(&CONTENT_TYPE).is_some_and(is_stream);
     if let (true, Some(route)) = (long, judged.route) {
         watch.set_idle(route.upstream.timeouts.upgraded_idle);
     }
@@ -883,7 +844,7 @@ fn note_response(progress: &RequestProgress, watch: &ExchangeState, header: &Res
             progress.end_response();
         }
     }
-    if let Some(seconds) = hop_by_hop::keep_alive_seconds(&header.headers) {
+    if let Some(seconds) = hop_by_hop::keep_alive_seconds((&header.headers).into()) {
         progress.set_keep_alive(seconds);
     }
 }

@@ -7,14 +7,15 @@
 //! else of the policy.
 
 use crossgate_policy::names::is_token;
-use crossgate_policy::{Outcome, Reason, RequestField};
+use crossgate_policy::{EditValue, Outcome, Reason, RequestField};
 use http::header::ACCESS_CONTROL_REQUEST_HEADERS;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::judge::PolicyMatch;
 use crate::metrics::{UpstreamError, UpstreamRefusal};
 use crate::request_head::RequestHead;
-use crossgate_message::fields::NamedField;
+use crossgate_message::field_sink::FieldSink;
+use crossgate_message::fields::{HeaderFields, NamedField};
 use crossgate_message::head_flaw::HeadFlaw;
 
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -27,7 +28,7 @@ const TOKEN_LEN_MAX: usize = 64;
 
 const ALLOWED: HeaderValue = HeaderValue::from_static("crossgate; error=proxy_internal_response");
 
-const HANDLED: HeaderValue = HeaderValue::from_static("crossgate");
+static HANDLED: HeaderValue = HeaderValue::from_static("crossgate");
 
 /// The error types of RFC 9209, section 2.3, that occur here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,9 +214,9 @@ fn of_upstream_error(status: StatusCode, reason: &str, fault: UpstreamFault<'_>)
 
 /// Appends the gateway to the intermediaries of an upstream's answer, if the answer has the field
 /// (RFC 9209, section 2).
-pub fn append_to_others(fields: &mut HeaderMap) {
-    if fields.contains_key(PROXY_STATUS) {
-        fields.append(PROXY_STATUS, HANDLED);
+pub fn append_to_others(received: HeaderFields<'_>, sink: &mut impl FieldSink) {
+    if received.has(&PROXY_STATUS) {
+        sink.own(&PROXY_STATUS, EditValue::Fixed(&HANDLED));
     }
 }
 

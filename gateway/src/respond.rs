@@ -1,8 +1,8 @@
 //! The one writer of responses: the gateway's own answers, and the CORS fields of every answer.
 //!
-//! [`write_cors`] and, for the lane's bytes, [`write_preflight`] are the only functions that write
-//! `Access-Control-*` to a response head. They first remove the upstream's fields by prefix, then
-//! add what the policy engine renders for the verdict. The gateway's own answers explain themselves
+//! `write_cors` and, for the lane's bytes, [`write_preflight`] are the only functions that write
+//! `Access-Control-*` to a response head. Those of the upstream are left out by prefix
+//! ([`replaces`]), and what the policy engine renders for the verdict is appended. The gateway's own answers explain themselves
 //! in `application/problem+json` (RFC 9457) and in `Proxy-Status` (see [`proxy_status`]). They are
 //! never stored, and echo nothing of the request except its id and a refused method or header.
 
@@ -13,21 +13,22 @@ use crossgate_policy::{
     CorsRequest, EditValue, HeaderEdit, Outcome, OwnOrigin, Reason, RequestKind, is_cors_response_field, missing_vary,
 };
 use http::header::{
-    ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, InvalidHeaderValue, ORIGIN, VARY,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
+use smallvec::SmallVec;
 
 use crate::judge::{Judgement, PolicyMatch, RequestAction};
 use crate::metrics::CheckResult;
 use crate::proxy_status::{self, PROXY_STATUS, UpstreamFault};
 use crate::request_head::RequestHead;
 use crossgate_config::model::ProxyStatus;
-use crossgate_message::fields::NamedField;
+use crossgate_message::field_sink::{FieldSink, write_field};
 use crossgate_message::fields::X_REQUEST_ID;
+use crossgate_message::fields::{HeaderFields, NamedField};
 use crossgate_message::rewrite;
-use crossgate_wire::exchange::{ConnectionPersistence, EdgeAnswer, answer_bytes, end_head, write_field};
+use crossgate_wire::exchange::{ConnectionPersistence, EdgeAnswer, answer_bytes, end_head};
 
 /// The inputs of the gateway's own answer besides the verdict.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,6 +41,12 @@ pub struct AnswerContext<'a> {
 
 /// The reason of a failed health check.
 const DRAINING: &str = "draining";
+
+/// Room for the members that most policies add to `Vary`.
+const VARY_LEN_USUAL: usize = 64;
+
+/// No fields: an answer of the gateway's own has none before.
+const NO_FIELDS: HeaderFields<'static> = HeaderFields::Lines(&[]);
 
 /// Initial capacity for the fields of an answer.
 const FIELDS_USUAL: usize = 8;
@@ -69,7 +76,7 @@ pub fn answer(judgement: &Judgement<'_>, head: &RequestHead<'_>, context: Answer
         RequestAction::Forward | RequestAction::Report => None,
         RequestAction::AnswerPreflight => {
             let mut fields = HeaderMap::with_capacity(FIELDS_USUAL);
-            write_cors(&mut fields, judged, head);
+            write_cors(NO_FIELDS, judged, head, &mut fields);
             if context.proxy_status == ProxyStatus::Sent {
                 fields.insert(PROXY_STATUS, proxy_status::of_preflight(judged, head));
             }
@@ -86,7 +93,7 @@ pub fn answer(judgement: &Judgement<'_>, head: &RequestHead<'_>, context: Answer
 /// blocks the request.
 fn explained_refusal(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, context: AnswerContext<'_>) -> EdgeAnswer {
     let mut fields = HeaderMap::with_capacity(FIELDS_USUAL);
-    write_cors(&mut fields, judged, head);
+    write_cors(NO_FIELDS, judged, head, &mut fields);
     mark_refusal(&mut fields, proxy_status::of_preflight(judged, head), context);
     EdgeAnswer { status: StatusCode::NO_CONTENT, fields, body: Bytes::new() }
 }
@@ -107,9 +114,9 @@ pub fn error(
         }
     };
     if is_readable(status) && judged.verdict.kind != RequestKind::Preflight {
-        write_cors(&mut answer.fields, judged, head);
+        write_cors(NO_FIELDS, judged, head, &mut answer.fields);
     } else {
-        write_vary(&mut answer.fields, judged);
+        write_vary(NO_FIELDS, judged, &mut answer.fields);
     }
     finish(answer, head.method)
 }
@@ -190,49 +197,50 @@ fn denial_detail(judged: &PolicyMatch<'_>) -> &'static str {
     }
 }
 
-/// Completes an upstream's final response: CORS fields and the request's id. In report mode nothing
-/// changes.
-///
-/// # Errors
-/// If the id is not a valid field value. [`crossgate_message::forwarded::request_id`] makes or
-/// checks it, so this does not occur.
+/// Completes an upstream's final response with `received` fields: appends CORS fields and the
+/// request's id. The caller leaves out what [`replaces`] and [`replaces_id`] name.
 pub fn complete(
-    fields: &mut HeaderMap,
+    received: HeaderFields<'_>,
     judged: &PolicyMatch<'_>,
     head: &RequestHead<'_>,
     request_id: &str,
-) -> Result<(), InvalidHeaderValue> {
-    if judged.action == RequestAction::Report {
-        return Ok(());
-    }
-    write_cors(fields, judged, head);
-    fields.insert(X_REQUEST_ID, HeaderValue::from_str(request_id)?);
-    Ok(())
+    sink: &mut impl FieldSink,
+) {
+    write_cors(received, judged, head, sink);
+    sink.own(&X_REQUEST_ID, EditValue::Request(request_id.as_bytes()));
 }
 
-/// Writes the CORS fields of a response: removes every `Access-Control-*` of the upstream, adds
-/// those of the verdict, and merges `Vary`. In report mode nothing changes.
-pub fn write_cors(fields: &mut HeaderMap, judged: &PolicyMatch<'_>, head: &RequestHead<'_>) {
-    strip_cors(fields, judged);
+/// Whether a field of an upstream's response gives way to the gateway's: every `Access-Control-*`,
+/// of 1xx too. In report mode nothing changes. The name may be in any case.
+pub fn replaces(name: &[u8], judged: &PolicyMatch<'_>) -> bool {
+    judged.action != RequestAction::Report && is_cors_response_field(name)
+}
+
+/// Whether a field of an upstream's final response gives way to the request's id.
+pub fn replaces_id(name: &[u8], judged: &PolicyMatch<'_>) -> bool {
+    judged.action != RequestAction::Report && name.eq_ignore_ascii_case(X_REQUEST_ID.as_str().as_bytes())
+}
+
+/// Writes the CORS fields of a response: those of the verdict, and what `Vary` of the received
+/// fields lacks. In report mode nothing changes.
+fn write_cors(received: HeaderFields<'_>, judged: &PolicyMatch<'_>, head: &RequestHead<'_>, sink: &mut impl FieldSink) {
     if judged.action == RequestAction::Report {
         return;
     }
     let Some(policy) = judged.policy() else { return };
     with_quoted(judged, head, |request| {
         if judged.action == RequestAction::ExplainPreflight {
-            append(fields, policy.refusal_edits(&judged.verdict, request));
+            append(policy.refusal_edits(&judged.verdict, request), sink);
         } else {
-            append(fields, policy.edits(&judged.verdict, request));
+            append(policy.edits(&judged.verdict, request), sink);
         }
     });
-    write_vary(fields, judged);
+    write_vary(received, judged, sink);
 }
 
-fn append<'a>(fields: &mut HeaderMap, edits: impl Iterator<Item = HeaderEdit<'a>>) {
+fn append<'a>(edits: impl Iterator<Item = HeaderEdit<'a>>, sink: &mut impl FieldSink) {
     for HeaderEdit { name, value } in edits {
-        if let Some(value) = field_value(value) {
-            fields.append(name, value);
-        }
+        sink.own(&name, value);
     }
 }
 
@@ -249,48 +257,33 @@ fn with_quoted<R>(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, then: impl F
     then(&CorsRequest { requested_method, ..quoted })
 }
 
-/// Converts a rendered value. Fixed values are cloned; others are copied, because a clone would
-/// count references in memory that all threads share. A valid policy or a parsed request gives only
-/// valid field values.
-fn field_value(value: EditValue<'_>) -> Option<HeaderValue> {
-    match value {
-        EditValue::Fixed(value) => Some(value.clone()),
-        EditValue::Narrowed(value) => Some(value),
-        EditValue::Rendered(_) | EditValue::Request(_) => HeaderValue::from_bytes(value.as_bytes()).ok(),
-    }
-}
-
-/// Removes every `Access-Control-*` of the upstream from a response. A 1xx needs nothing else,
-/// since pages cannot read it.
-pub fn strip_cors(fields: &mut HeaderMap, judged: &PolicyMatch<'_>) {
-    if judged.action != RequestAction::Report {
-        strip_cors_trailers(fields);
-    }
-}
-
 /// Removes CORS fields from trailers. Fetch ignores them there, but other clients might not.
 pub fn strip_cors_trailers(trailers: &mut HeaderMap) {
-    rewrite::remove(trailers, |name| is_cors_response_field(name.as_str().as_bytes()));
+    rewrite::remove(trailers, |name| is_cors_response_field(name.as_str()));
 }
 
-fn write_vary(fields: &mut HeaderMap, judged: &PolicyMatch<'_>) {
+fn write_vary(received: HeaderFields<'_>, judged: &PolicyMatch<'_>, sink: &mut impl FieldSink) {
     let Some(policy) = judged.policy() else { return };
     if judged.action == RequestAction::Report {
         return;
     }
-    if !fields.contains_key(VARY) {
-        if let Some(value) = policy.vary_value(judged.verdict.kind).and_then(field_value) {
-            fields.append(VARY, value);
+    if !received.has(&VARY) {
+        if let Some(value) = policy.vary_value(judged.verdict.kind) {
+            sink.own(&VARY, value);
         }
         return;
     }
     // The upstream's own `Vary` stays: members are added, never removed (RFC 9110, section 12.5.5).
-    let lines: Vec<&[u8]> = fields.get_all(VARY).iter().map(HeaderValue::as_bytes).collect();
-    let missing: Vec<&str> = missing_vary(lines.iter().copied(), policy.vary(judged.verdict.kind)).collect();
-    if let Ok(value) = HeaderValue::from_str(&missing.join(", "))
-        && !missing.is_empty()
-    {
-        fields.append(VARY, value);
+    let lines: SmallVec<[&[u8]; 4]> = received.lines(&VARY).collect();
+    let mut missing = SmallVec::<[u8; VARY_LEN_USUAL]>::new();
+    for member in missing_vary(lines.iter().copied(), policy.vary(judged.verdict.kind)) {
+        if !missing.is_empty() {
+            missing.extend_from_slice(b", ");
+        }
+        missing.extend_from_slice(member.as_bytes());
+    }
+    if !missing.is_empty() {
+        sink.own(&VARY, EditValue::Request(&missing));
     }
 }
 
@@ -350,18 +343,18 @@ pub fn write_preflight(
         let lines = policy.preflight_lines(&judged.verdict);
         let edits_max = if lines.is_some() { 1 } else { usize::MAX };
         for HeaderEdit { name, value } in policy.edits(&judged.verdict, request).take(edits_max) {
-            write_field(name.as_str(), value.as_bytes(), out);
+            write_field(name.as_str().as_bytes(), value.as_bytes(), out);
         }
         out.extend_from_slice(lines.unwrap_or_default());
     });
     if let Some(vary) = policy.vary_value(judged.verdict.kind) {
-        write_field("vary", vary.as_bytes(), out);
+        write_field(b"vary", vary.as_bytes(), out);
     }
     match (proxy_status, judged.verdict.outcome) {
         (ProxyStatus::Sent, Outcome::Allow) => out.extend_from_slice(proxy_status::ALLOWED_LINE),
         (ProxyStatus::Sent, Outcome::Deny) => {
             let value = proxy_status::of_preflight(judged, head);
-            write_field(PROXY_STATUS.as_str(), value.as_bytes(), out);
+            write_field(PROXY_STATUS.as_str().as_bytes(), value.as_bytes(), out);
         }
         (ProxyStatus::Off, _) => {}
     }

@@ -1,8 +1,8 @@
-//! The header fields of a request, in Pingora's map or still in the lane's buffer.
+//! The header fields of a head: in a map, or still in the buffer that they were received in.
 //!
-//! Policies read about a dozen names. Building a map costs an allocation for each field, so the
-//! lane does not build one for a request that it answers itself. It searches the few parsed lines
-//! instead. Both forms give values without surrounding whitespace.
+//! Building a map costs an allocation for each field, so a head of HTTP/1.1 is searched where it
+//! was received, and so is a response. Only HTTP/2 and Pingora have maps. All forms give values
+//! without surrounding whitespace.
 
 use std::ops::ControlFlow;
 
@@ -16,13 +16,76 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// The header fields of one request.
+/// The header fields of one head.
 #[derive(Clone, Copy, Debug)]
 pub enum HeaderFields<'a> {
-    /// Parsed by Pingora.
+    /// Of HTTP/2, or parsed by Pingora.
     Map(&'a HeaderMap),
-    /// Parsed by the lane, in order of arrival; at most `FIELDS_MAX`.
+    /// Of HTTP/1.1, in order of arrival.
     Lines(&'a [httparse::Header<'a>]),
+    /// Of HTTP/1.1 too, as positions in these bytes.
+    Spans(&'a [u8], &'a FieldSpans),
+}
+
+/// One line of a field.
+#[derive(Clone, Copy, Debug)]
+pub enum FieldLine<'a> {
+    /// The name in any case.
+    Bytes { name: &'a [u8], value: &'a [u8] },
+    /// Of a map.
+    Typed { name: &'a HeaderName, value: &'a HeaderValue },
+}
+
+impl<'a> FieldLine<'a> {
+    /// The name, in any case.
+    pub fn name(self) -> &'a [u8] {
+        match self {
+            FieldLine::Bytes { name, .. } => name,
+            FieldLine::Typed { name, .. } => name.as_str().as_bytes(),
+        }
+    }
+
+    pub fn value(self) -> &'a [u8] {
+        match self {
+            FieldLine::Bytes { value, .. } => value,
+            FieldLine::Typed { value, .. } => value.as_bytes(),
+        }
+    }
+}
+
+/// The positions of the field lines in the bytes of a head, which outlive its parser and are used
+/// again for the next head.
+#[derive(Clone, Debug, Default)]
+pub struct FieldSpans(Vec<FieldSpan>);
+
+/// Positions from the beginning of the head. Heads are shorter than 4 GiB.
+#[derive(Clone, Copy, Debug)]
+pub struct FieldSpan {
+    name: (u32, u32),
+    value: (u32, u32),
+}
+
+/// Room for the fields of most requests.
+const SPANS_USUAL: usize = 32;
+
+impl FieldSpans {
+    /// Replaces the positions by those of `lines`, which were parsed from `head`.
+    pub fn set(&mut self, head: &[u8], lines: &[httparse::Header<'_>]) {
+        self.0.clear();
+        // The head of one client with many fields is not to hold memory for good.
+        self.0.shrink_to(SPANS_USUAL.max(lines.len()));
+        let span = |part: &[u8]| {
+            let begin = (part.as_ptr() as usize).wrapping_sub(head.as_ptr() as usize);
+            let position = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+            (position(begin), position(begin.wrapping_add(part.len())))
+        };
+        let spans = lines.iter().map(|line| FieldSpan { name: span(line.name.as_bytes()), value: span(line.value) });
+        self.0.extend(spans);
+    }
+}
+
+fn part(head: &[u8], (begin, end): (u32, u32)) -> &[u8] {
+    head.get(begin as usize..end as usize).unwrap_or_default()
 }
 
 impl<'a> From<&'a HeaderMap> for HeaderFields<'a> {
@@ -37,6 +100,22 @@ impl<'a> HeaderFields<'a> {
         match self {
             HeaderFields::Map(map) => FieldLineIter::Map(map.get_all(name).into_iter()),
             HeaderFields::Lines(lines) => FieldLineIter::Lines { rest: lines.iter(), name: name.as_str() },
+            HeaderFields::Spans(head, spans) => {
+                FieldLineIter::Spans { head, rest: spans.0.iter(), name: name.as_str() }
+            }
+        }
+    }
+
+    /// Calls `visit` with every line: in order of arrival, but for those of a map.
+    pub fn for_each(self, mut visit: impl FnMut(FieldLine<'a>)) {
+        match self {
+            HeaderFields::Map(map) => map.iter().for_each(|(name, value)| visit(FieldLine::Typed { name, value })),
+            HeaderFields::Lines(lines) => {
+                lines.iter().for_each(|line| visit(FieldLine::Bytes { name: line.name.as_bytes(), value: line.value }))
+            }
+            HeaderFields::Spans(head, spans) => spans.0.iter().for_each(|line| {
+                visit(FieldLine::Bytes { name: part(head, line.name), value: part(head, line.value) });
+            }),
         }
     }
 
@@ -94,10 +173,7 @@ impl<'a> KnownHeaders<'a> {
             has_expect: false,
             has_credentials: false,
         };
-        match fields {
-            HeaderFields::Map(map) => map.iter().for_each(|(name, value)| known.note(name.as_str(), value.as_bytes())),
-            HeaderFields::Lines(lines) => lines.iter().for_each(|line| known.note(line.name, line.value)),
-        }
+        fields.for_each(|line| known.note(line.name(), line.value()));
         known
     }
 
@@ -109,8 +185,8 @@ impl<'a> KnownHeaders<'a> {
         asks && is_absent(self.content_length) && is_absent(self.upgrade) && !self.has_expect
     }
 
-    fn note(&mut self, name: &str, line: &'a [u8]) {
-        let is = |other: &str| name.eq_ignore_ascii_case(other);
+    fn note(&mut self, name: &[u8], line: &'a [u8]) {
+        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         let field = match name.len() {
             4 if is("host") => &mut self.host,
             6 if is("origin") => &mut self.origin,
@@ -149,6 +225,8 @@ pub enum FieldLineIter<'a, 'n> {
         /// The field name, compared without case.
         name: &'n str,
     },
+    /// The same from their positions.
+    Spans { head: &'a [u8], rest: std::slice::Iter<'a, FieldSpan>, name: &'n str },
 }
 
 impl<'a> Iterator for FieldLineIter<'a, '_> {
@@ -159,6 +237,10 @@ impl<'a> Iterator for FieldLineIter<'a, '_> {
             FieldLineIter::Map(values) => values.next().map(HeaderValue::as_bytes),
             FieldLineIter::Lines { rest, name } => {
                 rest.find(|line| line.name.eq_ignore_ascii_case(name)).map(|line| line.value)
+            }
+            FieldLineIter::Spans { head, rest, name } => {
+                let is_named = |line: &&FieldSpan| part(head, line.name).eq_ignore_ascii_case(name.as_bytes());
+                rest.find(is_named).map(|line| part(head, line.value))
             }
         }
     }
@@ -226,17 +308,23 @@ mod tests {
         KNOWN.into_iter().zip(fields).filter(|(_, field)| field.is_present()).collect()
     }
 
-    /// Runs `check` with these lines as a map and as lines of a head.
-    fn in_both(lines: &[(&str, &str)], check: impl Fn(HeaderFields<'_>)) {
-        let of_head: Vec<_> =
-            lines.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect();
-        check(HeaderFields::Lines(&of_head));
+    /// Runs `check` with these lines in every form.
+    fn in_all_forms(lines: &[(&str, &str)], check: impl Fn(HeaderFields<'_>)) {
+        let text: String = lines.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("{text}\r\n");
+        let mut parsed = [httparse::EMPTY_HEADER; 16];
+        let (_, of_head) = httparse::parse_headers(head.as_bytes(), &mut parsed).unwrap().unwrap();
+        check(HeaderFields::Lines(of_head));
+        let mut spans = FieldSpans::default();
+        spans.set(head.as_bytes(), of_head);
+        let copied = head.clone();
+        check(HeaderFields::Spans(copied.as_bytes(), &spans));
         let of_map = lines.iter().map(|(name, value)| (name.parse().unwrap(), value.trim().parse().unwrap()));
         check(HeaderFields::from(&of_map.collect::<HeaderMap>()));
     }
 
     fn check(lines: &[(&str, &str)], expected: &[(&'static str, RequestField<'_>)]) {
-        in_both(lines, |fields| assert_eq!(all(&KnownHeaders::of(fields)), expected, "{lines:?}"));
+        in_all_forms(lines, |fields| assert_eq!(all(&KnownHeaders::of(fields)), expected, "{lines:?}"));
     }
 
     #[test]
@@ -257,9 +345,19 @@ mod tests {
     }
 
     #[test]
+    fn all_lines_come_once_with_name_and_value() {
+        in_all_forms(&[("Via", "a, b"), ("X-A", ""), ("Host", "c")], |fields| {
+            let mut all = Vec::new();
+            fields.for_each(|line| all.push((line.name().to_ascii_lowercase(), line.value())));
+            all.sort_unstable();
+            assert_eq!(all, [(b"host".to_vec(), &b"c"[..]), (b"via".to_vec(), b"a, b"), (b"x-a".to_vec(), b"")]);
+        });
+    }
+
+    #[test]
     fn field_lines_and_elements_come_in_order() {
         let via = http::header::VIA;
-        in_both(&[("Via", "a, b"), ("Vias", "x"), ("via", ""), ("VIA", "c \t,d")], |fields| {
+        in_all_forms(&[("Via", "a, b"), ("Vias", "x"), ("via", ""), ("VIA", "c \t,d")], |fields| {
             assert_eq!(fields.lines(&via).collect::<Vec<_>>(), [&b"a, b"[..], b"", b"c \t,d"]);
             assert_eq!(fields.elements(&via).collect::<Vec<_>>(), [&b"a"[..], b"b", b"", b"c", b"d"]);
             assert_eq!((fields.first(&via), fields.has(&via)), (Some(&b"a, b"[..]), true));

@@ -8,11 +8,11 @@
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
-use bytes::Bytes;
-use crossgate_policy::{RequestField, Scheme};
-use http::header::InvalidHeaderValue;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use crossgate_policy::{EditValue, RequestField, Scheme};
+use http::{HeaderName, HeaderValue, header};
+use smallvec::SmallVec;
 
+use crate::field_sink::FieldSink;
 use crate::fields::X_REQUEST_ID;
 use crate::fields::{HeaderFields, KnownHeaders};
 
@@ -33,8 +33,8 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// 55.
 const REQUEST_ID_LEN_MAX: usize = 128;
 
-/// The usual length of an IPv4 address, for preallocation.
-const ADDRESS_LEN_USUAL: usize = 15;
+/// Room for the addresses of a few proxies.
+const CHAIN_LEN_USUAL: usize = 64;
 
 /// The peer of the connection, and whether its forwarding fields are trusted.
 #[derive(Clone, Copy, Debug)]
@@ -102,10 +102,33 @@ fn is_plain_id(id: &[u8]) -> bool {
     (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) && id.iter().all(is_plain)
 }
 
-/// Whether a field makes a claim that this peer may not make.
-pub fn is_claim(name: &str, peer: ConnectionPeer) -> bool {
-    let about_client = || name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-");
-    name.starts_with("x-crossgate-") || !peer.is_trusted && about_client()
+/// Whether a field makes a claim that this peer may not make. The name may be in any case.
+pub fn is_claim(name: &[u8], peer: ConnectionPeer) -> bool {
+    match name.first() {
+        Some(b'x' | b'X') => {
+            let is_own = begins_with(name, "x-crossgate-");
+            let is_about_client = || begins_with(name, "x-forwarded-") || name.eq_ignore_ascii_case(b"x-real-ip");
+            is_own || !peer.is_trusted && is_about_client()
+        }
+        Some(b'f' | b'F') => !peer.is_trusted && name.eq_ignore_ascii_case(b"forwarded"),
+        Some(_) | None => false,
+    }
+}
+
+/// Whether the gateway writes this field itself, in place of the received one.
+pub(crate) fn is_replaced(name: &[u8]) -> bool {
+    let is = |other: &HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
+    match name.len() {
+        12 => is(&X_REQUEST_ID),
+        15 => is(&X_FORWARDED_FOR),
+        16 => is(&X_FORWARDED_HOST),
+        17 => is(&X_FORWARDED_PROTO),
+        _ => false,
+    }
+}
+
+fn begins_with(name: &[u8], prefix: &str) -> bool {
+    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
 }
 
 /// The name of this process in [`CDN_LOOP`].
@@ -132,47 +155,70 @@ pub fn is_loop(headers: HeaderFields<'_>) -> bool {
     gateways().any(|name| name == own_name().as_bytes()) || gateways().count() >= HOPS_MAX
 }
 
-/// Writes the forwarding fields of a request to an upstream. The caller has removed the client's
-/// claims.
-///
-/// # Errors
-/// Returns an error if a value is not a valid field value. The values come from a parsed head or
-/// the configuration, so this does not happen.
-pub fn write(
-    fields: &mut HeaderMap,
-    peer: ConnectionPeer,
-    scheme: Option<Scheme>,
-    request_id: &str,
-    tenant: &str,
-) -> Result<(), InvalidHeaderValue> {
-    append_for(fields, peer)?;
-    append_forwarded(fields, peer)?;
-    let proto = scheme.unwrap_or(Scheme::Http);
-    fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto.as_str()));
-    if let Some(host) = fields.get(header::HOST).cloned() {
-        fields.insert(X_FORWARDED_HOST, host);
-    }
-    fields.insert(X_REQUEST_ID, HeaderValue::from_str(request_id)?);
-    fields.insert(X_CROSSGATE_TENANT, HeaderValue::from_str(tenant)?);
-    fields.append(CDN_LOOP, own_name().clone());
-    Ok(())
+/// What an upstream is told about a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Forwarding<'a> {
+    pub peer: ConnectionPeer,
+    /// By which scheme the client asked, where that is known.
+    pub scheme: Option<Scheme>,
+    /// A valid field value.
+    pub request_id: &'a str,
+    /// The id of the tenant.
+    pub tenant: &'a str,
 }
 
-fn append_for(fields: &mut HeaderMap, peer: ConnectionPeer) -> Result<(), InvalidHeaderValue> {
-    let Some(address) = peer.address else { return Ok(()) };
-    let mut chain = Vec::with_capacity(ADDRESS_LEN_USUAL);
-    for line in fields.get_all(X_FORWARDED_FOR) {
-        chain.extend_from_slice(line.as_bytes());
-        chain.extend_from_slice(b", ");
+impl Forwarding<'_> {
+    /// Writes the forwarding fields of a request with these fields. The caller leaves out those
+    /// that [`is_claim`] and [`is_replaced`] name.
+    pub(crate) fn write(&self, fields: HeaderFields<'_>, host: RequestField<'_>, sink: &mut impl FieldSink) {
+        let Forwarding { peer, scheme, request_id, tenant } = self;
+        let address = peer.address.map(|address| address.to_canonical());
+        let chain = chain(fields, address, peer.is_trusted);
+        if !chain.is_empty() {
+            sink.own(&X_FORWARDED_FOR, EditValue::Request(&chain));
+        }
+        if let (true, Some(address)) = (peer.is_trusted, address)
+            && fields.has(&header::FORWARDED)
+        {
+            sink.own(&header::FORWARDED, EditValue::Request(hop(address).as_bytes()));
+        }
+        let proto = scheme.unwrap_or(Scheme::Http);
+        sink.own(&X_FORWARDED_PROTO, EditValue::Request(proto.as_str().as_bytes()));
+        if let RequestField::One(host) = host {
+            sink.own(&X_FORWARDED_HOST, EditValue::Request(host));
+        }
+        sink.own(&X_REQUEST_ID, EditValue::Request(request_id.as_bytes()));
+        sink.own(&X_CROSSGATE_TENANT, EditValue::Request(tenant.as_bytes()));
+        sink.own(&CDN_LOOP, EditValue::Fixed(own_name()));
     }
-    push_address(&mut chain, address.to_canonical());
-    fields.insert(X_FORWARDED_FOR, HeaderValue::from_maybe_shared(Bytes::from(chain))?);
-    Ok(())
+}
+
+type AddressChain = SmallVec<[u8; CHAIN_LEN_USUAL]>;
+
+/// The value of `X-Forwarded-For`: what a trusted proxy says, and its own address.
+fn chain(fields: HeaderFields<'_>, address: Option<IpAddr>, is_trusted: bool) -> AddressChain {
+    let mut chain = AddressChain::new();
+    let separate = |chain: &mut AddressChain| {
+        if !chain.is_empty() {
+            chain.extend_from_slice(b", ");
+        }
+    };
+    if is_trusted {
+        for line in fields.lines(&X_FORWARDED_FOR) {
+            separate(&mut chain);
+            chain.extend_from_slice(line);
+        }
+    }
+    if let Some(address) = address {
+        separate(&mut chain);
+        push_address(&mut chain, address);
+    }
+    chain
 }
 
 /// Writes an address. The IPv4 path avoids `Display`, which would be most of the cost of
 /// forwarding.
-fn push_address(text: &mut Vec<u8>, address: IpAddr) {
+fn push_address(text: &mut AddressChain, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
             for (at, octet) in address.octets().into_iter().enumerate() {
@@ -186,23 +232,20 @@ fn push_address(text: &mut Vec<u8>, address: IpAddr) {
     }
 }
 
-/// Appends the trusted proxy to its `Forwarded` field as one more hop, RFC 7239. A request without
-/// the field gets none.
-fn append_forwarded(fields: &mut HeaderMap, peer: ConnectionPeer) -> Result<(), InvalidHeaderValue> {
-    let (Some(address), true) = (peer.address, fields.contains_key(header::FORWARDED)) else {
-        return Ok(());
-    };
-    let hop = match address.to_canonical() {
+/// The element of a trusted proxy in its own `Forwarded` field, RFC 7239. A request without the
+/// field gets none.
+fn hop(address: IpAddr) -> String {
+    match address {
         IpAddr::V4(address) => format!("for={address}"),
         // RFC 7239, section 6: an IPv6 address is in brackets and quoted.
         IpAddr::V6(address) => format!("for=\"[{address}]\""),
-    };
-    fields.append(header::FORWARDED, HeaderValue::try_from(hop)?);
-    Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -218,14 +261,19 @@ mod tests {
     }
 
     fn written(fields: &[(&'static str, &'static str)], peer: ConnectionPeer) -> Vec<(String, String)> {
-        let mut request = map(fields);
+        let request = map(fields);
         let known = KnownHeaders::of((&request).into());
-        let (id, scheme) = (request_id(&known, peer), scheme(&known, peer));
-        crate::rewrite::remove(&mut request, |name| is_claim(name.as_str(), peer));
-        write(&mut request, peer, scheme, &id, "acme").unwrap();
+        let (request_id, scheme) = (&*request_id(&known, peer), scheme(&known, peer));
+        let mut sent = HeaderMap::new();
+        HeaderFields::from(&request).for_each(|line| {
+            if !is_claim(line.name(), peer) && !is_replaced(line.name()) {
+                sent.received(line);
+            }
+        });
+        Forwarding { peer, scheme, request_id, tenant: "acme" }.write((&request).into(), known.host, &mut sent);
         let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
-        assert_eq!(request.remove(CDN_LOOP).as_ref(), Some(own_name()));
-        let mut all: Vec<_> = request.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        assert_eq!(sent.remove(CDN_LOOP).as_ref(), Some(own_name()));
+        let mut all: Vec<_> = sent.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
         all.sort();
         all
     }

@@ -93,58 +93,51 @@ pub fn is_upgrade(request: &RequestHeader) -> bool {
     request.version == Version::HTTP_11 && requests_websocket(fields) && connection_upgrades(fields)
 }
 
-/// Whether the client waits for `100 Continue` before it sends its body. HTTP/1.0 requests never
-/// do, RFC 9110, section 10.1.1.
-pub fn expects_continue(request: &RequestHeader) -> bool {
-    request.version == Version::HTTP_11 && request.headers.contains_key(header::EXPECT)
-}
-
 /// Whether the client accepts trailers. gRPC servers require `TE: trailers`.
 fn accepts_trailers(request: &RequestHeader) -> bool {
     let fields = HeaderFields::from(&request.headers);
     fields.elements(&header::TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Strips a request to an upstream of hop-by-hop parts that Pingora leaves. These are upgrades
-/// without their `Connection` option and expectations of HTTP/1.0. Names that a server which reads
-/// `_` as `-` would confuse with a kept field are removed too.
-///
-/// Fields for which `is_unwanted` is true are removed in the same pass.
-pub fn strip_request(received: &RequestHeader, sent: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
-    let keeps_expect = expects_continue(received);
-    rewrite::remove(sent, |name| match name.as_str() {
-        "connection" | "upgrade" => true,
-        "expect" => !keeps_expect,
-        name => is_unwanted(name) || name.bytes().any(|byte| matches!(byte, b'_' | b'.')) && is_kept(name.as_bytes()),
-    });
-    if is_upgrade(received) {
-        // Only `websocket` is forwarded, whatever other protocols the client lists.
-        sent.insert(header::CONNECTION, UPGRADE);
-        sent.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+/// Whether a field of a request ends at this hop, whatever `Connection` lists: RFC 9110, section
+/// 7.6.1. The name may be in any case.
+pub(crate) fn ends_request_hop(name: &[u8]) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    match name.len() {
+        2 => is("te"),
+        7 => is("trailer") || is("upgrade"),
+        10 => is("connection") || is("keep-alive"),
+        14 => is("http2-settings"),
+        16 => is("proxy-connection"),
+        17 => is("transfer-encoding"),
+        18 => is("proxy-authenticate"),
+        19 => is("proxy-authorization"),
+        _ => false,
     }
 }
 
-/// Strips a request of hop-by-hop fields as Pingora does on its path: those that `Connection`
-/// names, and those of RFC 9110, section 7.6.1.
-pub fn strip_connection_fields(received: &RequestHeader, sent: &mut HeaderMap) {
-    let connection = header::CONNECTION;
-    let fields = HeaderFields::from(&received.headers);
-    let is_named = |name: &HeaderName| {
-        fields.elements(&connection).any(|option| option.eq_ignore_ascii_case(name.as_str().as_bytes()))
-    };
-    let has_options = received.headers.contains_key(&connection);
-    rewrite::remove(sent, |name| {
-        let is_of_connection = matches!(name.as_str(), "proxy-authenticate" | "proxy-authorization" | "te" | "trailer")
-            || CONNECTION_FIELDS.contains(&name.as_str());
-        is_of_connection || has_options && is_named(name)
-    });
+/// Whether `Connection` lists a name.
+pub(crate) fn is_listed(fields: HeaderFields<'_>, name: &[u8]) -> bool {
+    has_option(fields, name)
+}
+
+/// Whether a server that reads `_` as `-` would confuse a name with that of a kept field.
+pub(crate) fn is_confusable(name: &[u8]) -> bool {
+    memchr::memchr2(b'_', b'.', name).is_some() && is_kept(name)
+}
+
+/// Completes a WebSocket handshake to an upstream. Only `websocket` is forwarded, whatever other
+/// protocols the client lists.
+pub fn write_upgrade(sent: &mut HeaderMap) {
+    sent.insert(header::CONNECTION, UPGRADE);
+    sent.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
 }
 
 /// Strips a request to an HTTP/2 upstream of fields that RFC 9113, section 8.2.2, forbids. `Expect`
 /// is removed as well: the gateway itself sends `100 Continue`.
 ///
-/// Pingora has removed `TE` with the hop-by-hop fields. It is restored for a client of HTTP/2 that
-/// accepts trailers; clients of HTTP/1.1 get no trailers.
+/// `TE` is restored for a client of HTTP/2 that accepts trailers; clients of HTTP/1.1 get no
+/// trailers.
 pub fn strip_http2_request(received: &RequestHeader, sent: &mut HeaderMap) {
     rewrite::remove(sent, |name| {
         let name = name.as_str();
@@ -175,7 +168,7 @@ pub fn check_http2_response(fields: &HeaderMap) -> Result<(), HeadFlaw> {
 
 /// How the body of a response is delimited for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResponseFraming {
+pub enum ClientFraming {
     /// By the fields of the response.
     AsIs,
     /// By the end of the connection.
@@ -190,11 +183,7 @@ const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
 ///
 /// # Errors
 /// Returns the flaw of a head whose framing is ambiguous.
-pub fn strip_response(
-    status: StatusCode,
-    fields: &mut HeaderMap,
-    client: Version,
-) -> Result<ResponseFraming, HeadFlaw> {
+pub fn strip_response(status: StatusCode, fields: &mut HeaderMap, client: Version) -> Result<ClientFraming, HeadFlaw> {
     strip_hop(status, fields);
     check_length(fields)?;
     // Response smuggling: recipients that read a coding differently find different ends of the
@@ -217,14 +206,13 @@ pub fn strip_response(
     // RFC 9112, section 6.1: a client of HTTP/1.0 gets no transfer coding.
     if is_chunked && client == Version::HTTP_10 {
         fields.remove(header::TRANSFER_ENCODING);
-        return Ok(ResponseFraming::UntilClose);
+        return Ok(ClientFraming::UntilClose);
     }
-    Ok(ResponseFraming::AsIs)
+    Ok(ClientFraming::AsIs)
 }
 
 /// The seconds that the server keeps an idle connection, by its `Keep-Alive: timeout=5`.
-pub fn keep_alive_seconds(fields: &HeaderMap) -> Option<u64> {
-    let fields = HeaderFields::from(fields);
+pub fn keep_alive_seconds(fields: HeaderFields<'_>) -> Option<u64> {
     let name = HeaderName::from_static("keep-alive");
     let timeouts = fields.elements(&name).filter_map(|element| {
         let (name, value) = std::str::from_utf8(element).ok()?.split_once('=')?;
@@ -236,22 +224,44 @@ pub fn keep_alive_seconds(fields: &HeaderMap) -> Option<u64> {
     timeouts.min()
 }
 
-/// Removes the hop-by-hop fields of a response, `Trailer` included.
+/// The fields of a response that end at this hop.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseHop<'a> {
+    /// The fields, if there is a `Connection` among them.
+    listing: Option<HeaderFields<'a>>,
+    upgrades: bool,
+}
+
+impl<'a> ResponseHop<'a> {
+    pub fn new(status: StatusCode, fields: HeaderFields<'a>) -> Self {
+        let listing = fields.has(&header::CONNECTION).then_some(fields);
+        ResponseHop { listing, upgrades: status == StatusCode::SWITCHING_PROTOCOLS }
+    }
+
+    /// Whether a field ends here, `Trailer` included. The name may be in any case.
+    pub fn drops(&self, name: &[u8]) -> bool {
+        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        match name.len() {
+            2 if is("te") => true,
+            7 if is("trailer") => true,
+            7 if is("upgrade") => !self.upgrades,
+            10 if is("connection") || is("keep-alive") => true,
+            16 if is("proxy-connection") => true,
+            18 if is("proxy-authenticate") => true,
+            // An upstream that names its framing in `Connection` must not lose it here.
+            14 if is("content-length") => false,
+            17 if is("transfer-encoding") => false,
+            _ => self.listing.is_some_and(|fields| is_listed(fields, name)),
+        }
+    }
+}
+
+/// Removes the hop-by-hop fields of a response.
 fn strip_hop(status: StatusCode, fields: &mut HeaderMap) {
-    let upgrades = status == StatusCode::SWITCHING_PROTOCOLS;
-    let connection = header::CONNECTION;
-    let named: Vec<HeaderName> = HeaderFields::from(&*fields)
-        .elements(&connection)
-        .filter_map(|token| HeaderName::from_bytes(token).ok())
-        // An upstream that names its framing in `Connection` must not lose it here.
-        .filter(|name| ![header::TRANSFER_ENCODING, header::CONTENT_LENGTH, header::UPGRADE].contains(name))
-        .collect();
-    rewrite::remove(fields, |name| match name.as_str() {
-        "connection" | "keep-alive" | "proxy-connection" | "proxy-authenticate" | "te" | "trailer" => true,
-        "upgrade" => !upgrades,
-        _ => named.contains(name),
-    });
-    if upgrades {
+    let hop = ResponseHop::new(status, HeaderFields::from(&*fields));
+    let names = rewrite::matching(fields, |name| hop.drops(name.as_str().as_bytes()));
+    rewrite::remove_all(fields, names);
+    if status == StatusCode::SWITCHING_PROTOCOLS {
         fields.insert(header::CONNECTION, UPGRADE);
     }
 }
@@ -387,7 +397,11 @@ mod tests {
             (&["timeout", "timeout=soon", "x=1"], None),
         ] {
             let value = |line: &&str| (HeaderName::from_static("keep-alive"), HeaderValue::from_str(line).unwrap());
-            assert_eq!(keep_alive_seconds(&lines.iter().map(value).collect()), wanted, "{lines:?}");
+            assert_eq!(
+                keep_alive_seconds((&lines.iter().map(value).collect::<HeaderMap>()).into()),
+                wanted,
+                "{lines:?}"
+            );
         }
     }
 
@@ -478,29 +492,6 @@ mod tests {
     }
 
     #[test]
-    fn hop_by_hop_fields_are_removed_from_requests() {
-        use Version as V;
-        let upgrade = [("connection", "keep-alive, Upgrade"), ("upgrade", "h2c, WebSocket"), ("x-a", "1")];
-        let table: [(V, &Lines, &[&str]); 10] = [
-            (V::HTTP_11, &[("connection", "close"), ("x-a", "1")], &["x-a: 1"]),
-            (V::HTTP_11, &upgrade, &["connection: Upgrade", "upgrade: websocket", "x-a: 1"]),
-            (V::HTTP_10, &upgrade, &["x-a: 1"]),
-            (V::HTTP_11, &upgrade[1..], &["x-a: 1"]),
-            (V::HTTP_11, &[("connection", "upgrade"), ("upgrade", "h2c")], &[]),
-            (V::HTTP_11, &[("expect", "100-continue")], &["expect: 100-continue"]),
-            (V::HTTP_10, &[("expect", "100-continue")], &[]),
-            (V::HTTP_11, &[("x_forwarded_for", "1"), ("x.request.id", "1"), ("sec.fetch-site", "1")], &[]),
-            (V::HTTP_11, &[("x_app", "1"), ("x-request-id", "1")], &["x-request-id: 1", "x_app: 1"]),
-            (V::HTTP_11, &[("x-unwanted", "1"), ("x-unwanted2", "1")], &["x-unwanted2: 1"]),
-        ];
-        for (version, lines, expected) in table {
-            let mut sent = map(lines);
-            strip_request(&request_with(version, lines), &mut sent, |name| name == "x-unwanted");
-            assert_eq!(field_lines(&sent), expected, "{version:?} {lines:?}");
-        }
-    }
-
-    #[test]
     fn websocket_needs_upgrade_in_request_and_response() {
         let wants: &Lines = &[("connection", "upgrade"), ("upgrade", "websocket")];
         for (request, response, expected) in [
@@ -512,16 +503,6 @@ mod tests {
         ] {
             let becomes = upgrades_to_websocket(&request_with(Version::HTTP_11, request), &map(response));
             assert_eq!(becomes, expected, "{request:?} {response:?}");
-        }
-    }
-
-    #[test]
-    fn expect_continue_needs_http_1_1() {
-        let expect: &Lines = &[("expect", "100-continue")];
-        for (version, lines, expected) in
-            [(Version::HTTP_11, expect, true), (Version::HTTP_10, expect, false), (Version::HTTP_11, &[], false)]
-        {
-            assert_eq!(expects_continue(&request_with(version, lines)), expected, "{version:?} {lines:?}");
         }
     }
 
@@ -540,20 +521,20 @@ mod tests {
         ];
         let chunked = ("transfer-encoding", "Chunked");
         let (length, named) = (("content-length", "3"), ("connection", "content-length, transfer-encoding"));
-        let table: [(u16, V, &Lines, &[&str], ResponseFraming); 13] = [
-            (200, V::HTTP_11, &hop, &[], ResponseFraming::AsIs),
-            (101, V::HTTP_11, &hop, &["connection: Upgrade", "upgrade: websocket"], ResponseFraming::AsIs),
-            (200, V::HTTP_11, &[named, length], &["content-length: 3"], ResponseFraming::AsIs),
-            (200, V::HTTP_11, &[named, chunked], &["transfer-encoding: Chunked"], ResponseFraming::AsIs),
-            (200, V::HTTP_10, &[length], &["content-length: 3"], ResponseFraming::AsIs),
-            (200, V::HTTP_10, &[chunked], &[], ResponseFraming::UntilClose),
-            (204, V::HTTP_11, &[length], &[], ResponseFraming::AsIs),
-            (204, V::HTTP_11, &[chunked], &[], ResponseFraming::AsIs),
-            (103, V::HTTP_11, &[length], &[], ResponseFraming::AsIs),
-            (103, V::HTTP_11, &[chunked], &[], ResponseFraming::AsIs),
-            (304, V::HTTP_11, &[length], &["content-length: 3"], ResponseFraming::AsIs),
-            (304, V::HTTP_11, &[chunked], &[], ResponseFraming::AsIs),
-            (200, V::HTTP_11, &[length, ("content-length", "3, 3")], &["content-length: 3"], ResponseFraming::AsIs),
+        let table: [(u16, V, &Lines, &[&str], ClientFraming); 13] = [
+            (200, V::HTTP_11, &hop, &[], ClientFraming::AsIs),
+            (101, V::HTTP_11, &hop, &["connection: Upgrade", "upgrade: websocket"], ClientFraming::AsIs),
+            (200, V::HTTP_11, &[named, length], &["content-length: 3"], ClientFraming::AsIs),
+            (200, V::HTTP_11, &[named, chunked], &["transfer-encoding: Chunked"], ClientFraming::AsIs),
+            (200, V::HTTP_10, &[length], &["content-length: 3"], ClientFraming::AsIs),
+            (200, V::HTTP_10, &[chunked], &[], ClientFraming::UntilClose),
+            (204, V::HTTP_11, &[length], &[], ClientFraming::AsIs),
+            (204, V::HTTP_11, &[chunked], &[], ClientFraming::AsIs),
+            (103, V::HTTP_11, &[length], &[], ClientFraming::AsIs),
+            (103, V::HTTP_11, &[chunked], &[], ClientFraming::AsIs),
+            (304, V::HTTP_11, &[length], &["content-length: 3"], ClientFraming::AsIs),
+            (304, V::HTTP_11, &[chunked], &[], ClientFraming::AsIs),
+            (200, V::HTTP_11, &[length, ("content-length", "3, 3")], &["content-length: 3"], ClientFraming::AsIs),
         ];
         for (status, client, lines, expected, framing) in table {
             let mut fields = map(lines);

@@ -6,13 +6,16 @@
 
 pub mod content_length;
 pub mod escape;
+pub mod field_sink;
 pub mod fields;
 pub mod forwarded;
 pub mod head_flaw;
 pub mod health_path;
 pub mod hop_by_hop;
 pub mod host;
+pub mod received_head;
 pub mod response_head;
 pub mod rewrite;
 pub mod target;
 pub mod trace_context;
+pub mod upstream_request;

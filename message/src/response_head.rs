@@ -6,23 +6,26 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+use crossgate_policy::EditValue;
+use http::{Method, StatusCode, Version, header};
 
 use crate::content_length;
+use crate::field_sink::FieldSink;
 use crate::fields::HeaderFields;
 use crate::head_flaw::{HEAD_FIELDS_MAX, HEAD_LEN_MAX, HeadFlaw};
 use crate::hop_by_hop;
 
-/// Room for the fields that a gateway adds.
-const FIELDS_ADDED: usize = 8;
-
-#[derive(Debug)]
-pub struct ResponseHead {
+/// A response's head, in the bytes that it was parsed from.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseHead<'a> {
     pub status: StatusCode,
     /// HTTP/1.0 or HTTP/1.1.
     pub version: Version,
-    pub fields: HeaderMap,
+    pub fields: HeaderFields<'a>,
+    has_length: bool,
+    has_coding: bool,
+    has_connection: bool,
+    has_keep_alive: bool,
 }
 
 /// How the body of a response is delimited, RFC 9112, section 6.3.
@@ -38,12 +41,20 @@ pub enum BodyDelimiter {
     Close,
 }
 
-/// Parses the head at the beginning of `bytes`. Returns it with its length, `None` if it is not
-/// complete yet.
+/// What the fields of a response say about its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseFraming {
+    pub delimiter: BodyDelimiter,
+    /// The `Content-Length` for the client.
+    length: Option<u64>,
+}
+
+/// Parses the head at the beginning of `bytes`. Returns what `then` makes of it and its length;
+/// `None` if it is not complete yet.
 ///
 /// # Errors
 /// Returns the flaw of a head that is not valid or larger than the limits.
-pub fn parse(bytes: &Bytes) -> Result<Option<(ResponseHead, usize)>, HeadFlaw> {
+pub fn parse<R>(bytes: &[u8], then: impl FnOnce(&ResponseHead<'_>, usize) -> R) -> Result<Option<R>, HeadFlaw> {
     let mut lines = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; HEAD_FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -55,60 +66,71 @@ pub fn parse(bytes: &Bytes) -> Result<Option<(ResponseHead, usize)>, HeadFlaw> {
     };
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(HeadFlaw::StatusLine)?;
     let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut fields = HeaderMap::with_capacity(parsed.headers.len() + FIELDS_ADDED);
-    for line in parsed.headers.iter() {
-        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| HeadFlaw::FieldName)?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value));
-        fields.append(name, value.map_err(|_| HeadFlaw::FieldValue(None))?);
-    }
-    Ok(Some((ResponseHead { status, version, fields }, len)))
+    Ok(Some(then(&ResponseHead::new(status, version, HeaderFields::Lines(parsed.headers)), len)))
 }
 
-impl ResponseHead {
-    /// How the body of the response to a request with this method is delimited. Reduces a repeated
-    /// `Content-Length` to one value, and removes it next to `Transfer-Encoding`.
+impl<'a> ResponseHead<'a> {
+    fn new(status: StatusCode, version: Version, fields: HeaderFields<'a>) -> Self {
+        let mut head = ResponseHead {
+            status,
+            version,
+            fields,
+            has_length: false,
+            has_coding: false,
+            has_connection: false,
+            has_keep_alive: false,
+        };
+        fields.for_each(|line| {
+            let is = |name: &str| line.name().eq_ignore_ascii_case(name.as_bytes());
+            match line.name().len() {
+                10 => {
+                    head.has_connection |= is("connection");
+                    head.has_keep_alive |= is("keep-alive");
+                }
+                14 => head.has_length |= is("content-length"),
+                17 => head.has_coding |= is("transfer-encoding"),
+                _ => {}
+            }
+        });
+        head
+    }
+
+    /// How the body of the response to a request with this method is delimited. A repeated
+    /// `Content-Length` with one value counts once, and not at all next to `Transfer-Encoding`.
     ///
     /// # Errors
     /// Returns the flaw of a head whose recipients could find different ends of the body.
-    pub fn delimit(&mut self, request_method: &http::Method) -> Result<BodyDelimiter, HeadFlaw> {
-        let has_coding = self.fields.contains_key(header::TRANSFER_ENCODING);
-        if has_coding {
-            // RFC 9112, section 6.3: the coding has priority.
-            self.fields.remove(header::CONTENT_LENGTH);
-        }
-        let length = self.length()?;
-        if let Some(length) = length
-            && HeaderFields::from(&self.fields).elements(&header::CONTENT_LENGTH).nth(1).is_some()
-        {
-            self.fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        if has_coding {
+    pub fn framing(&self, request_method: &Method) -> Result<ResponseFraming, HeadFlaw> {
+        // RFC 9112, section 6.3: the coding has priority.
+        let length = if self.has_coding || !self.has_length { None } else { Some(self.length()?) };
+        if self.has_coding {
             self.check_coding()?;
-        }
-        if self.status == StatusCode::RESET_CONTENT {
-            // RFC 9110, section 15.3.6: there is no body, and the head says so.
-            self.fields.remove(header::TRANSFER_ENCODING);
-            self.fields.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         let has_no_body = self.status.is_informational()
             || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
-            || request_method == http::Method::HEAD;
-        Ok(match length {
+            || request_method == Method::HEAD;
+        let delimiter = match length {
             _ if has_no_body => BodyDelimiter::NoBody,
-            _ if has_coding => BodyDelimiter::Chunked,
+            _ if self.has_coding => BodyDelimiter::Chunked,
             Some(length) => BodyDelimiter::Length(length),
             None => BodyDelimiter::Close,
-        })
+        };
+        let length = match self.status {
+            // RFC 9110, section 8.6: 1xx and 204 have none.
+            status if status.is_informational() || status == StatusCode::NO_CONTENT => None,
+            // RFC 9110, section 15.3.6: there is no body, and the head says so.
+            StatusCode::RESET_CONTENT => Some(0),
+            _ => length,
+        };
+        Ok(ResponseFraming { delimiter, length })
     }
 
     fn check_coding(&self) -> Result<(), HeadFlaw> {
-        let mut codings = self.fields.get_all(header::TRANSFER_ENCODING).iter();
+        let mut codings = self.fields.lines(&header::TRANSFER_ENCODING);
         match (codings.next(), codings.next()) {
             (Some(_), Some(_)) => Err(HeadFlaw::DuplicateTransferEncoding),
             // Section 6.1: the framing of an HTTP/1.0 message with a coding is faulty.
-            (Some(coding), None)
-                if coding.as_bytes().eq_ignore_ascii_case(b"chunked") && self.version == Version::HTTP_11 =>
-            {
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") && self.version == Version::HTTP_11 => {
                 Ok(())
             }
             (Some(_), None) => Err(HeadFlaw::TransferCoding),
@@ -117,59 +139,93 @@ impl ResponseHead {
     }
 
     /// RFC 9110, section 8.6: equal values are one value.
-    fn length(&self) -> Result<Option<u64>, HeadFlaw> {
+    fn length(&self) -> Result<u64, HeadFlaw> {
         let name = header::CONTENT_LENGTH;
-        let mut values = HeaderFields::from(&self.fields).elements(&name);
-        let Some(first) = values.next() else { return Ok(None) };
+        let mut values = self.fields.elements(&name);
+        let first = values.next().unwrap_or_default();
         if values.any(|value| value != first) {
             return Err(HeadFlaw::ConflictingLengths);
         }
         let is_number = !first.is_empty() && first.iter().all(u8::is_ascii_digit);
         let length = std::str::from_utf8(first).ok().filter(|_| is_number).and_then(|digits| digits.parse().ok());
-        length.filter(|length| *length <= content_length::MAX).map(Some).ok_or(HeadFlaw::InvalidLength)
+        length.filter(|length| *length <= content_length::MAX).ok_or(HeadFlaw::InvalidLength)
     }
 
     /// Whether the server keeps the connection after the response, RFC 9112, section 9.3.
     pub fn keeps_connection(&self) -> bool {
         // A server that announces a body of a 205 may send one.
-        let is_ambiguous = self.status == StatusCode::RESET_CONTENT
-            && self.fields.get(header::CONTENT_LENGTH).is_none_or(|len| len != "0");
-        !is_ambiguous && hop_by_hop::keeps_connection(self.version, (&self.fields).into())
+        let is_ambiguous =
+            self.status == StatusCode::RESET_CONTENT && self.fields.first(&header::CONTENT_LENGTH) != Some(b"0");
+        match (is_ambiguous, self.has_connection) {
+            (true, _) => false,
+            (false, false) => self.version != Version::HTTP_10,
+            (false, true) => hop_by_hop::keeps_connection(self.version, self.fields),
+        }
+    }
+
+    /// How long the server keeps the connection when it is idle, if it says so.
+    pub fn keep_alive_seconds(&self) -> Option<u64> {
+        if self.has_keep_alive { hop_by_hop::keep_alive_seconds(self.fields) } else { None }
+    }
+}
+
+impl ResponseFraming {
+    /// Writes the `Content-Length` for the client, if there is one.
+    pub fn write_length(&self, sink: &mut impl FieldSink) {
+        if let Some(length) = self.length {
+            let mut digits = itoa::Buffer::new();
+            sink.own(&header::CONTENT_LENGTH, EditValue::Request(digits.format(length).as_bytes()));
+        }
+    }
+}
+
+/// Whether the gateway frames the body of a response by this field itself. The name may be in any
+/// case.
+pub fn is_framing_field(name: &[u8]) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    match name.len() {
+        14 => is("content-length"),
+        17 => is("transfer-encoding"),
+        _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
+    use http::HeaderMap;
 
     use super::*;
 
-    fn parsed(head: &str) -> Result<Option<(ResponseHead, usize)>, HeadFlaw> {
-        parse(&Bytes::copy_from_slice(head.as_bytes()))
+    fn parsed(head: &str) -> Result<Option<usize>, HeadFlaw> {
+        parse(head.as_bytes(), |_, len| len)
     }
 
-    fn head(lines: &str) -> ResponseHead {
+    /// Parses a head of these lines.
+    fn with_head<R>(lines: &str, then: impl FnOnce(&ResponseHead<'_>) -> R) -> R {
         let text = format!("{lines}\r\n");
-        let (head, len) = parsed(&text).unwrap().unwrap();
-        assert_eq!(len, text.len());
-        head
+        let of_whole = |head: &ResponseHead<'_>, len| {
+            assert_eq!(len, text.len());
+            then(head)
+        };
+        parse(text.as_bytes(), of_whole).unwrap().unwrap()
     }
 
     fn delimited(lines: &str, method: &Method) -> Result<BodyDelimiter, HeadFlaw> {
-        head(lines).delimit(method)
+        with_head(lines, |head| head.framing(method).map(|framing| framing.delimiter))
     }
 
     #[test]
     fn a_head_is_found_wherever_it_is_cut() {
         let text = "HTTP/1.1 200 Fine\r\nX-A: \u{e9}\r\nx-a:2\r\n\r\n";
         for cut in 0..text.len() {
-            let part = Bytes::copy_from_slice(&text.as_bytes()[..cut]);
-            assert!(parse(&part).unwrap().is_none(), "{cut}");
+            assert!(parse(&text.as_bytes()[..cut], |_, _| ()).unwrap().is_none(), "{cut}");
         }
-        let (head, len) = parsed(&format!("{text}body")).unwrap().unwrap();
-        assert_eq!((head.status, head.version, len), (StatusCode::OK, Version::HTTP_11, text.len()));
-        let values: Vec<&[u8]> = head.fields.get_all("x-a").iter().map(HeaderValue::as_bytes).collect();
-        assert_eq!(values, ["\u{e9}".as_bytes(), b"2"]);
+        let found = parse(format!("{text}body").as_bytes(), |head, len| {
+            let values: Vec<&[u8]> = head.fields.lines(&"x-a".parse().unwrap()).collect();
+            assert_eq!(values, ["\u{e9}".as_bytes(), b"2"]);
+            (head.status, head.version, len)
+        });
+        assert_eq!(found, Ok(Some((StatusCode::OK, Version::HTTP_11, text.len()))));
     }
 
     #[test]
@@ -220,11 +276,28 @@ mod tests {
         assert_eq!(delimited(&with_both, &Method::GET), Ok(D::Chunked));
         let twice = format!("HTTP/1.1 200 OK\r\n{chunked}{chunked}");
         assert_eq!(delimited(&twice, &Method::GET), Err(HeadFlaw::DuplicateTransferEncoding));
-        let mut repeated = head("HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\nContent-Length: 5\r\n");
-        assert_eq!(repeated.delimit(&Method::GET), Ok(D::Length(5)));
-        assert_eq!(repeated.fields.get_all("content-length").iter().collect::<Vec<_>>(), ["5"]);
         let old = format!("HTTP/1.0 200 OK\r\n{chunked}");
         assert_eq!(delimited(&old, &Method::GET), Err(HeadFlaw::TransferCoding));
+    }
+
+    #[test]
+    fn the_client_gets_one_length_where_there_is_a_body() {
+        for (lines, method, expected) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\nContent-Length: 5\r\n", Method::GET, Some("5")),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 005\r\n", Method::HEAD, Some("5")),
+            ("HTTP/1.1 304 Same\r\nContent-Length: 5\r\n", Method::GET, Some("5")),
+            ("HTTP/1.1 204 None\r\nContent-Length: 0\r\n", Method::GET, None),
+            ("HTTP/1.1 103 Early\r\nContent-Length: 0\r\n", Method::GET, None),
+            ("HTTP/1.1 205 Reset\r\nContent-Length: 5\r\n", Method::GET, Some("0")),
+            ("HTTP/1.1 205 Reset\r\nTransfer-Encoding: chunked\r\n", Method::GET, Some("0")),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n", Method::GET, None),
+            ("HTTP/1.1 200 OK\r\n", Method::GET, None),
+        ] {
+            let mut sent = HeaderMap::new();
+            with_head(lines, |head| head.framing(&method)).unwrap().write_length(&mut sent);
+            let sent = sent.get("content-length").map(|value| value.to_str().unwrap());
+            assert_eq!(sent, expected, "{lines:?}");
+        }
     }
 
     #[test]
@@ -239,7 +312,7 @@ mod tests {
             ("HTTP/1.0 200 OK\r\n", false),
             ("HTTP/1.0 200 OK\r\nConnection: x, Keep-Alive\r\n", true),
         ] {
-            assert_eq!(head(lines).keeps_connection(), expected, "{lines:?}");
+            assert_eq!(with_head(lines, |head| head.keeps_connection()), expected, "{lines:?}");
         }
     }
 }

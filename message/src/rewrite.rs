@@ -42,7 +42,16 @@ pub fn edit_response<R>(head: &mut ResponseHeader, change: impl FnOnce(&mut Head
 /// Removes every line of the fields whose names match. Allocates nothing if no name matches, which
 /// is the usual case.
 pub fn remove(fields: &mut HeaderMap, is_match: impl Fn(&HeaderName) -> bool) {
-    let names: Vec<HeaderName> = fields.keys().filter(|name| is_match(name)).cloned().collect();
+    let names = matching(fields, is_match);
+    remove_all(fields, names);
+}
+
+/// The names that match, for [`remove_all`].
+pub fn matching(fields: &HeaderMap, is_match: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
+    fields.keys().filter(|name| is_match(name)).cloned().collect()
+}
+
+pub fn remove_all(fields: &mut HeaderMap, names: Vec<HeaderName>) {
     for name in names {
         fields.remove(name);
     }

@@ -27,9 +27,14 @@ pub fn trace_id(traceparent: RequestField<'_>) -> Option<&str> {
     std::str::from_utf8(trace).ok().filter(|_| is_version && is_id(trace) && is_id(parent))
 }
 
-/// Whether a field is part of the trace context.
-pub fn is_part(name: &str) -> bool {
-    matches!(name, "traceparent" | "tracestate")
+/// Whether a field is part of the trace context. The name may be in any case.
+pub fn is_part(name: &[u8]) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    match name.len() {
+        10 => is("tracestate"),
+        11 => is("traceparent"),
+        _ => false,
+    }
 }
 
 fn is_lower_hex(byte: &u8) -> bool {
@@ -54,7 +59,8 @@ mod tests {
 
     #[test]
     fn traceparent_and_tracestate_are_trace_context_fields() {
-        assert_eq!(["traceparent", "tracestate", "tracestat", "baggage"].map(is_part), [true, true, false, false]);
+        let names = ["traceparent", "TraceState", "tracestat", "baggage"];
+        assert_eq!(names.map(|name| is_part(name.as_bytes())), [true, true, false, false]);
     }
 
     #[test]

@@ -8,10 +8,12 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 15] = [
     "content_length",
     "escape",
     "fields",
+    "field_sink",
+    "received_head",
     "host",
     "target",
     "trace_context",
@@ -21,6 +23,7 @@ const ORDER: [&str; 12] = [
     "rewrite",
     "hop_by_hop",
     "response_head",
+    "upstream_request",
 ];
 
 #[test]

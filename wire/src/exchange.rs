@@ -6,12 +6,15 @@
 //! `unopened`). Absent on purpose: tenants and policies.
 
 mod answer;
+mod buffers;
 pub mod chunked;
 mod client;
 pub mod direct;
 mod host;
 mod limits;
 mod progress;
+mod response;
+mod sides;
 pub mod state;
 pub mod timeouts;
 pub mod timer;
@@ -20,7 +23,8 @@ mod unopened;
 mod upload;
 
 pub use self::answer::{EdgeAnswer, RequestEngine, write_answer};
-pub use self::answer::{answer_bytes, begin_head, begin_request_head, end_head, write_field};
+pub use self::answer::{answer_bytes, begin_head, begin_request_head, end_head};
+pub(crate) use self::buffers::{give_buffer, take_buffer, with_piece};
 pub use self::client::{BodyFraming, ClientIdentity, ConnectionPersistence, OpenConnection, ReusableConnection};
 pub use self::host::ExchangeHost;
 pub use self::host::count_abandoned;

@@ -51,6 +51,7 @@ use crate::exchange::{
 use crate::metrics::{ConnectionCounters, ConnectionsFull, EarlyClose, ExtraRequest, PanicPlace, PanicWatch};
 use crate::refusal::{HeadRefusal, NO_ROOM};
 use crossgate_message::fields::KnownHeaders;
+use crossgate_message::received_head::ReceivedHead;
 
 /// How a connection over HTTP/2 begins, RFC 9113, section 3.4: up to where it can be no HTTP/1.1.
 const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
@@ -505,16 +506,19 @@ async fn exchange_directly<B: ExchangeHost>(
     watch: &Arc<ExchangeState>,
 ) -> bool {
     let framing = exchange.upload_framing();
-    let head = exchange.take_head();
+    let header = exchange.take_head();
+    let head = ReceivedHead::from(&header);
     let request = ExchangeRequest { head: &head, framing, state: watch };
-    let served_by = match backstage.begin(&head, framing, watch) {
-        ExchangeStart::Declined => ServedBy::Proxy,
-        ExchangeStart::Answered { answer, upstream, .. } => {
-            direct::run(exchange, &request, upstream, Some(answer)).await
+    let (mut upstream, answer) = match backstage.begin(&head, framing, watch) {
+        ExchangeStart::Declined => {
+            exchange.set_head(header);
+            return false;
         }
-        ExchangeStart::Direct(upstream) => direct::run(exchange, &request, upstream, None).await,
+        ExchangeStart::Answered { answer, upstream, .. } => (upstream, Some(answer)),
+        ExchangeStart::Direct(upstream) => (upstream, None),
     };
-    exchange.set_head(head);
+    let served_by = direct::run(exchange, &request, &mut upstream, answer).await;
+    exchange.set_head(header);
     served_by == ServedBy::Exchange
 }
 

@@ -24,7 +24,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
@@ -35,7 +34,8 @@ use self::client::LaneClient;
 use self::conn::{RequestConnection, peer_addr};
 use self::head::{Head, NoHead, Turn, Wait};
 use self::preflight::Preflight;
-use crate::exchange::direct::{self, ExchangeRequest, ExchangeStart, ServedBy, UploadFraming};
+use self::request::ParsedRequest;
+use crate::exchange::direct::{self, ExchangeRequest, ExchangeStart, UploadFraming};
 use crate::exchange::state::ExchangeState;
 use crate::exchange::timer::{StopSignal, Timer};
 use crate::exchange::unattended::run_attended;
@@ -53,6 +53,7 @@ use crate::refusal::{HeadRefusal, NO_ROOM, PLAIN_HTTP};
 use crate::tls::Http2;
 use crate::tls::{self, FailedHandshake, Terminator};
 use crossgate_message::fields::KnownHeaders;
+use crossgate_message::received_head::ReceivedHead;
 
 /// What the lane asks of the gateway behind it.
 pub trait LaneHost: ExchangeHost {
@@ -98,10 +99,27 @@ enum Taken {
     Part,
     /// A preflight or a health check, whose answer is made.
     Answered(ConnectionPersistence),
-    /// A request for the proxy.
-    Request(Head),
+    /// Another request, which was parsed.
+    Request,
     /// A head that is refused.
     Refused(HeadRefusal),
+}
+
+/// What a connection uses again for every request.
+#[derive(Default)]
+struct Reused {
+    /// Answers that are not written yet.
+    answers: Vec<u8>,
+    request: ParsedRequest,
+    state: Option<Arc<ExchangeState>>,
+}
+
+/// Who has served a request.
+enum ServedBy {
+    /// The direct exchange, after which the connection may carry more or not.
+    Exchange(ConnectionPersistence),
+    /// No one yet: the proxy serves it.
+    Proxy,
 }
 
 /// Answers to a run of preflights are written together, up to about this many bytes.
@@ -135,7 +153,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
     ) {
         let mut stop = StopSignal::new(shutdown);
         let mut wait = Wait::new(Turn::First);
-        let mut answers = Vec::new();
+        let mut reused = Reused::default();
         let mut served = 0_u64;
         let mut limits = self.backstage.limits();
         loop {
@@ -143,11 +161,11 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
                 return self.serve_http2(line, client, shutdown).await;
             }
             let last = served + 1 >= limits.requests || stop.is_stopping() || self.backstage.is_draining();
-            let taken = self.take(&mut line.ahead, &mut wait, client, last, &limits, &mut answers);
-            let goes_on =
-                matches!(taken, Taken::Answered(ConnectionPersistence::KeepAlive)) && answers.len() < ANSWERS_LEN_MAX;
+            let taken = self.take(&mut line.ahead, &mut wait, client, last, &limits, &mut reused);
+            let goes_on = matches!(taken, Taken::Answered(ConnectionPersistence::KeepAlive))
+                && reused.answers.len() < ANSWERS_LEN_MAX;
             // What is answered goes out before anything is waited for, and before any other answer.
-            if !goes_on && !self.write(&mut line, &mut answers, &limits).await {
+            if !goes_on && !self.write(&mut line, &mut reused.answers, &limits).await {
                 return;
             }
             let next = match taken {
@@ -167,9 +185,9 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
                 }
                 Taken::Answered(ConnectionPersistence::Close) => return close(line, &limits).await,
                 Taken::Answered(ConnectionPersistence::KeepAlive) => Some(line),
-                Taken::Request(head) => {
+                Taken::Request => {
                     panics.place = PanicPlace::Proxy;
-                    let next = self.exchange(line, head, client, last, &limits, shutdown).await;
+                    let next = self.exchange(line, &mut reused, client, last, &limits, shutdown).await;
                     panics.place = PanicPlace::Lane;
                     next
                 }
@@ -198,7 +216,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
         client: &ClientIdentity,
         last: bool,
         limits: &LaneLimits,
-        answers: &mut Vec<u8>,
+        Reused { answers, request: parsed, .. }: &mut Reused,
     ) -> Taken {
         if !wait.is_over(ahead, &limits.head) {
             return Taken::Part;
@@ -221,13 +239,17 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
         };
         let health_path = self.backstage.health_path(client.listener);
         let taken = head::parse_with(ahead, &limits.head, health_path, |head, request, noted| {
-            (answer(&head, request, noted), head)
+            let answered = answer(&head, request, noted);
+            if answered.is_none() {
+                parsed.set(ahead, head, request);
+            }
+            answered.map(|persistence| (persistence, head.len))
         });
         match taken {
             Err(refusal) => Taken::Refused(refusal),
-            Ok((None, head)) => Taken::Request(head),
-            Ok((Some(persistence), head)) => {
-                ahead.advance(head.len);
+            Ok(None) => Taken::Request,
+            Ok(Some((persistence, len))) => {
+                ahead.advance(len);
                 Taken::Answered(persistence)
             }
         }
@@ -266,7 +288,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
     async fn exchange(
         &self,
         mut line: ReusableConnection,
-        head: Head,
+        Reused { request: parsed, state, .. }: &mut Reused,
         client: &ClientIdentity,
         last: bool,
         limits: &LaneLimits,
@@ -274,18 +296,21 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
     ) -> Option<ReusableConnection> {
         let watch =
             ExchangeState::new(limits.exchange, client.address, client.listener).with_certificate(client.shown.clone());
-        let watch = Arc::new(watch);
-        let mut bytes = line.ahead.split_to(head.len);
+        let watch = renew(state, watch);
+        let head = parsed.head();
+        let bytes = line.ahead.split_to(head.len);
         let mut conn = RequestConnection::new(line, head.framing, Arc::clone(&watch), limits.head.bytes);
-        if let (Some(framing), RequestEngine::Direct) = (request::upload_framing(head.framing), self.engine) {
-            let received = bytes.freeze();
-            if let Some(request) = request::plain_request(&received) {
-                match self.exchange_directly(conn, &request, framing, &watch, last).await {
-                    Ok(next) => return next,
-                    Err(unserved) => conn = unserved,
+        if let (Some(framing), RequestEngine::Direct) = (request::upload_framing(head.framing), self.engine)
+            && let Some(received) = parsed.received(&bytes)
+        {
+            match self.exchange_directly(&mut conn, &received, framing, &watch, last).await {
+                ServedBy::Exchange(ConnectionPersistence::KeepAlive) => {
+                    conn.drain_body().await;
+                    return conn.reclaim();
                 }
+                ServedBy::Exchange(ConnectionPersistence::Close) => return None,
+                ServedBy::Proxy => {}
             }
-            bytes = BytesMut::from(received);
         }
         let mut session = ServerSession::new_http1(Box::new(conn));
         session.set_read_timeout(None);
@@ -308,35 +333,27 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
         conn.reclaim()
     }
 
-    /// Serves a request without the proxy. Returns the connection if it may carry more.
-    ///
-    /// # Errors
-    /// Returns the connection of a request that is left to the proxy.
+    /// Serves a request without the proxy, unless that is left to it. Returns whether the
+    /// connection may carry more.
     async fn exchange_directly(
         &self,
-        connection: RequestConnection,
-        head: &RequestHeader,
+        connection: &mut RequestConnection,
+        head: &ReceivedHead<'_>,
         framing: UploadFraming,
         watch: &Arc<ExchangeState>,
         last: bool,
-    ) -> Result<Option<ReusableConnection>, RequestConnection> {
-        let (answer, closes, upstream) = match self.backstage.begin(head, framing, watch) {
-            ExchangeStart::Declined => return Err(connection),
+    ) -> ServedBy {
+        let (answer, closes, mut upstream) = match self.backstage.begin(head, framing, watch) {
+            ExchangeStart::Declined => return ServedBy::Proxy,
             ExchangeStart::Answered { answer, closes, upstream } => (Some(answer), closes, upstream),
             ExchangeStart::Direct(upstream) => (None, false, upstream),
         };
         let is_last = last || closes || self.backstage.is_draining();
         let mut client = LaneClient::new(connection, head, framing, is_last);
         let request = ExchangeRequest { head, framing, state: watch };
-        let served_by = direct::run(&mut client, &request, upstream, answer).await;
-        let (mut connection, is_kept) = client.into_connection();
-        match served_by {
-            ServedBy::Proxy => Err(connection),
-            ServedBy::Exchange if is_kept => {
-                connection.drain_body().await;
-                Ok(connection.reclaim())
-            }
-            ServedBy::Exchange => Ok(None),
+        match direct::run(&mut client, &request, &mut upstream, answer).await {
+            direct::ServedBy::Proxy => ServedBy::Proxy,
+            direct::ServedBy::Exchange => ServedBy::Exchange(client.persistence()),
         }
     }
 
@@ -505,6 +522,21 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> ServerApp for Lane<P
     async fn cleanup(&self) {
         self.proxy.http_cleanup().await;
     }
+}
+
+/// The state of the next exchange, in the place of the one before if nothing holds that any more.
+fn renew(last: &mut Option<Arc<ExchangeState>>, next: ExchangeState) -> Arc<ExchangeState> {
+    let renewed = match last.take() {
+        Some(mut state) => match Arc::get_mut(&mut state) {
+            Some(free) => {
+                *free = next;
+                state
+            }
+            None => Arc::new(next),
+        },
+        None => Arc::new(next),
+    };
+    Arc::clone(last.insert(renewed))
 }
 
 /// Closes a connection whose last answer is written. The client may be sending: what reaches a

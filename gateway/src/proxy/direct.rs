@@ -5,44 +5,36 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-use http::header::TRANSFER_ENCODING;
-use http::{HeaderValue, StatusCode};
-use pingora::http::RequestHeader;
+use http::StatusCode;
 use pingora::{Error, ErrorSource, Result};
 
 use super::admission::AdmissionOutcome;
 use super::context::RequestContext;
+use super::fields::{UpstreamResponse, upstream_request};
 use super::{
-    FailedAttempt, Gateway, ResponseKind, admission, answer_at_edge, body_may_be_drained, count_body, edit_request,
-    edit_response, enter_response, error_answer, head_view, internal, judged, negotiated, note_final, refuse_loop,
-    retries, retries_connecting,
+    FailedAttempt, Gateway, admission, answer_at_edge, body_may_be_drained, count_body, enter_response, error_answer,
+    head_view, internal, judged, negotiated, note_final, refuse_loop, retries, retries_connecting,
 };
 #[cfg(test)]
 use crate::fault;
 use crate::metrics::ExchangePath;
 use crate::upstream::{self, DirectConnection, Wanted};
 use crossgate_config::model::Protocol;
-use crossgate_message::head_flaw::HeadFlaw;
-use crossgate_message::hop_by_hop;
+use crossgate_message::field_sink::FieldSink;
+use crossgate_message::received_head::ReceivedHead;
 use crossgate_message::response_head::ResponseHead;
+use crossgate_wire::exchange::begin_request_head;
 use crossgate_wire::exchange::direct::{
     AfterFailure, AttemptFailure, AttemptStage, ConnectionReuse, ExchangeStart, ServerStream as _, UploadFraming,
     UpstreamSide,
 };
 use crossgate_wire::exchange::state::ExchangeState;
-use crossgate_wire::exchange::{begin_request_head, write_field};
-
-/// Most heads are no longer.
-const HEAD_LEN_USUAL: usize = 512;
 
 /// One request on its way to an upstream.
 pub struct DirectUpstream {
     gateway: Arc<Gateway>,
     context: RequestContext,
     framing: UploadFraming,
-    /// The head for the server.
-    head: Bytes,
     /// A server was picked, and is connected to.
     is_connecting: bool,
 }
@@ -50,18 +42,18 @@ pub struct DirectUpstream {
 /// Judges a request for the direct exchange.
 pub(super) fn begin(
     gateway: &Arc<Gateway>,
-    header: &RequestHeader,
+    received: &ReceivedHead<'_>,
     framing: UploadFraming,
     state: &Arc<ExchangeState>,
 ) -> ExchangeStart<DirectUpstream> {
     let peer = gateway.peer(state.peer(), state.listener());
-    let head = head_view(header, peer, state);
+    let head = head_view(received, peer, state);
     let mut context = RequestContext::default();
     context.began = Some(Instant::now());
     let request = context.begin(gateway.judge(gateway.snapshot.pin(), Arc::clone(state), &head, peer));
     #[cfg(test)]
-    fault::panic_at("request-filter", header.raw_path());
-    if hop_by_hop::expects_continue(header) {
+    fault::panic_at("request-filter", received.target);
+    if received.expects_continue() {
         state.expect_continue();
     }
     let limits = request.snapshot().settings.limits;
@@ -74,8 +66,7 @@ pub(super) fn begin(
         return ExchangeStart::Declined;
     }
     let closes = !body_may_be_drained(head.headers, &limits);
-    let upstream =
-        DirectUpstream { gateway: Arc::clone(gateway), context, framing, head: Bytes::new(), is_connecting: false };
+    let upstream = DirectUpstream { gateway: Arc::clone(gateway), context, framing, is_connecting: false };
     match answer {
         Some(answer) => ExchangeStart::Answered { answer, closes, upstream },
         None => ExchangeStart::Direct(upstream),
@@ -84,22 +75,15 @@ pub(super) fn begin(
 
 impl DirectUpstream {
     /// Writes the head for the server, once for all attempts.
-    fn write_head(&mut self, received: &RequestHeader) -> Result<()> {
+    fn write_head(&self, received: &ReceivedHead<'_>, head: &mut Vec<u8>) -> Result<()> {
         let (request, judged) = judged(&self.context).ok_or_else(|| internal("not judged"))?;
-        let mut fields = received.headers.clone();
-        hop_by_hop::strip_connection_fields(received, &mut fields);
-        edit_request(received, &mut fields, request, judged).map_err(|_| internal("a field that cannot be said"))?;
-        let target = judged.rewritten.as_ref().map_or(received.raw_path(), |target| target.as_bytes());
-        if self.framing == UploadFraming::Chunked {
-            fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        let mut head = Vec::with_capacity(HEAD_LEN_USUAL);
-        begin_request_head(received.method.as_str(), target, &mut head);
-        for (name, value) in &fields {
-            write_field(name.as_str(), value.as_bytes(), &mut head);
-        }
-        head.extend_from_slice(b"\r\n");
-        self.head = head.into();
+        let target = judged.rewritten.as_ref().map_or(received.target, |target| target.as_bytes());
+        begin_request_head(received.method.as_str(), target, head);
+        upstream_request(received, request, judged).write(head);
+        head.extend_from_slice(match self.framing {
+            UploadFraming::NoBody | UploadFraming::Length => b"\r\n",
+            UploadFraming::Chunked => b"transfer-encoding: chunked\r\n\r\n",
+        });
         Ok(())
     }
 
@@ -116,18 +100,23 @@ impl DirectUpstream {
 impl UpstreamSide for DirectUpstream {
     type Server = DirectConnection;
 
-    async fn connect(&mut self, received: &RequestHeader, may_decline: bool) -> Result<DirectConnection> {
+    async fn connect(
+        &mut self,
+        received: &ReceivedHead<'_>,
+        head: &mut Vec<u8>,
+        may_decline: bool,
+    ) -> Result<DirectConnection> {
         self.is_connecting = false;
-        refuse_loop(received, &mut self.context)?;
+        refuse_loop(received.fields, &mut self.context)?;
         if let AdmissionOutcome::Later(queue) = admission::enter(&mut self.context) {
             // Boxed, so that requests which need not wait are no larger for it.
             Box::pin(admission::wait_unwatched(&mut self.context, queue)).await?;
         }
         let target = self.gateway.next_server(&mut self.context)?;
-        if self.head.is_empty() {
+        if head.is_empty() {
             #[cfg(test)]
-            fault::panic_at("upstream-request-filter", received.raw_path());
-            self.write_head(received)?;
+            fault::panic_at("upstream-request-filter", received.target);
+            self.write_head(received, head)?;
         }
         let (request, judged) = judged(&self.context).ok_or_else(|| internal("not judged"))?;
         let upstream = &judged.route.ok_or_else(|| internal("no route"))?.upstream;
@@ -152,15 +141,11 @@ impl UpstreamSide for DirectUpstream {
         connected
     }
 
-    fn request_bytes(&self) -> Bytes {
-        self.head.clone()
-    }
-
     fn count_body(&mut self, len: usize) -> Result<()> {
         count_body(&mut self.context, len)
     }
 
-    fn is_stale(&self, received: &RequestHeader, server: &DirectConnection, head: &ResponseHead) -> bool {
+    fn is_stale(&self, received: &ReceivedHead<'_>, server: &DirectConnection, head: &ResponseHead<'_>) -> bool {
         head.status == StatusCode::REQUEST_TIMEOUT
             && server.is_reused()
             && !head.keeps_connection()
@@ -168,23 +153,20 @@ impl UpstreamSide for DirectUpstream {
             && super::has_attempts(&self.context)
     }
 
-    fn respond(&mut self, received: &RequestHeader, head: &mut ResponseHead) -> Result<(), HeadFlaw> {
+    fn respond(&mut self, received: &ReceivedHead<'_>, head: &ResponseHead<'_>, sink: &mut impl FieldSink) {
         #[cfg(test)]
-        fault::panic_at("response-filter", received.raw_path());
-        let (request, judged) = judged(&self.context).ok_or(HeadFlaw::Other)?;
-        let ResponseHead { status, fields, .. } = head;
+        fault::panic_at("response-filter", received.target);
+        let Some((request, judged)) = judged(&self.context) else { return };
         let view = head_view(received, request.peer, &request.watch);
-        let is_final = !status.is_informational();
-        let kind = if is_final { ResponseKind::Final } else { ResponseKind::Interim };
-        edit_response(kind, *status, fields, &view, received.version, request, judged)?;
-        if is_final {
-            let lasts = enter_response(&request.watch, judged, *status, fields);
-            note_final(&mut self.context, *status, lasts);
+        let status = head.status;
+        UpstreamResponse { status, head: &view, request, judged }.write(head, sink);
+        if !status.is_informational() {
+            let lasts = enter_response(&request.watch, judged, status, head.fields);
+            note_final(&mut self.context, status, lasts);
         }
-        Ok(())
     }
 
-    fn failed(&mut self, received: &RequestHeader, failure: AttemptFailure) -> AfterFailure {
+    fn failed(&mut self, received: &ReceivedHead<'_>, failure: AttemptFailure) -> AfterFailure {
         let AttemptFailure { error, flaw, stage } = failure;
         let context = &mut self.context;
         if *error.etype() == upstream::CHOSE_HTTP2 {
@@ -220,9 +202,9 @@ impl UpstreamSide for DirectUpstream {
         server.keep(reuse);
     }
 
-    fn conclude(mut self, received: &RequestHeader, status: Option<StatusCode>, error: Option<&Error>) {
+    fn conclude(&mut self, received: &ReceivedHead<'_>, status: Option<StatusCode>, error: Option<&Error>) {
         #[cfg(test)]
-        fault::panic_at("logging", received.raw_path());
+        fault::panic_at("logging", received.target);
         self.gateway.conclude(&mut self.context, received, status, error);
     }
 }

@@ -27,6 +27,7 @@ use crossgate_message::fields::{HeaderFields, KnownHeaders};
 use crossgate_message::forwarded;
 use crossgate_message::forwarded::ConnectionPeer;
 use crossgate_message::health_path::HealthPath;
+use crossgate_message::received_head::ReceivedHead;
 use crossgate_wire::exchange::direct::{ExchangeStart, UploadFraming};
 use crossgate_wire::exchange::state::{ExchangeLimits, ExchangeState};
 use crossgate_wire::exchange::{
@@ -43,7 +44,7 @@ impl ExchangeHost for Gateway {
 
     fn begin(
         self: &Arc<Self>,
-        request: &RequestHeader,
+        request: &ReceivedHead<'_>,
         framing: UploadFraming,
         state: &Arc<ExchangeState>,
     ) -> ExchangeStart<DirectUpstream> {

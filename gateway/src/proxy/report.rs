@@ -2,18 +2,17 @@
 //! upstream says today.
 
 use crossgate_policy::{Outcome, RequestField, RequestKind};
-use http::HeaderMap;
 use http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 
 use crate::judge::PolicyMatch;
 use crate::metrics::Change;
-use crossgate_message::fields::KnownHeaders;
+use crossgate_message::fields::{HeaderFields, KnownHeaders};
 
 /// Compares a policy that only reports with what the upstream says itself, and counts where they
 /// differ.
-pub(super) fn compare(judged: &PolicyMatch<'_>, header: &HeaderMap, request: &KnownHeaders<'_>) {
+pub(super) fn compare(judged: &PolicyMatch<'_>, fields: HeaderFields<'_>, request: &KnownHeaders<'_>) {
     let RequestField::One(origin) = request.origin else { return };
-    let Some(allows) = upstream_allows(header, judged.verdict.kind, origin) else { return };
+    let Some(allows) = upstream_allows(fields, judged.verdict.kind, origin) else { return };
     let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
     let change = match (judged.verdict.outcome, allows) {
         (Outcome::Allow, UpstreamAllow::No) => Some(Change::NewlyAllowed),
@@ -29,14 +28,14 @@ pub(super) fn compare(judged: &PolicyMatch<'_>, header: &HeaderMap, request: &Kn
 
 /// Whether the upstream's own `Access-Control-Allow-Origin` would let the request's origin read its
 /// answer.
-fn upstream_allows(header: &HeaderMap, kind: RequestKind, origin: &[u8]) -> Option<UpstreamAllow> {
+fn upstream_allows(fields: HeaderFields<'_>, kind: RequestKind, origin: &[u8]) -> Option<UpstreamAllow> {
     if matches!(kind, RequestKind::NonCors | RequestKind::SameOrigin) {
         return None;
     }
-    let mut values = header.get_all(ACCESS_CONTROL_ALLOW_ORIGIN).iter();
+    let mut values = fields.lines(&ACCESS_CONTROL_ALLOW_ORIGIN);
     Some(match (values.next(), values.next()) {
-        (Some(value), None) if value.as_bytes() == origin => UpstreamAllow::Origin,
-        (Some(value), None) if value.as_bytes() == b"*" => UpstreamAllow::Any,
+        (Some(value), None) if value == origin => UpstreamAllow::Origin,
+        (Some(b"*"), None) => UpstreamAllow::Any,
         _ => UpstreamAllow::No,
     })
 }

@@ -16,6 +16,7 @@ use crate::log_request::{self, CompletedRequest, UpstreamOutcome};
 use crate::metrics::UpstreamError;
 use crate::proxy::context::RequestContext;
 use crate::respond::{self, AnswerContext};
+use crossgate_message::received_head::ReceivedHead;
 use crossgate_wire::exchange::state::{AbandonCause, ExchangePhase};
 
 /// What is kept of a request.
@@ -43,7 +44,8 @@ impl Salvage {
             note_given_up(context, kind);
         }
         if let (Some(status), Some((request, judged))) = (status, judged(context)) {
-            let head = head_view(&self.head, request.peer, &request.watch);
+            let received = ReceivedHead::from(&self.head);
+            let head = head_view(&received, request.peer, &request.watch);
             let snapshot = request.snapshot();
             let answer_context = AnswerContext {
                 request_id: &request.request_id,
@@ -67,7 +69,7 @@ impl Salvage {
             &self.log,
             &CompletedRequest {
                 version: self.head.version,
-                head: head_view(&self.head, request.peer, &request.watch),
+                head: head_view(&ReceivedHead::from(&self.head), request.peer, &request.watch),
                 peer: request.peer,
                 request_id: &request.request_id,
                 snapshot: request.snapshot(),

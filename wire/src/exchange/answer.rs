@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode};
 use pingora::protocols::http::date::get_cached_date;
 
 use super::client::ConnectionPersistence;
+use crossgate_message::field_sink::write_field;
 
 /// Which code serves requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +33,10 @@ pub struct EdgeAnswer {
 /// Appends a whole response over HTTP/1.1 to `out`.
 pub fn write_answer(answer: &EdgeAnswer, persistence: ConnectionPersistence, out: &mut Vec<u8>) {
     let EdgeAnswer { status, fields, body } = answer;
-    begin_head(*status, fields, out);
+    begin_head(*status, out);
+    for (name, value) in fields {
+        write_field(name.as_str().as_bytes(), value.as_bytes(), out);
+    }
     end_head(persistence, out);
     out.extend_from_slice(body);
 }
@@ -45,34 +49,23 @@ pub fn begin_request_head(method: &str, target: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b" HTTP/1.1\r\n");
 }
 
-/// Appends a status line and fields.
-pub fn begin_head(status: StatusCode, fields: &HeaderMap, out: &mut Vec<u8>) {
+/// Appends a status line.
+pub fn begin_head(status: StatusCode, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\n");
-    for (name, value) in fields {
-        write_field(name.as_str(), value.as_bytes(), out);
-    }
 }
 
 /// Appends `Date` (RFC 9110, section 6.6.1), `Connection`, and the empty line that ends the head.
 pub fn end_head(persistence: ConnectionPersistence, out: &mut Vec<u8>) {
-    write_field("date", get_cached_date().as_bytes(), out);
+    write_field(b"date", get_cached_date().as_bytes(), out);
     let connection: &[u8] = match persistence {
-        ConnectionPersistence::KeepAlive => b"keep-alive",
-        ConnectionPersistence::Close => b"close",
+        ConnectionPersistence::KeepAlive => b"connection: keep-alive\r\n\r\n",
+        ConnectionPersistence::Close => b"connection: close\r\n\r\n",
     };
-    write_field("connection", connection, out);
-    out.extend_from_slice(b"\r\n");
-}
-
-pub fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(connection);
 }
 
 /// Makes the bytes of a response after which the connection closes.

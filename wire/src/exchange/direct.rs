@@ -14,212 +14,37 @@
 //! kernels' buffers are full.
 //! Absent on purpose: upgrades, which the proxy serves.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
-use pingora::http::RequestHeader;
+use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::chunked::{ChunkedDecoder, MalformedChunk};
+use super::buffers::{give_buffer, take_buffer, with_piece};
+use super::response::{PartialHead, ResponseBody, flush_reply, poll_read};
 use super::state::ExchangeState;
 use super::upload::{RequestBody, Upload};
 use super::{EdgeAnswer, RequestProgress};
 use crossgate_message::head_flaw::{HEAD_LEN_MAX, HeadFlaw};
-use crossgate_message::hop_by_hop;
+use crossgate_message::received_head::ReceivedHead;
 use crossgate_message::response_head::{self, BodyDelimiter, ResponseHead};
 
-/// The length of a piece of a response.
-const PIECE_LEN: usize = 16 * 1024;
+pub use super::sides::{
+    AfterFailure, AttemptFailure, AttemptStage, ConnectionReuse, ExchangeClient, ExchangeStart, ServedBy, ServerStream,
+    UpstreamSide,
+};
+pub use super::upload::{BodyStep, UploadFraming};
+
 /// The most interim responses (1xx) to one request; together, they are no longer than one head.
 const INTERIMS_MAX: u32 = 8;
 
-thread_local! {
-    static PIECE: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE_LEN].into());
-}
-
-/// Calls `with` with a buffer of the worker, for one read whose bytes are used at once.
-pub(crate) fn with_piece<R>(with: impl FnOnce(&mut [u8]) -> R) -> R {
-    PIECE.with_borrow_mut(|piece| with(piece))
-}
-
-pub use super::upload::{BodyStep, UploadFraming};
-
-/// The client of an exchange. Its errors have the source `Downstream`.
-pub trait ExchangeClient: Send {
-    /// Gives the data of the request's body that has come to `take`.
-    fn poll_body(&mut self, cx: &mut Context<'_>, take: &mut dyn FnMut(&[u8])) -> Poll<Result<BodyStep>>;
-
-    /// Ready when waiting for the server has no more use: the client has gone, or the server is
-    /// overdue.
-    fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>>;
-
-    /// Ready when the client has gone. The caller bounds the wait.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>>;
-
-    /// Takes an interim response (1xx), unless the client does not know such.
-    ///
-    /// # Errors
-    /// Returns an error if the client has gone.
-    fn interim(&mut self, status: StatusCode, fields: HeaderMap) -> Result<()>;
-
-    /// Takes the head of the final response.
-    ///
-    /// # Errors
-    /// Returns an error if the client has gone.
-    fn head(&mut self, status: StatusCode, fields: HeaderMap, delimiter: BodyDelimiter) -> Result<()>;
-
-    /// Closes the connection after the response, where it serves one request at a time.
-    fn close_after(&mut self);
-
-    /// No more of the request's body is used. It may be dropped, so that the client's end is seen.
-    fn abandon_body(&mut self);
-
-    /// Takes a piece of the body. What is not sent at once is held until [`poll_sent`].
-    ///
-    /// [`poll_sent`]: Self::poll_sent
-    fn piece(&mut self, cx: &mut Context<'_>, piece: &[u8]);
-
-    /// Takes the end of the response.
-    fn end(&mut self);
-
-    /// Ready when all that was taken is sent, or the client has taken nothing for too long.
-    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
-
-    /// Takes a whole response that the gateway made.
-    ///
-    /// # Errors
-    /// Returns an error if the client has gone.
-    fn answer(&mut self, answer: EdgeAnswer) -> Result<()>;
-
-    /// The status of the final response, once its head was sent.
-    fn sent_status(&self) -> Option<StatusCode>;
-}
-
-/// A connection to a server.
-pub trait ServerStream: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Whether it has served an earlier request.
-    fn is_reused(&self) -> bool;
-
-    /// Whether it may hold written bytes back until it is flushed.
-    fn is_buffered(&self) -> bool;
-}
-
-/// The upstream of an exchange, as the gateway sees it.
-pub trait UpstreamSide: Send {
-    type Server: ServerStream;
-
-    /// Picks a server and returns a connection to it. Only a request of which nothing was read
-    /// `may_decline`.
-    fn connect(
-        &mut self,
-        request: &RequestHeader,
-        may_decline: bool,
-    ) -> impl Future<Output = Result<Self::Server>> + Send;
-
-    /// The head for the server, the same for every attempt.
-    fn request_bytes(&self) -> Bytes;
-
-    /// Counts data of the request's body.
-    ///
-    /// # Errors
-    /// Returns an error if the body is larger than allowed.
-    fn count_body(&mut self, len: usize) -> Result<()>;
-
-    /// Whether a final response only says that the kept connection had timed out, so that the
-    /// request is tried again.
-    fn is_stale(&self, request: &RequestHeader, server: &Self::Server, head: &ResponseHead) -> bool;
-
-    /// Edits the head of a response for the client.
-    ///
-    /// # Errors
-    /// Returns the flaw of a head that is refused.
-    fn respond(&mut self, request: &RequestHeader, head: &mut ResponseHead) -> Result<(), HeadFlaw>;
-
-    /// Records a failed attempt, and decides what follows.
-    fn failed(&mut self, request: &RequestHeader, failure: AttemptFailure) -> AfterFailure;
-
-    /// Whether connections of clients end with their present response.
-    fn is_draining(&self) -> bool;
-
-    /// Keeps a connection whose response is complete.
-    fn keep(&mut self, server: Self::Server, reuse: ConnectionReuse);
-
-    /// Records the end of the exchange: the status that was sent, and the error that ended it.
-    fn conclude(self, request: &RequestHeader, status: Option<StatusCode>, error: Option<&Error>);
-}
-
-/// What is known of a connection that is kept.
-#[derive(Clone, Copy, Debug)]
-pub struct ConnectionReuse {
-    /// How long the server keeps it, if it said so.
-    pub keep_alive_s: Option<u64>,
-    /// Its last response had no body. A server that sends one nevertheless may send it late.
-    pub may_have_surplus: bool,
-}
-
-/// How an exchange begins, as the gateway has judged it.
-pub enum ExchangeStart<U> {
-    /// With a response that the gateway made. With `closes` an unread body is not worth reading, so
-    /// that the connection closes after the response.
-    Answered { answer: EdgeAnswer, closes: bool, upstream: U },
-    /// With a server.
-    Direct(U),
-    /// Not here: the proxy serves the request.
-    Declined,
-}
-
-/// A failed attempt.
-pub struct AttemptFailure {
-    pub error: Box<Error>,
-    /// The flaw of the response head, where that is why.
-    pub flaw: Option<HeadFlaw>,
-    pub stage: AttemptStage,
-}
-
-/// How far an attempt came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttemptStage {
-    /// There was no connection.
-    Connecting,
-    /// There was a connection, and no final head was passed on. With `is_repeatable` the gateway
-    /// still has the whole request.
-    Waiting { is_reused: bool, is_repeatable: bool },
-    /// A final head was passed on.
-    Responding { is_reused: bool },
-}
-
-/// What follows a failed attempt.
-pub enum AfterFailure {
-    /// Another attempt.
-    Retry,
-    /// This response; then the connection closes.
-    Answer(EdgeAnswer, Box<Error>),
-    /// Nothing: the client has gone, or sees a response that broke off.
-    End(Box<Error>),
-    /// The proxy serves the request.
-    Decline,
-}
-
-/// Who has served a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServedBy {
-    /// This module.
-    Exchange,
-    /// No one yet: the proxy serves it.
-    Proxy,
-}
-
 /// What an exchange is about.
 pub struct ExchangeRequest<'r> {
-    pub head: &'r RequestHeader,
+    pub head: &'r ReceivedHead<'r>,
     pub framing: UploadFraming,
     /// What the client's side and the gateway know of it.
     pub state: &'r ExchangeState,
@@ -229,12 +54,12 @@ pub struct ExchangeRequest<'r> {
 pub async fn run<C: ExchangeClient, U: UpstreamSide>(
     client: &mut C,
     request: &ExchangeRequest<'_>,
-    mut upstream: U,
+    upstream: &mut U,
     answer: Option<EdgeAnswer>,
 ) -> ServedBy {
     let ended = match answer {
         Some(answer) => send_answer(client, answer).await.err(),
-        None => match ask(client, request, &mut upstream).await {
+        None => match ask(client, request, upstream).await {
             Asked::Ended(error) => error,
             Asked::Declined => return ServedBy::Proxy,
         },
@@ -254,8 +79,11 @@ async fn ask<C: ExchangeClient, U: UpstreamSide>(
     upstream: &mut U,
 ) -> Asked {
     let mut body = RequestBody::new(request.framing, request.head.method.is_idempotent());
-    loop {
-        let Err(failure) = attempt(client, request, upstream, &mut body).await else { return Asked::Ended(None) };
+    let mut head = take_buffer();
+    let asked = loop {
+        let Err(failure) = attempt(client, request, upstream, &mut head, &mut body).await else {
+            break Asked::Ended(None);
+        };
         match upstream.failed(request.head, failure) {
             AfterFailure::Retry => {}
             AfterFailure::Answer(answer, error) => {
@@ -263,18 +91,20 @@ async fn ask<C: ExchangeClient, U: UpstreamSide>(
                 if let Err(error) = send_answer(client, answer).await {
                     tracing::debug!(%error, "the error answer was not taken");
                 }
-                return Asked::Ended(Some(error));
+                break Asked::Ended(Some(error));
             }
             AfterFailure::End(error) => {
                 if *error.esource() == ErrorSource::Upstream {
                     // The client gets what came before its response broke off.
                     let _sent_or_gone = poll_fn(|cx| client.poll_sent(cx)).await;
                 }
-                return Asked::Ended(Some(error));
+                break Asked::Ended(Some(error));
             }
-            AfterFailure::Decline => return Asked::Declined,
+            AfterFailure::Decline => break Asked::Declined,
         }
-    }
+    };
+    give_buffer(head);
+    asked
 }
 
 async fn send_answer<C: ExchangeClient>(client: &mut C, answer: EdgeAnswer) -> Result<()> {
@@ -286,10 +116,11 @@ async fn attempt<C: ExchangeClient, U: UpstreamSide>(
     client: &mut C,
     request: &ExchangeRequest<'_>,
     upstream: &mut U,
+    head: &mut Vec<u8>,
     body: &mut RequestBody,
 ) -> Result<(), AttemptFailure> {
     let server = {
-        let mut connecting = pin!(upstream.connect(request.head, body.is_untouched()));
+        let mut connecting = pin!(upstream.connect(request.head, head, body.is_untouched()));
         poll_fn(|cx| match connecting.as_mut().poll(cx) {
             Poll::Ready(connected) => Poll::Ready(connected),
             Poll::Pending => client.poll_gone(cx).map(Err),
@@ -302,16 +133,18 @@ async fn attempt<C: ExchangeClient, U: UpstreamSide>(
     if let Some(progress) = &progress {
         request.state.set_progress(Arc::clone(progress));
     }
-    let upload = Upload::new(upstream.request_bytes(), body, progress);
+    let upload = Upload::new(head, body, progress);
     let mut exchange = RunningAttempt {
         client,
         request,
         upstream,
         upload,
-        reader: HeadReader::default(),
+        partial: PartialHead::default(),
+        heads_len: 0,
+        interims: 0,
         server,
         // The head has it in every attempt.
-        awaits_continue: request.framing != UploadFraming::NoBody && hop_by_hop::expects_continue(request.head),
+        awaits_continue: request.framing != UploadFraming::NoBody && request.head.expects_continue(),
         has_answered: false,
     };
     match exchange.run().await {
@@ -357,7 +190,10 @@ struct RunningAttempt<'e, 'r, C, U: UpstreamSide> {
     request: &'e ExchangeRequest<'r>,
     upstream: &'e mut U,
     upload: Upload<'e>,
-    reader: HeadReader,
+    partial: PartialHead,
+    /// The length of the heads so far, and how many were interim.
+    heads_len: usize,
+    interims: u32,
     server: U::Server,
     /// The server was sent an expectation that it has not answered.
     awaits_continue: bool,
@@ -372,31 +208,11 @@ impl<C: ExchangeClient, U: UpstreamSide> RunningAttempt<'_, '_, C, U> {
         if kept_len > 0 {
             self.upstream.count_body(kept_len)?;
         }
-        let mut head = self.final_head().await?;
-        if self.upload.is_repeatable() && self.upstream.is_stale(self.request.head, &self.server, &head) {
-            return Err(closed(0).into());
-        }
-        self.upload.forget_kept();
-        let keep_alive_s = hop_by_hop::keep_alive_seconds(&head.fields);
-        let is_whole = self.upload.is_whole();
-        let may_keep = head.keeps_connection() && is_whole && !self.awaits_continue;
-        let delimiter = head.delimit(&self.request.head.method)?;
-        self.upstream.respond(self.request.head, &mut head)?;
-        if !self.upload.has_client_ended() || self.upstream.is_draining() {
-            self.client.close_after();
-        }
-        // Below 300 the server may answer while it reads, and goes on reading. From 300 on it has
-        // seen enough, and one that has not asked for the body may never read it.
-        if !is_whole && (head.status >= StatusCode::MULTIPLE_CHOICES || self.awaits_continue) {
-            self.upload.stop();
-            self.client.abandon_body();
-        }
-        self.has_answered = true;
-        self.client.head(head.status, head.fields, delimiter)?;
-        let mut body = ResponseBody::new(delimiter);
-        let begun = self.reader.take_rest();
-        poll_fn(|cx| Poll::Ready(body.take(cx, &begun, self.client))).await?;
-        drop(begun);
+        let PassedHead { mut body, reuse } = loop {
+            if let Some(passed) = poll_fn(|cx| self.poll_head(cx)).await? {
+                break passed;
+            }
+        };
         while !body.is_done() {
             poll_fn(|cx| self.poll_both(cx, &mut body)).await?;
         }
@@ -407,42 +223,7 @@ impl<C: ExchangeClient, U: UpstreamSide> RunningAttempt<'_, '_, C, U> {
         })
         .await?;
         self.finish_upload().await;
-        let is_clean = !body.has_surplus && delimiter != BodyDelimiter::Close;
-        let may_have_surplus = delimiter == BodyDelimiter::NoBody;
-        Ok((may_keep && is_clean).then_some(ConnectionReuse { keep_alive_s, may_have_surplus }))
-    }
-
-    /// Sends the request and receives heads, up to the final one.
-    async fn final_head(&mut self) -> Result<ResponseHead, Failed> {
-        let mut interims = 0;
-        loop {
-            let Some(mut head) = self.reader.take_head()? else {
-                poll_fn(|cx| self.poll_head(cx)).await?;
-                continue;
-            };
-            if !head.status.is_informational() {
-                return Ok(head);
-            }
-            interims += 1;
-            let status = head.status;
-            match status {
-                StatusCode::SWITCHING_PROTOCOLS => return Err(HeadFlaw::UnrequestedUpgrade.into()),
-                _ if interims > INTERIMS_MAX || self.reader.taken_len > HEAD_LEN_MAX => {
-                    return Err(HeadFlaw::Interims.into());
-                }
-                StatusCode::CONTINUE => {
-                    let is_expected = self.request.state.expects_continue();
-                    self.request.state.stop_expecting_continue();
-                    self.awaits_continue = false;
-                    if !is_expected {
-                        continue;
-                    }
-                }
-                _ => {}
-            }
-            self.upstream.respond(self.request.head, &mut head)?;
-            self.client.interim(status, head.fields)?;
-        }
+        Ok(reuse.filter(|_| !body.has_surplus()))
     }
 
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<()> {
@@ -450,21 +231,21 @@ impl<C: ExchangeClient, U: UpstreamSide> RunningAttempt<'_, '_, C, U> {
         upload.poll(cx, server, *client, |len| upstream.count_body(len))
     }
 
-    /// Receives more of the head, and sends more of the request. In this order: what is sent in the
-    /// meantime must not count as sent before the response.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    /// Receives more of the response's heads, and sends more of the request. In this order: what
+    /// is sent in the meantime must not count as sent before the response. Returns the body once
+    /// the final head was passed on.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<PassedHead>, Failed>> {
         let received = with_piece(|piece| {
             let len = ready!(poll_read(&mut self.server, cx, piece))?;
-            self.reader.push(piece.get(..len).unwrap_or_default());
-            Poll::Ready(Ok(len))
+            Poll::Ready(Ok((len, self.take(cx, piece.get(..len).unwrap_or_default()))))
         });
         match received {
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(closed(self.reader.len()))),
-            Poll::Ready(Ok(_)) => {
+            Poll::Ready(Ok((0, _))) => Poll::Ready(Err(closed(self.partial.len()).into())),
+            Poll::Ready(Ok((_, taken))) => {
                 flush_reply(&mut self.server, cx);
-                Poll::Ready(Ok(()))
+                Poll::Ready(taken)
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(unread(error, self.reader.len()))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(unread(error, self.partial.len()).into())),
             Poll::Pending => {
                 flush_reply(&mut self.server, cx);
                 self.poll_upload(cx)?;
@@ -472,9 +253,106 @@ impl<C: ExchangeClient, U: UpstreamSide> RunningAttempt<'_, '_, C, U> {
                     sent?;
                 }
                 // What the client sends is waited for, and bounded, with its body.
-                if self.upload.is_reading() { Poll::Pending } else { self.client.poll_watch(cx).map(Err) }
+                if self.upload.is_reading() {
+                    Poll::Pending
+                } else {
+                    self.client.poll_watch(cx).map(|error| Err(error.into()))
+                }
             }
         }
+    }
+
+    /// Takes the next bytes of the server, up to the end of the final head and what has come of the
+    /// body behind it.
+    fn take(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<Option<PassedHead>, Failed> {
+        if self.partial.is_empty() {
+            return self.take_heads(cx, bytes);
+        }
+        match self.partial.push(bytes) {
+            Some(bytes) => self.take_heads(cx, &bytes),
+            None => Ok(None),
+        }
+    }
+
+    fn take_heads(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<Option<PassedHead>, Failed> {
+        while !bytes.is_empty() {
+            let taken = response_head::parse(bytes, |head, len| {
+                let rest = bytes.get(len..).unwrap_or_default();
+                self.heads_len += len;
+                let passed = match head.status.is_informational() {
+                    true => self.pass_interim(head).map(|()| None),
+                    false => self.pass_final(cx, head, rest).map(Some),
+                };
+                (passed, rest)
+            });
+            match taken? {
+                Some((passed, rest)) => match passed? {
+                    Some(passed) => return Ok(Some(passed)),
+                    None => bytes = rest,
+                },
+                None => {
+                    self.partial.keep(bytes);
+                    break;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn pass_interim(&mut self, head: &ResponseHead<'_>) -> Result<(), Failed> {
+        self.interims += 1;
+        match head.status {
+            StatusCode::SWITCHING_PROTOCOLS => return Err(HeadFlaw::UnrequestedUpgrade.into()),
+            _ if self.interims > INTERIMS_MAX || self.heads_len > HEAD_LEN_MAX => {
+                return Err(HeadFlaw::Interims.into());
+            }
+            StatusCode::CONTINUE => {
+                let is_expected = self.request.state.expects_continue();
+                self.request.state.stop_expecting_continue();
+                self.awaits_continue = false;
+                if !is_expected {
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+        // A flaw in its framing is one, although it has no body.
+        let _no_body = head.framing(self.request.head.method)?;
+        let RunningAttempt { client, upstream, request, .. } = self;
+        Ok(client.interim(head.status, |sink| upstream.respond(request.head, head, sink))?)
+    }
+
+    fn pass_final(&mut self, cx: &mut Context<'_>, head: &ResponseHead<'_>, rest: &[u8]) -> Result<PassedHead, Failed> {
+        if self.upload.is_repeatable() && self.upstream.is_stale(self.request.head, &self.server, head) {
+            return Err(closed(0).into());
+        }
+        self.upload.forget_kept();
+        let framing = head.framing(self.request.head.method)?;
+        let is_whole = self.upload.is_whole();
+        let may_keep = head.keeps_connection() && is_whole && !self.awaits_continue;
+        if !self.upload.has_client_ended() || self.upstream.is_draining() {
+            self.client.close_after();
+        }
+        // Below 300 the server may answer while it reads, and goes on reading. From 300 on it has
+        // seen enough, and one that has not asked for the body may never read it.
+        if !is_whole && (head.status >= StatusCode::MULTIPLE_CHOICES || self.awaits_continue) {
+            self.upload.stop();
+            self.client.abandon_body();
+        }
+        self.has_answered = true;
+        let delimiter = framing.delimiter;
+        let RunningAttempt { client, upstream, request, .. } = self;
+        client.head(head.status, delimiter, |sink| {
+            upstream.respond(request.head, head, sink);
+            framing.write_length(sink);
+        })?;
+        let mut body = ResponseBody::new(delimiter);
+        body.take(cx, rest, *client)?;
+        let reuse = (may_keep && delimiter != BodyDelimiter::Close).then(|| ConnectionReuse {
+            keep_alive_s: head.keep_alive_seconds(),
+            may_have_surplus: delimiter == BodyDelimiter::NoBody,
+        });
+        Ok(PassedHead { body, reuse })
     }
 
     /// Sends more of the request, and passes on a piece of the response.
@@ -510,164 +388,11 @@ impl<C: ExchangeClient, U: UpstreamSide> RunningAttempt<'_, '_, C, U> {
     }
 }
 
-/// Finds heads in what a server sends.
-#[derive(Default)]
-struct HeadReader {
-    received: Bytes,
-    /// Received bytes that are not a whole head.
-    part: Vec<u8>,
-    /// How long the part was when it was parsed last.
-    parsed_len: usize,
-    /// The length of all heads so far.
-    taken_len: usize,
-}
-
-impl HeadReader {
-    fn push(&mut self, bytes: &[u8]) {
-        self.part.extend_from_slice(bytes);
-    }
-
-    /// The bytes of a head that is not whole.
-    fn len(&self) -> usize {
-        self.part.len()
-    }
-
-    /// What follows the last head.
-    fn take_rest(&mut self) -> Bytes {
-        std::mem::take(&mut self.received)
-    }
-
-    /// The next head, if it has been received.
-    fn take_head(&mut self) -> Result<Option<ResponseHead>, HeadFlaw> {
-        if !self.part.is_empty() {
-            if !self.is_worth_parsing() {
-                return Ok(None);
-            }
-            self.received = std::mem::take(&mut self.part).into();
-        }
-        match response_head::parse(&self.received)? {
-            Some((head, len)) => {
-                self.parsed_len = 0;
-                self.taken_len += len;
-                drop(self.received.split_to(len));
-                Ok(Some(head))
-            }
-            None => {
-                let received = std::mem::take(&mut self.received);
-                self.parsed_len = received.len();
-                self.part = received.into();
-                Ok(None)
-            }
-        }
-    }
-
-    /// A head that comes byte by byte is not parsed for each: when it may be whole, too long, or
-    /// is twice as long as before.
-    fn is_worth_parsing(&self) -> bool {
-        let new = self.part.get(self.parsed_len.saturating_sub(2)..).unwrap_or_default();
-        let has_end = || memchr::memmem::find(new, b"\n\r\n").or(memchr::memmem::find(new, b"\n\n")).is_some();
-        self.part.len() > HEAD_LEN_MAX || self.part.len() >= self.parsed_len * 2 || has_end()
-    }
-}
-
-/// The body of a response while it is passed on.
-struct ResponseBody {
-    left: BodyLeft,
-    /// The server has sent bytes after the end.
-    has_surplus: bool,
-}
-
-enum BodyLeft {
-    Length(u64),
-    Chunked(ChunkedDecoder),
-    UntilClose { is_closed: bool },
-}
-
-impl ResponseBody {
-    fn new(delimiter: BodyDelimiter) -> Self {
-        let left = match delimiter {
-            BodyDelimiter::NoBody => BodyLeft::Length(0),
-            BodyDelimiter::Length(length) => BodyLeft::Length(length),
-            BodyDelimiter::Chunked => BodyLeft::Chunked(ChunkedDecoder::of_response()),
-            BodyDelimiter::Close => BodyLeft::UntilClose { is_closed: false },
-        };
-        ResponseBody { left, has_surplus: false }
-    }
-
-    fn is_done(&self) -> bool {
-        match &self.left {
-            BodyLeft::Length(left) => *left == 0,
-            BodyLeft::Chunked(decoder) => decoder.is_done(),
-            BodyLeft::UntilClose { is_closed } => *is_closed,
-        }
-    }
-
-    /// Receives the next piece and passes it on.
-    fn poll_piece<S: ServerStream, C: ExchangeClient>(
-        &mut self,
-        cx: &mut Context<'_>,
-        server: &mut S,
-        client: &mut C,
-    ) -> Poll<Result<()>> {
-        let received = with_piece(|piece| {
-            let received = ready!(poll_read(server, cx, piece));
-            Poll::Ready(received.map(|len| (len, self.take(cx, piece.get(..len).unwrap_or_default(), client))))
-        });
-        match received {
-            Poll::Pending => {
-                flush_reply(server, cx);
-                client.poll_watch(cx).map(Err)
-            }
-            Poll::Ready(Ok((0, _))) => match &mut self.left {
-                BodyLeft::UntilClose { is_closed } => {
-                    *is_closed = true;
-                    Poll::Ready(Ok(()))
-                }
-                BodyLeft::Length(_) | BodyLeft::Chunked(_) => Poll::Ready(Err(cut_off())),
-            },
-            Poll::Ready(Ok((_, taken))) => {
-                flush_reply(server, cx);
-                Poll::Ready(taken)
-            }
-            Poll::Ready(Err(error)) => {
-                Poll::Ready(Err(Error::because(ErrorType::ReadError, "while reading a body", error).into_up()))
-            }
-        }
-    }
-
-    /// Passes on what these bytes have of the body.
-    fn take<C: ExchangeClient>(&mut self, cx: &mut Context<'_>, mut bytes: &[u8], client: &mut C) -> Result<()> {
-        while !bytes.is_empty() && !self.is_done() {
-            let (len, data) = match &mut self.left {
-                BodyLeft::Length(left) => {
-                    let len = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-                    *left -= len as u64;
-                    (len, bytes.get(..len).unwrap_or_default())
-                }
-                BodyLeft::Chunked(decoder) => decoder.next_data(bytes).map_err(|MalformedChunk| malformed())?,
-                BodyLeft::UntilClose { .. } => (bytes.len(), bytes),
-            };
-            if !data.is_empty() {
-                client.piece(cx, data);
-            }
-            bytes = bytes.get(len..).unwrap_or_default();
-        }
-        self.has_surplus |= !bytes.is_empty();
-        Ok(())
-    }
-}
-
-fn poll_read<S: ServerStream>(server: &mut S, cx: &mut Context<'_>, piece: &mut [u8]) -> Poll<io::Result<usize>> {
-    let mut buf = ReadBuf::new(piece);
-    ready!(Pin::new(server).poll_read(cx, &mut buf))?;
-    Poll::Ready(Ok(buf.filled().len()))
-}
-
-/// TLS may reply to what was read (RFC 8446, section 4.6.3).
-fn flush_reply<S: ServerStream>(server: &mut S, cx: &mut Context<'_>) {
-    if server.is_buffered() {
-        let _flushed_or_later = Pin::new(server).poll_flush(cx);
-    }
+/// A final head that was passed on.
+struct PassedHead {
+    body: ResponseBody,
+    /// What is known of the server's connection, if the head lets it carry another request.
+    reuse: Option<ConnectionReuse>,
 }
 
 /// The server closed the connection before the head, or within it.
@@ -679,14 +404,6 @@ fn closed(received: usize) -> Box<Error> {
 fn unread(error: io::Error, received: usize) -> Box<Error> {
     let what = format!("while reading response headers, bytes already read: {received}");
     Error::because(ErrorType::ReadError, what, error).into_up()
-}
-
-fn cut_off() -> Box<Error> {
-    Error::explain(ErrorType::ConnectionClosed, "the response broke off").into_up()
-}
-
-fn malformed() -> Box<Error> {
-    Error::explain(ErrorType::new("InvalidChunk"), "a response body that is not chunked as announced").into_up()
 }
 
 /// The error of a client's wait, which is recorded in the state of the exchange.

@@ -17,6 +17,7 @@ use crate::metrics::{EarlyClose, PanicPlace};
 use crate::refusal::HeadRefusal;
 use crossgate_message::fields::KnownHeaders;
 use crossgate_message::health_path::HealthPath;
+use crossgate_message::received_head::ReceivedHead;
 
 /// The gateway behind a connection, for both HTTP versions.
 pub trait ExchangeHost: Send + Sync + 'static {
@@ -43,7 +44,7 @@ pub trait ExchangeHost: Send + Sync + 'static {
     /// second time: what was found is left in `state` for the proxy.
     fn begin(
         self: &Arc<Self>,
-        request: &RequestHeader,
+        request: &ReceivedHead<'_>,
         framing: UploadFraming,
         state: &Arc<ExchangeState>,
     ) -> ExchangeStart<Self::Upstream>;

@@ -8,11 +8,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use pingora::Result;
 
 use super::RequestProgress;
-use super::direct::{ExchangeClient, ServerStream};
+use super::sides::{ExchangeClient, ServerStream};
 
 /// The most of a body that is kept for another attempt.
 const KEPT_LEN_MAX: usize = 64 * 1024;
@@ -88,7 +87,7 @@ impl RequestBody {
 
 /// One attempt to send a request.
 pub(super) struct Upload<'r> {
-    head: Bytes,
+    head: &'r [u8],
     head_sent: usize,
     /// Framed, and not written yet from this index on.
     outbox: Vec<u8>,
@@ -102,7 +101,7 @@ pub(super) struct Upload<'r> {
 
 impl<'r> Upload<'r> {
     /// With the progress that the client's side reads, for a request with a body.
-    pub(super) fn new(head: Bytes, body: &'r mut RequestBody, progress: Option<Arc<RequestProgress>>) -> Self {
+    pub(super) fn new(head: &'r [u8], body: &'r mut RequestBody, progress: Option<Arc<RequestProgress>>) -> Self {
         let mut upload = Upload {
             head,
             head_sent: 0,

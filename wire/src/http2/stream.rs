@@ -28,6 +28,7 @@ use crate::exchange::direct::{BodyStep, ExchangeClient, UploadFraming};
 use crate::exchange::state::{ExchangeEnd, ExchangeState};
 use crate::exchange::timeouts::ExchangeTimeouts;
 use crate::exchange::timer::Timer;
+use crossgate_message::field_sink::SharedFieldMap;
 use crossgate_message::response_head::BodyDelimiter;
 
 mod session;
@@ -360,6 +361,8 @@ impl Exchange {
 }
 
 impl ExchangeClient for Exchange {
+    type Sink = SharedFieldMap;
+
     fn poll_body(&mut self, cx: &mut Context<'_>, take: &mut dyn FnMut(&[u8])) -> Poll<Result<BodyStep>> {
         Poll::Ready(match ready!(Exchange::poll_body(self, cx))? {
             Some(piece) => {
@@ -378,12 +381,17 @@ impl ExchangeClient for Exchange {
         Exchange::poll_gone(self, cx)
     }
 
-    fn interim(&mut self, status: StatusCode, fields: HeaderMap) -> Result<()> {
-        self.write_parts(response_parts(status, fields), false)
+    fn interim(&mut self, status: StatusCode, write: impl FnOnce(&mut SharedFieldMap)) -> Result<()> {
+        self.write_parts(response_parts(status, written_fields(write)), false)
     }
 
-    fn head(&mut self, status: StatusCode, fields: HeaderMap, delimiter: BodyDelimiter) -> Result<()> {
-        self.write_parts(response_parts(status, fields), delimiter == BodyDelimiter::NoBody)
+    fn head(
+        &mut self,
+        status: StatusCode,
+        delimiter: BodyDelimiter,
+        write: impl FnOnce(&mut SharedFieldMap),
+    ) -> Result<()> {
+        self.write_parts(response_parts(status, written_fields(write)), delimiter == BodyDelimiter::NoBody)
     }
 
     fn piece(&mut self, _: &mut Context<'_>, piece: &[u8]) {
@@ -417,6 +425,12 @@ impl ExchangeClient for Exchange {
     fn sent_status(&self) -> Option<StatusCode> {
         self.written.as_ref().map(|written| written.status)
     }
+}
+
+fn written_fields(write: impl FnOnce(&mut SharedFieldMap)) -> HeaderMap {
+    let mut sink = SharedFieldMap::with_usual_capacity();
+    write(&mut sink);
+    sink.into_fields()
 }
 
 fn response_parts(status: StatusCode, fields: HeaderMap) -> Parts {

@@ -7,25 +7,27 @@ use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use http::{StatusCode, Version};
 use pingora::Result;
-use pingora::http::RequestHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::conn::RequestConnection;
 use crate::exchange::chunked::ChunkedDecoder;
-use crate::exchange::direct::{BodyStep, ExchangeClient, UploadFraming, client_gone, overdue, unwritten, with_piece};
-use crate::exchange::{ConnectionPersistence, EdgeAnswer, begin_head, end_head, write_answer};
+use crate::exchange::direct::{BodyStep, ExchangeClient, UploadFraming, client_gone, overdue, unwritten};
+use crate::exchange::{
+    ConnectionPersistence, EdgeAnswer, begin_head, end_head, give_buffer, take_buffer, with_piece, write_answer,
+};
 use crossgate_message::hop_by_hop;
+use crossgate_message::received_head::ReceivedHead;
 use crossgate_message::response_head::BodyDelimiter;
 
 /// A piece from this length on is not copied, if nothing is collected before it.
 const DIRECT_PIECE_LEN: usize = 4 * 1024;
 
-pub(super) struct LaneClient {
-    connection: RequestConnection,
+pub(super) struct LaneClient<'c> {
+    connection: &'c mut RequestConnection,
     persistence: ConnectionPersistence,
-    /// Collected, and not written yet from this index on.
+    /// Collected, and not written yet from this index on; a buffer of the worker.
     out: Vec<u8>,
     written: usize,
     needs_flush: bool,
@@ -40,15 +42,16 @@ pub(super) struct LaneClient {
     has_end: bool,
 }
 
-impl LaneClient {
+impl<'c> LaneClient<'c> {
     /// A client whose connection closes after this response if it asks for that, or with `is_last`.
     pub(super) fn new(
-        connection: RequestConnection,
-        request: &RequestHeader,
+        connection: &'c mut RequestConnection,
+        request: &ReceivedHead<'_>,
         framing: UploadFraming,
         is_last: bool,
     ) -> Self {
-        let closes = is_last || !hop_by_hop::keeps_connection(request.version, (&request.headers).into());
+        let has_options = request.known.connection.is_present() || request.version == Version::HTTP_10;
+        let closes = is_last || has_options && !hop_by_hop::keeps_connection(request.version, request.fields);
         LaneClient {
             connection,
             persistence: if closes { ConnectionPersistence::Close } else { ConnectionPersistence::KeepAlive },
@@ -64,15 +67,22 @@ impl LaneClient {
         }
     }
 
-    /// The connection, and whether it may carry another request.
-    pub(super) fn into_connection(self) -> (RequestConnection, bool) {
+    /// Whether the connection may carry another request.
+    pub(super) fn persistence(&self) -> ConnectionPersistence {
         let is_sent = self.has_end && self.out.is_empty() && !self.needs_flush;
-        let is_kept = is_sent && self.persistence == ConnectionPersistence::KeepAlive;
-        (self.connection, is_kept)
+        if is_sent { self.persistence } else { ConnectionPersistence::Close }
+    }
+
+    /// The buffer for what is collected.
+    fn out(&mut self) -> &mut Vec<u8> {
+        if self.out.capacity() == 0 {
+            self.out = take_buffer();
+        }
+        &mut self.out
     }
 
     fn try_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.connection).poll_write(cx, bytes))?;
+        let written = ready!(Pin::new(&mut *self.connection).poll_write(cx, bytes))?;
         self.needs_flush = true;
         Poll::Ready(if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(written) })
     }
@@ -80,7 +90,7 @@ impl LaneClient {
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.out.len() {
             let rest = self.out.get(self.written..).unwrap_or_default();
-            let written = ready!(Pin::new(&mut self.connection).poll_write(cx, rest))?;
+            let written = ready!(Pin::new(&mut *self.connection).poll_write(cx, rest))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -88,10 +98,10 @@ impl LaneClient {
             self.written += written;
             self.head_left = self.head_left.saturating_sub(written);
         }
-        self.out.clear();
+        give_buffer(std::mem::take(&mut self.out));
         self.written = 0;
         if self.needs_flush {
-            ready!(Pin::new(&mut self.connection).poll_flush(cx))?;
+            ready!(Pin::new(&mut *self.connection).poll_flush(cx))?;
             self.needs_flush = false;
         }
         if self.has_end {
@@ -101,19 +111,22 @@ impl LaneClient {
     }
 
     fn hold_chunk(&mut self, piece: &[u8]) {
+        let out = self.out();
         // Writing to a vector does not fail.
-        let _written = write!(self.out, "{:x}\r\n", piece.len());
-        self.out.extend_from_slice(piece);
-        self.out.extend_from_slice(b"\r\n");
+        let _written = write!(out, "{:x}\r\n", piece.len());
+        out.extend_from_slice(piece);
+        out.extend_from_slice(b"\r\n");
     }
 }
 
-impl ExchangeClient for LaneClient {
+impl ExchangeClient for LaneClient<'_> {
+    type Sink = Vec<u8>;
+
     fn poll_body(&mut self, cx: &mut Context<'_>, take: &mut dyn FnMut(&[u8])) -> Poll<Result<BodyStep>> {
         if !self.connection.has_body_left() {
             return Poll::Ready(Ok(BodyStep::End));
         }
-        let (connection, decoder) = (&mut self.connection, &mut self.decoder);
+        let (connection, decoder) = (&mut *self.connection, &mut self.decoder);
         let len: Poll<Result<usize>> = with_piece(|piece| {
             let mut buf = ReadBuf::new(piece);
             ready!(Pin::new(connection).poll_read(cx, &mut buf)).map_err(overdue)?;
@@ -135,17 +148,19 @@ impl ExchangeClient for LaneClient {
         self.connection.poll_gone(cx).map(|gone| gone.map_or_else(overdue, |()| client_gone()))
     }
 
-    fn interim(&mut self, status: StatusCode, fields: HeaderMap) -> Result<()> {
+    fn interim(&mut self, status: StatusCode, write: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
         // RFC 9110, section 15.2.
         if self.version == Version::HTTP_10 {
             return Ok(());
         }
-        begin_head(status, &fields, &mut self.out);
-        self.out.extend_from_slice(b"\r\n");
+        let out = self.out();
+        begin_head(status, out);
+        write(out);
+        out.extend_from_slice(b"\r\n");
         Ok(())
     }
 
-    fn head(&mut self, status: StatusCode, mut fields: HeaderMap, delimiter: BodyDelimiter) -> Result<()> {
+    fn head(&mut self, status: StatusCode, delimiter: BodyDelimiter, write: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
         match delimiter {
             BodyDelimiter::NoBody | BodyDelimiter::Length(_) => {}
             // RFC 9112, section 6.1: a client of HTTP/1.0 knows no chunks.
@@ -154,14 +169,16 @@ impl ExchangeClient for LaneClient {
                 // If it breaks off, an orderly end would look like the end of the body.
                 self.connection.set_reset(true);
             }
-            BodyDelimiter::Chunked | BodyDelimiter::Close => {
-                self.is_chunked = true;
-                fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
+            BodyDelimiter::Chunked | BodyDelimiter::Close => self.is_chunked = true,
         }
-        fields.remove(header::DATE);
-        begin_head(status, &fields, &mut self.out);
-        end_head(self.persistence, &mut self.out);
+        let (is_chunked, persistence) = (self.is_chunked, self.persistence);
+        let out = self.out();
+        begin_head(status, out);
+        write(out);
+        if is_chunked {
+            out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+        }
+        end_head(persistence, out);
         (self.status, self.head_left) = (Some(status), self.out.len());
         Ok(())
     }
@@ -177,12 +194,14 @@ impl ExchangeClient for LaneClient {
         {
             piece = piece.get(len..).unwrap_or_default();
         }
-        self.out.extend_from_slice(piece);
+        if !piece.is_empty() {
+            self.out().extend_from_slice(piece);
+        }
     }
 
     fn end(&mut self) {
         if self.is_chunked {
-            self.out.extend_from_slice(b"0\r\n\r\n");
+            self.out().extend_from_slice(b"0\r\n\r\n");
         }
         self.has_end = true;
     }
@@ -200,7 +219,8 @@ impl ExchangeClient for LaneClient {
     }
 
     fn answer(&mut self, answer: EdgeAnswer) -> Result<()> {
-        write_answer(&answer, self.persistence, &mut self.out);
+        let persistence = self.persistence;
+        write_answer(&answer, persistence, self.out());
         (self.status, self.head_left) = (Some(answer.status), self.out.len() - answer.body.len());
         self.has_end = true;
         Ok(())

@@ -1,13 +1,13 @@
-//! The head of a request for the direct exchange.
+//! The head of a request for the direct exchange: what the parser of the head reader has found, as
+//! positions in the bytes of the head.
 
-use std::mem::MaybeUninit;
+use http::{Method, Version};
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Version};
-use pingora::http::RequestHeader;
-
+use super::head::Head;
+use crate::exchange::BodyFraming;
 use crate::exchange::direct::UploadFraming;
-use crate::exchange::{BodyFraming, FIELDS_MAX};
+use crossgate_message::fields::{FieldSpans, HeaderFields};
+use crossgate_message::received_head::ReceivedHead;
 
 /// How the body of a request goes to a server. `None` for an upgrade, which the proxy serves.
 pub(super) fn upload_framing(framing: BodyFraming) -> Option<UploadFraming> {
@@ -19,20 +19,52 @@ pub(super) fn upload_framing(framing: BodyFraming) -> Option<UploadFraming> {
     }
 }
 
-/// The head in these bytes, which the head reader has accepted. `None` for a target in absolute
-/// form, which is left to the proxy.
-pub(super) fn plain_request(bytes: &Bytes) -> Option<RequestHeader> {
-    let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
-    let mut parsed = httparse::Request::new(&mut []);
-    let status = parsed.parse_with_uninit_headers(bytes, &mut lines).ok()?;
-    let target = parsed.path.filter(|target| status.is_complete() && target.starts_with(['/', '*']))?;
-    let method = Method::from_bytes(parsed.method?.as_bytes()).ok()?;
-    let mut request = RequestHeader::build_no_case(method, target.as_bytes(), Some(parsed.headers.len())).ok()?;
-    for line in parsed.headers.iter() {
-        let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).ok()?;
-        request.append_header(name, value).ok()?;
+/// The request that a connection serves, used again for the next one.
+#[derive(Debug)]
+pub(super) struct ParsedRequest {
+    head: Head,
+    method: Method,
+    target: (usize, usize),
+    version: Version,
+    fields: FieldSpans,
+}
+
+impl Default for ParsedRequest {
+    fn default() -> Self {
+        let head = Head { len: 0, framing: BodyFraming::Length(0), has_plain_target: false, is_health_check: false };
+        ParsedRequest {
+            head,
+            method: Method::GET,
+            target: (0, 0),
+            version: Version::HTTP_11,
+            fields: FieldSpans::default(),
+        }
     }
-    request.set_version(if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 });
-    Some(request)
+}
+
+impl ParsedRequest {
+    /// Replaces the request by the one that was parsed from these bytes.
+    pub(super) fn set(&mut self, bytes: &[u8], head: Head, request: &httparse::Request<'_, '_>) {
+        self.head = head;
+        // The parser has accepted the method as a token.
+        self.method = Method::from_bytes(request.method.unwrap_or_default().as_bytes()).unwrap_or_default();
+        let target = request.path.unwrap_or_default();
+        let begin = (target.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
+        self.target = (begin, begin.wrapping_add(target.len()));
+        self.version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+        self.fields.set(bytes, request.headers);
+    }
+
+    pub(super) fn head(&self) -> Head {
+        self.head
+    }
+
+    /// The head in its bytes. `None` for a target in absolute form, which is left to the proxy.
+    pub(super) fn received<'a>(&'a self, bytes: &'a [u8]) -> Option<ReceivedHead<'a>> {
+        let (begin, end) = self.target;
+        let target = bytes.get(begin..end)?;
+        let is_plain = matches!(target.first(), Some(b'/' | b'*'));
+        let fields = HeaderFields::Spans(bytes, &self.fields);
+        is_plain.then(|| ReceivedHead::new(&self.method, target, self.version, fields))
+    }
 }

@@ -81,7 +81,7 @@ impl ExchangeHost for Limits {
 
     fn begin(
         self: &Arc<Self>,
-        _: &RequestHeader,
+        _: &crossgate_message::received_head::ReceivedHead<'_>,
         _: UploadFraming,
         _: &Arc<ExchangeState>,
     ) -> ExchangeStart<DirectUpstream> {

@@ -1,0 +1,104 @@
+//! The fields of requests and responses on their way through the gateway, by the same rules for
+//! both engines: the direct exchange writes new heads, Pingora's proxy has its own changed.
+
+use http::{HeaderMap, StatusCode, Version};
+
+use super::context::RequestState;
+use super::report;
+use crate::judge::{PolicyMatch, RequestAction};
+use crate::request_head::RequestHead;
+use crate::respond;
+use crossgate_config::model::ProxyStatus;
+use crossgate_message::field_sink::FieldSink;
+use crossgate_message::fields::HeaderFields;
+use crossgate_message::forwarded::Forwarding;
+use crossgate_message::head_flaw::HeadFlaw;
+use crossgate_message::hop_by_hop::{self, ClientFraming, ResponseHop};
+use crossgate_message::received_head::ReceivedHead;
+use crossgate_message::response_head::{self, ResponseHead};
+use crossgate_message::rewrite;
+use crossgate_message::upstream_request::UpstreamRequest;
+
+/// A request for the upstream of its route.
+pub(super) fn upstream_request<'a>(
+    received: &'a ReceivedHead<'a>,
+    request: &'a RequestState,
+    judged: &'a PolicyMatch<'a>,
+) -> UpstreamRequest<'a> {
+    let RequestState { peer, scheme, request_id, is_traced, .. } = request;
+    UpstreamRequest {
+        received,
+        forwarding: Forwarding { peer: *peer, scheme: *scheme, request_id, tenant: &judged.tenant.id },
+        is_traced: *is_traced,
+        host: judged.route.and_then(|route| route.upstream.host.as_ref()),
+    }
+}
+
+/// A response of an upstream, and the request that it answers.
+#[derive(Clone, Copy)]
+pub(super) struct UpstreamResponse<'a> {
+    pub(super) status: StatusCode,
+    pub(super) head: &'a RequestHead<'a>,
+    pub(super) request: &'a RequestState,
+    pub(super) judged: &'a PolicyMatch<'a>,
+}
+
+impl UpstreamResponse<'_> {
+    /// Whether it is the last response to its request.
+    fn is_final(&self) -> bool {
+        !self.status.is_informational() || self.status == StatusCode::SWITCHING_PROTOCOLS
+    }
+
+    /// Writes the fields for the client, without those that frame the body and without `Date`.
+    pub(super) fn write(&self, received: &ResponseHead<'_>, sink: &mut impl FieldSink) {
+        let fields = received.fields;
+        self.compare(fields);
+        let hop = ResponseHop::new(self.status, fields);
+        fields.for_each(|line| {
+            let name = line.name();
+            let is_written_later = response_head::is_framing_field(name) || name.eq_ignore_ascii_case(b"date");
+            if !is_written_later && !hop.drops(name) && !self.replaces(name) {
+                sink.received(line);
+            }
+        });
+        self.append(fields, sink);
+    }
+
+    /// Changes the fields of a head that Pingora has received.
+    ///
+    /// # Errors
+    /// Returns the flaw of a head that is refused.
+    pub(super) fn edit(&self, fields: &mut HeaderMap, client: Version) -> Result<ClientFraming, HeadFlaw> {
+        self.compare((&*fields).into());
+        let reframed = hop_by_hop::strip_response(self.status, fields, client)?;
+        rewrite::remove(fields, |name| self.replaces(name.as_str().as_bytes()));
+        let mut own = HeaderMap::new();
+        self.append((&*fields).into(), &mut own);
+        for (name, value) in &own {
+            fields.append(name, value.clone());
+        }
+        Ok(reframed)
+    }
+
+    /// Compares a policy that only reports with what the upstream says itself.
+    fn compare(&self, fields: HeaderFields<'_>) {
+        if self.is_final() && self.judged.action == RequestAction::Report {
+            report::compare(self.judged, fields, &self.head.known);
+        }
+    }
+
+    fn replaces(&self, name: &[u8]) -> bool {
+        respond::replaces(name, self.judged) || self.is_final() && respond::replaces_id(name, self.judged)
+    }
+
+    fn append(&self, received: HeaderFields<'_>, sink: &mut impl FieldSink) {
+        if self.is_final() && self.judged.action != RequestAction::Report {
+            let RequestState { request_id, .. } = self.request;
+            let names_itself = self.request.snapshot().settings.proxy_status == ProxyStatus::Sent;
+            respond::complete(received, self.judged, self.head, request_id, sink);
+            if names_itself {
+                crate::proxy_status::append_to_others(received, sink);
+            }
+        }
+    }
+}
