@@ -255,7 +255,8 @@ fn upstream_heads(criterion: &mut Criterion) {
                                 out.received(line);
                             }
                         });
-                        respond::complete(received, black_box(judged), black_box(&head), REQUEST_ID, out);
+                        let vary = received.has(&http::header::VARY).then_some(received);
+                        respond::complete(vary, black_box(judged), black_box(&head), REQUEST_ID, out);
                     },
                     BatchSize::SmallInput,
                 );

@@ -18,8 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::{proxy, respond};
 use crossgate_config::Mode;
 use crossgate_message::escape::EscapedBytes;
-use crossgate_message::fields::HeaderFields;
-use crossgate_message::forwarded::{self, ConnectionPeer};
+use crossgate_message::forwarded::{ConnectionPeer, RequestId};
 use crossgate_message::host::parse_authority;
 use crossgate_wire::exchange::EdgeAnswer;
 use crossgate_wire::lane::head;
@@ -176,7 +175,7 @@ pub fn explain(snapshot: &Snapshot, probe: &ExplainedRequest) -> Explanation {
 /// A trusted proxy's id is kept. A generated id has the length of the placeholder.
 fn request_id(head: &RequestHead<'_>, peer: ConnectionPeer) -> String {
     match head.known.request_id {
-        RequestField::One(_) if peer.is_trusted => forwarded::request_id(&head.known, peer),
+        RequestField::One(_) if peer.is_trusted => RequestId::of(&head.known, peer).to_string(),
         RequestField::One(_) | RequestField::Absent | RequestField::Many => REQUEST_ID.to_owned(),
     }
 }
@@ -290,7 +289,7 @@ impl ExplainedResponse {
             return response;
         }
         let mut fields = HeaderMap::new();
-        respond::complete(HeaderFields::Lines(&[]), judged, head, request_id, &mut fields);
+        respond::complete(None, judged, head, request_id, &mut fields);
         response.headers = rendered_headers(&fields);
         ExplainedResponse { removes: Some("access-control-"), ..response }
     }

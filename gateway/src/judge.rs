@@ -14,6 +14,7 @@ use crossgate_policy::{
 };
 use http::StatusCode;
 use http::header::ACCESS_CONTROL_REQUEST_HEADERS;
+use yoke::Yokeable;
 
 use crate::metrics::VerdictLabel;
 use crate::request_head::RequestHead;
@@ -28,6 +29,7 @@ use crossgate_message::host::{Authority, parse_authority};
 use crossgate_message::target::RequestTarget;
 
 /// The result of judging a request head.
+#[derive(Yokeable)]
 pub enum Judgement<'s> {
     /// No policy applies.
     Refused(RequestRefusal<'s>),

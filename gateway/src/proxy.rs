@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
-use http::{HeaderMap, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -52,8 +52,7 @@ use crate::upstream::{Failure, Wanted};
 use crate::verdicts::TenantRule;
 use crossgate_config::model::{BodyMax, Listener, Protocol};
 use crossgate_config::own_sockets;
-use crossgate_message::fields::HeaderFields;
-use crossgate_message::forwarded::{self, ConnectionPeer};
+use crossgate_message::forwarded::{self, ConnectionPeer, RequestId};
 use crossgate_message::head_flaw::HeadFlaw;
 use crossgate_message::hop_by_hop::ClientFraming;
 use crossgate_message::received_head::ReceivedHead;
@@ -135,10 +134,10 @@ impl Gateway {
         let timer = &self.metrics.decisions;
         let pinned =
             PinnedJudgement::new(snapshot, |snapshot| timer.time(|| judge::judge(snapshot, head, TenantRule::decide)));
-        context::note_origin(&self.metrics, pinned.borrow_dependent(), head.known.origin);
-        let request_id = forwarded::request_id(&head.known, peer);
-        let judgement = pinned.borrow_dependent();
-        context::note_denial(&self.metrics, pinned.borrow_owner().generation, judgement, head, &request_id);
+        context::note_origin(&self.metrics, pinned.judgement(), head.known.origin);
+        let request_id = RequestId::of(&head.known, peer);
+        let judgement = pinned.judgement();
+        context::note_denial(&self.metrics, pinned.snapshot().generation, judgement, head, &request_id);
         let is_traced = trace_context::trace_id(head.known.traceparent).is_some();
         RequestState { pinned, peer, scheme: head.scheme, request_id, is_traced, watch }
     }
@@ -309,7 +308,7 @@ impl ProxyHttp for Gateway {
             return Ok(false);
         };
         let limits = request.snapshot().settings.limits;
-        if !body_may_be_drained(head.headers, &limits) || self.is_draining() {
+        if !body_may_be_drained(&head.known, &limits) || self.is_draining() {
             session.set_keepalive(None);
         }
         let response = SentResponse::by_gateway(answer.status);
@@ -319,7 +318,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
-        refuse_loop((&session.req_header().headers).into(), context)?;
+        refuse_loop(&session.req_header().into(), context)?;
         if let AdmissionOutcome::Later(queue) = admission::enter(context) {
             // Boxed, so that requests which need not wait are no larger for it.
             Box::pin(admission::wait(session, context, queue)).await?;
@@ -357,7 +356,7 @@ impl ProxyHttp for Gateway {
             }
         };
         context.salvage = context.salvage.take().or(salvage);
-        context.begin_attempt(target);
+        context.begin_attempt(target, Instant::now());
         context.count_path(path);
         Ok(peer)
     }
@@ -481,7 +480,7 @@ impl ProxyHttp for Gateway {
             }
             return Ok(());
         }
-        let lasts = enter_response(&request.watch, judged, status, (&header.headers).into());
+        let lasts = enter_response(&request.watch, judged, status, content_type(header));
         note_final(context, status, lasts);
         let has_end = !is_http2 || client != Version::HTTP_10 || header.headers.contains_key(CONTENT_LENGTH);
         if reframed == ClientFraming::UntilClose || !has_end || self.is_draining() {
@@ -596,8 +595,8 @@ impl ProxyHttp for Gateway {
 }
 
 /// Refuses a request that has passed this gateway before.
-fn refuse_loop(fields: HeaderFields<'_>, context: &mut RequestContext) -> Result<()> {
-    if forwarded::is_loop(fields) {
+fn refuse_loop(received: &ReceivedHead<'_>, context: &mut RequestContext) -> Result<()> {
+    if received.known.has_cdn_loop && forwarded::is_loop(received.fields) {
         return Err(admission::refuse(context, UpstreamRefusal::Loop));
     }
     Ok(())
@@ -693,19 +692,23 @@ fn enter_response(
     watch: &ExchangeState,
     judged: &PolicyMatch<'_>,
     status: StatusCode,
-    fields: HeaderFields<'_>,
+    content_type: Option<&[u8]>,
 ) -> bool {
     let upgraded = status == StatusCode::SWITCHING_PROTOCOLS;
     let is_stream = |value: &[u8]| {
         let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
         essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
     };
-    let long = upgraded || fields.first(&CONTENT_TYPE).is_some_and(is_stream);
+    let long = upgraded || content_type.is_some_and(is_stream);
     if let (true, Some(route)) = (long, judged.route) {
         watch.set_idle(route.upstream.timeouts.upgraded_idle);
     }
     watch.enter(if upgraded { ExchangePhase::Upgraded } else { ExchangePhase::Streaming });
     long
+}
+
+fn content_type(header: &ResponseHeader) -> Option<&[u8]> {
+    header.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes)
 }
 
 /// The limit of the client's that an exchange hit, for the count of connections ended early; other

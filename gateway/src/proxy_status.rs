@@ -15,7 +15,7 @@ use crate::judge::PolicyMatch;
 use crate::metrics::{UpstreamError, UpstreamRefusal};
 use crate::request_head::RequestHead;
 use crossgate_message::field_sink::FieldSink;
-use crossgate_message::fields::{HeaderFields, NamedField};
+use crossgate_message::fields::NamedField;
 use crossgate_message::head_flaw::HeadFlaw;
 
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -212,12 +212,10 @@ fn of_upstream_error(status: StatusCode, reason: &str, fault: UpstreamFault<'_>)
     value(error, fault.error.map_or(reason, |error| error.as_str()))
 }
 
-/// Appends the gateway to the intermediaries of an upstream's answer, if the answer has the field
-/// (RFC 9209, section 2).
-pub fn append_to_others(received: HeaderFields<'_>, sink: &mut impl FieldSink) {
-    if received.has(&PROXY_STATUS) {
-        sink.own(&PROXY_STATUS, EditValue::Fixed(&HANDLED));
-    }
+/// Appends the gateway to the intermediaries of an upstream's answer that has the field (RFC 9209,
+/// section 2).
+pub fn append_to_others(sink: &mut impl FieldSink) {
+    sink.own(&PROXY_STATUS, EditValue::Fixed(&HANDLED));
 }
 
 /// The refused method or header of a preflight, cut to `TOKEN_LEN_MAX`. `None` if it is not a

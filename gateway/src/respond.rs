@@ -45,9 +45,6 @@ const DRAINING: &str = "draining";
 /// Room for the members that most policies add to `Vary`.
 const VARY_LEN_USUAL: usize = 64;
 
-/// No fields: an answer of the gateway's own has none before.
-const NO_FIELDS: HeaderFields<'static> = HeaderFields::Lines(&[]);
-
 /// Initial capacity for the fields of an answer.
 const FIELDS_USUAL: usize = 8;
 
@@ -76,7 +73,7 @@ pub fn answer(judgement: &Judgement<'_>, head: &RequestHead<'_>, context: Answer
         RequestAction::Forward | RequestAction::Report => None,
         RequestAction::AnswerPreflight => {
             let mut fields = HeaderMap::with_capacity(FIELDS_USUAL);
-            write_cors(NO_FIELDS, judged, head, &mut fields);
+            write_cors(None, judged, head, &mut fields);
             if context.proxy_status == ProxyStatus::Sent {
                 fields.insert(PROXY_STATUS, proxy_status::of_preflight(judged, head));
             }
@@ -93,7 +90,7 @@ pub fn answer(judgement: &Judgement<'_>, head: &RequestHead<'_>, context: Answer
 /// blocks the request.
 fn explained_refusal(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, context: AnswerContext<'_>) -> EdgeAnswer {
     let mut fields = HeaderMap::with_capacity(FIELDS_USUAL);
-    write_cors(NO_FIELDS, judged, head, &mut fields);
+    write_cors(None, judged, head, &mut fields);
     mark_refusal(&mut fields, proxy_status::of_preflight(judged, head), context);
     EdgeAnswer { status: StatusCode::NO_CONTENT, fields, body: Bytes::new() }
 }
@@ -114,9 +111,9 @@ pub fn error(
         }
     };
     if is_readable(status) && judged.verdict.kind != RequestKind::Preflight {
-        write_cors(NO_FIELDS, judged, head, &mut answer.fields);
+        write_cors(None, judged, head, &mut answer.fields);
     } else {
-        write_vary(NO_FIELDS, judged, &mut answer.fields);
+        write_vary(None, judged, &mut answer.fields);
     }
     finish(answer, head.method)
 }
@@ -197,16 +194,17 @@ fn denial_detail(judged: &PolicyMatch<'_>) -> &'static str {
     }
 }
 
-/// Completes an upstream's final response with `received` fields: appends CORS fields and the
-/// request's id. The caller leaves out what [`replaces`] and [`replaces_id`] name.
+/// Completes an upstream's final response: appends CORS fields and the request's id. `vary` has the
+/// received fields if `Vary` is among them. The caller leaves out what [`replaces`] and
+/// [`replaces_id`] name.
 pub fn complete(
-    received: HeaderFields<'_>,
+    vary: Option<HeaderFields<'_>>,
     judged: &PolicyMatch<'_>,
     head: &RequestHead<'_>,
     request_id: &str,
     sink: &mut impl FieldSink,
 ) {
-    write_cors(received, judged, head, sink);
+    write_cors(vary, judged, head, sink);
     sink.own(&X_REQUEST_ID, EditValue::Request(request_id.as_bytes()));
 }
 
@@ -223,7 +221,12 @@ pub fn replaces_id(name: &[u8], judged: &PolicyMatch<'_>) -> bool {
 
 /// Writes the CORS fields of a response: those of the verdict, and what `Vary` of the received
 /// fields lacks. In report mode nothing changes.
-fn write_cors(received: HeaderFields<'_>, judged: &PolicyMatch<'_>, head: &RequestHead<'_>, sink: &mut impl FieldSink) {
+fn write_cors(
+    vary: Option<HeaderFields<'_>>,
+    judged: &PolicyMatch<'_>,
+    head: &RequestHead<'_>,
+    sink: &mut impl FieldSink,
+) {
     if judged.action == RequestAction::Report {
         return;
     }
@@ -235,7 +238,7 @@ fn write_cors(received: HeaderFields<'_>, judged: &PolicyMatch<'_>, head: &Reque
             append(policy.edits(&judged.verdict, request), sink);
         }
     });
-    write_vary(received, judged, sink);
+    write_vary(vary, judged, sink);
 }
 
 fn append<'a>(edits: impl Iterator<Item = HeaderEdit<'a>>, sink: &mut impl FieldSink) {
@@ -262,17 +265,17 @@ pub fn strip_cors_trailers(trailers: &mut HeaderMap) {
     rewrite::remove(trailers, |name| is_cors_response_field(name.as_str()));
 }
 
-fn write_vary(received: HeaderFields<'_>, judged: &PolicyMatch<'_>, sink: &mut impl FieldSink) {
+fn write_vary(received: Option<HeaderFields<'_>>, judged: &PolicyMatch<'_>, sink: &mut impl FieldSink) {
     let Some(policy) = judged.policy() else { return };
     if judged.action == RequestAction::Report {
         return;
     }
-    if !received.has(&VARY) {
+    let Some(received) = received else {
         if let Some(value) = policy.vary_value(judged.verdict.kind) {
             sink.own(&VARY, value);
         }
         return;
-    }
+    };
     // The upstream's own `Vary` stays: members are added, never removed (RFC 9110, section 12.5.5).
     let lines: SmallVec<[&[u8]; 4]> = received.lines(&VARY).collect();
     let mut missing = SmallVec::<[u8; VARY_LEN_USUAL]>::new();

@@ -31,7 +31,6 @@ impl FieldSink for Vec<u8> {
 
 /// Appends a field line.
 pub fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-    out.reserve(name.len() + value.len() + ": \r\n".len());
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);

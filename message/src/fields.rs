@@ -53,6 +53,13 @@ impl<'a> FieldLine<'a> {
     }
 }
 
+/// Whether a name in any case is this one, which is in lower case. The first letter tells most
+/// names of one length apart.
+pub fn is_named(name: &[u8], lower: &str) -> bool {
+    let first = name.first().map(u8::to_ascii_lowercase);
+    name.len() == lower.len() && first == lower.bytes().next() && name.eq_ignore_ascii_case(lower.as_bytes())
+}
+
 /// The positions of the field lines in the bytes of a head, which outlive its parser and are used
 /// again for the next head.
 #[derive(Clone, Debug, Default)]
@@ -153,6 +160,8 @@ pub struct KnownHeaders<'a> {
     pub has_expect: bool,
     /// Whether the request has a `Cookie` or an `Authorization` field.
     pub has_credentials: bool,
+    /// Whether the request has passed gateways that say so in `CDN-Loop`.
+    pub has_cdn_loop: bool,
 }
 
 impl<'a> KnownHeaders<'a> {
@@ -172,6 +181,7 @@ impl<'a> KnownHeaders<'a> {
             transfer_encoding: RequestField::Absent,
             has_expect: false,
             has_credentials: false,
+            has_cdn_loop: false,
         };
         fields.for_each(|line| known.note(line.name(), line.value()));
         known
@@ -186,7 +196,7 @@ impl<'a> KnownHeaders<'a> {
     }
 
     fn note(&mut self, name: &[u8], line: &'a [u8]) {
-        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        let is = |other: &str| is_named(name, other);
         let field = match name.len() {
             4 if is("host") => &mut self.host,
             6 if is("origin") => &mut self.origin,
@@ -201,15 +211,11 @@ impl<'a> KnownHeaders<'a> {
             29 if is("access-control-request-method") => &mut self.requested_method,
             6 if is("cookie") => return self.has_credentials = true,
             6 if is("expect") => return self.has_expect = true,
+            8 if is("cdn-loop") => return self.has_cdn_loop = true,
             13 if is("authorization") => return self.has_credentials = true,
             _ => return,
         };
-        // A repeated field is kept as `Many`: two values of `Origin` or `Host` must not be reduced
-        // to one.
-        *field = match field {
-            RequestField::Absent => RequestField::One(line),
-            RequestField::One(_) | RequestField::Many => RequestField::Many,
-        };
+        *field = field.with_line(line);
     }
 }
 
@@ -269,7 +275,7 @@ impl FieldLines for NamedField<'_> {
 mod tests {
     use super::*;
 
-    const KNOWN: [&str; 14] = [
+    const KNOWN: [&str; 15] = [
         "Host",
         "Origin",
         "Access-Control-Request-Method",
@@ -284,6 +290,7 @@ mod tests {
         "Expect",
         "Cookie",
         "Authorization",
+        "CDN-Loop",
     ];
 
     /// The known fields that are present, by name. For a presence flag, the value is `there`.
@@ -304,6 +311,7 @@ mod tests {
             presence(known.has_expect),
             presence(known.has_credentials),
             presence(known.has_credentials),
+            presence(known.has_cdn_loop),
         ];
         KNOWN.into_iter().zip(fields).filter(|(_, field)| field.is_present()).collect()
     }

@@ -6,15 +6,17 @@
 //! configuration sets another.
 
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::OnceLock;
 
+use arrayvec::ArrayString;
 use crossgate_policy::{EditValue, RequestField, Scheme};
 use http::{HeaderName, HeaderValue, header};
 use smallvec::SmallVec;
 
 use crate::field_sink::FieldSink;
 use crate::fields::X_REQUEST_ID;
-use crate::fields::{HeaderFields, KnownHeaders};
+use crate::fields::{HeaderFields, KnownHeaders, is_named};
 
 pub const X_CROSSGATE_TENANT: HeaderName = HeaderName::from_static("x-crossgate-tenant");
 
@@ -77,23 +79,56 @@ pub fn client(headers: HeaderFields<'_>, peer: ConnectionPeer) -> Option<IpAddr>
     peer.is_trusted.then(named).flatten().or(peer.address)
 }
 
-/// The id of a request: the value of a trusted proxy, else a random one.
-pub fn request_id(known: &KnownHeaders<'_>, peer: ConnectionPeer) -> String {
-    match known.request_id {
-        RequestField::One(id) if peer.is_trusted && is_plain_id(id) => String::from_utf8_lossy(id).into_owned(),
-        RequestField::One(_) | RequestField::Many | RequestField::Absent => new_request_id(),
+/// The id of a request, a valid field value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestId {
+    /// 32 hexadecimal digits.
+    Random(ArrayString<32>),
+    /// The id that a trusted proxy sent.
+    Given(Box<str>),
+}
+
+impl RequestId {
+    /// The id that a trusted proxy sent, else a random one.
+    pub fn of(known: &KnownHeaders<'_>, peer: ConnectionPeer) -> Self {
+        match known.request_id {
+            RequestField::One(id) if peer.is_trusted && is_plain_id(id) => {
+                RequestId::Given(String::from_utf8_lossy(id).into())
+            }
+            RequestField::One(_) | RequestField::Many | RequestField::Absent => RequestId::random(),
+        }
+    }
+
+    pub fn random() -> Self {
+        let random = fastrand::u128(..);
+        let mut digits = [0; 32];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(random.to_le_bytes()) {
+            pair.copy_from_slice(&[hex(byte & 0xf), hex(byte >> 4)]);
+        }
+        RequestId::Random(ArrayString::from_byte_string(&digits).unwrap_or_default())
     }
 }
 
-/// Makes a random id of 32 hexadecimal digits.
-pub fn new_request_id() -> String {
-    let random = fastrand::u128(..);
-    let mut digits = [0; 32];
-    for (digit, at) in digits.iter_mut().zip(0..) {
-        let value = (random >> (4 * at)) as u8 & 0xf;
-        *digit = if value < 10 { b'0' + value } else { b'a' + value - 10 };
+fn hex(digit: u8) -> u8 {
+    if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }
+}
+
+/// For a request whose id no one asks for.
+impl Default for RequestId {
+    fn default() -> Self {
+        RequestId::Given(Box::default())
     }
-    std::str::from_utf8(&digits).unwrap_or_default().to_owned()
+}
+
+impl Deref for RequestId {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            RequestId::Random(digits) => digits,
+            RequestId::Given(id) => id,
+        }
+    }
 }
 
 /// Whether an id is safe to write into logs and fields.
@@ -117,7 +152,7 @@ pub fn is_claim(name: &[u8], peer: ConnectionPeer) -> bool {
 
 /// Whether the gateway writes this field itself, in place of the received one.
 pub(crate) fn is_replaced(name: &[u8]) -> bool {
-    let is = |other: &HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
+    let is = |other: &HeaderName| is_named(name, other.as_str());
     match name.len() {
         12 => is(&X_REQUEST_ID),
         15 => is(&X_FORWARDED_FOR),
@@ -143,10 +178,6 @@ fn own_name() -> &'static HeaderValue {
 /// Whether a request has passed this gateway before, or as many gateways of this kind as no network
 /// chains.
 pub fn is_loop(headers: HeaderFields<'_>) -> bool {
-    // Most requests have no `CDN-Loop` field.
-    if !headers.has(&CDN_LOOP) {
-        return false;
-    }
     let name = CDN_LOOP;
     let without_parameters =
         |element: &[u8]| element.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().to_vec();
@@ -225,7 +256,11 @@ fn push_address(text: &mut AddressChain, address: IpAddr) {
                 if at > 0 {
                     text.push(b'.');
                 }
-                text.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+                for (unit, at) in [(100, 0), (10, 1), (1, 2)] {
+                    if octet >= unit || at == 2 {
+                        text.push(b'0' + octet / unit % 10);
+                    }
+                }
             }
         }
         IpAddr::V6(address) => text.extend_from_slice(address.to_string().as_bytes()),
@@ -263,7 +298,7 @@ mod tests {
     fn written(fields: &[(&'static str, &'static str)], peer: ConnectionPeer) -> Vec<(String, String)> {
         let request = map(fields);
         let known = KnownHeaders::of((&request).into());
-        let (request_id, scheme) = (&*request_id(&known, peer), scheme(&known, peer));
+        let (request_id, scheme) = (&*RequestId::of(&known, peer), scheme(&known, peer));
         let mut sent = HeaderMap::new();
         HeaderFields::from(&request).for_each(|line| {
             if !is_claim(line.name(), peer) && !is_replaced(line.name()) {
@@ -381,10 +416,10 @@ mod tests {
     fn new_request_id_has_all_bits_of_the_random_number() {
         for seed in 0..20 {
             fastrand::seed(seed);
-            let id = new_request_id();
+            let id = RequestId::random();
             fastrand::seed(seed);
             let number = format!("{:032x}", fastrand::u128(..));
-            assert_eq!(id, number.chars().rev().collect::<String>());
+            assert_eq!(*id, *number.chars().rev().collect::<String>());
         }
     }
 
@@ -394,7 +429,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(X_REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).unwrap());
             let peer = ConnectionPeer { address: None, is_trusted: true };
-            assert_eq!(request_id(&KnownHeaders::of((&headers).into()), peer).len(), 32, "{id}");
+            assert_eq!(RequestId::of(&KnownHeaders::of((&headers).into()), peer).len(), 32, "{id}");
         }
     }
 }

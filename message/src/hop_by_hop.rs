@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_http::RequestHeader;
 
 use crate::content_length;
-use crate::fields::HeaderFields;
+use crate::fields::{HeaderFields, is_named};
 use crate::head_flaw::{HEAD_FIELDS_MAX, HEAD_LEN_MAX, HeadFlaw};
 use crate::rewrite;
 
@@ -102,7 +102,7 @@ fn accepts_trailers(request: &RequestHeader) -> bool {
 /// Whether a field of a request ends at this hop, whatever `Connection` lists: RFC 9110, section
 /// 7.6.1. The name may be in any case.
 pub(crate) fn ends_request_hop(name: &[u8]) -> bool {
-    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    let is = |other: &str| is_named(name, other);
     match name.len() {
         2 => is("te"),
         7 => is("trailer") || is("upgrade"),
@@ -123,7 +123,7 @@ pub(crate) fn is_listed(fields: HeaderFields<'_>, name: &[u8]) -> bool {
 
 /// Whether a server that reads `_` as `-` would confuse a name with that of a kept field.
 pub(crate) fn is_confusable(name: &[u8]) -> bool {
-    memchr::memchr2(b'_', b'.', name).is_some() && is_kept(name)
+    name.iter().any(|byte| matches!(byte, b'_' | b'.')) && is_kept(name)
 }
 
 /// Completes a WebSocket handshake to an upstream. Only `websocket` is forwarded, whatever other
@@ -233,14 +233,15 @@ pub struct ResponseHop<'a> {
 }
 
 impl<'a> ResponseHop<'a> {
-    pub fn new(status: StatusCode, fields: HeaderFields<'a>) -> Self {
-        let listing = fields.has(&header::CONNECTION).then_some(fields);
+    /// Of a response with these fields, `has_connection` if `Connection` is among them.
+    pub fn new(status: StatusCode, fields: HeaderFields<'a>, has_connection: bool) -> Self {
+        let listing = has_connection.then_some(fields);
         ResponseHop { listing, upgrades: status == StatusCode::SWITCHING_PROTOCOLS }
     }
 
     /// Whether a field ends here, `Trailer` included. The name may be in any case.
     pub fn drops(&self, name: &[u8]) -> bool {
-        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        let is = |other: &str| is_named(name, other);
         match name.len() {
             2 if is("te") => true,
             7 if is("trailer") => true,
@@ -258,7 +259,7 @@ impl<'a> ResponseHop<'a> {
 
 /// Removes the hop-by-hop fields of a response.
 fn strip_hop(status: StatusCode, fields: &mut HeaderMap) {
-    let hop = ResponseHop::new(status, HeaderFields::from(&*fields));
+    let hop = ResponseHop::new(status, HeaderFields::from(&*fields), fields.contains_key(header::CONNECTION));
     let names = rewrite::matching(fields, |name| hop.drops(name.as_str().as_bytes()));
     rewrite::remove_all(fields, names);
     if status == StatusCode::SWITCHING_PROTOCOLS {

@@ -11,7 +11,7 @@ use http::{Method, StatusCode, Version, header};
 
 use crate::content_length;
 use crate::field_sink::FieldSink;
-use crate::fields::HeaderFields;
+use crate::fields::{HeaderFields, RequestField, is_named};
 use crate::head_flaw::{HEAD_FIELDS_MAX, HEAD_LEN_MAX, HeadFlaw};
 use crate::hop_by_hop;
 
@@ -22,10 +22,14 @@ pub struct ResponseHead<'a> {
     /// HTTP/1.0 or HTTP/1.1.
     pub version: Version,
     pub fields: HeaderFields<'a>,
-    has_length: bool,
-    has_coding: bool,
-    has_connection: bool,
+    /// The first `Content-Type`.
+    pub content_type: Option<&'a [u8]>,
+    pub has_connection: bool,
+    pub has_vary: bool,
+    pub has_proxy_status: bool,
     has_keep_alive: bool,
+    length: RequestField<'a>,
+    coding: RequestField<'a>,
 }
 
 /// How the body of a response is delimited, RFC 9112, section 6.3.
@@ -75,24 +79,32 @@ impl<'a> ResponseHead<'a> {
             status,
             version,
             fields,
-            has_length: false,
-            has_coding: false,
+            content_type: None,
             has_connection: false,
+            has_vary: false,
+            has_proxy_status: false,
             has_keep_alive: false,
+            length: RequestField::Absent,
+            coding: RequestField::Absent,
         };
-        fields.for_each(|line| {
-            let is = |name: &str| line.name().eq_ignore_ascii_case(name.as_bytes());
-            match line.name().len() {
-                10 => {
-                    head.has_connection |= is("connection");
-                    head.has_keep_alive |= is("keep-alive");
-                }
-                14 => head.has_length |= is("content-length"),
-                17 => head.has_coding |= is("transfer-encoding"),
-                _ => {}
-            }
-        });
+        fields.for_each(|line| head.note(line.name(), line.value()));
         head
+    }
+
+    fn note(&mut self, name: &[u8], value: &'a [u8]) {
+        let is = |other: &str| is_named(name, other);
+        match name.len() {
+            4 => self.has_vary |= is("vary"),
+            10 => {
+                self.has_connection |= is("connection");
+                self.has_keep_alive |= is("keep-alive");
+            }
+            12 if is("content-type") => drop(self.content_type.get_or_insert(value)),
+            12 => self.has_proxy_status |= is("proxy-status"),
+            14 if is("content-length") => self.length = self.length.with_line(value),
+            17 if is("transfer-encoding") => self.coding = self.coding.with_line(value),
+            _ => {}
+        }
     }
 
     /// How the body of the response to a request with this method is delimited. A repeated
@@ -102,16 +114,14 @@ impl<'a> ResponseHead<'a> {
     /// Returns the flaw of a head whose recipients could find different ends of the body.
     pub fn framing(&self, request_method: &Method) -> Result<ResponseFraming, HeadFlaw> {
         // RFC 9112, section 6.3: the coding has priority.
-        let length = if self.has_coding || !self.has_length { None } else { Some(self.length()?) };
-        if self.has_coding {
-            self.check_coding()?;
-        }
+        let has_coding = self.has_coding()?;
+        let length = if has_coding { None } else { self.length()? };
         let has_no_body = self.status.is_informational()
             || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
             || request_method == Method::HEAD;
         let delimiter = match length {
             _ if has_no_body => BodyDelimiter::NoBody,
-            _ if self.has_coding => BodyDelimiter::Chunked,
+            _ if has_coding => BodyDelimiter::Chunked,
             Some(length) => BodyDelimiter::Length(length),
             None => BodyDelimiter::Close,
         };
@@ -125,37 +135,40 @@ impl<'a> ResponseHead<'a> {
         Ok(ResponseFraming { delimiter, length })
     }
 
-    fn check_coding(&self) -> Result<(), HeadFlaw> {
-        let mut codings = self.fields.lines(&header::TRANSFER_ENCODING);
-        match (codings.next(), codings.next()) {
-            (Some(_), Some(_)) => Err(HeadFlaw::DuplicateTransferEncoding),
+    fn has_coding(&self) -> Result<bool, HeadFlaw> {
+        match self.coding {
+            RequestField::Absent => Ok(false),
+            RequestField::Many => Err(HeadFlaw::DuplicateTransferEncoding),
             // Section 6.1: the framing of an HTTP/1.0 message with a coding is faulty.
-            (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") && self.version == Version::HTTP_11 => {
-                Ok(())
+            RequestField::One(coding)
+                if coding.eq_ignore_ascii_case(b"chunked") && self.version == Version::HTTP_11 =>
+            {
+                Ok(true)
             }
-            (Some(_), None) => Err(HeadFlaw::TransferCoding),
-            (None, _) => Ok(()),
+            RequestField::One(_) => Err(HeadFlaw::TransferCoding),
         }
     }
 
     /// RFC 9110, section 8.6: equal values are one value.
-    fn length(&self) -> Result<u64, HeadFlaw> {
-        let name = header::CONTENT_LENGTH;
-        let mut values = self.fields.elements(&name);
-        let first = values.next().unwrap_or_default();
-        if values.any(|value| value != first) {
-            return Err(HeadFlaw::ConflictingLengths);
+    fn length(&self) -> Result<Option<u64>, HeadFlaw> {
+        match self.length {
+            RequestField::Absent => Ok(None),
+            RequestField::One(length) if !length.contains(&b',') => number(length).map(Some),
+            RequestField::One(_) | RequestField::Many => {
+                let mut values = self.fields.elements(&header::CONTENT_LENGTH);
+                let first = values.next().unwrap_or_default();
+                if values.any(|value| value != first) {
+                    return Err(HeadFlaw::ConflictingLengths);
+                }
+                number(first).map(Some)
+            }
         }
-        let is_number = !first.is_empty() && first.iter().all(u8::is_ascii_digit);
-        let length = std::str::from_utf8(first).ok().filter(|_| is_number).and_then(|digits| digits.parse().ok());
-        length.filter(|length| *length <= content_length::MAX).ok_or(HeadFlaw::InvalidLength)
     }
 
     /// Whether the server keeps the connection after the response, RFC 9112, section 9.3.
     pub fn keeps_connection(&self) -> bool {
         // A server that announces a body of a 205 may send one.
-        let is_ambiguous =
-            self.status == StatusCode::RESET_CONTENT && self.fields.first(&header::CONTENT_LENGTH) != Some(b"0");
+        let is_ambiguous = self.status == StatusCode::RESET_CONTENT && self.length != RequestField::One(b"0");
         match (is_ambiguous, self.has_connection) {
             (true, _) => false,
             (false, false) => self.version != Version::HTTP_10,
@@ -167,6 +180,12 @@ impl<'a> ResponseHead<'a> {
     pub fn keep_alive_seconds(&self) -> Option<u64> {
         if self.has_keep_alive { hop_by_hop::keep_alive_seconds(self.fields) } else { None }
     }
+}
+
+fn number(value: &[u8]) -> Result<u64, HeadFlaw> {
+    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let length = std::str::from_utf8(value).ok().filter(|_| is_number).and_then(|digits| digits.parse().ok());
+    length.filter(|length| *length <= content_length::MAX).ok_or(HeadFlaw::InvalidLength)
 }
 
 impl ResponseFraming {
@@ -182,7 +201,7 @@ impl ResponseFraming {
 /// Whether the gateway frames the body of a response by this field itself. The name may be in any
 /// case.
 pub fn is_framing_field(name: &[u8]) -> bool {
-    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    let is = |other: &str| is_named(name, other);
     match name.len() {
         14 => is("content-length"),
         17 => is("transfer-encoding"),

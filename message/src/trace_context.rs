@@ -7,6 +7,8 @@
 
 use crossgate_policy::RequestField;
 
+use crate::fields::is_named;
+
 /// The length of version, trace id, parent id and flags with the dashes between them. Later
 /// versions may continue after another dash.
 const LEN: usize = 55;
@@ -29,7 +31,7 @@ pub fn trace_id(traceparent: RequestField<'_>) -> Option<&str> {
 
 /// Whether a field is part of the trace context. The name may be in any case.
 pub fn is_part(name: &[u8]) -> bool {
-    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    let is = |other: &str| is_named(name, other);
     match name.len() {
         10 => is("tracestate"),
         11 => is("traceparent"),

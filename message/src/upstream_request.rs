@@ -8,7 +8,7 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderValue};
 
 use crate::field_sink::FieldSink;
-use crate::fields::RequestField;
+use crate::fields::{RequestField, is_named};
 use crate::forwarded::{self, Forwarding};
 use crate::received_head::ReceivedHead;
 use crate::{hop_by_hop, rewrite, trace_context};
@@ -68,7 +68,7 @@ impl UpstreamRequest<'_> {
     }
 
     fn is_left_out(&self, name: &[u8]) -> bool {
-        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        let is = |other: &str| is_named(name, other);
         match name.len() {
             4 => self.host.is_some() && is("host"),
             6 => is("expect") && !self.received.expects_continue(),

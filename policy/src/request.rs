@@ -166,6 +166,16 @@ impl<'a> RequestField<'a> {
         }
     }
 
+    /// The field with one more line. Two lines are kept apart from one, whatever they say: two values
+    /// of `Origin` or `Host` must not be reduced to one.
+    #[must_use]
+    pub const fn with_line(self, line: &'a [u8]) -> Self {
+        match self {
+            Self::Absent => Self::One(line),
+            Self::One(_) | Self::Many => Self::Many,
+        }
+    }
+
     /// Whether the field is present, once or repeated.
     pub const fn is_present(&self) -> bool {
         !matches!(self, Self::Absent)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossgate_policy::{RequestField, Scheme};
-use self_cell::self_cell;
+use yoke::Yoke;
 
 use super::Salvage;
 use crate::counters::SentResponse;
@@ -22,7 +22,7 @@ use crate::registry::GatewayMetrics;
 use crate::request_head::RequestHead;
 use crate::servers::PickedServer;
 use crate::snapshot::{PinnedSnapshot, Snapshot};
-use crossgate_message::forwarded::ConnectionPeer;
+use crossgate_message::forwarded::{ConnectionPeer, RequestId};
 use crossgate_message::head_flaw::HeadFlaw;
 use crossgate_wire::exchange::state::ExchangeState;
 
@@ -31,6 +31,8 @@ use crossgate_wire::exchange::state::ExchangeState;
 pub struct RequestContext {
     /// When its head was complete.
     pub began: Option<Instant>,
+    /// When all of its answer was sent, where that is known.
+    pub ended: Option<Instant>,
     /// How long it took, where its answer lasts as long as the client wants: until the head of that
     /// answer.
     pub took_to_head: Option<Duration>,
@@ -78,12 +80,20 @@ pub struct AttemptTarget {
     pub server: PickedServer,
 }
 
-self_cell! {
-    /// A judgement, and the snapshot that it points into.
-    pub struct PinnedJudgement {
-        owner: Arc<PinnedSnapshot>,
-        #[covariant]
-        dependent: Judgement,
+/// A judgement, and the snapshot that it points into.
+pub struct PinnedJudgement(Yoke<Judgement<'static>, Arc<PinnedSnapshot>>);
+
+impl PinnedJudgement {
+    pub fn new(snapshot: Arc<PinnedSnapshot>, judge: impl for<'s> FnOnce(&'s PinnedSnapshot) -> Judgement<'s>) -> Self {
+        PinnedJudgement(Yoke::<Judgement<'static>, _>::attach_to_cart(snapshot, judge))
+    }
+
+    pub fn snapshot(&self) -> &Arc<PinnedSnapshot> {
+        self.0.backing_cart()
+    }
+
+    pub fn judgement(&self) -> &Judgement<'_> {
+        self.0.get()
     }
 }
 
@@ -96,7 +106,7 @@ pub struct RequestState {
     /// By which scheme, where that is known.
     pub scheme: Option<Scheme>,
     /// Its id.
-    pub request_id: String,
+    pub request_id: RequestId,
     /// Whether it belongs to a trace.
     pub is_traced: bool,
     /// What the connection knows.
@@ -106,12 +116,12 @@ pub struct RequestState {
 impl RequestState {
     /// The configuration.
     pub fn snapshot(&self) -> &Snapshot {
-        self.pinned.borrow_owner()
+        self.pinned.snapshot()
     }
 
     /// What to do.
     pub fn judgement(&self) -> &Judgement<'_> {
-        self.pinned.borrow_dependent()
+        self.pinned.judgement()
     }
 }
 
@@ -119,31 +129,32 @@ impl RequestContext {
     /// Sets what judging has found. From now on the request is in flight.
     pub fn begin(&mut self, request: RequestState) -> &RequestState {
         if !std::mem::replace(&mut self.is_active, true) {
-            request.pinned.borrow_owner().metrics().connections.traffic.begin_request();
+            request.pinned.snapshot().metrics().connections.traffic.begin_request();
         }
         self.request.insert(request)
     }
 
     /// Begins an attempt.
-    pub fn begin_attempt(&mut self, target: AttemptTarget) {
+    pub fn begin_attempt(&mut self, target: AttemptTarget, now: Instant) {
         (self.turn, self.server) = (Some(target.turn), Some(target.server));
         self.attempts += 1;
         // What an earlier attempt has sent is sent again.
         (self.body_len, self.upstream_flaw) = (0, None);
-        self.upstream_began.get_or_insert_with(Instant::now);
+        self.upstream_began.get_or_insert(now);
     }
 
     /// Counts the way of the request to its upstream, once for all attempts.
     pub fn count_path(&mut self, path: ExchangePath) {
         if let (false, Some(request)) = (self.is_path_counted, &self.request) {
             self.is_path_counted = true;
-            request.pinned.borrow_owner().metrics().connections.traffic.count_exchange(path);
+            request.pinned.snapshot().metrics().connections.traffic.count_exchange(path);
         }
     }
 
     /// How long the request has taken.
     pub fn took(&self) -> Duration {
-        self.began.map_or(Duration::ZERO, |began| began.elapsed())
+        let ended = || self.ended.unwrap_or_else(Instant::now);
+        self.began.map_or(Duration::ZERO, |began| ended().saturating_duration_since(began))
     }
 
     /// Why the upstream's answer cannot be passed on, as far as there is a reason.
@@ -159,7 +170,7 @@ impl RequestContext {
         }
         if let Some(request) = &self.request {
             let took = self.took_to_head.unwrap_or(took);
-            count(request.pinned.borrow_owner().metrics(), request.judgement(), response, took);
+            count(request.pinned.snapshot().metrics(), request.judgement(), response, took);
         }
     }
 }
@@ -244,7 +255,7 @@ impl Drop for RequestContext {
             self.count(self.response, self.took());
         }
         if let (true, Some(request)) = (self.is_active, &self.request) {
-            request.pinned.borrow_owner().metrics().connections.traffic.end_request();
+            request.pinned.snapshot().metrics().connections.traffic.end_request();
         }
     }
 }
@@ -310,7 +321,7 @@ tenants: [{ id: acme, hosts: [api.example], upstream: a, policy: spa }]
             pinned: PinnedJudgement::new(snapshot, |snapshot| judge::judge(snapshot, &head, TenantRule::decide)),
             peer,
             scheme: None,
-            request_id: String::new(),
+            request_id: RequestId::default(),
             is_traced: false,
             watch: Arc::new(ExchangeState::new(LIMITS, None, 0)),
         };

@@ -65,7 +65,7 @@ pub(super) fn begin(
         state.decline(Box::new(context));
         return ExchangeStart::Declined;
     }
-    let closes = !body_may_be_drained(head.headers, &limits);
+    let closes = !body_may_be_drained(&head.known, &limits);
     let upstream = DirectUpstream { gateway: Arc::clone(gateway), context, framing, is_connecting: false };
     match answer {
         Some(answer) => ExchangeStart::Answered { answer, closes, upstream },
@@ -107,11 +107,15 @@ impl UpstreamSide for DirectUpstream {
         may_decline: bool,
     ) -> Result<DirectConnection> {
         self.is_connecting = false;
-        refuse_loop(received.fields, &mut self.context)?;
+        refuse_loop(received, &mut self.context)?;
+        // The first attempt begins with the request, unless that has to wait.
+        let mut began = self.context.began.filter(|_| self.context.attempts == 0);
         if let AdmissionOutcome::Later(queue) = admission::enter(&mut self.context) {
             // Boxed, so that requests which need not wait are no larger for it.
             Box::pin(admission::wait_unwatched(&mut self.context, queue)).await?;
+            began = None;
         }
+        let now = began.unwrap_or_else(Instant::now);
         let target = self.gateway.next_server(&mut self.context)?;
         if head.is_empty() {
             #[cfg(test)]
@@ -125,7 +129,7 @@ impl UpstreamSide for DirectUpstream {
         let is_http1 = upstream.protocol == Protocol::Http1 || !may_decline;
         let wanted = Wanted { is_new: self.context.needs_new_connection, is_http1 };
         let is_http2 = !is_http1 && upstream.servers.is_http2(target.server);
-        self.context.begin_attempt(target);
+        self.context.begin_attempt(target, now);
         self.is_connecting = true;
         if is_http2 {
             return Err(Error::new(upstream::CHOSE_HTTP2).into_up());
@@ -134,7 +138,7 @@ impl UpstreamSide for DirectUpstream {
         let may_repeat = self.framing == UploadFraming::NoBody
             && received.method.is_idempotent()
             && super::has_attempts(&self.context);
-        let connected = connector.connect(target.server.address, wanted, may_repeat, time).await;
+        let connected = connector.connect(target.server.address, wanted, may_repeat, time, now.into()).await;
         if connected.as_ref().err().is_none_or(|error| *error.etype() != upstream::CHOSE_HTTP2) {
             self.context.count_path(ExchangePath::Direct);
         }
@@ -161,7 +165,7 @@ impl UpstreamSide for DirectUpstream {
         let status = head.status;
         UpstreamResponse { status, head: &view, request, judged }.write(head, sink);
         if !status.is_informational() {
-            let lasts = enter_response(&request.watch, judged, status, head.fields);
+            let lasts = enter_response(&request.watch, judged, status, head.content_type);
             note_final(&mut self.context, status, lasts);
         }
     }
@@ -199,7 +203,10 @@ impl UpstreamSide for DirectUpstream {
     }
 
     fn keep(&mut self, server: DirectConnection, reuse: ConnectionReuse) {
-        server.keep(reuse);
+        let now = Instant::now();
+        // The exchange ends here, but for its record.
+        self.context.ended = Some(now);
+        server.keep(reuse, now.into());
     }
 
     fn conclude(&mut self, received: &ReceivedHead<'_>, status: Option<StatusCode>, error: Option<&Error>) {

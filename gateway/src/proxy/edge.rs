@@ -2,7 +2,6 @@
 //! unread.
 
 use http::StatusCode;
-use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use pingora::Result;
 use pingora::proxy::Session;
 
@@ -12,7 +11,7 @@ use crate::respond::{self, AnswerContext};
 use crate::snapshot::Snapshot;
 use crossgate_config::Limits;
 use crossgate_config::model::BodyMax;
-use crossgate_message::fields::HeaderFields;
+use crossgate_message::fields::{KnownHeaders, RequestField};
 use crossgate_wire::exchange::EdgeAnswer;
 
 /// Writes an answer made here.
@@ -40,7 +39,7 @@ pub(crate) fn answer_at_edge(
     let answer = respond::answer(judgement, head, context);
     match judgement {
         Judgement::Judged(judged)
-            if answer.is_none() && declared_too_large(head.headers, snapshot.settings.limits.max_request_body) =>
+            if answer.is_none() && declared_too_large(&head.known, snapshot.settings.limits.max_request_body) =>
         {
             Some(respond::error(StatusCode::PAYLOAD_TOO_LARGE, judged, head, context))
         }
@@ -48,21 +47,25 @@ pub(crate) fn answer_at_edge(
     }
 }
 
-fn declared_len(headers: HeaderFields<'_>) -> Option<u64> {
-    std::str::from_utf8(headers.first(&CONTENT_LENGTH)?).ok()?.parse().ok()
+fn declared_len(known: &KnownHeaders<'_>) -> Option<u64> {
+    match known.content_length {
+        RequestField::One(length) => std::str::from_utf8(length).ok()?.parse().ok(),
+        // A repeated one was refused.
+        RequestField::Absent | RequestField::Many => None,
+    }
 }
 
-fn declared_too_large(headers: HeaderFields<'_>, max: BodyMax) -> bool {
+fn declared_too_large(known: &KnownHeaders<'_>, max: BodyMax) -> bool {
     match max {
         BodyMax::Unlimited => false,
-        BodyMax::Bytes(max) => declared_len(headers).is_some_and(|len| len > max),
+        BodyMax::Bytes(max) => declared_len(known).is_some_and(|len| len > max),
     }
 }
 
 /// Whether an unused body is small enough to be read to its end. A client that waits for
 /// `100 Continue` may never send it.
-pub(super) fn body_may_be_drained(headers: HeaderFields<'_>, limits: &Limits) -> bool {
-    let len = declared_len(headers).unwrap_or(0);
-    let opaque = headers.has(&TRANSFER_ENCODING) || headers.has(&EXPECT);
+pub(super) fn body_may_be_drained(known: &KnownHeaders<'_>, limits: &Limits) -> bool {
+    let len = declared_len(known).unwrap_or(0);
+    let opaque = known.transfer_encoding.is_present() || known.has_expect;
     !opaque && len <= limits.drain_bytes as u64
 }

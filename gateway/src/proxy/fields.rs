@@ -1,11 +1,13 @@
 //! The fields of requests and responses on their way through the gateway, by the same rules for
 //! both engines: the direct exchange writes new heads, Pingora's proxy has its own changed.
 
+use http::header::VARY;
 use http::{HeaderMap, StatusCode, Version};
 
 use super::context::RequestState;
 use super::report;
 use crate::judge::{PolicyMatch, RequestAction};
+use crate::proxy_status::{self, PROXY_STATUS};
 use crate::request_head::RequestHead;
 use crate::respond;
 use crossgate_config::model::ProxyStatus;
@@ -53,7 +55,7 @@ impl UpstreamResponse<'_> {
     pub(super) fn write(&self, received: &ResponseHead<'_>, sink: &mut impl FieldSink) {
         let fields = received.fields;
         self.compare(fields);
-        let hop = ResponseHop::new(self.status, fields);
+        let hop = ResponseHop::new(self.status, fields, received.has_connection);
         fields.for_each(|line| {
             let name = line.name();
             let is_written_later = response_head::is_framing_field(name) || name.eq_ignore_ascii_case(b"date");
@@ -61,7 +63,8 @@ impl UpstreamResponse<'_> {
                 sink.received(line);
             }
         });
-        self.append(fields, sink);
+        let present = PresentFields { vary: received.has_vary, proxy_status: received.has_proxy_status };
+        self.append(fields, present, sink);
     }
 
     /// Changes the fields of a head that Pingora has received.
@@ -73,7 +76,9 @@ impl UpstreamResponse<'_> {
         let reframed = hop_by_hop::strip_response(self.status, fields, client)?;
         rewrite::remove(fields, |name| self.replaces(name.as_str().as_bytes()));
         let mut own = HeaderMap::new();
-        self.append((&*fields).into(), &mut own);
+        let present =
+            PresentFields { vary: fields.contains_key(VARY), proxy_status: fields.contains_key(PROXY_STATUS) };
+        self.append((&*fields).into(), present, &mut own);
         for (name, value) in &own {
             fields.append(name, value.clone());
         }
@@ -91,14 +96,21 @@ impl UpstreamResponse<'_> {
         respond::replaces(name, self.judged) || self.is_final() && respond::replaces_id(name, self.judged)
     }
 
-    fn append(&self, received: HeaderFields<'_>, sink: &mut impl FieldSink) {
-        if self.is_final() && self.judged.action != RequestAction::Report {
-            let RequestState { request_id, .. } = self.request;
-            let names_itself = self.request.snapshot().settings.proxy_status == ProxyStatus::Sent;
-            respond::complete(received, self.judged, self.head, request_id, sink);
-            if names_itself {
-                crate::proxy_status::append_to_others(received, sink);
-            }
+    fn append(&self, received: HeaderFields<'_>, present: PresentFields, sink: &mut impl FieldSink) {
+        if !self.is_final() || self.judged.action == RequestAction::Report {
+            return;
+        }
+        let vary = present.vary.then_some(received);
+        respond::complete(vary, self.judged, self.head, &self.request.request_id, sink);
+        if present.proxy_status && self.request.snapshot().settings.proxy_status == ProxyStatus::Sent {
+            proxy_status::append_to_others(sink);
         }
     }
+}
+
+/// Which fields are in a response that the gateway adds to.
+#[derive(Clone, Copy)]
+struct PresentFields {
+    vary: bool,
+    proxy_status: bool,
 }

@@ -24,8 +24,7 @@ use crate::tenant::Route;
 use crate::verdicts::TenantRule;
 use crossgate_config::{Limits, Mode};
 use crossgate_message::fields::{HeaderFields, KnownHeaders};
-use crossgate_message::forwarded;
-use crossgate_message::forwarded::ConnectionPeer;
+use crossgate_message::forwarded::{ConnectionPeer, RequestId};
 use crossgate_message::health_path::HealthPath;
 use crossgate_message::received_head::ReceivedHead;
 use crossgate_wire::exchange::direct::{ExchangeStart, UploadFraming};
@@ -86,7 +85,7 @@ impl ExchangeHost for Gateway {
         // sockets over is well.
         let result = if self.metrics.draining.load(Relaxed) { CheckResult::Failed } else { CheckResult::Passed };
         self.metrics.connections.count_health_check(result);
-        let request_id = forwarded::new_request_id();
+        let request_id = RequestId::random();
         respond::health_check(result, method, self.answer_context(&request_id))
     }
 
@@ -196,9 +195,9 @@ impl Gateway {
     }
 
     /// Counts and logs a head that is refused; its id.
-    fn note_refusal(&self, refusal: &HeadRefusal, peer: Option<SocketAddr>, version: Option<Version>) -> String {
+    fn note_refusal(&self, refusal: &HeadRefusal, peer: Option<SocketAddr>, version: Option<Version>) -> RequestId {
         self.metrics.count_refused(refusal.status.as_u16());
-        let request_id = forwarded::new_request_id();
+        let request_id = RequestId::random();
         let client = peer.map(|peer| peer.ip());
         let snapshot = self.snapshot.load();
         let labels = DenialLabels { request_id: &request_id, generation: snapshot.generation };
@@ -246,7 +245,7 @@ fn answer_preflight(
     let is_logged = log_request::is_wanted(&snapshot, &judgement);
     // The answer to an allowed preflight does not contain it.
     let needs_id = is_logged || allowed_preflight(&judgement).is_none();
-    let request_id = if needs_id { forwarded::request_id(&head.known, peer) } else { String::new() };
+    let request_id = if needs_id { RequestId::of(&head.known, peer) } else { RequestId::default() };
     let proxy_status = snapshot.settings.proxy_status;
     let context = AnswerContext { request_id: &request_id, proxy_status, ..AnswerContext::default() };
     let status = make(&judgement, &head, context)?;

@@ -21,6 +21,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::follower::Follower;
 use super::idle::IdleConnections;
@@ -283,7 +284,7 @@ impl Drop for Connection {
         if is_kept {
             // The kernel is asked before it is used, whatever its last response was.
             let reuse = ConnectionReuse { keep_alive_s: self.progress.keep_alive_s(), may_have_surplus: true };
-            self.idle.put(self.server, io, self.keep, reuse);
+            self.idle.put(self.server, io, self.keep, reuse, Instant::now());
         } else if !self.is_shut && self.outbox.is_empty() {
             let _said_or_not = Pin::new(&mut io).poll_shutdown(&mut Context::from_waker(Waker::noop()));
         }

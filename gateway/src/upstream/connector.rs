@@ -20,7 +20,7 @@ use pingora::{Error, ErrorType, OrErr, Result};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::connection::Connection;
@@ -71,15 +71,17 @@ impl Connector {
     }
 
     /// A connection for a direct exchange. With `may_repeat` the request may be sent again, so that
-    /// a kept connection that has just ended does no harm.
+    /// a kept connection that has just ended does no harm. `now` is the present time, or shortly
+    /// before.
     pub(crate) async fn connect(
         self: &Arc<Self>,
         server: SocketAddr,
         wanted: Wanted,
         may_repeat: bool,
         time: Duration,
+        now: Instant,
     ) -> Result<DirectConnection> {
-        let kept = if wanted.is_new { None } else { self.idle.take(server, may_repeat) };
+        let kept = if wanted.is_new { None } else { self.idle.take(server, may_repeat, now) };
         if let Some(io) = kept {
             return Ok(DirectConnection::new(io, server, Arc::clone(self), true));
         }
@@ -91,8 +93,8 @@ impl Connector {
     }
 
     /// Keeps a connection whose request is over.
-    pub(super) fn keep(&self, server: SocketAddr, io: Io, reuse: ConnectionReuse) {
-        self.idle.put(server, io, self.keep_alive, reuse);
+    pub(super) fn keep(&self, server: SocketAddr, io: Io, reuse: ConnectionReuse, now: Instant) {
+        self.idle.put(server, io, self.keep_alive, reuse, now);
     }
 
     async fn open(&self, server: SocketAddr, wanted: Wanted) -> Result<Io> {
@@ -131,7 +133,7 @@ impl L4Connect for Attempt {
     async fn connect(&self, address: &PeerAddress) -> Result<Stream> {
         let Attempt { connector, wanted, progress } = self;
         let server = address.as_inet().ok_or_else(|| Error::explain(ErrorType::ConnectError, "not an IP address"))?;
-        let kept = if wanted.is_new { None } else { connector.idle.take(*server, false) };
+        let kept = if wanted.is_new { None } else { connector.idle.take(*server, false, Instant::now()) };
         let io = match kept {
             Some(io) => {
                 progress.set_reused();

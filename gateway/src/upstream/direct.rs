@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::connector::Connector;
 use super::io::Io;
@@ -28,9 +29,9 @@ impl DirectConnection {
     }
 
     /// Keeps the connection for another request.
-    pub(crate) fn keep(mut self, reuse: ConnectionReuse) {
+    pub(crate) fn keep(mut self, reuse: ConnectionReuse, now: Instant) {
         if let Some(io) = self.io.take() {
-            self.connector.keep(self.server, io, reuse);
+            self.connector.keep(self.server, io, reuse, now);
         }
     }
 

@@ -74,8 +74,7 @@ impl IdleConnections {
     /// know of an end yet, or of a late `408`. So the kernel is asked as well, unless the request
     /// `may_repeat`: it is sent again then. The kernel is always asked after a response without a
     /// body, because a body that a server sends nevertheless would be the next response.
-    pub(super) fn take(&self, server: SocketAddr, may_repeat: bool) -> Option<Io> {
-        let now = Instant::now();
+    pub(super) fn take(&self, server: SocketAddr, may_repeat: bool, now: Instant) -> Option<Io> {
         let own = thread_number::worker_number() % self.slots.len().max(1);
         for slot in self.slots.iter().cycle().skip(own).take(self.slots.len()) {
             let Some(mut connections) = slot.try_lock() else { continue };
@@ -91,11 +90,19 @@ impl IdleConnections {
         None
     }
 
-    /// Keeps a connection whose request is over, for `keep` or as long as the server keeps it.
-    pub(super) fn put(self: &Arc<Self>, server: SocketAddr, mut io: Io, keep: Duration, reuse: ConnectionReuse) {
+    /// Keeps a connection whose request is over, for `keep` or as long as the server keeps it. What
+    /// the server sends on it is found when it is taken, or by the next sweep.
+    pub(super) fn put(
+        self: &Arc<Self>,
+        server: SocketAddr,
+        io: Io,
+        keep: Duration,
+        reuse: ConnectionReuse,
+        now: Instant,
+    ) {
         let said = reuse.keep_alive_s.map(Duration::from_secs);
         let keep = said.map_or(keep, |said| keep.min(said.saturating_sub(SAFETY_MARGIN)));
-        if keep.is_zero() || !io.is_quiet() {
+        if keep.is_zero() {
             return;
         }
         let own = thread_number::worker_number() % self.slots.len().max(1);
@@ -108,7 +115,7 @@ impl IdleConnections {
             })
         });
         let Some(counted) = counted else { return };
-        let (expires_at, may_have_surplus) = (Instant::now() + keep, reuse.may_have_surplus);
+        let (expires_at, may_have_surplus) = (now + keep, reuse.may_have_surplus);
         connections.push(IdleConnection { server, io, expires_at, may_have_surplus, _counted: counted });
         drop(connections);
         self.sweep_later();

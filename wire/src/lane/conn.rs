@@ -254,6 +254,9 @@ impl RequestConnection {
 
     /// Reads and drops the rest of the body, as far as that comes in time.
     pub(super) async fn drain_body(&mut self) {
+        if !self.has_body_left() {
+            return;
+        }
         let time = self.watch().limits().drain_time;
         let drain = async {
             let mut chunk = [0; 2048];
