@@ -242,9 +242,7 @@ fn write_cors(
 }
 
 fn append<'a>(edits: impl Iterator<Item = HeaderEdit<'a>>, sink: &mut impl FieldSink) {
-    for HeaderEdit { name, value } in edits {
-        sink.own(&name, value);
-    }
+    edits.for_each(|HeaderEdit { name, value }| sink.own(&name, value));
 }
 
 /// Calls `then` with the part of the request that an answer may quote.

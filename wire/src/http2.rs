@@ -32,7 +32,6 @@ use pingora::apps::HttpServerApp;
 use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::date::get_cached_date;
 use pingora::server::ShutdownWatch;
 use tokio::time::{Instant, timeout};
 
@@ -46,7 +45,7 @@ use crate::exchange::timer::{StopSignal, Timer};
 use crate::exchange::unattended::run_attended;
 use crate::exchange::{
     ClientIdentity, EdgeAnswer, ExchangeHost, LaneLimits, OpenConnection, RequestEngine, ReusableConnection,
-    count_abandoned,
+    count_abandoned, with_date,
 };
 use crate::metrics::{ConnectionCounters, ConnectionsFull, EarlyClose, ExtraRequest, PanicPlace, PanicWatch};
 use crate::refusal::{HeadRefusal, NO_ROOM};
@@ -568,7 +567,7 @@ async fn send_body(stream: &mut SendStream<Bytes>, mut body: Bytes) {
 
 /// RFC 9110, section 6.6.1.
 fn date(fields: &mut HeaderMap<HeaderValue>) {
-    fields.insert(header::DATE, get_cached_date());
+    with_date(|date| fields.insert(header::DATE, date.clone()));
 }
 
 /// Counts a connection that ended by an error that `h2` found. Streams count a connection that just

@@ -5,9 +5,9 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use pingora::protocols::http::date::get_cached_date;
 
 use super::client::ConnectionPersistence;
+use super::date::with_date;
 use crossgate_message::field_sink::write_field;
 
 /// Which code serves requests.
@@ -60,7 +60,7 @@ pub fn begin_head(status: StatusCode, out: &mut Vec<u8>) {
 
 /// Appends `Date` (RFC 9110, section 6.6.1), `Connection`, and the empty line that ends the head.
 pub fn end_head(persistence: ConnectionPersistence, out: &mut Vec<u8>) {
-    write_field(b"date", get_cached_date().as_bytes(), out);
+    with_date(|date| write_field(b"date", date.as_bytes(), out));
     let connection: &[u8] = match persistence {
         ConnectionPersistence::KeepAlive => b"connection: keep-alive\r\n\r\n",
         ConnectionPersistence::Close => b"connection: close\r\n\r\n",

@@ -201,11 +201,12 @@ impl ExchangeState {
     pub fn begin_attempt(&self, head: Duration, idle: Duration) {
         self.head_ms.store(millis(head), Relaxed);
         self.set_idle(idle);
-        self.over_http2.store(false, Relaxed);
-        *self.progress.lock() = None;
-        *self.sent_before.lock() = None;
-        self.end.store(0, Relaxed);
-        self.attempt.fetch_add(1, Relaxed);
+        if self.attempt.fetch_add(1, Relaxed) > 0 {
+            self.over_http2.store(false, Relaxed);
+            *self.progress.lock() = None;
+            *self.sent_before.lock() = None;
+            self.end.store(0, Relaxed);
+        }
     }
 
     /// Marks the attempt as one over HTTP/1.1.

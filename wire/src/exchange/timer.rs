@@ -18,21 +18,29 @@ const LAST_CHANCE: Duration = Duration::from_millis(100);
 
 /// A timer that is reset only if it must be: to an earlier time, or when it fires too early.
 #[derive(Debug, Default)]
-pub struct Timer(Option<Pin<Box<Sleep>>>);
+pub struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// The task was registered after the last reset.
+    is_registered: bool,
+}
 
 impl Timer {
     /// Ready once `deadline` has passed.
     pub fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        let timer = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        } else if self.is_registered && !sleep.is_elapsed() {
+            return Poll::Pending;
         }
-        while timer.as_mut().poll(cx).is_ready() {
+        while sleep.as_mut().poll(cx).is_ready() {
             if Instant::now() >= deadline {
+                self.is_registered = false;
                 return Poll::Ready(());
             }
-            timer.as_mut().reset(deadline);
+            sleep.as_mut().reset(deadline);
         }
+        self.is_registered = true;
         Poll::Pending
     }
 }

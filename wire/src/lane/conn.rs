@@ -410,6 +410,9 @@ impl RequestConnection {
 
 impl Drop for RequestConnection {
     fn drop(&mut self) {
+        if self.io.is_none() {
+            return;
+        }
         let answer = self.watch().take_answer().filter(|_| !self.wrote);
         if self.resets
             && let Some(io) = self.io.take()
