@@ -14,6 +14,7 @@ OPS := target/ops
 # Must be the version of the library in Cargo.toml: runner and library share a protocol.
 GUNGRAUN := $(abspath $(or $(CARGO_TARGET_DIR),target)/tools/gungraun-0.20.0)
 COUNTS := $(or $(CARGO_TARGET_DIR),target)/instructions.json
+EXCHANGE_COUNTS := $(or $(CARGO_TARGET_DIR),target)/exchange-instructions.json
 # Further arguments for the measuring scripts, such as `BENCH_ARGS=--quick`, and for the checks of ops/.
 BENCH_ARGS :=
 # The commit in `crossgate --version`; without git only the version is shown.
@@ -133,16 +134,18 @@ bench-scale: build-tools ## Measures start, memory and reloads with many tenants
 	cargo build --release --locked --package crossgate
 	python3 benches/scale/run.py --crossgate $(RELEASE)/crossgate $(BENCH_ARGS)
 
-instructions: count-instructions ## Counts the instructions of decisions and compares them with their budgets
-	python3 benches/instructions/check.py $(COUNTS)
+instructions: count-instructions ## Counts the instructions of decisions and exchanges and compares them with their budgets
+	python3 benches/instructions/check.py $(COUNTS) $(EXCHANGE_COUNTS)
 
 instructions-budget: count-instructions ## Writes the current counts as the budgets of the rustc in use
-	python3 benches/instructions/check.py --write $(COUNTS)
+	python3 benches/instructions/check.py --write $(COUNTS) $(EXCHANGE_COUNTS)
 
 count-instructions: export GUNGRAUN_RUNNER := $(GUNGRAUN)/bin/gungraun-runner
 count-instructions: build-tools $(GUNGRAUN)/bin/gungraun-runner
 	@tools/install-missing.sh valgrind=valgrind python3=python3
 	cargo bench --locked --profile instructions --package crossgate-instructions -- --output-format=json --parallel=auto >$(COUNTS)
+	cargo build --locked --package crossgate
+	python3 benches/instructions/exchange.py $(CROSSGATE) $(EXCHANGE_COUNTS)
 
 # Unoptimised: it starts valgrind and reads what that wrote, and builds in half the time.
 $(GUNGRAUN)/bin/gungraun-runner: | build-tools

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Compares the instruction counts of decisions with the budgets of the rustc in use: check.py [--write] COUNTS.
+"""Compares the instruction counts of decisions and exchanges with the budgets of the rustc in use.
 
-COUNTS is the output of gungraun with `--output-format=json`: one line per bench. A budget is the count of one decision when it was
-written, so the check of growth needs no second build. Budgets belong to a version of rustc, because another version may compile the
-same code to more or fewer instructions.
+COUNTS is the output of gungraun with `--output-format=json`: one line per bench. EXCHANGES is what exchange.py wrote. A budget is the
+count of one decision or exchange when it was written, so the check of growth needs no second build. Budgets belong to a version of rustc,
+because another version may compile the same code to more or fewer instructions.
 """
 
 import argparse
@@ -26,6 +26,7 @@ INSTRUCTIONS, ATOMICS = "Ir", "Ge"
 def main():
     arguments = parse()
     counts, atomics = read(arguments.counts)
+    counts |= json.loads(arguments.exchanges.read_text())
     path = BUDGETS / budget_name()
     if arguments.write:
         write(path, counts)
@@ -36,8 +37,9 @@ def main():
 
 
 def parse():
-    parser = argparse.ArgumentParser(description="Compares the instruction counts of decisions with their budgets.")
+    parser = argparse.ArgumentParser(description="Compares the instruction counts of decisions and exchanges with their budgets.")
     parser.add_argument("counts", type=pathlib.Path, help="the output of gungraun with --output-format=json")
+    parser.add_argument("exchanges", type=pathlib.Path, help="the output of exchange.py")
     parser.add_argument("--write", action="store_true", help="write the counts as budgets of the rustc in use")
     return parser.parse_args()
 
@@ -96,7 +98,7 @@ def budget_faults(counts, budgets):
     """Prints the table of counts and returns its faults."""
     faults = []
     width = max(map(len, counts | budgets))
-    print(f"{'instructions per decision':{width}} {'budget':>9} {'count':>9} {'growth':>7}")
+    print(f"{'instructions of each':{width}} {'budget':>9} {'count':>9} {'growth':>7}")
     for bench, count in counts.items():
         budget = budgets.get(bench)
         if budget is None:

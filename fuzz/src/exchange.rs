@@ -184,6 +184,8 @@ impl Client {
 impl ExchangeClient for Client {
     type Sink = HeaderMap;
 
+    const PIECE_LEN_MAX: usize = 16 * 1024;
+
     fn poll_body(&mut self, _: &mut Context<'_>, take: &mut dyn FnMut(&[u8])) -> Poll<Result<BodyStep>> {
         if !self.is_ready() {
             return Poll::Pending;

@@ -2,9 +2,10 @@
 //!
 //! `write_cors` and, for the lane's bytes, [`write_preflight`] are the only functions that write
 //! `Access-Control-*` to a response head. Those of the upstream are left out by prefix
-//! ([`replaces`]), and what the policy engine renders for the verdict is appended. The gateway's own answers explain themselves
-//! in `application/problem+json` (RFC 9457) and in `Proxy-Status` (see [`proxy_status`]). They are
-//! never stored, and echo nothing of the request except its id and a refused method or header.
+//! ([`replaces`]), and what the policy engine renders for the verdict is appended. The gateway's
+//! own answers explain themselves in `application/problem+json` (RFC 9457) and in `Proxy-Status`
+//! (see [`proxy_status`]). They are never stored, and echo nothing of the request except its id and
+//! a refused method or header.
 
 use std::borrow::Cow;
 

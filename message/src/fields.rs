@@ -53,8 +53,8 @@ impl<'a> FieldLine<'a> {
     }
 }
 
-/// Whether a name in any case is this one, which is in lower case. The first letter tells most
-/// names of one length apart.
+/// Whether a name in any case is this one, which is in lower case. Most names of one length differ
+/// in their first letter.
 pub fn is_named(name: &[u8], lower: &str) -> bool {
     let first = name.first().map(u8::to_ascii_lowercase);
     name.len() == lower.len() && first == lower.bytes().next() && name.eq_ignore_ascii_case(lower.as_bytes())

@@ -186,7 +186,7 @@ pub fn is_loop(headers: HeaderFields<'_>) -> bool {
     gateways().any(|name| name == own_name().as_bytes()) || gateways().count() >= HOPS_MAX
 }
 
-/// What an upstream is told about a request.
+/// What the forwarding fields of a request say.
 #[derive(Clone, Copy, Debug)]
 pub struct Forwarding<'a> {
     pub peer: ConnectionPeer,

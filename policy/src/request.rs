@@ -166,8 +166,8 @@ impl<'a> RequestField<'a> {
         }
     }
 
-    /// The field with one more line. Two lines are kept apart from one, whatever they say: two values
-    /// of `Origin` or `Host` must not be reduced to one.
+    /// The field with one more line. Two lines are kept apart from one, whatever they say: two
+    /// values of `Origin` or `Host` must not be reduced to one.
     #[must_use]
     pub const fn with_line(self, line: &'a [u8]) -> Self {
         match self {

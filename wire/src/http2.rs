@@ -478,7 +478,8 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: ExchangeHost> H2Connection<'_,
         let (proxy, backstage) = (Arc::clone(self.behind.proxy), Arc::clone(self.behind.backstage));
         let (shutdown, guard) = (self.behind.shutdown.clone(), Arc::clone(&self.guard));
         let is_direct = self.behind.engine == RequestEngine::Direct;
-        tokio::spawn(async move {
+        // In a box: the runtime copies the whole task three times.
+        tokio::spawn(Box::pin(async move {
             let _panics = PanicWatch::new(PanicPlace::Proxy, |place| backstage.count_panic(place));
             let mut exchange = exchange;
             if is_direct && exchange_directly(&backstage, &mut exchange, &watch).await {
@@ -494,7 +495,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: ExchangeHost> H2Connection<'_,
                 backstage.count_unseen_refusal();
             }
             drop((running, room, guard));
-        });
+        }));
     }
 }
 

@@ -115,7 +115,7 @@ struct Reused {
 }
 
 /// Who has served a request.
-enum ServedBy {
+enum LaneOutcome {
     /// The direct exchange, after which the connection may carry more or not.
     Exchange(ConnectionPersistence),
     /// No one yet: the proxy serves it.
@@ -304,12 +304,12 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
             && let Some(received) = parsed.received(&bytes)
         {
             match self.exchange_directly(&mut conn, &received, framing, &watch, last).await {
-                ServedBy::Exchange(ConnectionPersistence::KeepAlive) => {
+                LaneOutcome::Exchange(ConnectionPersistence::KeepAlive) => {
                     conn.drain_body().await;
                     return conn.reclaim();
                 }
-                ServedBy::Exchange(ConnectionPersistence::Close) => return None,
-                ServedBy::Proxy => {}
+                LaneOutcome::Exchange(ConnectionPersistence::Close) => return None,
+                LaneOutcome::Proxy => {}
             }
         }
         let mut session = ServerSession::new_http1(Box::new(conn));
@@ -342,9 +342,9 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
         framing: UploadFraming,
         watch: &Arc<ExchangeState>,
         last: bool,
-    ) -> ServedBy {
+    ) -> LaneOutcome {
         let (answer, closes, mut upstream) = match self.backstage.begin(head, framing, watch) {
-            ExchangeStart::Declined => return ServedBy::Proxy,
+            ExchangeStart::Declined => return LaneOutcome::Proxy,
             ExchangeStart::Answered { answer, closes, upstream } => (Some(answer), closes, upstream),
             ExchangeStart::Direct(upstream) => (None, false, upstream),
         };
@@ -352,8 +352,8 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
         let mut client = LaneClient::new(connection, head, framing, is_last);
         let request = ExchangeRequest { head, framing, state: watch };
         match direct::run(&mut client, &request, &mut upstream, answer).await {
-            direct::ServedBy::Proxy => ServedBy::Proxy,
-            direct::ServedBy::Exchange => ServedBy::Exchange(client.persistence()),
+            direct::ServedBy::Proxy => LaneOutcome::Proxy,
+            direct::ServedBy::Exchange => LaneOutcome::Exchange(client.persistence()),
         }
     }
 

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 
-use super::{judged, upstream_of};
+use super::attempts::upstream_of;
+use super::judged;
 use crate::metrics::UpstreamRefusal;
 use crate::proxy::context::RequestContext;
 use crate::queue::UpstreamQueue;

@@ -8,13 +8,15 @@ use std::time::Instant;
 use http::StatusCode;
 use pingora::{Error, ErrorSource, Result};
 
-use super::admission::AdmissionOutcome;
-use super::context::RequestContext;
-use super::fields::{UpstreamResponse, upstream_request};
-use super::{
-    FailedAttempt, Gateway, admission, answer_at_edge, body_may_be_drained, count_body, enter_response, error_answer,
-    head_view, internal, judged, negotiated, note_final, refuse_loop, retries, retries_connecting,
+use super::admission::{self, AdmissionOutcome};
+use super::attempts::{
+    FailedAttempt, count_body, enter_response, error_answer, has_attempts, negotiated, note_final, refuse_loop,
+    retries, retries_connecting,
 };
+use super::context::RequestContext;
+use super::edge::{answer_at_edge, body_may_be_drained};
+use super::fields::{UpstreamResponse, upstream_request};
+use super::{Gateway, head_view, internal, judged};
 #[cfg(test)]
 use crate::fault;
 use crate::metrics::ExchangePath;
@@ -135,9 +137,8 @@ impl UpstreamSide for DirectUpstream {
             return Err(Error::new(upstream::CHOSE_HTTP2).into_up());
         }
         // A body may become too long to be sent again.
-        let may_repeat = self.framing == UploadFraming::NoBody
-            && received.method.is_idempotent()
-            && super::has_attempts(&self.context);
+        let may_repeat =
+            self.framing == UploadFraming::NoBody && received.method.is_idempotent() && has_attempts(&self.context);
         let connected = connector.connect(target.server.address, wanted, may_repeat, time, now.into()).await;
         if connected.as_ref().err().is_none_or(|error| *error.etype() != upstream::CHOSE_HTTP2) {
             self.context.count_path(ExchangePath::Direct);
@@ -154,7 +155,7 @@ impl UpstreamSide for DirectUpstream {
             && server.is_reused()
             && !head.keeps_connection()
             && received.method.is_idempotent()
-            && super::has_attempts(&self.context)
+            && has_attempts(&self.context)
     }
 
     fn respond(&mut self, received: &ReceivedHead<'_>, head: &ResponseHead<'_>, sink: &mut impl FieldSink) {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use http::StatusCode;
 use pingora::http::RequestHeader;
 
-use super::{head_view, judged, note_given_up};
+use super::attempts::note_given_up;
+use super::{head_view, judged};
 use crate::access_log::AccessLog;
 use crate::counters::SentResponse;
 use crate::log_request::{self, CompletedRequest, UpstreamOutcome};

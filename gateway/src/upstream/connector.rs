@@ -85,7 +85,8 @@ impl Connector {
         if let Some(io) = kept {
             return Ok(DirectConnection::new(io, server, Arc::clone(self), true));
         }
-        let opened = match timeout(time, self.open(server, wanted)).await {
+        // Boxed, so that an exchange with a kept connection has no room for a handshake.
+        let opened = match timeout(time, Box::pin(self.open(server, wanted))).await {
             Ok(opened) => opened.map_err(|error| error.into_up())?,
             Err(_) => return Err(Error::explain(ErrorType::ConnectTimedout, "the connect timeout").into_up()),
         };

@@ -2,20 +2,21 @@
 
 use std::cell::RefCell;
 
-/// The length of a piece of a response.
-const PIECE_LEN: usize = 16 * 1024;
+/// The longest piece: a body of 64 KiB comes in two.
+const PIECE_LEN_MAX: usize = 40 * 1024;
 /// The most buffers that a worker keeps, and the longest of them.
 const KEPT_MAX: usize = 16;
 const KEPT_LEN_MAX: usize = 4 * 1024;
 
 thread_local! {
-    static PIECE: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE_LEN].into());
+    static PIECE: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE_LEN_MAX].into());
     static KEPT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `with` with a buffer for one read whose bytes are used at once.
-pub(crate) fn with_piece<R>(with: impl FnOnce(&mut [u8]) -> R) -> R {
-    PIECE.with_borrow_mut(|piece| with(piece))
+/// Calls `with` with a buffer for one read whose bytes are used at once. It is no longer than
+/// `len_max`.
+pub(crate) fn with_piece<R>(len_max: usize, with: impl FnOnce(&mut [u8]) -> R) -> R {
+    PIECE.with_borrow_mut(|piece| with(piece.get_mut(..len_max.min(PIECE_LEN_MAX)).unwrap_or_default()))
 }
 
 /// Takes an empty buffer, with room for most heads if one was kept.

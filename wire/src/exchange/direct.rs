@@ -235,7 +235,7 @@ impl<C: ExchangeClient, U: UpstreamSide> RunningAttempt<'_, '_, C, U> {
     /// is sent in the meantime must not count as sent before the response. Returns the body once
     /// the final head was passed on.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<PassedHead>, Failed>> {
-        let received = with_piece(|piece| {
+        let received = with_piece(C::PIECE_LEN_MAX, |piece| {
             let len = ready!(poll_read(&mut self.server, cx, piece))?;
             Poll::Ready(Ok((len, self.take(cx, piece.get(..len).unwrap_or_default()))))
         });

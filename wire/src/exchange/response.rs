@@ -95,7 +95,7 @@ impl ResponseBody {
         server: &mut S,
         client: &mut C,
     ) -> Poll<Result<()>> {
-        let received = with_piece(|piece| {
+        let received = with_piece(C::PIECE_LEN_MAX, |piece| {
             let received = ready!(poll_read(server, cx, piece));
             Poll::Ready(received.map(|len| (len, self.take(cx, piece.get(..len).unwrap_or_default(), client))))
         });

@@ -18,6 +18,10 @@ pub trait ExchangeClient: Send {
     /// Takes the fields of a head.
     type Sink: FieldSink;
 
+    /// The longest piece of a response that it takes at once. It holds so much where its client
+    /// takes nothing.
+    const PIECE_LEN_MAX: usize;
+
     /// Gives the data of the request's body that has come to `take`.
     fn poll_body(&mut self, cx: &mut Context<'_>, take: &mut dyn FnMut(&[u8])) -> Poll<Result<BodyStep>>;
 

@@ -29,6 +29,7 @@ use crate::exchange::state::{ExchangeEnd, ExchangeState};
 use crate::exchange::timeouts::ExchangeTimeouts;
 use crate::exchange::timer::Timer;
 use crossgate_message::field_sink::SharedFieldMap;
+use crossgate_message::fields::X_REQUEST_ID;
 use crossgate_message::response_head::BodyDelimiter;
 
 mod session;
@@ -230,6 +231,10 @@ impl Exchange {
             return Ok(());
         }
         super::date(&mut parts.headers);
+        if let Some(id) = parts.headers.get_mut(&X_REQUEST_ID) {
+            // It never comes again: in the table of the compression it would only take room.
+            id.set_sensitive(true);
+        }
         let end = end || self.has_no_body(status, &parts.headers);
         let answer = self.respond.lock().send_response(Response::from_parts(parts, ()), end).map_err(unwritten)?;
         self.traffic.earn(0);
@@ -362,6 +367,8 @@ impl Exchange {
 
 impl ExchangeClient for Exchange {
     type Sink = SharedFieldMap;
+
+    const PIECE_LEN_MAX: usize = 16 * 1024;
 
     fn poll_body(&mut self, cx: &mut Context<'_>, take: &mut dyn FnMut(&[u8])) -> Poll<Result<BodyStep>> {
         Poll::Ready(match ready!(Exchange::poll_body(self, cx))? {

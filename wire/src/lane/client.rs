@@ -1,9 +1,9 @@
 //! The client of a direct exchange over HTTP/1.1.
 //!
-//! Head, data and end of a response are collected and written together. Only a long piece of a body
-//! of known length goes to the socket as it is.
+//! Head, data and end of a response are collected and written together. A long piece of a body goes
+//! to the socket as it is, in one write with what was collected before it.
 
-use std::io::{self, Write as _};
+use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -21,8 +21,10 @@ use crossgate_message::hop_by_hop;
 use crossgate_message::received_head::ReceivedHead;
 use crossgate_message::response_head::BodyDelimiter;
 
-/// A piece from this length on is not copied, if nothing is collected before it.
+/// A piece from this length on is written behind what is collected, and not copied.
 const DIRECT_PIECE_LEN: usize = 4 * 1024;
+/// The longest piece of an upload. A server that takes nothing leaves so much to be held.
+const UPLOAD_PIECE_LEN_MAX: usize = 16 * 1024;
 
 pub(super) struct LaneClient<'c> {
     connection: &'c mut RequestConnection,
@@ -81,10 +83,43 @@ impl<'c> LaneClient<'c> {
         &mut self.out
     }
 
-    fn try_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut *self.connection).poll_write(cx, bytes))?;
+    /// Writes what is collected and a piece behind it. Returns how much of the piece was written.
+    fn try_write(&mut self, cx: &mut Context<'_>, piece: &[u8]) -> Poll<io::Result<usize>> {
+        let collected = self.out.get(self.written..).unwrap_or_default();
+        let connection = Pin::new(&mut *self.connection);
+        let written = match collected.is_empty() {
+            true => ready!(connection.poll_write(cx, piece))?,
+            false => ready!(connection.poll_write_vectored(cx, &[IoSlice::new(collected), IoSlice::new(piece)]))?,
+        };
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        let of_collected = written.min(collected.len());
+        self.note_written(of_collected);
+        Poll::Ready(Ok(written - of_collected))
+    }
+
+    fn note_written(&mut self, len: usize) {
         self.needs_flush = true;
-        Poll::Ready(if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(written) })
+        self.written += len;
+        self.head_left = self.head_left.saturating_sub(len);
+        if self.written == self.out.len() {
+            self.out.clear();
+            self.written = 0;
+        }
+    }
+
+    /// Writes a long piece at once, as far as it goes, and collects the rest.
+    fn write_or_collect(&mut self, cx: &mut Context<'_>, mut piece: &[u8]) {
+        if piece.len() >= DIRECT_PIECE_LEN
+            // An error comes again with the next write.
+            && let Poll::Ready(Ok(len)) = self.try_write(cx, piece)
+        {
+            piece = piece.get(len..).unwrap_or_default();
+        }
+        if !piece.is_empty() {
+            self.out().extend_from_slice(piece);
+        }
     }
 
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -94,12 +129,9 @@ impl<'c> LaneClient<'c> {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.needs_flush = true;
-            self.written += written;
-            self.head_left = self.head_left.saturating_sub(written);
+            self.note_written(written);
         }
         give_buffer(std::mem::take(&mut self.out));
-        self.written = 0;
         if self.needs_flush {
             ready!(Pin::new(&mut *self.connection).poll_flush(cx))?;
             self.needs_flush = false;
@@ -109,25 +141,19 @@ impl<'c> LaneClient<'c> {
         }
         Poll::Ready(Ok(()))
     }
-
-    fn hold_chunk(&mut self, piece: &[u8]) {
-        let out = self.out();
-        // Writing to a vector does not fail.
-        let _written = write!(out, "{:x}\r\n", piece.len());
-        out.extend_from_slice(piece);
-        out.extend_from_slice(b"\r\n");
-    }
 }
 
 impl ExchangeClient for LaneClient<'_> {
     type Sink = Vec<u8>;
+
+    const PIECE_LEN_MAX: usize = 40 * 1024;
 
     fn poll_body(&mut self, cx: &mut Context<'_>, take: &mut dyn FnMut(&[u8])) -> Poll<Result<BodyStep>> {
         if !self.connection.has_body_left() {
             return Poll::Ready(Ok(BodyStep::End));
         }
         let (connection, decoder) = (&mut *self.connection, &mut self.decoder);
-        let len: Poll<Result<usize>> = with_piece(|piece| {
+        let len: Poll<Result<usize>> = with_piece(UPLOAD_PIECE_LEN_MAX, |piece| {
             let mut buf = ReadBuf::new(piece);
             ready!(Pin::new(connection).poll_read(cx, &mut buf)).map_err(overdue)?;
             give_data(decoder.as_mut(), buf.filled(), take);
@@ -183,19 +209,14 @@ impl ExchangeClient for LaneClient<'_> {
         Ok(())
     }
 
-    fn piece(&mut self, cx: &mut Context<'_>, mut piece: &[u8]) {
+    fn piece(&mut self, cx: &mut Context<'_>, piece: &[u8]) {
         if self.is_chunked {
-            return self.hold_chunk(piece);
+            // Writing to a vector does not fail.
+            let _written = write!(self.out(), "{:x}\r\n", piece.len());
         }
-        if self.out.is_empty()
-            && piece.len() >= DIRECT_PIECE_LEN
-            // An error comes again with the next write.
-            && let Poll::Ready(Ok(len)) = self.try_write(cx, piece)
-        {
-            piece = piece.get(len..).unwrap_or_default();
-        }
-        if !piece.is_empty() {
-            self.out().extend_from_slice(piece);
+        self.write_or_collect(cx, piece);
+        if self.is_chunked {
+            self.out().extend_from_slice(b"\r\n");
         }
     }
 
