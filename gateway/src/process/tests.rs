@@ -15,7 +15,9 @@ mod differential;
 mod exchanges;
 mod faults;
 mod harness;
+mod http1;
 mod lane;
+mod streams;
 
 const CONFIG: &str = r#"version: 1
 listeners: [{ address: "DATA" }]

@@ -67,7 +67,7 @@ fn start(policies: &Policies, name: &str, form: OriginForm, engine: RequestEngin
     let text = format!(
         "version: 1\nlisteners: [{{ address: \"127.0.0.1:0\" }}]\n{REST}policies:\n  it: {template}\ntenants: {tenants}\n"
     );
-    let script = script.as_deref().map(|source| ("origins.rhai", source));
+    let script = script.as_deref().map(|source| ("scripts/origins.rhai", source));
     Some(Gateway::start(&text, script.as_slice(), engine))
 }
 

@@ -41,12 +41,16 @@ const RULE: &str = r#"fn decide(req) {
 "#;
 
 fn start(engine: RequestEngine) -> Gateway {
-    Gateway::start(CONFIG, &[("header.rhai", RULE)], engine)
+    Gateway::start(CONFIG, &[("scripts/header.rhai", RULE)], engine)
 }
 
 /// The same for many requests on a connection.
 fn start_for_http2(engine: RequestEngine) -> Gateway {
-    Gateway::start(&CONFIG.replace("keepAliveRequests: 4", "keepAliveRequests: 1000"), &[("header.rhai", RULE)], engine)
+    Gateway::start(
+        &CONFIG.replace("keepAliveRequests: 4", "keepAliveRequests: 1000"),
+        &[("scripts/header.rhai", RULE)],
+        engine,
+    )
 }
 
 /// Longer than the limit of a field.

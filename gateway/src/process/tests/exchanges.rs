@@ -3,26 +3,27 @@
 //!
 //! For any request, and any response of the server in any pieces, both give the client the same
 //! status, fields and body, and the server the same request. Cases in which they differ on purpose
-//! are left out; they are listed in `docs/design/direct-exchange.md`.
+//! are left out; they are listed in `docs/design/direct-exchange.md`. Client and server speak clear
+//! text, or both TLS.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use bytes::Bytes;
-use crossgate_wire::exchange::chunked::ChunkedDecoder;
 use proptest::prelude::*;
 
 use super::harness::{Gateway, Sent};
+use super::http1::{Fields, find, head_len, parse_head, parse_request_head, read_body, read_until};
+use super::streams::{ByteStream, PATIENCE, Transport};
 use crate::process::*;
 
 const CONFIG: &str = r#"version: 1
-listeners: [{ address: "127.0.0.1:0" }]
+listeners: [{ address: "127.0.0.1:0"LISTENER_KEYS }]
 admin: { address: "127.0.0.1:0" }
 limits: { keepAliveRequests: 1000, drainTime: 1s, maxRequestBody: 60000B }
-upstreams: { a: { servers: ["UPSTREAM"], timeouts: { head: 5s } } }
+upstreams: { a: { servers: ["UPSTREAM"], timeouts: { head: 5s }UPSTREAM_KEYS } }
 policies:
   spa: { allowOrigins: ["https://app.test"], allowCredentials: true, exposeHeaders: [x-a], unmatchedRequests: Forward }
   strict: { allowOrigins: ["https://app.test"], unmatchedRequests: Reject }
@@ -49,10 +50,9 @@ struct Script {
 enum ServerEnd {
     Keep,
     Close,
+    /// Closes without `close_notify`. In clear text that is no difference.
+    Cut,
 }
-
-/// Fields by name, sorted.
-type Fields = BTreeMap<String, Vec<String>>;
 
 /// A request as the server got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,16 +69,20 @@ struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    fn start() -> Self {
+    fn start(transport: Transport) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, requests) = mpsc::channel();
         let script = Arc::new(Mutex::new(None));
         let shared = Arc::clone(&script);
         thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
+            for tcp in listener.incoming().map_while(Result::ok) {
                 let (script, sender) = (Arc::clone(&shared), sender.clone());
-                thread::spawn(move || serve(stream, &script, &sender));
+                thread::spawn(move || {
+                    if let Some(stream) = transport.accept(tcp) {
+                        serve(stream, &script, &sender);
+                    }
+                });
             }
         });
         ScriptedServer { address, script, requests }
@@ -93,12 +97,11 @@ impl ScriptedServer {
 }
 
 /// Serves one connection. What is no strictly valid request panics, and ends the connection.
-fn serve(mut stream: TcpStream, script: &Mutex<Option<Script>>, requests: &mpsc::Sender<ReceivedRequest>) {
+fn serve(mut stream: ByteStream, script: &Mutex<Option<Script>>, requests: &mpsc::Sender<ReceivedRequest>) {
     let mut bytes = Vec::new();
-    while let Some(head_len) = read_until(&mut stream, &mut bytes, |bytes| find(bytes, b"\r\n\r\n").map(|at| at + 4)) {
+    while let Some(head_len) = read_until(&mut stream, &mut bytes, head_len) {
         let Some(script) = script.lock().unwrap().clone() else { return };
-        let head = String::from_utf8(bytes.drain(..head_len).collect()).unwrap();
-        let (line, fields) = parse_head(&head);
+        let (line, fields) = parse_request_head(&bytes.drain(..head_len).collect::<Vec<u8>>());
         if fields.contains_key("expect") && script.continues {
             stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
         }
@@ -112,72 +115,14 @@ fn serve(mut stream: TcpStream, script: &Mutex<Option<Script>>, requests: &mpsc:
                 return;
             }
         }
-        if script.ends == ServerEnd::Close {
-            let _closed = stream.shutdown(Shutdown::Write);
-            let _read = stream.read_to_end(&mut Vec::new());
-            return;
+        match script.ends {
+            ServerEnd::Keep => continue,
+            ServerEnd::Close => stream.end(),
+            ServerEnd::Cut => stream.cut(),
         }
+        let _read = stream.read_to_end(&mut Vec::new());
+        return;
     }
-}
-
-fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    bytes.windows(text.len()).position(|window| window == text)
-}
-
-/// Reads until `len` finds a length, and returns it. `None` if the connection ends before.
-fn read_until(
-    stream: &mut TcpStream,
-    bytes: &mut Vec<u8>,
-    mut len: impl FnMut(&[u8]) -> Option<usize>,
-) -> Option<usize> {
-    loop {
-        if let Some(len) = len(bytes) {
-            return Some(len);
-        }
-        let mut chunk = [0; 8192];
-        match stream.read(&mut chunk) {
-            Ok(read @ 1..) => bytes.extend_from_slice(&chunk[..read]),
-            Ok(_) | Err(_) => return None,
-        }
-    }
-}
-
-fn parse_head(head: &str) -> (String, Fields) {
-    let mut lines = head.strip_suffix("\r\n\r\n").unwrap().split("\r\n");
-    let line = lines.next().unwrap().to_owned();
-    assert!(line.ends_with(" HTTP/1.1") && line.split(' ').count() == 3, "{line}");
-    let mut fields = Fields::new();
-    for field in lines {
-        let (name, value) = field.split_once(": ").unwrap();
-        assert!(!name.contains([' ', '\n']) && !value.contains(['\n', '\r']), "{field}");
-        fields.entry(name.to_ascii_lowercase()).or_default().push(value.to_owned());
-    }
-    (line, fields)
-}
-
-/// Reads the body that the fields announce. `None` if the connection ends before.
-fn read_body(stream: &mut TcpStream, bytes: &mut Vec<u8>, fields: &Fields) -> Option<Vec<u8>> {
-    if let Some(codings) = fields.get("transfer-encoding") {
-        assert!(codings.len() == 1 && codings[0].eq_ignore_ascii_case("chunked"), "{codings:?}");
-        assert!(!fields.contains_key("content-length"), "{fields:?}");
-        let len = read_until(stream, bytes, |bytes| chunked_len(bytes).map(|(len, _)| len))?;
-        let (_, data) = chunked_len(&bytes.drain(..len).collect::<Vec<u8>>()).unwrap();
-        return Some(data);
-    }
-    let length = fields.get("content-length").map_or(0, |length| length[0].parse().unwrap());
-    read_until(stream, bytes, |bytes| (bytes.len() >= length).then_some(length))?;
-    Some(bytes.drain(..length).collect())
-}
-
-/// The length of a chunked body, and its data. `None` if it is not complete.
-fn chunked_len(bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
-    let (mut decoder, mut data, mut at) = (ChunkedDecoder::new(), Vec::new(), 0);
-    while at < bytes.len() && !decoder.is_done() {
-        let (len, piece) = decoder.next_data(&bytes[at..]).unwrap();
-        data.extend_from_slice(piece);
-        at += len;
-    }
-    decoder.is_done().then_some((at, data))
 }
 
 /// Fields without what varies by time or chance, or by how the body is framed.
@@ -264,11 +209,9 @@ impl SentRequest {
     }
 }
 
-fn ask(gateway: &Gateway, request: &SentRequest) -> ReceivedResponse {
-    let mut stream = TcpStream::connect(gateway.data()).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let mut writer = stream.try_clone().unwrap();
+fn ask(gateway: &Gateway, transport: Transport, request: &SentRequest) -> ReceivedResponse {
+    let mut stream = transport.connect(gateway.data());
+    let mut writer = stream.clone();
     let pieces = request.pieces();
     let writing = thread::spawn(move || {
         for piece in pieces {
@@ -285,25 +228,20 @@ fn ask(gateway: &Gateway, request: &SentRequest) -> ReceivedResponse {
     response
 }
 
-fn read_response(stream: &mut TcpStream, method: &str) -> ReceivedResponse {
+fn read_response(stream: &mut ByteStream, method: &str) -> ReceivedResponse {
     let (mut bytes, mut interim) = (Vec::new(), Vec::new());
     loop {
-        let end = |bytes: &[u8]| find(bytes, b"\r\n\r\n").map(|at| at + 4);
-        let Some(head_len) = read_until(stream, &mut bytes, end) else { return ReceivedResponse::missing(interim) };
-        let head = String::from_utf8_lossy(&bytes.drain(..head_len).collect::<Vec<u8>>()).into_owned();
-        let mut lines = head.split("\r\n").filter(|line| !line.is_empty());
-        let status: u16 = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let Some(head_len) = read_until(stream, &mut bytes, head_len) else {
+            return ReceivedResponse::missing(interim);
+        };
+        let (line, fields) = parse_head(&bytes.drain(..head_len).collect::<Vec<u8>>());
+        let status: u16 = line.split(' ').nth(1).unwrap().parse().unwrap();
         if status < 200 {
             // Another attempt may bring them again; the exchange passes 100 on once.
             if !interim.contains(&status) {
                 interim.push(status);
             }
             continue;
-        }
-        let mut fields = Fields::new();
-        for line in lines {
-            let (name, value) = line.split_once(": ").unwrap();
-            fields.entry(name.to_ascii_lowercase()).or_default().push(value.to_owned());
         }
         let has_body = method != "HEAD" && !matches!(status, 204 | 304);
         let body = if has_body { read_client_body(stream, bytes, &fields) } else { Some(Vec::new()) };
@@ -329,7 +267,7 @@ fn without_id(body: Vec<u8>) -> Vec<u8> {
     }
 }
 
-fn read_client_body(stream: &mut TcpStream, mut bytes: Vec<u8>, fields: &Fields) -> Option<Vec<u8>> {
+fn read_client_body(stream: &mut ByteStream, mut bytes: Vec<u8>, fields: &Fields) -> Option<Vec<u8>> {
     if fields.contains_key("transfer-encoding") || fields.contains_key("content-length") {
         return read_body(stream, &mut bytes, fields);
     }
@@ -343,12 +281,10 @@ fn read_client_body(stream: &mut TcpStream, mut bytes: Vec<u8>, fields: &Fields)
     }
 }
 
-async fn ask_http2(gateway: &Gateway, request: &SentRequest) -> ReceivedResponse {
-    let socket = tokio::net::TcpStream::connect(gateway.data()).await.unwrap();
-    let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
-    let connection = tokio::spawn(connection);
-    let mut head =
-        http::Request::builder().method(request.method).uri(format!("http://{}{}", request.host, request.target));
+async fn ask_http2(gateway: &Gateway, transport: Transport, request: &SentRequest) -> ReceivedResponse {
+    let (mut client, connection) = transport.connect_http2(gateway.data()).await;
+    let uri = format!("{}://{}{}", transport.scheme(), request.host, request.target);
+    let mut head = http::Request::builder().method(request.method).uri(uri);
     for (name, value) in request.fields.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("connection")) {
         head = head.header(*name, *value);
     }
@@ -540,26 +476,35 @@ fn response() -> impl Strategy<Value = (Vec<u8>, ServerEnd)> {
     )
 }
 
-fn script() -> impl Strategy<Value = Script> {
+fn script(transport: Transport) -> impl Strategy<Value = Script> {
     let cuts = prop::collection::vec(any::<prop::sample::Index>(), 0..5);
-    (response(), cuts, prop::bool::weighted(0.8)).prop_map(|((bytes, ends), cuts, continues)| {
-        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
-        cuts.sort_unstable();
-        Script { continues, response: Sent { bytes, cuts, pause: Duration::from_micros(300) }, ends }
-    })
+    let may_cut = transport == Transport::Tls;
+    (response(), cuts, prop::bool::weighted(0.8), any::<bool>()).prop_map(
+        move |((bytes, ends), cuts, continues, cut)| {
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
+            cuts.sort_unstable();
+            let ends = if ends == ServerEnd::Close && may_cut && cut { ServerEnd::Cut } else { ends };
+            Script { continues, response: Sent { bytes, cuts, pause: Duration::from_micros(300) }, ends }
+        },
+    )
 }
 
 /// A gateway and its server.
 struct Engine {
+    transport: Transport,
     server: ScriptedServer,
     gateway: Gateway,
 }
 
 impl Engine {
-    fn start(engine: RequestEngine) -> Self {
-        let server = ScriptedServer::start();
-        let gateway = Gateway::start(&CONFIG.replace("UPSTREAM", &server.address.to_string()), &[], engine);
-        Engine { server, gateway }
+    fn start(engine: RequestEngine, transport: Transport) -> Self {
+        let server = ScriptedServer::start(transport);
+        let text = CONFIG
+            .replace("LISTENER_KEYS", transport.listener_keys())
+            .replace("UPSTREAM_KEYS", transport.upstream_keys())
+            .replace("UPSTREAM", &server.address.to_string());
+        let gateway = Gateway::start(&text, &transport.files(), engine);
+        Engine { transport, server, gateway }
     }
 
     fn run(
@@ -571,21 +516,31 @@ impl Engine {
         *self.server.script.lock().unwrap() = Some(script.clone());
         let response = match request.is_http2() {
             true => runtime.block_on(async {
-                let asked = tokio::time::timeout(Duration::from_secs(20), ask_http2(&self.gateway, request));
-                asked.await.expect("an answer in time")
+                let asked = ask_http2(&self.gateway, self.transport, request);
+                tokio::time::timeout(PATIENCE, asked).await.expect("an answer in time")
             }),
-            false => ask(&self.gateway, request),
+            false => ask(&self.gateway, self.transport, request),
         };
         (response, self.server.take_requests())
     }
 }
 
-#[test]
-fn exchange_and_proxy_give_equal_responses_and_requests() {
+/// Whether the body of this response lasts until the end of the connection to the client, and
+/// breaks off. The exchange ends it with a reset, so that it does not look complete.
+fn is_reset_by_the_exchange(request: &SentRequest, script: &Script) -> bool {
+    let bytes = &script.response.bytes;
+    let has_framing = ["Content-Length", "Transfer-Encoding"].iter().any(|name| find(bytes, name.as_bytes()).is_some());
+    let breaks_off = bytes.ends_with(b"zz\r\n") || script.ends == ServerEnd::Cut && !has_framing;
+    request.version == "HTTP/1.0" && breaks_off
+}
+
+/// Compares the engines by this many requests.
+fn compare(transport: Transport, cases: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (direct, proxy) = (Engine::start(RequestEngine::Direct), Engine::start(RequestEngine::Pingora));
+    let [direct, proxy] =
+        [RequestEngine::Direct, RequestEngine::Pingora].map(|engine| Engine::start(engine, transport));
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 400,
+        cases,
         max_shrink_iters: 0,
         ..ProptestConfig::default()
     });
@@ -603,12 +558,11 @@ fn exchange_and_proxy_give_equal_responses_and_requests() {
         response: Sent::at_once(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()),
         ends: ServerEnd::Keep,
     };
-    let outcome = runner.run(&(request(), script()), |(request, script)| {
-        // The exchange ends what looks complete to such a client with a reset.
-        if request.version == "HTTP/1.0" && script.response.bytes.ends_with(b"zz\r\n") {
+    let outcome = runner.run(&(request(), script(transport)), |(request, script)| {
+        if is_reset_by_the_exchange(&request, &script) {
             return Ok(());
         }
-        let what = format!("{request:?}\n{}", script.response.bytes.escape_ascii());
+        let what = format!("{request:?}\n{:?} {}", script.ends, script.response.bytes.escape_ascii());
         let [by_exchange, by_proxy] = [&direct, &proxy].map(|engine| engine.run(&runtime, &request, &script));
         prop_assert_eq!(by_exchange, by_proxy, "{}", what);
         // What is left of the connections serves another client well.
@@ -626,4 +580,14 @@ fn exchange_and_proxy_give_equal_responses_and_requests() {
         lines.sort_by_cached_key(ToString::to_string);
     }
     assert_eq!(direct, proxy);
+}
+
+#[test]
+fn exchange_and_proxy_give_equal_responses_and_requests() {
+    compare(Transport::Clear, 400);
+}
+
+#[test]
+fn exchange_and_proxy_give_equal_responses_and_requests_over_tls() {
+    compare(Transport::Tls, 200);
 }

@@ -31,14 +31,14 @@ impl Write for Log {
 }
 
 impl Gateway {
-    /// Starts a gateway with `scripts`, each a name and a source, in its directory `scripts`.
-    pub(super) fn start(text: &str, scripts: &[(&str, &str)], engine: RequestEngine) -> Self {
+    /// Starts a gateway with `files`, each a path and a text, in its directory.
+    pub(super) fn start(text: &str, files: &[(&str, &str)], engine: RequestEngine) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("crossgate.yaml");
         std::fs::write(&config, text).unwrap();
         std::fs::create_dir(dir.path().join("scripts")).unwrap();
-        for (name, source) in scripts {
-            std::fs::write(dir.path().join("scripts").join(name), source).unwrap();
+        for (path, text) in files {
+            std::fs::write(dir.path().join(path), text).unwrap();
         }
         let options = ProcessOptions { config, broken_tenants: BrokenTenants::Refuse, engine };
         let log = Log::default();
