@@ -18,6 +18,7 @@ mod harness;
 mod http1;
 mod lane;
 mod streams;
+mod traps;
 
 const CONFIG: &str = r#"version: 1
 listeners: [{ address: "DATA" }]

@@ -7,7 +7,7 @@
 //! text, or both TLS.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 
@@ -282,7 +282,7 @@ fn read_client_body(stream: &mut ByteStream, mut bytes: Vec<u8>, fields: &Fields
 }
 
 async fn ask_http2(gateway: &Gateway, transport: Transport, request: &SentRequest) -> ReceivedResponse {
-    let (mut client, connection) = transport.connect_http2(gateway.data()).await;
+    let (mut client, connection) = transport.handshake_http2(TcpStream::connect(gateway.data()).unwrap()).await;
     let uri = format!("{}://{}{}", transport.scheme(), request.host, request.target);
     let mut head = http::Request::builder().method(request.method).uri(uri);
     for (name, value) in request.fields.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("connection")) {

@@ -95,6 +95,13 @@ impl Gateway {
         }
     }
 
+    /// The sum of all series with this name.
+    pub(super) fn metric_sum(&self, name: &str) -> f64 {
+        let text = self.admin("/metrics");
+        let series = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        series.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+    }
+
     /// The number of requests in the ledger's report, and of requests whose origin was judged.
     pub(super) fn recorded(&self) -> (u64, u64) {
         let text = self.admin("/origins?limit=10000");
@@ -127,6 +134,16 @@ impl Gateway {
 }
 
 impl Gateway {
+    /// Begins to drain: connections end after their present response.
+    pub(super) fn drain(&self) {
+        self.process.control.drain();
+    }
+
+    /// Stops the gateway. Returns the number of connections that were cut off.
+    pub(super) fn stop(self, how: StopMode) -> u64 {
+        self.process.stop(how)
+    }
+
     /// Stops the gateway. Returns its log records in order, without fields that vary by time or
     /// chance.
     pub(super) fn logged(self) -> Vec<Value> {

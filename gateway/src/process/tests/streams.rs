@@ -11,6 +11,7 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -56,13 +57,19 @@ impl Transport {
 
     /// Connects to a gateway for HTTP/1.1.
     pub(super) fn connect(self, address: SocketAddr) -> ByteStream {
+        self.connect_with(address, &CERTIFICATE.http1_client)
+    }
+
+    /// Connects to a gateway for frames of HTTP/2.
+    pub(super) fn connect_for_frames(self, address: SocketAddr) -> ByteStream {
+        self.connect_with(address, &CERTIFICATE.http2_client)
+    }
+
+    fn connect_with(self, address: SocketAddr, config: &Arc<ClientConfig>) -> ByteStream {
         let tcp = TcpStream::connect(address).unwrap();
         let session = match self {
             Transport::Clear => None,
-            Transport::Tls => {
-                let config = Arc::clone(&CERTIFICATE.http1_client);
-                Some(ClientConnection::new(config, server_name()).unwrap().into())
-            }
+            Transport::Tls => Some(ClientConnection::new(Arc::clone(config), server_name()).unwrap().into()),
         };
         ByteStream::new(tcp, session).expect("a handshake")
     }
@@ -76,13 +83,14 @@ impl Transport {
         ByteStream::new(tcp, session).ok()
     }
 
-    /// Connects to a gateway for HTTP/2.
-    pub(super) async fn connect_http2(
+    /// Begins HTTP/2 on a connection to a gateway.
+    pub(super) async fn handshake_http2(
         self,
-        address: SocketAddr,
+        tcp: TcpStream,
     ) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
-        let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
         tcp.set_nodelay(true).unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        let tcp = tokio::net::TcpStream::from_std(tcp).unwrap();
         match self {
             Transport::Clear => handshake_http2(tcp).await,
             Transport::Tls => {
@@ -207,6 +215,25 @@ impl ByteStream {
     /// Ends the sending side without `close_notify`.
     pub(super) fn cut(&self) {
         let _ended_or_gone = self.tcp.shutdown(Shutdown::Write);
+    }
+
+    /// Asks the other side to change its keys: RFC 8446, section 4.6.3. Does nothing in clear
+    /// text.
+    pub(super) fn update_keys(&self) {
+        if let Some(tls) = &self.tls {
+            tls.send(&self.tcp, |session| session.refresh_traffic_keys().map_err(io::Error::other)).unwrap();
+        }
+    }
+
+    /// Ends the connection with a reset. There must be no clone.
+    pub(super) fn reset(self) {
+        SockRef::from(&*self.tcp).set_linger(Some(Duration::ZERO)).unwrap();
+        assert_eq!(Arc::strong_count(&self.tcp), 1, "a clone keeps the socket open");
+    }
+
+    /// The socket.
+    pub(super) fn tcp(&self) -> &TcpStream {
+        &self.tcp
     }
 }
 
