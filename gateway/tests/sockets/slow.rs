@@ -2,7 +2,7 @@
 //! nothing.
 //!
 //! They are closed at their deadlines, use little memory, and do not affect other clients. Each
-//! kind of client has a test, and all tests use `check`. The time limits are short, and the tests
+//! kind of client has a test, and most tests use `check`. The time limits are short, and the tests
 //! wait for them.
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
 
+use crate::support::http2_frames::{END_STREAM, WINDOW_UPDATE, frame, head};
 use crate::support::{
-    Authority, Connection, ConnectionEnd, Gateway, HOST, Issued, LARGE_LEN, ORIGIN, Process, ReadTiming,
-    RecordingUpstream, Sink, SlowClient, Tunnel, allow_open_files, assert_allowed, config, crowd, request,
-    tenant_config,
+    Authority, Connection, ConnectionEnd, Gateway, HOST, Issued, LARGE_LEN, ORIGIN, Outcome, PATIENCE, Process,
+    RawHttp2, ReadTiming, RecordingUpstream, Sink, SlowClient, Then, Tunnel, allow_open_files, assert_allowed, config,
+    config_with_tls, crowd, request, tenant_config, tenant_config_at,
 };
 
 const CLIENTS: usize = 2_000;
@@ -50,6 +51,8 @@ struct Case {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Listener {
     Plain,
+    /// TLS; the clients send their bytes without a handshake.
+    TlsWithoutHandshake,
     Tls,
 }
 
@@ -68,12 +71,14 @@ const IDLE: Case = Case { status: None, counted: cut("idle"), idle: "4s", ..REFU
 const NO_HANDSHAKE: Case = Case {
     status: None,
     counted: ("crossgate_tls_handshakes_total", ("result", "timeout")),
-    listener: Listener::Tls,
+    listener: Listener::TlsWithoutHandshake,
     ..REFUSED
 };
 /// One piece of 16 KiB, besides what a connection holds.
 const WRITE_STALL: Case =
     Case { status: None, counted: cut("write_stall"), clients: CLIENTS_NOT_READING, memory_max: 96 * KIB, ..REFUSED };
+/// The session, and records that the socket does not take.
+const WRITE_STALL_OVER_TLS: Case = Case { listener: Listener::Tls, memory_max: 128 * KIB, ..WRITE_STALL };
 
 const fn cut(reason: &'static str) -> (&'static str, (&'static str, &'static str)) {
     ("crossgate_connections_closed_early_total", ("reason", reason))
@@ -173,11 +178,100 @@ fn slow_handshakes_of_two_thousand_clients_are_closed() {
     );
 }
 
+/// Clients that read nothing. The stall begins when all buffers on the way are full, more than
+/// 100 MiB in total.
+fn reads_nothing() -> SlowClient {
+    let ends = Duration::from_secs(3)..Duration::from_secs(8);
+    SlowClient { burst: get("/large"), reads: ReadTiming::TooLate, ends, ..silent() }
+}
+
 #[test]
 fn two_hundred_clients_that_do_not_read_are_closed() {
-    // The stall begins when all buffers on the way are full, more than 100 MiB in total.
-    let ends = Duration::from_secs(3)..Duration::from_secs(8);
-    check(&SlowClient { burst: get("/large"), reads: ReadTiming::TooLate, ends, ..silent() }, &WRITE_STALL);
+    check(&reads_nothing(), &WRITE_STALL);
+}
+
+#[test]
+fn two_hundred_tls_clients_that_do_not_read_are_closed() {
+    check(&reads_nothing(), &WRITE_STALL_OVER_TLS);
+}
+
+#[test]
+fn hundred_unread_streams_of_an_http2_connection_take_8_mib() {
+    const CONNECTIONS: u32 = 3;
+    const STREAMS: u32 = 100;
+    let sink = Sink::start();
+    let limits = LIMITS.replace("IDLE", "30s");
+    let gateway = Gateway::start(&config(&format!("{}{limits}", tenant_config_at(sink.address, ""))), &[]);
+    run_usual_round(gateway.data);
+    let before = gateway.process.memory("VmRSS");
+    let fields =
+        [(":method", "GET"), (":scheme", "http"), (":authority", HOST), (":path", "/large"), ("origin", ORIGIN)];
+    let open = |_| {
+        // Windows of 1 MiB for each stream, and of 100 MiB for all: the socket is full before.
+        let mut raw = RawHttp2::open(gateway.data, &[0, 4, 0, 0x10, 0, 0]);
+        assert!(raw.send(&frame(WINDOW_UPDATE, 0, 0, &(100_u32 << 20).to_be_bytes())));
+        for nth in 0..STREAMS {
+            assert!(raw.send(&head(nth * 2 + 1, &fields, END_STREAM)));
+        }
+        raw
+    };
+    let _unread: Vec<RawHttp2> = (0..CONNECTIONS).map(open).collect();
+    let (mut most, mut active) = (before, 0.0_f64);
+    let deadline = Instant::now() + PATIENCE;
+    while gateway.metric("crossgate_connections_closed_early_total", &[("reason", "write_stall")]) == 0.0 {
+        assert!(Instant::now() < deadline, "the connections are not closed");
+        active = active.max(gateway.metric("crossgate_requests_active", &[]));
+        most = most.max(gateway.process.memory("VmRSS"));
+    }
+    let each = (most - before) / u64::from(CONNECTIONS);
+    println!("{each} bytes a connection, {active} streams");
+    assert_eq!(active, f64::from(CONNECTIONS * STREAMS), "not all streams were unread at the same time");
+    assert!(each < 8 << 20, "{each} bytes per connection");
+}
+
+#[test]
+fn large_response_heads_leave_no_memory_with_idle_clients() {
+    const CLIENTS: usize = 200;
+    let upstream = RecordingUpstream::start(|exchange| {
+        let fields: String = (0..60).map(|nth| format!("x-{nth}: {}\r\n", "v".repeat(1_000))).collect();
+        exchange.write(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 5\r\n\r\nhello").as_bytes());
+        Then::KeepAlive
+    });
+    let (authority, issued) = tls();
+    let text = config_with_tls(&format!("{}accessLog: {{ level: Off }}\n", tenant_config(&upstream, "")));
+    let gateway = Gateway::start(&text, &issued.files());
+    let [plain, secure] = gateway.data_listeners()[..] else { panic!("two listeners") };
+    let tunnel = Tunnel::to(secure, HOST, &authority);
+    let fields = [(":method", "GET"), (":scheme", "http"), (":authority", HOST), (":path", "/"), ("origin", ORIGIN)];
+    let ask = |address: SocketAddr| {
+        let mut connection = Connection::open(address);
+        assert_eq!(connection.exchange(&get("/")).unwrap().text(), "hello");
+        connection
+    };
+    let ask_http2 = || {
+        let mut raw = RawHttp2::open(plain, &[]);
+        assert!(raw.send(&head(1, &fields, END_STREAM)));
+        assert_eq!((raw.outcome(1), &*raw.body(1)), (Outcome::Answered(200), &b"hello"[..]));
+        raw
+    };
+    // What is needed once.
+    let _warm = [ask(plain), ask(tunnel.address)];
+    let _warm_http2 = ask_http2();
+    let mut before = gateway.process.memory("VmRSS");
+    let mut check = |what: &str, memory_max: u64| {
+        let after = gateway.process.memory("VmRSS");
+        let each = after.saturating_sub(before) / CLIENTS as u64;
+        println!("{what}: {each} bytes a connection");
+        assert!(each < memory_max, "{what}: {each} bytes per connection");
+        before = after;
+    };
+    let _plain: Vec<_> = (0..CLIENTS).map(|_| ask(plain)).collect();
+    check("HTTP/1.1", 32 * KIB);
+    let _tls: Vec<_> = (0..CLIENTS).map(|_| ask(tunnel.address)).collect();
+    check("TLS", 48 * KIB);
+    let _http2: Vec<_> = (0..CLIENTS).map(|_| ask_http2()).collect();
+    // `h2` keeps a buffer for frames.
+    check("HTTP/2", 96 * KIB);
 }
 
 fn check(client: &SlowClient, case: &Case) {
@@ -194,9 +288,10 @@ fn check(client: &SlowClient, case: &Case) {
     let text = config(&format!("{text}{limits}")).replace("admin:", &format!("{listener}admin:"));
     let gateway = Gateway::start(&text, &[("it.crt", &issued.certificate), ("it.key", &issued.key)]);
     let [plain, secure] = gateway.data_listeners()[..] else { panic!("two listeners") };
-    let listener_address = match case.listener {
-        Listener::Plain => plain,
-        Listener::Tls => secure,
+    let (listener_address, tls) = match case.listener {
+        Listener::Plain => (plain, None),
+        Listener::TlsWithoutHandshake => (secure, None),
+        Listener::Tls => (secure, Some(authority.usual_client())),
     };
     let tunnel = Tunnel::to(secure, HOST, &authority);
     let usual = || [plain, tunnel.address].into_iter().for_each(run_usual_round);
@@ -205,7 +300,7 @@ fn check(client: &SlowClient, case: &Case) {
     let before = gateway.process.memory("VmRSS");
     let (mut most, mut all_were_slow) = (before, false);
     let (ends, rounds) = with_usual_rounds(usual, || {
-        crowd(listener_address, case.clients, client, |all_are_slow| {
+        crowd(listener_address, tls, case.clients, client, |all_are_slow| {
             most = most.max(gateway.process.memory("VmRSS"));
             all_were_slow |= all_are_slow;
         })

@@ -4,20 +4,27 @@
 //! result has the time until the close and the bytes that the client received. A client closes its
 //! connection only after its expected end.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+use tokio_rustls::TlsConnector;
+
+use super::site::HOST;
 
 /// The interval between two calls of the observer.
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(50);
@@ -56,21 +63,29 @@ pub(crate) struct ConnectionEnd {
     pub(crate) received: Vec<u8>,
 }
 
-/// Runs `clients` clients of one kind until their connections have ended. Calls `observe` at each
-/// interval with whether all of them are in their slow phase.
+/// Runs `clients` clients of one kind until their connections have ended. With `tls` they shake
+/// hands first. Calls `observe` at each interval with whether all of them are in their slow phase.
 pub(crate) fn crowd(
     address: SocketAddr,
+    tls: Option<Arc<ClientConfig>>,
     clients: usize,
     kind: &SlowClient,
     mut observe: impl FnMut(bool),
 ) -> Vec<ConnectionEnd> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (kind, slow) = (Arc::new(kind.clone()), Arc::new(AtomicUsize::new(0)));
+    let tls = tls.map(TlsConnector::from);
     runtime.block_on(async {
         let (mut running, all) = (JoinSet::new(), Arc::new(Barrier::new(clients)));
         for _ in 0..clients {
-            let (kind, slow, all) = (Arc::clone(&kind), Arc::clone(&slow), Arc::clone(&all));
-            running.spawn(async move { kind.run(address, &all, &slow).await });
+            let (kind, slow, all, tls) = (Arc::clone(&kind), Arc::clone(&slow), Arc::clone(&all), tls.clone());
+            running.spawn(async move {
+                let began = Instant::now();
+                let stream = connect(address).await;
+                let Some(tls) = tls else { return kind.run(stream, began, &all, &slow).await };
+                let stream = tls.connect(ServerName::try_from(HOST).unwrap(), stream).await.expect("a handshake");
+                kind.run(stream, began, &all, &slow).await
+            });
         }
         let (mut ends, mut ticks) = (Vec::with_capacity(clients), interval(OBSERVE_INTERVAL));
         while ends.len() < clients {
@@ -83,23 +98,33 @@ pub(crate) fn crowd(
     })
 }
 
+/// A connection, with or without TLS.
+trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for S {}
+
 impl SlowClient {
-    async fn run(&self, address: SocketAddr, all: &Barrier, slow: &AtomicUsize) -> ConnectionEnd {
-        let mut began = Instant::now();
-        let mut stream = connect(address).await;
+    async fn run(
+        &self,
+        mut stream: impl ByteStream,
+        mut began: Instant,
+        all: &Barrier,
+        slow: &AtomicUsize,
+    ) -> ConnectionEnd {
         if !self.answered.is_empty() {
             await_first_answer(&mut stream, &self.answered).await;
             all.wait().await;
             began = Instant::now();
         }
         stream.write_all(&self.burst).await.expect("sent");
+        stream.flush().await.expect("sent");
         slow.fetch_add(1, SeqCst);
         let received = self.dribble(&mut stream, began).await;
         ConnectionEnd { after: began.elapsed(), received }
     }
 
     /// Sends byte after byte until the connection ends. Returns the bytes received in that time.
-    async fn dribble(&self, stream: &mut TcpStream, began: Instant) -> Vec<u8> {
+    async fn dribble(&self, stream: &mut impl ByteStream, began: Instant) -> Vec<u8> {
         let mut received = Vec::new();
         let mut bytes = self.dribble.iter().cycle();
         let mut seconds = interval(Duration::from_secs(1));
@@ -114,8 +139,7 @@ impl SlowClient {
                     }
                 }
                 _ = seconds.tick() => if let Some(byte) = bytes.next() {
-                    // The read branch detects the end of the connection.
-                    let _ = stream.try_write(&[*byte]);
+                    try_write(stream, *byte).await;
                 },
                 () = &mut too_late => break,
             }
@@ -142,8 +166,14 @@ async fn connect(address: SocketAddr) -> TcpStream {
     socket.connect(address).await.expect("connect")
 }
 
-async fn await_first_answer(stream: &mut TcpStream, request: &[u8]) {
+/// Writes a byte if there is room. A read detects the end of the connection.
+async fn try_write(stream: &mut impl ByteStream, byte: u8) {
+    let _written_or_full = poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_write(cx, &[byte]))).await;
+}
+
+async fn await_first_answer(stream: &mut impl ByteStream, request: &[u8]) {
     stream.write_all(request).await.expect("sent");
+    stream.flush().await.expect("sent");
     let mut answer = Vec::new();
     let is_whole = |answer: &[u8]| {
         let is_bodiless = answer.starts_with(b"HTTP/1.1 204 ") && answer.ends_with(b"\r\n\r\n");
