@@ -185,7 +185,7 @@ const SLOW_RULE: &str = r#"fn decide(req) {
 
 /// The status of a first response on a connection to the server, and the method of the next
 /// request.
-const IN_SUCCESSION: [(u16, &str); 3] = [(204, "GET"), (200, "POST"), (200, "PATCH")];
+const IN_SUCCESSION: [(u16, &str); 4] = [(204, "GET"), (200, "POST"), (200, "PATCH"), (200, "GET")];
 
 #[test]
 fn what_the_kernel_has_before_a_request_is_no_response_to_it() {
