@@ -136,10 +136,7 @@ impl UpstreamSide for DirectUpstream {
         if is_http2 {
             return Err(Error::new(upstream::CHOSE_HTTP2).into_up());
         }
-        // A body may become too long to be sent again.
-        let may_repeat =
-            self.framing == UploadFraming::NoBody && received.method.is_idempotent() && has_attempts(&self.context);
-        let connected = connector.connect(target.server.address, wanted, may_repeat, time, now.into()).await;
+        let connected = connector.connect(target.server.address, wanted, time, now.into()).await;
         if connected.as_ref().err().is_none_or(|error| *error.etype() != upstream::CHOSE_HTTP2) {
             self.context.count_path(ExchangePath::Direct);
         }

@@ -282,8 +282,7 @@ impl Drop for Connection {
         let is_kept = self.may_be_kept();
         let Some(mut io) = self.io.take() else { return };
         if is_kept {
-            // The kernel is asked before it is used, whatever its last response was.
-            let reuse = ConnectionReuse { keep_alive_s: self.progress.keep_alive_s(), may_have_surplus: true };
+            let reuse = ConnectionReuse { keep_alive_s: self.progress.keep_alive_s() };
             self.idle.put(self.server, io, self.keep, reuse, Instant::now());
         } else if !self.is_shut && self.outbox.is_empty() {
             let _said_or_not = Pin::new(&mut io).poll_shutdown(&mut Context::from_waker(Waker::noop()));

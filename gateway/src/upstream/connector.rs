@@ -70,18 +70,15 @@ impl Connector {
         Connector { tls, keep_alive, idle: Arc::new(IdleConnections::new()) }
     }
 
-    /// A connection for a direct exchange. With `may_repeat` the request may be sent again, so that
-    /// a kept connection that has just ended does no harm. `now` is the present time, or shortly
-    /// before.
+    /// A connection for a direct exchange. `now` is the present time, or shortly before.
     pub(crate) async fn connect(
         self: &Arc<Self>,
         server: SocketAddr,
         wanted: Wanted,
-        may_repeat: bool,
         time: Duration,
         now: Instant,
     ) -> Result<DirectConnection> {
-        let kept = if wanted.is_new { None } else { self.idle.take(server, may_repeat, now) };
+        let kept = if wanted.is_new { None } else { self.idle.take(server, now) };
         if let Some(io) = kept {
             return Ok(DirectConnection::new(io, server, Arc::clone(self), true));
         }
@@ -134,7 +131,7 @@ impl L4Connect for Attempt {
     async fn connect(&self, address: &PeerAddress) -> Result<Stream> {
         let Attempt { connector, wanted, progress } = self;
         let server = address.as_inet().ok_or_else(|| Error::explain(ErrorType::ConnectError, "not an IP address"))?;
-        let kept = if wanted.is_new { None } else { connector.idle.take(*server, false, Instant::now()) };
+        let kept = if wanted.is_new { None } else { connector.idle.take(*server, Instant::now()) };
         let io = match kept {
             Some(io) => {
                 progress.set_reused();

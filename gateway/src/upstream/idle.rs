@@ -39,7 +39,6 @@ struct IdleConnection {
     server: SocketAddr,
     io: Io,
     expires_at: Instant,
-    may_have_surplus: bool,
     _counted: Counted,
 }
 
@@ -70,19 +69,16 @@ impl IdleConnections {
         IdleConnections { slots: (0..workers).map(|_| Mutex::default()).collect(), is_swept: AtomicBool::new(false) }
     }
 
-    /// A connection to this server that was used last and is still good. The event loop may not
-    /// know of an end yet, or of a late `408`. So the kernel is asked as well, unless the request
-    /// `may_repeat`: it is sent again then. The kernel is always asked after a response without a
-    /// body, because a body that a server sends nevertheless would be the next response.
-    pub(super) fn take(&self, server: SocketAddr, may_repeat: bool, now: Instant) -> Option<Io> {
+    /// A connection to this server that was used last and is still good. The kernel is asked as
+    /// well: the event loop may not know yet of an end, of a late `408`, or of bytes that a server
+    /// has sent behind its last response, which would be the next response.
+    pub(super) fn take(&self, server: SocketAddr, now: Instant) -> Option<Io> {
         let own = thread_number::worker_number() % self.slots.len().max(1);
         for slot in self.slots.iter().cycle().skip(own).take(self.slots.len()) {
             let Some(mut connections) = slot.try_lock() else { continue };
             while let Some(at) = connections.iter().rposition(|kept| kept.server == server) {
                 let mut kept = connections.remove(at);
-                let is_good = kept.expires_at > now && kept.io.is_quiet();
-                let asks_kernel = !may_repeat || kept.may_have_surplus;
-                if is_good && (!asks_kernel || kept.io.is_quiet_in_kernel()) {
+                if kept.expires_at > now && kept.io.is_quiet_in_kernel() {
                     return Some(kept.io);
                 }
             }
@@ -115,8 +111,7 @@ impl IdleConnections {
             })
         });
         let Some(counted) = counted else { return };
-        let (expires_at, may_have_surplus) = (now + keep, reuse.may_have_surplus);
-        connections.push(IdleConnection { server, io, expires_at, may_have_surplus, _counted: counted });
+        connections.push(IdleConnection { server, io, expires_at: now + keep, _counted: counted });
         drop(connections);
         self.sweep_later();
     }

@@ -40,8 +40,12 @@ impl Io {
         std::pin::pin!(unconstrained(read)).poll(&mut context).is_pending()
     }
 
-    /// The same by asking the kernel, which knows of an end before the event loop has heard of it.
-    pub(super) fn is_quiet_in_kernel(&self) -> bool {
+    /// The same by asking the kernel too, which knows of an end, and of bytes, before the event loop
+    /// has heard of them.
+    pub(super) fn is_quiet_in_kernel(&mut self) -> bool {
+        if matches!(self, Io::Tls(_)) && !self.is_quiet() {
+            return false;
+        }
         let peeked = recv(self.tcp(), &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         peeked.is_err_and(|error| error == rustix::io::Errno::WOULDBLOCK)
     }

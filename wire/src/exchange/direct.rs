@@ -348,10 +348,8 @@ impl<C: ExchangeClient, U: UpstreamSide> RunningAttempt<'_, '_, C, U> {
         })?;
         let mut body = ResponseBody::new(delimiter);
         body.take(cx, rest, *client)?;
-        let reuse = (may_keep && delimiter != BodyDelimiter::Close).then(|| ConnectionReuse {
-            keep_alive_s: head.keep_alive_seconds(),
-            may_have_surplus: delimiter == BodyDelimiter::NoBody,
-        });
+        let reuse = (may_keep && delimiter != BodyDelimiter::Close)
+            .then(|| ConnectionReuse { keep_alive_s: head.keep_alive_seconds() });
         Ok(PassedHead { body, reuse })
     }
 

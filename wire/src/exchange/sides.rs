@@ -128,8 +128,6 @@ pub trait UpstreamSide: Send {
 pub struct ConnectionReuse {
     /// How long the server keeps it, if it said so.
     pub keep_alive_s: Option<u64>,
-    /// Its last response had no body. A server that sends one nevertheless may send it late.
-    pub may_have_surplus: bool,
 }
 
 /// How an exchange begins, as the gateway has judged it.
