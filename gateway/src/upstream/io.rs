@@ -40,8 +40,8 @@ impl Io {
         std::pin::pin!(unconstrained(read)).poll(&mut context).is_pending()
     }
 
-    /// The same by asking the kernel too, which knows of an end, and of bytes, before the event loop
-    /// has heard of them.
+    /// The same by asking the kernel too, which knows of an end, and of bytes, before the event
+    /// loop has heard of them.
     pub(super) fn is_quiet_in_kernel(&mut self) -> bool {
         if matches!(self, Io::Tls(_)) && !self.is_quiet() {
             return false;
