@@ -485,6 +485,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: ExchangeHost> H2Connection<'_,
             if is_direct && exchange_directly(&backstage, &mut exchange, &watch).await {
                 return drop((running, room, guard));
             }
+            exchange.set_probe();
             let session = ServerSession::new_custom(Box::new(exchange));
             if let Err(why) = run_attended(proxy.process_new_http(session, &shutdown), &watch).await {
                 count_abandoned(backstage.as_ref(), why, &watch);

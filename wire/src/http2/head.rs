@@ -20,7 +20,6 @@ use crate::exchange::HeadLimits;
 use crate::exchange::state::ExchangeState;
 use crate::refusal::{FRAMING, HOST, HeadRefusal, METHOD, TOO_LARGE};
 use crossgate_message::content_length;
-use crossgate_message::fields::KnownHeaders;
 
 const MALFORMED: HeadRefusal = HeadRefusal {
     status: StatusCode::BAD_REQUEST,
@@ -49,7 +48,8 @@ pub(super) fn accept(mut parts: Parts, limits: &HeadLimits) -> Result<RequestHea
     if parts.headers.values().any(|value| value.as_bytes().trim_ascii().len() != value.len()) {
         return Err(MALFORMED);
     }
-    match KnownHeaders::of((&parts.headers).into()).content_length {
+    let lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
+    match RequestField::from_lines(lengths) {
         RequestField::Absent => {}
         RequestField::One(length) => drop(content_length::parse(length).ok_or(FRAMING)?),
         RequestField::Many => return Err(FRAMING),

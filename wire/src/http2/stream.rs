@@ -48,6 +48,8 @@ pub(super) struct Exchange {
     /// Once the answer's head is sent.
     answer: Option<SendStream<Bytes>>,
     /// What that head said, fields aside.
+    status: Option<StatusCode>,
+    /// The same for the proxy.
     written: Option<Box<ResponseHeader>>,
     clock: ExchangeTimeouts,
     traffic: Arc<StreamTraffic>,
@@ -80,14 +82,13 @@ impl Exchange {
     ) -> Self {
         let expects_continue = head.headers.contains_key(header::EXPECT);
         let respond = Arc::new(Mutex::new(respond));
-        let probed = Arc::clone(&respond);
-        watch.set_probe(Box::new(move |cx| probed.lock().poll_reset(cx).is_ready()));
         Exchange {
             is_head_request: head.method == Method::HEAD,
             head,
             body,
             respond,
             answer: None,
+            status: None,
             written: None,
             clock: ExchangeTimeouts::new(watch, Timer::default()),
             traffic,
@@ -112,6 +113,12 @@ impl Exchange {
     /// Puts the head back, for the proxy.
     pub(super) fn set_head(&mut self, head: RequestHeader) {
         self.head = head;
+    }
+
+    /// Lets the proxy, which does not always watch the client, see that it has gone.
+    pub(super) fn set_probe(&self) {
+        let probed = Arc::clone(&self.respond);
+        self.clock.state().set_probe(Box::new(move |cx| probed.lock().poll_reset(cx).is_ready()));
     }
 
     /// How the body goes to a server of HTTP/1.1.
@@ -165,7 +172,7 @@ impl Exchange {
     /// RFC 9110, section 10.1.1: a client that waits with its body is asked for it. The upstream is
     /// not bothered with that.
     fn ask_for_body(&mut self) {
-        if std::mem::take(&mut self.expects_continue) && self.written.is_none() {
+        if std::mem::take(&mut self.expects_continue) && self.status.is_none() {
             let mut head = Response::new(());
             *head.status_mut() = StatusCode::CONTINUE;
             let _asked_or_gone = self.respond.lock().send_informational(head);
@@ -213,11 +220,15 @@ impl Exchange {
 
     /// Sends the answer's head, or a 1xx before it.
     fn write_head(&mut self, head: ResponseHeader, end: bool) -> Result<()> {
-        self.write_parts(head.into(), end)
+        self.write_parts(head.into(), end)?;
+        if let (None, Some(status)) = (&self.written, self.status) {
+            self.written = Some(Box::new(ResponseHeader::build_no_case(status, None)?));
+        }
+        Ok(())
     }
 
     fn write_parts(&mut self, mut parts: Parts, end: bool) -> Result<()> {
-        if self.is_ended || self.written.is_some() {
+        if self.is_ended || self.status.is_some() {
             return Ok(());
         }
         let status = parts.status;
@@ -240,7 +251,7 @@ impl Exchange {
         self.traffic.earn(0);
         self.clock.note_written();
         self.answer = Some(answer);
-        self.written = Some(Box::new(ResponseHeader::build_no_case(status, None)?));
+        self.status = Some(status);
         self.is_ended = end;
         Ok(())
     }
@@ -358,7 +369,7 @@ impl Exchange {
             return;
         }
         let mut respond = self.respond.lock();
-        match self.clock.state().take_answer().filter(|_| self.written.is_none()) {
+        match self.clock.state().take_answer().filter(|_| self.status.is_none()) {
             Some(answer) => super::answer_at_once(&mut respond, answer),
             None => respond.send_reset(Reason::INTERNAL_ERROR),
         }
@@ -430,7 +441,7 @@ impl ExchangeClient for Exchange {
     }
 
     fn sent_status(&self) -> Option<StatusCode> {
-        self.written.as_ref().map(|written| written.status)
+        self.status
     }
 }
 
