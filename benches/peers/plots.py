@@ -32,9 +32,12 @@ def draw(directory, results):
 
 def bars(path, results, workloads, label, axis, title, parts):
     """Draws a group for each workload and a bar for each engine, with stacked parts."""
-    figure, axes = pyplot.subplots(figsize=(max(8, 1.7 * len(workloads)), 4.5))
     measured = {name for of, title, name in results.medians if any((of, title) == (kind, setup.title()) for kind, setup in workloads)}
     names = [name for name in results.names if name in measured]
+    if not names:
+        # A run of some workloads only.
+        return
+    figure, axes = pyplot.subplots(figsize=(max(8, 1.7 * len(workloads)), 4.5))
     width = WIDTH_OF_GROUP / len(names)
     for index, name in enumerate(names):
         keys = [(kind, setup.title(), name) for kind, setup in workloads]

@@ -86,6 +86,7 @@ impl FieldSpans {
             let position = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
             (position(begin), position(begin.wrapping_add(part.len())))
         };
+        debug_assert!(lines.iter().all(|line| part(head, span(line.value)) == line.value), "lines of another head");
         let spans = lines.iter().map(|line| FieldSpan { name: span(line.name.as_bytes()), value: span(line.value) });
         self.0.extend(spans);
     }

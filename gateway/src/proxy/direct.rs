@@ -110,14 +110,11 @@ impl UpstreamSide for DirectUpstream {
     ) -> Result<DirectConnection> {
         self.is_connecting = false;
         refuse_loop(received, &mut self.context)?;
-        // The first attempt begins with the request, unless that has to wait.
-        let mut began = self.context.began.filter(|_| self.context.attempts == 0);
         if let AdmissionOutcome::Later(queue) = admission::enter(&mut self.context) {
             // Boxed, so that requests which need not wait are no larger for it.
             Box::pin(admission::wait_unwatched(&mut self.context, queue)).await?;
-            began = None;
         }
-        let now = began.unwrap_or_else(Instant::now);
+        let now = Instant::now();
         let target = self.gateway.next_server(&mut self.context)?;
         if head.is_empty() {
             #[cfg(test)]

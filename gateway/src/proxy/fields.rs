@@ -51,19 +51,25 @@ impl UpstreamResponse<'_> {
         !self.status.is_informational() || self.status == StatusCode::SWITCHING_PROTOCOLS
     }
 
-    /// Writes the fields for the client, without those that frame the body and without `Date`.
+    /// Writes the fields for the client, without those that frame the body and, of a final
+    /// response, without `Date`.
     pub(super) fn write(&self, received: &ResponseHead<'_>, sink: &mut impl FieldSink) {
         let fields = received.fields;
         self.compare(fields);
         let hop = ResponseHop::new(self.status, fields, received.has_connection);
         fields.for_each(|line| {
             let name = line.name();
-            let is_written_later = response_head::is_framing_field(name) || name.eq_ignore_ascii_case(b"date");
+            let is_date = || self.is_final() && name.eq_ignore_ascii_case(b"date");
+            let is_written_later = response_head::is_framing_field(name) || is_date();
             if !is_written_later && !hop.drops(name) && !self.replaces(name) {
                 sink.received(line);
             }
         });
-        let present = PresentFields { vary: received.has_vary, proxy_status: received.has_proxy_status };
+        // One that `Connection` lists is not passed on.
+        let present = PresentFields {
+            vary: received.has_vary && !hop.drops(b"vary"),
+            proxy_status: received.has_proxy_status && !hop.drops(b"proxy-status"),
+        };
         self.append(fields, present, sink);
     }
 

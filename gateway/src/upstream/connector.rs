@@ -70,7 +70,7 @@ impl Connector {
         Connector { tls, keep_alive, idle: Arc::new(IdleConnections::new()) }
     }
 
-    /// A connection for a direct exchange. `now` is the present time, or shortly before.
+    /// A connection for a direct exchange, at the present time.
     pub(crate) async fn connect(
         self: &Arc<Self>,
         server: SocketAddr,

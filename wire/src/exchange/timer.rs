@@ -5,18 +5,20 @@
 //! so a registration with that task is valid for every later wait.
 
 use std::fmt;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pingora::server::ShutdownWatch;
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
 
 /// How long an idle connection stays open after a stop: the round trip of a network. A request that
 /// a client sent before it could see the stop is still read, and answered with `Connection: close`.
 const LAST_CHANCE: Duration = Duration::from_millis(100);
 
-/// A timer that is reset only if it must be: to an earlier time, or when it fires too early.
+/// A timer that is reset only if it must be: to an earlier time, or when it fires too early. It is
+/// polled without regard to the task's budget: with none left, the runtime would register nothing.
 #[derive(Debug, Default)]
 pub struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
@@ -33,7 +35,7 @@ impl Timer {
         } else if self.is_registered && !sleep.is_elapsed() {
             return Poll::Pending;
         }
-        while sleep.as_mut().poll(cx).is_ready() {
+        while poll_unconstrained(sleep.as_mut(), cx).is_ready() {
             if Instant::now() >= deadline {
                 self.is_registered = false;
                 return Poll::Ready(());
@@ -43,6 +45,10 @@ impl Timer {
         self.is_registered = true;
         Poll::Pending
     }
+}
+
+fn poll_unconstrained<F: Future + ?Sized>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    pin!(unconstrained(future)).poll(cx)
 }
 
 /// The gateway's stop, as seen by one connection.
@@ -78,7 +84,7 @@ impl StopSignal {
             return Poll::Pending;
         }
         self.is_registered = true;
-        self.last_chance_over.as_mut().poll(cx)
+        poll_unconstrained(self.last_chance_over.as_mut(), cx)
     }
 }
 
@@ -93,6 +99,7 @@ mod tests {
     use std::future::poll_fn;
 
     use tokio::sync::watch;
+    use tokio::task::coop::poll_proceed;
 
     use super::*;
 
@@ -108,6 +115,45 @@ mod tests {
         assert!(poll_fn(|cx| Poll::Ready(timer.poll_until(cx, at(5)))).await.is_pending());
         poll_fn(|cx| timer.poll_until(cx, at(9))).await;
         assert_eq!(Instant::now(), at(9));
+    }
+
+    /// Uses up the budget of the task, but for `left` units.
+    fn use_up_budget(cx: &mut Context<'_>, left: usize) {
+        for _ in left..BUDGET {
+            let Poll::Ready(unit) = poll_proceed(cx) else { return };
+            unit.made_progress();
+        }
+    }
+
+    /// The units of a turn of a task.
+    const BUDGET: usize = 128;
+
+    #[tokio::test(start_paused = true)]
+    async fn timer_fires_that_was_first_polled_without_budget() {
+        for left in [0, 1, 2] {
+            let mut timer = Timer::default();
+            let began = Instant::now();
+            let at = move |seconds| began + Duration::from_secs(seconds);
+            let fresh = tokio::spawn(async move {
+                poll_fn(|cx| {
+                    use_up_budget(cx, left);
+                    Poll::Ready(timer.poll_until(cx, at(3)).is_pending())
+                })
+                .await;
+                poll_fn(|cx| timer.poll_until(cx, at(3))).await;
+                // Fired once, it is set again with as little budget.
+                tokio::time::sleep_until(at(4)).await;
+                poll_fn(|cx| {
+                    use_up_budget(cx, left);
+                    Poll::Ready(timer.poll_until(cx, at(6)).is_pending())
+                })
+                .await;
+                poll_fn(|cx| timer.poll_until(cx, at(6))).await;
+                Instant::now()
+            });
+            let fired = tokio::time::timeout(Duration::from_secs(60), fresh).await;
+            assert_eq!(fired.expect("a timer that fires").expect("no panic"), at(6), "{left}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -48,6 +48,10 @@ pub(super) fn accept(mut parts: Parts, limits: &HeadLimits) -> Result<RequestHea
     if parts.headers.values().any(|value| value.as_bytes().trim_ascii().len() != value.len()) {
         return Err(MALFORMED);
     }
+    // `h2` takes a byte in names that no token has (RFC 9110, section 5.6.2).
+    if parts.headers.keys().any(|name| name.as_str().contains('"')) {
+        return Err(MALFORMED);
+    }
     let lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
     match RequestField::from_lines(lengths) {
         RequestField::Absent => {}
@@ -225,5 +229,10 @@ mod tests {
             refused("PUT", "http://a.test/", fields, StatusCode::BAD_REQUEST);
         }
         accepted("PUT", "http://a.test/", &[("content-length", "1"), ("x", "")]);
+        let mut request = Request::get("http://a.test/").body(()).unwrap();
+        let name = header::HeaderName::from_lowercase(b"x\"y").unwrap();
+        request.headers_mut().insert(name, HeaderValue::from_static("1"));
+        let refused = accept(request.into_parts().0, &LIMITS).map_err(|refusal| refusal.status);
+        assert_eq!(refused.err(), Some(StatusCode::BAD_REQUEST));
     }
 }

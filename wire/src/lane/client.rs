@@ -205,7 +205,7 @@ impl ExchangeClient for LaneClient<'_> {
             out.extend_from_slice(b"transfer-encoding: chunked\r\n");
         }
         end_head(persistence, out);
-        (self.status, self.head_left) = (Some(status), self.out.len());
+        (self.status, self.head_left) = (Some(status), self.out.len() - self.written);
         Ok(())
     }
 
@@ -242,7 +242,7 @@ impl ExchangeClient for LaneClient<'_> {
     fn answer(&mut self, answer: EdgeAnswer) -> Result<()> {
         let persistence = self.persistence;
         write_answer(&answer, persistence, self.out());
-        (self.status, self.head_left) = (Some(answer.status), self.out.len() - answer.body.len());
+        (self.status, self.head_left) = (Some(answer.status), self.out.len() - self.written - answer.body.len());
         self.has_end = true;
         Ok(())
     }

@@ -23,7 +23,8 @@ pub(super) fn upload_framing(framing: BodyFraming) -> Option<UploadFraming> {
 #[derive(Debug)]
 pub(super) struct ParsedRequest {
     head: Head,
-    method: Method,
+    /// `None` where the parsers disagree about what a method is.
+    method: Option<Method>,
     target: (usize, usize),
     version: Version,
     fields: FieldSpans,
@@ -32,13 +33,7 @@ pub(super) struct ParsedRequest {
 impl Default for ParsedRequest {
     fn default() -> Self {
         let head = Head { len: 0, framing: BodyFraming::Length(0), has_plain_target: false, is_health_check: false };
-        ParsedRequest {
-            head,
-            method: Method::GET,
-            target: (0, 0),
-            version: Version::HTTP_11,
-            fields: FieldSpans::default(),
-        }
+        ParsedRequest { head, method: None, target: (0, 0), version: Version::HTTP_11, fields: FieldSpans::default() }
     }
 }
 
@@ -46,8 +41,7 @@ impl ParsedRequest {
     /// Replaces the request by the one that was parsed from these bytes.
     pub(super) fn set(&mut self, bytes: &[u8], head: Head, request: &httparse::Request<'_, '_>) {
         self.head = head;
-        // The parser has accepted the method as a token.
-        self.method = Method::from_bytes(request.method.unwrap_or_default().as_bytes()).unwrap_or_default();
+        self.method = Method::from_bytes(request.method.unwrap_or_default().as_bytes()).ok();
         let target = request.path.unwrap_or_default();
         let begin = (target.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
         self.target = (begin, begin.wrapping_add(target.len()));
@@ -65,6 +59,7 @@ impl ParsedRequest {
         let target = bytes.get(begin..end)?;
         let is_plain = matches!(target.first(), Some(b'/' | b'*'));
         let fields = HeaderFields::Spans(bytes, &self.fields);
-        is_plain.then(|| ReceivedHead::new(&self.method, target, self.version, fields))
+        let method = self.method.as_ref().filter(|_| is_plain)?;
+        Some(ReceivedHead::new(method, target, self.version, fields))
     }
 }

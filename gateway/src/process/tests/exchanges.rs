@@ -419,6 +419,8 @@ fn response() -> impl Strategy<Value = (Vec<u8>, ServerEnd)> {
         "Set-Cookie: c=d",
         "Connection: keep-alive",
         "Connection: X-Named, close",
+        "Connection: keep-alive, vary",
+        "Connection: Proxy-Status",
         "X-Named: 1",
         "Keep-Alive: timeout=5",
         "Proxy-Status: other",
