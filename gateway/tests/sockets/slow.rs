@@ -322,7 +322,7 @@ fn check(client: &SlowClient, case: &Case) {
 }
 
 fn assert_end(end: &ConnectionEnd, client: &SlowClient, case: &Case) {
-    let received = String::from_utf8_lossy(&end.received[..end.received.len().min(200)]);
+    let received = String::from_utf8_lossy(&end.received[..end.received.len().min(400)]);
     let status = received.strip_prefix("HTTP/1.1 ").map(|rest| rest[..3].parse::<u16>().unwrap());
     match client.reads {
         ReadTiming::AtOnce => {

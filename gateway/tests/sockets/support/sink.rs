@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 
 /// The body of the answer to `/large`. All other answers have the body `hello`.
@@ -28,7 +28,12 @@ pub(crate) struct Sink {
 impl Sink {
     pub(crate) fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime.block_on(async {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            // Two thousand connections come at once, and no attempt to connect is to time out.
+            socket.listen(4096).unwrap()
+        });
         let address = listener.local_addr().unwrap();
         runtime.spawn(accept(listener));
         Self { address, _runtime: runtime }
