@@ -208,7 +208,7 @@ def check_install(root, deb):
     exec_start = re.search(r"^ExecStart=(\S+) run --config (\S+)$", (root / UNIT).read_text(), re.MULTILINE)
     expect(exec_start and all((root / path.lstrip("/")).is_file() for path in exec_start.groups()), "the unit starts files that do not exist")
     licences = (root / "usr/share/doc/crossgate/THIRD-PARTY.txt").read_text()
-    for part in ("pingora-core ", "rustls ", "ring ", "libmimalloc-sys ", "libz-ng-sys ", "zstd-sys ", "Apache License", "Permission is hereby granted"):
+    for part in ("pingora-core ", "rustls ", "aws-lc-sys ", "ring ", "libmimalloc-sys ", "libz-ng-sys ", "zstd-sys ", "Apache License", "Permission is hereby granted"):
         expect(part in licences, f"THIRD-PARTY.txt lacks {part}")
     # Debian has the licence in /usr/share/common-licenses.
     check_links(root / "usr/share/doc/crossgate", REPOSITORY_ONLY | {"LICENSE"})

@@ -50,8 +50,9 @@ use crate::metrics::{
 };
 use crate::proxy_protocol::{self, ConnectionStart, ProxyHeaderError};
 use crate::refusal::{HeadRefusal, NO_ROOM, PLAIN_HTTP};
+use crate::socket::delay_flush;
 use crate::tls::Http2;
-use crate::tls::{self, FailedHandshake, Terminator};
+use crate::tls::{self, FailedHandshake, ServedCertificate, Terminator};
 use crossgate_message::fields::KnownHeaders;
 use crossgate_message::received_head::ReceivedHead;
 
@@ -406,7 +407,7 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> Lane<P, B> {
     ) -> Option<Stream> {
         let deadline = Instant::now() + limits.tls_handshake;
         let mut stop = StopSignal::new(shutdown);
-        let mut handshake = pin!(tls::shake_hands(io, terminator));
+        let mut handshake = pin!(shake_hands(io, terminator));
         let over = poll_fn(|cx| {
             if let Poll::Ready(over) = handshake.as_mut().poll(cx) {
                 return Poll::Ready(Some(over));
@@ -521,6 +522,26 @@ impl<P: HttpServerApp + Send + Sync + 'static, B: LaneHost> ServerApp for Lane<P
 
     async fn cleanup(&self) {
         self.proxy.http_cleanup().await;
+    }
+}
+
+/// Runs the handshake with as few writes as there can be. Over HTTP/2 the session tickets, which no
+/// client waits for, leave with the first flush of the connection.
+async fn shake_hands(io: Stream, terminator: &Terminator) -> Result<(Stream, Arc<ServedCertificate>), FailedHandshake> {
+    delay_flush(&io, true);
+    match tls::shake_hands(io, terminator).await {
+        Ok((mut io, shown)) => {
+            delay_flush(&io, false);
+            if io.selected_alpn_proto() != Some(ALPN::H2) {
+                // If the client is gone, the first read returns that.
+                let _flushed = io.flush().await;
+            }
+            Ok((io, shown))
+        }
+        Err(failed) => {
+            delay_flush(&failed.io, false);
+            Err(failed)
+        }
     }
 }
 

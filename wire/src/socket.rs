@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ const WRITE_BUFFER_LEN: usize = 1460;
 pub struct AcceptedSocket {
     io: BufWriter<MeteredSocket>,
     digest: Arc<SocketDigest>,
+    /// A flush waits until a read finds nothing.
+    delays_flush: AtomicBool,
 }
 
 /// A connection that counts its bytes as the kernel transfers them. It counts in steps, so that a
@@ -54,7 +57,11 @@ impl AcceptedSocket {
         stream.set_nodelay(true)?;
         let digest = digest(&stream, peer);
         let metered = MeteredSocket { stream, connections: Arc::clone(connections), received: 0, sent: 0 };
-        Ok(AcceptedSocket { io: BufWriter::with_capacity(WRITE_BUFFER_LEN, metered), digest })
+        Ok(AcceptedSocket {
+            io: BufWriter::with_capacity(WRITE_BUFFER_LEN, metered),
+            digest,
+            delays_flush: AtomicBool::new(false),
+        })
     }
 
     /// The TCP stream. Bytes read from it are never buffered here.
@@ -71,16 +78,20 @@ impl AcceptedSocket {
 /// Duplicates the descriptor of a client's connection, with or without TLS. The duplicate stays
 /// valid when the connection is dropped.
 pub fn descriptor(io: &Stream) -> Option<OwnedFd> {
-    accepted(io)?.as_fd().try_clone_to_owned().ok()
+    accepted(io)?.io.get_ref().stream.as_fd().try_clone_to_owned().ok()
 }
 
 /// The socket of a client's connection, with or without TLS.
-fn accepted(io: &Stream) -> Option<&TcpStream> {
-    let socket = io
-        .as_any()
-        .downcast_ref::<AcceptedSocket>()
-        .or_else(|| tls::beneath(io)?.as_any().downcast_ref::<AcceptedSocket>())?;
-    Some(&socket.io.get_ref().stream)
+fn accepted(io: &Stream) -> Option<&AcceptedSocket> {
+    io.as_any().downcast_ref().or_else(|| tls::beneath(io)?.as_any().downcast_ref())
+}
+
+/// Sets whether a flush of this connection waits until a read finds nothing. What is in the buffer
+/// when this ends leaves with the next flush.
+pub fn delay_flush(io: &Stream, delays: bool) {
+    if let Some(socket) = accepted(io) {
+        socket.delays_flush.store(delays, Relaxed);
+    }
 }
 
 /// Ends a client's connection with a reset, and without `close_notify`.
@@ -88,7 +99,7 @@ pub fn reset(io: Stream) {
     tls::skip_close_notify(&io);
     if let Some(socket) = accepted(&io) {
         // A socket that is closed already needs no reset.
-        let _set_or_closed = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+        let _set_or_closed = rustix::net::sockopt::set_socket_linger(&socket.io.get_ref().stream, Some(Duration::ZERO));
     }
     drop(io);
 }
@@ -167,7 +178,13 @@ impl AsyncWrite for MeteredSocket {
 
 impl AsyncRead for AcceptedSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
+        let this = self.get_mut();
+        let read = Pin::new(&mut this.io).poll_read(cx, buf);
+        if read.is_pending() && *this.delays_flush.get_mut() {
+            // A part that is not written yet waits for the next poll.
+            let _flushed = Pin::new(&mut this.io).poll_flush(cx)?;
+        }
+        read
     }
 }
 
@@ -189,7 +206,11 @@ impl AsyncWrite for AcceptedSocket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        if *this.delays_flush.get_mut() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -15,7 +15,7 @@ use std::sync::{Arc, LazyLock};
 use ahash::AHashMap;
 use pingora::protocols::ALPN;
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring::{Ticketer, default_provider};
+use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
 use rustls::server::{ClientHello, NoServerSessionStorage};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ServerConfig, SupportedProtocolVersion, version};

@@ -254,7 +254,7 @@ impl std::fmt::Display for EscapedHtml<'_> {
 mod tests {
     use super::*;
     use base64::Engine as _;
-    use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+    use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 
     #[test]
     fn admin_page_csp_contains_the_style_hash() {

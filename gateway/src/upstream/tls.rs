@@ -18,7 +18,7 @@ use pingora::protocols::tls::CaType;
 use pingora::tls::load_native_certs;
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use rustls::client::Resumption;
-use rustls::crypto::ring::default_provider;
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};

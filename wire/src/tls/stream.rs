@@ -29,6 +29,8 @@ pub(super) struct TlsSocket {
     digest: Arc<SslDigest>,
     /// The client must see that the connection broke off.
     is_cut: AtomicBool,
+    /// The sending side has ended, with `close_notify`.
+    is_ended: bool,
 }
 
 /// The plain connection below a TLS stream.
@@ -49,7 +51,7 @@ impl TlsSocket {
         let cipher = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default();
         let version = session.protocol_version().and_then(|version| version.as_str()).unwrap_or_default();
         let digest = Arc::new(SslDigest::new(cipher, version, None, None, Vec::new()));
-        TlsSocket { io, digest, is_cut: AtomicBool::new(false) }
+        TlsSocket { io, digest, is_cut: AtomicBool::new(false), is_ended: false }
     }
 
     fn beneath(&self) -> &Stream {
@@ -59,13 +61,13 @@ impl TlsSocket {
     /// Sends `close_notify` without waiting. It is skipped if the socket has no room.
     fn send_close_notify(&mut self) {
         let mut context = Context::from_waker(Waker::noop());
-        let _sent_or_not = Pin::new(&mut self.io).poll_shutdown(&mut context);
+        let _sent_or_not = Pin::new(self).poll_shutdown(&mut context);
     }
 }
 
 impl Drop for TlsSocket {
     fn drop(&mut self) {
-        if !*self.is_cut.get_mut() {
+        if !*self.is_cut.get_mut() && !self.is_ended {
             self.send_close_notify();
         }
     }
@@ -103,7 +105,10 @@ impl AsyncWrite for TlsSocket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        let ended = Pin::new(&mut this.io).poll_shutdown(cx);
+        this.is_ended |= ended.is_ready();
+        ended
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 use tokio::io::copy_bidirectional;
@@ -26,9 +26,19 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 impl Authority {
     /// A client that trusts only this authority and offers these TLS versions.
     pub(crate) fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
+        self.client_by(aws_lc_rs::default_provider(), versions)
+    }
+
+    /// A client with these groups for the key exchange, the preferred one first.
+    pub(crate) fn client_with_groups(&self, groups: &[&'static dyn SupportedKxGroup]) -> Arc<ClientConfig> {
+        let provider = CryptoProvider { kx_groups: groups.to_vec(), ..aws_lc_rs::default_provider() };
+        self.client_by(provider, rustls::ALL_VERSIONS)
+    }
+
+    fn client_by(&self, provider: CryptoProvider, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider));
         let builder = builder.with_protocol_versions(versions).unwrap().with_root_certificates(roots);
         let mut client = builder.with_no_client_auth();
         client.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -101,6 +111,15 @@ impl TlsConnection {
         let mut all = String::new();
         self.stream.read_to_string(&mut all)?;
         Ok(all)
+    }
+
+    /// Reads until the gateway has sent this many session tickets of TLS 1.3.
+    pub(crate) fn await_tickets(&mut self, count: u32) {
+        while self.stream.conn.tls13_tickets_received() < count {
+            let len = self.stream.conn.read_tls(&mut self.stream.sock).expect("tickets");
+            assert!(len > 0, "the connection ended before {count} tickets");
+            self.stream.conn.process_new_packets().unwrap();
+        }
     }
 
     /// Reads some of the next bytes.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread;
 
 use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs::kx_group::{X25519, X25519MLKEM768};
 use rustls::version::{TLS12, TLS13};
 use rustls::{AlertDescription, ClientConfig, Error, HandshakeKind, ProtocolVersion};
 
@@ -128,6 +129,29 @@ fn session_is_resumed_only_with_the_same_certificate() {
             [kind(HOST), kind(HOST), kind("x.b.test")],
             [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed]
         );
+    }
+}
+
+#[test]
+fn client_without_a_request_gets_its_session_tickets() {
+    let stage = Stage::start();
+    for protocol in [&b"http/1.1"[..], b"h2"] {
+        let mut client = ClientConfig::clone(&stage.authority.client(&[&TLS13]));
+        client.alpn_protocols = vec![protocol.to_vec()];
+        let mut connection = TlsConnection::open(stage.secure, HOST, Arc::new(client)).unwrap();
+        connection.await_tickets(2);
+    }
+}
+
+#[test]
+fn key_exchange_is_hybrid_where_the_client_prefers_it() {
+    let stage = Stage::start();
+    for groups in [[X25519MLKEM768, X25519], [X25519, X25519MLKEM768]] {
+        let client = stage.authority.client_with_groups(&groups);
+        let connection = TlsConnection::open(stage.secure, HOST, client).unwrap();
+        let group = connection.session().negotiated_key_exchange_group().unwrap();
+        assert_eq!(group.name(), groups[0].name());
+        assert_eq!(connection.session().handshake_kind(), Some(HandshakeKind::Full), "no second hello");
     }
 }
 
