@@ -41,6 +41,7 @@ use diagnostics::Diagnostics;
 pub use model::{Limits, LogLevel, Mode, PreflightFailures, Settings, UnmatchedRequests};
 use model::{Located, MainFile, ServerAddress, TenantSpec, UpstreamSpec};
 use node::{Position, YamlNode, YamlValue};
+pub use policies::FORWARD_UNDER_PROTECTION;
 pub use rules::{CaseSpec, CasesFile, DataFile, ExpectedAnswer};
 pub use sections::ReferenceKind;
 use sections::Section;

@@ -9,8 +9,9 @@ use http::HeaderValue;
 use super::decode::{Decoder, SectionFields, duration_of};
 use super::hints;
 use super::model::{
-    DisclosureSetting, Located, Mode, OriginSetConfig, PolicyConfig, PolicyOverrides, PreflightFailures, Protocol,
-    Text, Timeouts, UnmatchedRequests, UpstreamSpec,
+    CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, Located, Mode,
+    OriginSetConfig, PolicyConfig, PolicyOverrides, PreflightFailures, Protocol, Text, Timeouts, UnmatchedRequests,
+    UpstreamSpec,
 };
 use super::node::YamlNode;
 use super::sections::{self, ReferenceKind};
@@ -26,6 +27,11 @@ const ENTRIES_MAX: usize = 1_000;
 const ATTEMPTS_MAX: u32 = 10;
 /// Default time in seconds that browsers may cache a preflight, as in the policy engine.
 const MAX_AGE_DEFAULT: u32 = 600;
+
+/// The error for a policy or route that forwards what the protection refuses: single sign-on that
+/// worked before would break.
+pub const FORWARD_UNDER_PROTECTION: &str = "`unmatchedRequests: Forward` does not forward form posts from other sites under `crossSite: Protect`; \
+     write `crossSiteNavigations: Allow` where single sign-on or payment pages post to, or `crossSiteNavigations: Deny` if none do";
 
 impl Decoder<'_> {
     pub(super) fn upstreams(&mut self, node: Option<&YamlNode>) -> Vec<UpstreamSpec> {
@@ -110,6 +116,9 @@ impl Decoder<'_> {
             disclosure: DisclosureSetting::Full,
             unmatched_requests: UnmatchedRequests::Reject,
             preflight_failures: PreflightFailures::Explain,
+            cross_site: CrossSiteSetting::Off,
+            cross_site_reads: CrossSiteReadsSetting::Allow,
+            cross_site_navigations: None,
             mode: Located { value: Mode::Enforce, at },
             rule: None,
             dangerously: PolicyOverrides::default(),
@@ -137,6 +146,9 @@ impl Decoder<'_> {
             disclosure: fields.find("disclosure").and_then(|node| self.variant(node)).unwrap_or(blank.disclosure),
             unmatched_requests: self.unmatched_requests(fields).unwrap_or(blank.unmatched_requests),
             preflight_failures: self.preflight_failures(fields).unwrap_or(blank.preflight_failures),
+            cross_site: fields.find("crossSite").and_then(|node| self.variant(node)).unwrap_or(blank.cross_site),
+            cross_site_reads: self.cross_site_reads(fields).unwrap_or(blank.cross_site_reads),
+            cross_site_navigations: self.cross_site_navigations(fields),
             mode: fields.find("mode").and_then(|node| self.mode(node)).unwrap_or(blank.mode),
             rule: fields.find("rule").and_then(|node| self.rule(node)),
             dangerously: self.dangerously(fields),
@@ -146,6 +158,22 @@ impl Decoder<'_> {
 
     /// Reports settings that are risky with credentials and that the policy engine accepts.
     fn warn_unwise(&mut self, policy: &PolicyConfig, fields: &SectionFields<'_>) {
+        if let (UnmatchedRequests::Forward, CrossSiteSetting::Protect, None, Some(node)) = (
+            policy.unmatched_requests,
+            policy.cross_site,
+            policy.cross_site_navigations,
+            fields.find("unmatchedRequests"),
+        ) {
+            self.error(node.at, FORWARD_UNDER_PROTECTION);
+        }
+        if policy.cross_site == CrossSiteSetting::Off {
+            for key in ["crossSiteReads", "crossSiteNavigations"] {
+                if let Some(node) = fields.find(key) {
+                    let message = format!("{key} has no effect without `crossSite: Protect` or `crossSite: Report`");
+                    self.warn(WarningCode::IneffectiveKey, node.at, message);
+                }
+            }
+        }
         if !policy.allow_credentials.value {
             return;
         }
@@ -172,6 +200,14 @@ impl Decoder<'_> {
 
     pub(super) fn preflight_failures(&mut self, fields: &SectionFields<'_>) -> Option<PreflightFailures> {
         fields.find("preflightFailures").and_then(|node| self.variant(node))
+    }
+
+    fn cross_site_reads(&mut self, fields: &SectionFields<'_>) -> Option<CrossSiteReadsSetting> {
+        fields.find("crossSiteReads").and_then(|node| self.variant(node))
+    }
+
+    pub(super) fn cross_site_navigations(&mut self, fields: &SectionFields<'_>) -> Option<CrossSiteNavigationsSetting> {
+        fields.find("crossSiteNavigations").and_then(|node| self.variant(node))
     }
 
     fn mode(&mut self, node: &YamlNode) -> Option<Located<Mode>> {

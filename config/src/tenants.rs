@@ -112,6 +112,7 @@ impl Decoder<'_> {
         let allow_origins = self.texts(fields.find("allowOrigins"), "origin", ORIGINS_MAX);
         let unmatched_requests = self.unmatched_requests(&fields);
         let preflight_failures = self.preflight_failures(&fields);
+        let cross_site_navigations = self.cross_site_navigations(&fields);
         Some(RouteSpec {
             prefix: prefix?,
             methods,
@@ -120,6 +121,7 @@ impl Decoder<'_> {
             allow_origins,
             unmatched_requests,
             preflight_failures,
+            cross_site_navigations,
         })
     }
 

@@ -39,6 +39,8 @@ codes! {
     DangerousSwitch = "dangerous-switch";
     /// A policy with credentials forwards requests from origins that are not allowed.
     ForwardWithCredentials = "forward-with-credentials";
+    /// A key has no effect without another one.
+    IneffectiveKey = "ineffective-key";
     /// There is no tenant.
     NoTenants = "no-tenants";
     /// Other users of the machine can read or change a file with a secret.

@@ -5,7 +5,7 @@
 //! matching entry or the near misses, the cause, and advice. Absent on purpose: a request to the
 //! upstream. Of an upstream's response, only the gateway's additions are shown.
 
-use crossgate_policy::{EntryId, NearMiss, OwnOrigin, Reason, RequestField};
+use crossgate_policy::{CrossSiteProtection, EntryId, NearMiss, OwnOrigin, Policy, Reason, RequestField};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -56,6 +56,8 @@ pub struct Explanation {
     pub policy: Option<String>,
     /// `Enforce` or `Report`.
     pub mode: Option<&'static str>,
+    /// `Protect` or `Report`, if the policy checks requests from other sites.
+    pub cross_site: Option<&'static str>,
     /// The request kind; `None` if no policy applies.
     pub kind: Option<&'static str>,
     /// The verdict label: `allow` or `deny`, in report mode `would_allow` or `would_deny`.
@@ -188,6 +190,7 @@ impl Explanation {
             route: None,
             policy: None,
             mode: None,
+            cross_site: None,
             kind: None,
             verdict: VerdictLabel::Deny,
             reason,
@@ -217,6 +220,7 @@ impl Explanation {
             route: route.map(|route| route.prefix.to_string()),
             policy: route.map(|route| route.policy_name.to_string()),
             mode: route.map(|route| mode_name(route.mode)),
+            cross_site: judged.policy().and_then(cross_site_name),
             kind: Some(judged.verdict.kind.as_str()),
             verdict: judged.label(),
             reason: judged.reason().as_str(),
@@ -261,6 +265,14 @@ fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Enforce => "Enforce",
         Mode::Report => "Report",
+    }
+}
+
+fn cross_site_name(policy: &Policy) -> Option<&'static str> {
+    match policy.cross_site().protection {
+        CrossSiteProtection::Off => None,
+        CrossSiteProtection::Report => Some("Report"),
+        CrossSiteProtection::Protect => Some("Protect"),
     }
 }
 

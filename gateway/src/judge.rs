@@ -9,7 +9,7 @@
 use std::convert::Infallible;
 
 use crossgate_policy::{
-    CorsRequest, CredentialFields, Decision, Outcome, OwnOrigin, Policy, Reason, RequestField, RequestKind,
+    CheckedVerdict, CorsRequest, Decision, Outcome, OwnOrigin, Policy, Reason, RequestField, RequestKind,
     RequestedUpgrade, RuleAnswer, RuleContext, RuleInput, Verdict,
 };
 use http::StatusCode;
@@ -22,8 +22,7 @@ use crate::snapshot::{HostMatch, Snapshot};
 use crate::tenant::{Route, Tenant};
 use crate::verdicts::{RuleOutcome, TenantRule};
 use crossgate_config::{Mode, PreflightFailures, UnmatchedRequests};
-use crossgate_message::fields::SEC_FETCH_MODE;
-use crossgate_message::fields::{HeaderFields, NamedField};
+use crossgate_message::fields::NamedField;
 use crossgate_message::hop_by_hop;
 use crossgate_message::host::{Authority, parse_authority};
 use crossgate_message::target::RequestTarget;
@@ -69,6 +68,8 @@ pub struct PolicyMatch<'s> {
     pub route: Option<&'s Route>,
     /// The verdict. Without a route, [`Reason::UnknownRoute`].
     pub verdict: Verdict,
+    /// Whether `crossSite: Protect` would refuse the request, which `Report` lets pass.
+    pub would_deny_cross_site: bool,
     /// The answer of the policy's rule, if one was run or cached.
     pub rule_outcome: Option<RuleOutcome>,
     /// The action that the verdict leads to.
@@ -114,6 +115,7 @@ impl<'s> PolicyMatch<'s> {
     pub fn label(&self) -> VerdictLabel {
         match self.action {
             RequestAction::Report => VerdictLabel::reported(self.verdict.outcome),
+            RequestAction::Forward if self.would_deny_cross_site => VerdictLabel::WouldDeny,
             RequestAction::AnswerPreflight
             | RequestAction::ExplainPreflight
             | RequestAction::Deny
@@ -126,6 +128,7 @@ impl<'s> PolicyMatch<'s> {
     pub fn reason(&self) -> Reason {
         match self.action {
             RequestAction::NotFound => Reason::UnknownRoute,
+            RequestAction::Forward if self.would_deny_cross_site => Reason::CrossSite,
             RequestAction::AnswerPreflight
             | RequestAction::ExplainPreflight
             | RequestAction::Deny
@@ -282,10 +285,14 @@ fn decide<'s, E>(
             Some(route) => decide_with_rule(route, request, |route| rule_context(tenant, route, target, head), ask),
             None => (Verdict::unknown_route(kind), None),
         };
+        let CheckedVerdict { verdict, would_deny: would_deny_cross_site } = match route {
+            Some(route) => route.policy.check_cross_site(request, verdict, route.cross_site_navigations),
+            None => CheckedVerdict { verdict, would_deny: false },
+        };
         let action = choose_action(&verdict, request, route, has_route);
         let sent = target.upstream();
         let rewritten = (sent.as_bytes() != head.target).then(|| sent.to_owned());
-        Ok(PolicyMatch { tenant, route, verdict, rule_outcome, action, rewritten })
+        Ok(PolicyMatch { tenant, route, verdict, would_deny_cross_site, rule_outcome, action, rewritten })
     })
 }
 
@@ -335,6 +342,7 @@ fn choose_action(
         // Cross-site WebSocket hijacking: browsers let any page open a WebSocket and read it, so a
         // denied handshake is not forwarded even with `unmatchedRequests: Forward`.
         (Mode::Enforce, RequestKind::Preflight | RequestKind::WebSocket, Outcome::Deny) => RequestAction::Deny,
+        (Mode::Enforce, _, Outcome::Deny) if verdict.reason == Reason::CrossSite => RequestAction::Deny,
         (Mode::Enforce, _, Outcome::Deny) if route.unmatched_requests == UnmatchedRequests::Reject => {
             RequestAction::Deny
         }
@@ -356,27 +364,39 @@ pub fn with_request<R>(head: &RequestHead<'_>, own: OwnOrigin<'_>, then: impl Fn
     let lines = NamedField { fields: head.headers, name: ACCESS_CONTROL_REQUEST_HEADERS };
     let noted = &head.known;
     let is_websocket = noted.upgrade != RequestField::Absent && hop_by_hop::requests_websocket(head.headers);
-    let credentials = if noted.has_credentials { CredentialFields::Present } else { CredentialFields::Absent };
     then(&CorsRequest {
         method: head.method,
         origin: noted.origin,
         requested_method: noted.requested_method,
         requested_headers: &lines,
         sec_fetch_site: noted.sec_fetch_site,
+        sec_fetch_mode: noted.sec_fetch_mode,
+        sec_fetch_dest: noted.sec_fetch_dest,
         own,
         upgrade: if is_websocket { RequestedUpgrade::WebSocket } else { RequestedUpgrade::None },
-        credentials,
+        credentials: noted.credentials,
     })
 }
 
 /// Whether `Sec-Fetch-Mode` marks a navigation: a user follows a link or submits a form.
-pub fn is_navigation(headers: HeaderFields<'_>) -> bool {
-    RequestField::from_lines(headers.lines(&SEC_FETCH_MODE)) == RequestField::One(b"navigate")
+pub fn is_navigation(head: &RequestHead<'_>) -> bool {
+    head.known.sec_fetch_mode == RequestField::One(b"navigate")
 }
 
 /// Whether a navigation was denied, which `unmatchedRequests: Forward` would permit.
-pub fn is_denied_navigation(judged: &PolicyMatch<'_>, headers: HeaderFields<'_>) -> bool {
-    let navigates = judged.verdict.kind == RequestKind::Actual && is_navigation(headers);
+pub fn is_denied_navigation(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> bool {
+    let is_cors = judged.verdict.kind == RequestKind::Actual && judged.verdict.reason != Reason::CrossSite;
+    is_cors && is_navigation(head) && is_enforced_denial(judged)
+}
+
+/// Whether a navigation with a method such as `POST` was denied as it comes from another site,
+/// which `crossSiteNavigations: Allow` would permit.
+pub fn is_denied_cross_site_navigation(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> bool {
+    let is_write = !matches!(head.method, b"GET" | b"HEAD");
+    is_write && judged.verdict.reason == Reason::CrossSite && is_navigation(head) && is_enforced_denial(judged)
+}
+
+fn is_enforced_denial(judged: &PolicyMatch<'_>) -> bool {
     let enforces = judged.route.is_some_and(|route| route.mode == Mode::Enforce);
-    navigates && enforces && judged.action == RequestAction::Deny
+    enforces && judged.action == RequestAction::Deny
 }

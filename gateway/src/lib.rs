@@ -19,6 +19,7 @@ pub mod diagnostics_log;
 pub mod explain;
 #[cfg(test)]
 mod fault;
+mod html;
 pub mod judge;
 pub mod ledger;
 pub mod log_request;

@@ -8,10 +8,8 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use crossgate_policy::{RequestKind, Scheme};
-use http::header::{
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, COOKIE, HOST, ORIGIN,
-};
+use crossgate_policy::{CredentialFields, CrossSiteProtection, Policy, RequestKind, Scheme};
+use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, HOST, ORIGIN};
 use http::{HeaderName, StatusCode, Version};
 
 use crate::access_log::{AccessLog, AccessLogLevel, LogFilter, LogOutcome, LogRecord};
@@ -25,7 +23,7 @@ use crossgate_config::model;
 use crossgate_config::model::NO_TENANT;
 use crossgate_message::escape::EscapedBytes;
 use crossgate_message::fields::HeaderFields;
-use crossgate_message::fields::SEC_FETCH_SITE;
+use crossgate_message::fields::{SEC_FETCH_DEST, SEC_FETCH_MODE, SEC_FETCH_SITE};
 use crossgate_message::forwarded::ConnectionPeer;
 use crossgate_message::head_flaw::HeadFlaw;
 use crossgate_message::hop_by_hop::is_connection_harmless;
@@ -35,6 +33,10 @@ use crossgate_wire::refusal::HeadRefusal;
 /// The note on a denial that looks like single sign-on.
 pub const NAVIGATION_NOTE: &str = "a cross-site navigation was refused; where single sign-on or a payment page returns here, \
      give this route `unmatchedRequests: Forward`";
+
+/// The same under `crossSite: Protect`.
+pub const CROSS_SITE_NAVIGATION_NOTE: &str = "a form post from another site was refused; where single sign-on or a payment page returns here, \
+     give this route `crossSiteNavigations: Allow`";
 
 /// The note on a request whose client left first.
 const ABANDONED_NOTE: &str = "the client went away before the answer";
@@ -99,6 +101,8 @@ pub fn write(log: &AccessLog, request: &CompletedRequest<'_>) {
     let is_preflight = log_fields.kind == RequestKind::Preflight;
     let requested_headers = is_preflight.then(|| joined_lines(fields, ACCESS_CONTROL_REQUEST_HEADERS)).flatten();
     let connection = || joined_lines(fields, CONNECTION);
+    let checks_site = |policy: &Policy| policy.cross_site().protection != CrossSiteProtection::Off;
+    let is_site_checked = judged.and_then(PolicyMatch::policy).is_some_and(checks_site);
     let now = SystemTime::now();
     let connection = (!is_connection_harmless(fields)).then(connection).flatten();
     let note = note(request);
@@ -128,10 +132,15 @@ pub fn write(log: &AccessLog, request: &CompletedRequest<'_>) {
         requested_headers: requested_headers.as_deref().map(EscapedBytes),
         sec_fetch_site: value(SEC_FETCH_SITE).map(EscapedBytes),
         sec_fetch_site_fields: count_lines(fields, SEC_FETCH_SITE),
+        sec_fetch_mode: value(SEC_FETCH_MODE).filter(|_| is_site_checked).map(EscapedBytes),
+        sec_fetch_mode_fields: if is_site_checked { count_lines(fields, SEC_FETCH_MODE) } else { 0 },
+        sec_fetch_dest: value(SEC_FETCH_DEST).filter(|_| is_site_checked).map(EscapedBytes),
+        sec_fetch_dest_fields: if is_site_checked { count_lines(fields, SEC_FETCH_DEST) } else { 0 },
         connection: connection.as_deref().map(EscapedBytes),
         scheme: request.head.scheme.map(Scheme::as_str),
         protocol: Some(protocol_name(request.version)),
-        has_credentials: value(COOKIE).or(value(AUTHORIZATION)).is_some(),
+        has_credentials: request.head.known.credentials != CredentialFields::Absent,
+        has_ambient_credentials: is_site_checked && request.head.known.credentials == CredentialFields::Ambient,
         status: request.status.map_or(0, |status| status.as_u16()),
         duration: request.took,
         upstream: intended_upstream.and_then(|()| Some(&*judged?.route?.upstream.name)),
@@ -182,10 +191,15 @@ pub fn write_refused(
         requested_headers: None,
         sec_fetch_site: None,
         sec_fetch_site_fields: 0,
+        sec_fetch_mode: None,
+        sec_fetch_mode_fields: 0,
+        sec_fetch_dest: None,
+        sec_fetch_dest_fields: 0,
         connection: None,
         scheme: None,
         protocol: version.map(protocol_name),
         has_credentials: false,
+        has_ambient_credentials: false,
         status: refusal.status.as_u16(),
         duration: Duration::ZERO,
         upstream: None,
@@ -282,8 +296,9 @@ fn joined_lines(fields: HeaderFields<'_>, name: HeaderName) -> Option<Cow<'_, [u
 fn note(request: &CompletedRequest<'_>) -> Option<Cow<'static, str>> {
     match request.judgement {
         Judgement::Refused(refusal) => Some(refusal.detail.into()),
-        Judgement::Judged(judged) if judge::is_denied_navigation(judged, request.head.headers) => {
-            Some(NAVIGATION_NOTE.into())
+        Judgement::Judged(judged) if judge::is_denied_navigation(judged, &request.head) => Some(NAVIGATION_NOTE.into()),
+        Judgement::Judged(judged) if judge::is_denied_cross_site_navigation(judged, &request.head) => {
+            Some(CROSS_SITE_NAVIGATION_NOTE.into())
         }
         Judgement::Judged(_) => match request.upstream_refusal {
             Some(refusal) => Some(refusal.as_str().into()),

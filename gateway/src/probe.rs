@@ -262,17 +262,25 @@ struct LogLine {
     sec_fetch_site: Option<String>,
     #[serde(default)]
     sec_fetch_site_fields: usize,
+    sec_fetch_mode: Option<String>,
+    #[serde(default)]
+    sec_fetch_mode_fields: usize,
+    sec_fetch_dest: Option<String>,
+    #[serde(default)]
+    sec_fetch_dest_fields: usize,
     connection: Option<String>,
     scheme: Option<String>,
     #[serde(default)]
     has_credentials: bool,
+    #[serde(default)]
+    has_ambient_credentials: bool,
     #[serde(default)]
     cut: bool,
 }
 
 /// Fields that a verdict may depend on. If the configuration leaves one out, a line looks as if the
 /// request had not had it.
-const EXPLAINED: [LogField; 12] = [
+const EXPLAINED: [LogField; 17] = [
     LogField::Kind,
     LogField::Origin,
     LogField::OriginFields,
@@ -281,9 +289,14 @@ const EXPLAINED: [LogField; 12] = [
     LogField::RequestedHeaders,
     LogField::SecFetchSite,
     LogField::SecFetchSiteFields,
+    LogField::SecFetchMode,
+    LogField::SecFetchModeFields,
+    LogField::SecFetchDest,
+    LogField::SecFetchDestFields,
     LogField::Connection,
     LogField::Scheme,
     LogField::HasCredentials,
+    LogField::HasAmbientCredentials,
     LogField::Cut,
 ];
 
@@ -315,6 +328,11 @@ impl LogLine {
         }
     }
 
+    /// A field with credentials of the same kind.
+    fn credentials_field(&self) -> &'static str {
+        if self.has_ambient_credentials { "cookie" } else { "authorization" }
+    }
+
     /// The request's fields. A repeated field appears twice: a verdict does not depend on higher
     /// counts.
     fn fields(&self) -> Vec<(String, Vec<u8>)> {
@@ -325,10 +343,12 @@ impl LogLine {
             ("access-control-request-method", self.requested_method.as_deref(), self.requested_method_fields),
             ("access-control-request-headers", self.requested_headers.as_deref(), 1),
             ("sec-fetch-site", self.sec_fetch_site.as_deref(), self.sec_fetch_site_fields),
+            ("sec-fetch-mode", self.sec_fetch_mode.as_deref(), self.sec_fetch_mode_fields),
+            ("sec-fetch-dest", self.sec_fetch_dest.as_deref(), self.sec_fetch_dest_fields),
             ("x-forwarded-proto", self.scheme.as_deref(), 1),
             ("connection", self.connection.as_deref().or(is_websocket.map(|_| "upgrade")), 1),
             ("upgrade", is_websocket, 1),
-            ("cookie", self.has_credentials.then_some("not-logged"), 1),
+            (self.credentials_field(), self.has_credentials.then_some("not-logged"), 1),
         ];
         let lines = logged.into_iter().flat_map(|(name, value, times)| {
             let line = value.map(|value| (name.to_owned(), unescape(value)));
@@ -507,7 +527,8 @@ mod tests {
     #[test]
     fn logged_websocket_gives_an_upgrade_request() {
         let line = r#"{"host":"a","method":"GET","path":"/","kind":"websocket","has_credentials":true}"#;
-        let fields = [("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket"), ("cookie", "not-logged")];
+        let fields =
+            [("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket"), ("authorization", "not-logged")];
         let logged = Some(LoggedOutcome { verdict: None, reason: None, is_cut: false });
         assert_eq!(
             ExplainedRequest::from_log_line(line),
@@ -525,7 +546,7 @@ mod tests {
         assert!(matches!(ExplainedRequest::from_log_line("{}"), Err(DescriptionError::LogLine(_))));
         let logged = [LogField::Host, LogField::Origin, LogField::Kind, LogField::Cut].into_iter().collect();
         let left_out = missing_fields(logged);
-        assert_eq!(left_out.len(), 9);
+        assert_eq!(left_out.len(), 14);
         assert!(left_out.contains(&"requested_method") && !left_out.contains(&"origin"));
     }
 }

@@ -14,13 +14,15 @@ use crossgate_policy::{
     CorsRequest, EditValue, HeaderEdit, Outcome, OwnOrigin, Reason, RequestKind, is_cors_response_field, missing_vary,
 };
 use http::header::{
-    ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 use smallvec::SmallVec;
 
-use crate::judge::{Judgement, PolicyMatch, RequestAction};
+use crate::html::EscapedHtml;
+use crate::judge::{Judgement, PolicyMatch, RequestAction, is_navigation};
 use crate::metrics::CheckResult;
 use crate::proxy_status::{self, PROXY_STATUS, UpstreamFault};
 use crate::request_head::RequestHead;
@@ -45,6 +47,9 @@ const DRAINING: &str = "draining";
 
 /// Room for the members that most policies add to `Vary`.
 const VARY_LEN_USUAL: usize = 64;
+
+/// The media type of a page, in `Accept`.
+const HTML: &[u8] = b"text/html";
 
 /// Initial capacity for the fields of an answer.
 const FIELDS_USUAL: usize = 8;
@@ -129,7 +134,32 @@ fn denial(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, context: AnswerConte
         _ => Cow::Borrowed(rule_message(judged, head).unwrap_or_else(|| denial_detail(judged))),
     };
     let proxy_status = proxy_status::of_denial(judged, refused.as_deref());
+    if shows_page(judged, head) {
+        return page(&detail, proxy_status, context);
+    }
     problem(StatusCode::FORBIDDEN, &detail, judged.reason().as_str(), proxy_status, context)
+}
+
+/// Whether a user would see the response to a request from another site, and not a program.
+fn shows_page(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> bool {
+    let accepts_html = |line: &[u8]| line.windows(HTML.len()).any(|part| part.eq_ignore_ascii_case(HTML));
+    judged.verdict.reason == Reason::CrossSite && is_navigation(head) && head.headers.lines(&ACCEPT).any(accepts_html)
+}
+
+/// A short page for a denied navigation. It has nothing of the request except its id.
+fn page(detail: &str, proxy_status: HeaderValue, context: AnswerContext<'_>) -> EdgeAnswer {
+    let id = EscapedHtml(context.request_id);
+    let body = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>403 Forbidden</title>\n\
+         <h1>403 Forbidden</h1>\n<p>{}</p>\n<p>Request {id}</p>\n</html>\n",
+        EscapedHtml(detail)
+    );
+    let mut fields = HeaderMap::with_capacity(FIELDS_USUAL);
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    fields.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    mark_refusal(&mut fields, proxy_status, context);
+    EdgeAnswer { status: StatusCode::FORBIDDEN, fields, body: Bytes::from(body) }
 }
 
 /// The message of a denying rule. A message that contains the origin is withheld, since no denial
@@ -188,8 +218,9 @@ fn denial_detail(judged: &PolicyMatch<'_>) -> &'static str {
         R::Header => "the policy of this API does not allow a requested header",
         R::RuleDeny => "the rule of this API denies the origin",
         R::RuleError => "the rule of this API failed",
+        R::CrossSite => "the policy of this API refuses requests from other sites",
         R::UnknownHost | R::UnknownRoute => "no policy applies to the request",
-        R::Exact | R::Wildcard | R::Regex | R::Rule | R::Any | R::SameOrigin | R::NonCors => {
+        R::Exact | R::Wildcard | R::Regex | R::Rule | R::Any | R::SameOrigin | R::NonCors | R::Navigation => {
             "the policy of this API does not allow the request"
         }
     }

@@ -8,7 +8,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crossgate_policy as engine;
-use crossgate_policy::{Policy, Template};
+use crossgate_policy::{CrossSiteNavigations, Policy, Template};
 use smallvec::SmallVec;
 
 use crate::counters::{EntryHandles, TenantCounters};
@@ -113,6 +113,8 @@ pub struct Route {
     pub unmatched_requests: UnmatchedRequests,
     /// The answer to a preflight with a refused method or header of an allowed origin.
     pub preflight_failures: PreflightFailures,
+    /// Whether form posts from other sites pass, if the policy protects from such requests.
+    pub cross_site_navigations: CrossSiteNavigations,
     /// Whether the policy is enforced.
     pub mode: Mode,
     /// The counters of the policy's entries.
@@ -159,6 +161,7 @@ impl Route {
         Arc::ptr_eq(&self.policy, &other.policy)
             && Arc::ptr_eq(&self.upstream, &other.upstream)
             && self.unmatched_requests == other.unmatched_requests
+            && self.cross_site_navigations == other.cross_site_navigations
             && self.mode == other.mode
     }
 
@@ -179,6 +182,8 @@ pub struct SharedPolicy {
     pub(crate) template: Arc<Template>,
     pub(crate) unmatched_requests: UnmatchedRequests,
     pub(crate) preflight_failures: PreflightFailures,
+    /// `None` if the policy leaves it out.
+    pub(crate) cross_site_navigations: Option<CrossSiteNavigations>,
     pub(crate) mode: Mode,
     /// The policy for tenants that add no origins.
     pub(crate) plain: OnceLock<Arc<Policy>>,
@@ -207,7 +212,8 @@ impl SharedPolicy {
     ) -> bool {
         let rest = self.mode == source.mode.value
             && self.unmatched_requests == source.unmatched_requests
-            && self.preflight_failures == source.preflight_failures;
+            && self.preflight_failures == source.preflight_failures
+            && self.cross_site_navigations == source.cross_site_navigations.map(Into::into);
         let same_rule = self.rule.as_ref().map(Arc::as_ptr) == rule.map(Arc::as_ptr);
         rest && same_rule && !self.broken && self.spec == *spec
     }

@@ -8,9 +8,10 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 37] = [
+const ORDER: [&str; 38] = [
     // Leaves.
     "version",
+    "html",
     "fault",
     "throttle",
     "descriptors",

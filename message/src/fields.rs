@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 pub use crossgate_policy::RequestField;
-use crossgate_policy::{FieldLines, HeadFields};
+use crossgate_policy::{CredentialFields, FieldLines, HeadFields};
 use http::header::ValueIter;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -15,6 +15,7 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+pub const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// The header fields of one head.
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +151,8 @@ pub struct KnownHeaders<'a> {
     pub origin: RequestField<'a>,
     pub requested_method: RequestField<'a>,
     pub sec_fetch_site: RequestField<'a>,
+    pub sec_fetch_mode: RequestField<'a>,
+    pub sec_fetch_dest: RequestField<'a>,
     pub forwarded_proto: RequestField<'a>,
     pub request_id: RequestField<'a>,
     pub traceparent: RequestField<'a>,
@@ -159,8 +162,8 @@ pub struct KnownHeaders<'a> {
     pub transfer_encoding: RequestField<'a>,
     /// Whether the request has an `Expect` field.
     pub has_expect: bool,
-    /// Whether the request has a `Cookie` or an `Authorization` field.
-    pub has_credentials: bool,
+    /// The strongest credentials in `Cookie` and `Authorization`.
+    pub credentials: CredentialFields,
     /// Whether the request has passed gateways that say so in `CDN-Loop`.
     pub has_cdn_loop: bool,
 }
@@ -173,6 +176,8 @@ impl<'a> KnownHeaders<'a> {
             origin: RequestField::Absent,
             requested_method: RequestField::Absent,
             sec_fetch_site: RequestField::Absent,
+            sec_fetch_mode: RequestField::Absent,
+            sec_fetch_dest: RequestField::Absent,
             forwarded_proto: RequestField::Absent,
             request_id: RequestField::Absent,
             traceparent: RequestField::Absent,
@@ -181,7 +186,7 @@ impl<'a> KnownHeaders<'a> {
             content_length: RequestField::Absent,
             transfer_encoding: RequestField::Absent,
             has_expect: false,
-            has_credentials: false,
+            credentials: CredentialFields::Absent,
             has_cdn_loop: false,
         };
         fields.for_each(|line| known.note(line.name(), line.value()));
@@ -206,14 +211,18 @@ impl<'a> KnownHeaders<'a> {
             11 if is("traceparent") => &mut self.traceparent,
             12 if is("x-request-id") => &mut self.request_id,
             14 if is("sec-fetch-site") => &mut self.sec_fetch_site,
+            14 if is("sec-fetch-mode") => &mut self.sec_fetch_mode,
+            14 if is("sec-fetch-dest") => &mut self.sec_fetch_dest,
             14 if is("content-length") => &mut self.content_length,
             17 if is("transfer-encoding") => &mut self.transfer_encoding,
             17 if is("x-forwarded-proto") => &mut self.forwarded_proto,
             29 if is("access-control-request-method") => &mut self.requested_method,
-            6 if is("cookie") => return self.has_credentials = true,
+            6 if is("cookie") => return self.credentials = CredentialFields::Ambient,
             6 if is("expect") => return self.has_expect = true,
             8 if is("cdn-loop") => return self.has_cdn_loop = true,
-            13 if is("authorization") => return self.has_credentials = true,
+            13 if is("authorization") => {
+                return self.credentials = self.credentials.max(CredentialFields::of_authorization(line));
+            }
             _ => return,
         };
         *field = field.with_line(line);
@@ -276,11 +285,13 @@ impl FieldLines for NamedField<'_> {
 mod tests {
     use super::*;
 
-    const KNOWN: [&str; 15] = [
+    const KNOWN: [&str; 17] = [
         "Host",
         "Origin",
         "Access-Control-Request-Method",
         "Sec-Fetch-Site",
+        "Sec-Fetch-Mode",
+        "Sec-Fetch-Dest",
         "X-Forwarded-Proto",
         "X-Request-Id",
         "Traceparent",
@@ -302,6 +313,8 @@ mod tests {
             known.origin,
             known.requested_method,
             known.sec_fetch_site,
+            known.sec_fetch_mode,
+            known.sec_fetch_dest,
             known.forwarded_proto,
             known.request_id,
             known.traceparent,
@@ -310,8 +323,8 @@ mod tests {
             known.content_length,
             known.transfer_encoding,
             presence(known.has_expect),
-            presence(known.has_credentials),
-            presence(known.has_credentials),
+            presence(known.credentials == CredentialFields::Ambient),
+            presence(known.credentials == CredentialFields::Explicit),
             presence(known.has_cdn_loop),
         ];
         KNOWN.into_iter().zip(fields).filter(|(_, field)| field.is_present()).collect()
@@ -340,15 +353,14 @@ mod tests {
     fn known_headers_match_whole_names_in_any_case() {
         let there = |name| (name, RequestField::One(b"there"));
         for name in KNOWN {
-            let expected = match name {
-                "Cookie" | "Authorization" => ["Cookie", "Authorization"].map(there).to_vec(),
-                name => vec![there(name)],
-            };
-            check(&[(name, "there")], &expected);
-            check(&[(&name.to_ascii_uppercase(), "there")], &expected);
+            check(&[(name, "there")], &[there(name)]);
+            check(&[(&name.to_ascii_uppercase(), "there")], &[there(name)]);
             check(&[(&format!("q{}", name.split_at(1).1), "there")], &[]);
             check(&[(&format!("{name}s"), "there")], &[]);
         }
+        let stored = [("Cookie", RequestField::One(b"there"))];
+        check(&[("Authorization", "there"), ("Cookie", "a")], &stored);
+        check(&[("Authorization", "there"), ("authorization", "basic a")], &stored);
         let twice = [("Origin", "a"), ("Host", "b"), ("origin", "a")];
         check(&twice, &[("Host", RequestField::One(b"b")), ("Origin", RequestField::Many)]);
     }

@@ -79,7 +79,7 @@ impl Template {
             max_age: HeaderValue::from(spec.max_age_seconds),
             exposed,
             preflight_lines: None,
-            vary_with_rule: rule.as_ref().and_then(|rule| vary_with_rule(rule.headers())),
+            vary_with_rule: rule.as_ref().and_then(|rule| vary_with_rule(rule.headers(), spec.cross_site)),
         }
         .with_preflight_lines(spec.allow_credentials);
         let rule_text = rule.as_ref().map(|rule| format!("rule:{}", rule.script().name()).into());
@@ -99,6 +99,7 @@ impl Template {
             methods,
             headers,
             rendered,
+            cross_site: spec.cross_site,
             rule,
             rule_text,
             rule_reads_tenant,

@@ -14,13 +14,16 @@ use http::{HeaderName, HeaderValue};
 
 use crate::request::{CorsRequest, FieldLines, RequestField};
 use crate::request_headers::has_name;
-use crate::spec::Disclosure;
+use crate::spec::{CrossSiteTerms, Disclosure};
 use crate::verdict::RuleTerms;
 
 pub(crate) static STAR: HeaderValue = HeaderValue::from_static("*");
 pub(crate) static TRUE: HeaderValue = HeaderValue::from_static("true");
 
 pub(crate) static VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
+pub(crate) static VARY_ORIGIN_AND_SITE: HeaderValue =
+    HeaderValue::from_static("Origin, Sec-Fetch-Site, Sec-Fetch-Mode, Sec-Fetch-Dest");
+pub(crate) static VARY_SITE: HeaderValue = HeaderValue::from_static("Sec-Fetch-Site, Sec-Fetch-Mode, Sec-Fetch-Dest");
 pub(crate) static VARY_PREFLIGHT: HeaderValue =
     HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers");
 pub(crate) static VARY_ANY_PREFLIGHT: HeaderValue =
@@ -132,13 +135,14 @@ pub(crate) fn max_age<'a>(rendered: &'a RenderedHeaders, terms: RuleTerms) -> Ed
 }
 
 /// Renders `Vary` for preflights and for other requests, if a rule may read these fields.
-pub(crate) fn vary_with_rule(headers: &[HeaderName]) -> Option<[HeaderValue; 2]> {
+pub(crate) fn vary_with_rule(headers: &[HeaderName], cross_site: CrossSiteTerms) -> Option<[HeaderValue; 2]> {
+    let other = if cross_site.refuses_reads() { &VARY_ORIGIN_AND_SITE } else { &VARY_ORIGIN };
     let listed: String = headers.iter().flat_map(|name| [", ", name.as_str()]).collect();
     let value = |fixed: &HeaderValue| {
         let fixed = String::from_utf8_lossy(fixed.as_bytes());
         HeaderValue::try_from(format!("{fixed}{listed}")).ok()
     };
-    if headers.is_empty() { None } else { Some([value(&VARY_PREFLIGHT)?, value(&VARY_ORIGIN)?]) }
+    if headers.is_empty() { None } else { Some([value(&VARY_PREFLIGHT)?, value(other)?]) }
 }
 
 pub(crate) fn methods<'a>(rendered: &'a RenderedHeaders, request: &CorsRequest<'a>) -> Option<HeaderEdit<'a>> {

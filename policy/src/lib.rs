@@ -16,6 +16,7 @@
 #![warn(missing_docs)]
 
 mod compile;
+mod cross_site;
 mod headers;
 pub mod names;
 mod near_miss;
@@ -28,6 +29,7 @@ mod spec;
 mod verdict;
 
 pub use compile::check_rule;
+pub use cross_site::CheckedVerdict;
 pub use headers::{EditValue, HeaderEdit, missing_vary};
 pub use names::is_cors_response_field;
 pub use near_miss::{NearMiss, OriginDifference, PolicyExplanation};
@@ -40,7 +42,7 @@ pub use rule::{
     field_names, split_origin,
 };
 pub use spec::{
-    CompileOutput, DangerousSwitches, Disclosure, MAX_AGE_SECONDS_DEFAULT, OriginSetSpec, PolicySpec, SpecLocation,
-    SpecProblem,
+    CompileOutput, CrossSiteNavigations, CrossSiteProtection, CrossSiteReads, CrossSiteTerms, DangerousSwitches,
+    Disclosure, MAX_AGE_SECONDS_DEFAULT, OriginSetSpec, PolicySpec, SpecLocation, SpecProblem,
 };
 pub use verdict::{EntryId, Outcome, Reason, RequestKind, RuleTerms, Verdict};

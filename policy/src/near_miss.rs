@@ -131,6 +131,7 @@ impl Policy {
             Reason::NullOrigin => {
                 Some("the origin is `null`, as sandboxed frames and redirected requests send it".to_owned())
             }
+            Reason::CrossSite => Some(cross_site(request)),
             Reason::Method => Some(refused_method(request.requested_method)),
             Reason::Header => {
                 request_headers::check(request.requested_headers, &self.template.headers).err().map(refused_header)
@@ -149,6 +150,7 @@ impl Policy {
             | Reason::Any
             | Reason::SameOrigin
             | Reason::NonCors
+            | Reason::Navigation
             | Reason::UnknownHost
             | Reason::UnknownRoute => None,
         }
@@ -296,6 +298,17 @@ fn malformed(field: RequestField<'_>) -> String {
             Err(flaw) => format!("the origin {} {flaw}", quoted(value)),
             Ok(_) => format!("the origin {} is refused", quoted(value)),
         },
+    }
+}
+
+fn cross_site(request: &CorsRequest<'_>) -> String {
+    match request.sec_fetch_site {
+        RequestField::Many => "there are several `Sec-Fetch-Site` fields, expected one".to_owned(),
+        RequestField::One(site @ (b"cross-site" | b"same-site")) => {
+            format!("the browser reports another site (`Sec-Fetch-Site: {}`)", site.escape_ascii())
+        }
+        RequestField::One(site) => format!("{} is not a value of `Sec-Fetch-Site`", quoted(site)),
+        RequestField::Absent => "`Origin` is not the API's own, and the browser sends no `Sec-Fetch-Site`".to_owned(),
     }
 }
 

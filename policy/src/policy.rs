@@ -19,6 +19,7 @@ use crate::origin::set::{self, CompiledOrigins};
 use crate::request::{CorsRequest, CredentialFields, FieldLines, RequestField};
 use crate::request_headers::{self, AllowedHeaders, RequestHeadersFault};
 use crate::rule::{Rule, RuleAnswer};
+use crate::spec::CrossSiteTerms;
 use crate::verdict::{EntryId, Reason, RequestKind, Verdict};
 
 mod call;
@@ -38,6 +39,7 @@ pub struct Template {
     pub(crate) methods: AllowedMethods,
     pub(crate) headers: AllowedHeaders,
     pub(crate) rendered: RenderedHeaders,
+    pub(crate) cross_site: CrossSiteTerms,
     /// The rule that runs where no entry covers the origin.
     pub(crate) rule: Option<Arc<Rule>>,
     /// The rule's text as an entry: `rule:NAME`.
@@ -169,7 +171,7 @@ impl Policy {
         // A page can read a WebSocket without a CORS check, cookies included. So `*`, which
         // excludes credentials elsewhere, cannot cover a handshake with them (cross-site WebSocket
         // hijacking).
-        if self.is_any() && request.credentials == CredentialFields::Present {
+        if self.is_any() && request.credentials != CredentialFields::Absent {
             return Decision::Static(Verdict::deny(RequestKind::WebSocket, Reason::NoMatch, None));
         }
         self.decide_origin(RequestKind::WebSocket, request)

@@ -26,11 +26,15 @@ pub struct CorsRequest<'a> {
     pub requested_headers: &'a dyn FieldLines,
     /// The `Sec-Fetch-Site` field.
     pub sec_fetch_site: RequestField<'a>,
+    /// The `Sec-Fetch-Mode` field.
+    pub sec_fetch_mode: RequestField<'a>,
+    /// The `Sec-Fetch-Dest` field.
+    pub sec_fetch_dest: RequestField<'a>,
     /// The origin of the API itself, as far as it is known.
     pub own: OwnOrigin<'a>,
     /// Whether the request is a WebSocket handshake.
     pub upgrade: RequestedUpgrade,
-    /// Whether the request has a `Cookie` or `Authorization` field.
+    /// The strongest credentials of the request.
     pub credentials: CredentialFields,
 }
 
@@ -80,13 +84,28 @@ pub enum RequestedUpgrade {
     WebSocket,
 }
 
-/// Whether a `Cookie` or an `Authorization` field is present.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The credentials in the `Cookie` and `Authorization` fields of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CredentialFields {
     /// Neither field is present.
     Absent,
-    /// At least one of them is present.
-    Present,
+    /// `Authorization` with a scheme that a browser never sends by itself, such as `Bearer`.
+    Explicit,
+    /// Credentials that a browser adds to the requests of any page: `Cookie`, or `Authorization`
+    /// with a scheme for which it asks the user.
+    Ambient,
+}
+
+/// The schemes whose credentials a browser stores and sends again.
+const AMBIENT_SCHEMES: [&[u8]; 4] = [b"basic", b"digest", b"ntlm", b"negotiate"];
+
+impl CredentialFields {
+    /// Classifies the value of an `Authorization` field (RFC 9110, section 11.6.2).
+    pub fn of_authorization(value: &[u8]) -> Self {
+        let scheme = value.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or_default();
+        let is_ambient = AMBIENT_SCHEMES.iter().any(|ambient| scheme.eq_ignore_ascii_case(ambient));
+        if is_ambient { Self::Ambient } else { Self::Explicit }
+    }
 }
 
 impl<'a> CorsRequest<'a> {
@@ -100,6 +119,8 @@ impl<'a> CorsRequest<'a> {
             requested_method: RequestField::Absent,
             requested_headers: NO_LINES,
             sec_fetch_site: RequestField::Absent,
+            sec_fetch_mode: RequestField::Absent,
+            sec_fetch_dest: RequestField::Absent,
             own,
             upgrade: RequestedUpgrade::None,
             credentials: CredentialFields::Absent,

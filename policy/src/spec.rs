@@ -25,6 +25,8 @@ pub struct PolicySpec {
     pub max_age_seconds: u32,
     /// The part of the method and header lists that an allowed preflight discloses.
     pub disclosure: Disclosure,
+    /// The terms for requests from other sites.
+    pub cross_site: CrossSiteTerms,
     /// The switches that weaken a protection.
     pub dangerously: DangerousSwitches,
 }
@@ -41,6 +43,7 @@ impl Default for PolicySpec {
             allow_credentials: false,
             max_age_seconds: MAX_AGE_SECONDS_DEFAULT,
             disclosure: Disclosure::Full,
+            cross_site: CrossSiteTerms::default(),
             dangerously: DangerousSwitches::default(),
         }
     }
@@ -66,6 +69,57 @@ pub enum Disclosure {
     Full,
     /// Only the requested method and headers.
     Minimal,
+}
+
+/// Whether a policy refuses requests from other sites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CrossSiteProtection {
+    /// Nothing is checked.
+    #[default]
+    Off,
+    /// Requests are checked, and pass whatever the result is.
+    Report,
+    /// Requests are checked, and refused.
+    Protect,
+}
+
+/// Which `GET` and `HEAD` requests from other sites pass, if their origin is absent or not covered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CrossSiteReads {
+    /// All.
+    #[default]
+    Allow,
+    /// Navigations of a whole tab or window.
+    NavigationsOnly,
+    /// None.
+    Deny,
+}
+
+/// Whether navigations from other sites with methods other than `GET` and `HEAD` pass: form posts,
+/// as single sign-on and payments use them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CrossSiteNavigations {
+    /// They are refused.
+    #[default]
+    Deny,
+    /// They pass, without CORS fields on their responses.
+    Allow,
+}
+
+/// The terms of a policy for requests from other sites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CrossSiteTerms {
+    /// Whether requests are checked and refused.
+    pub protection: CrossSiteProtection,
+    /// Which reads pass.
+    pub reads: CrossSiteReads,
+}
+
+impl CrossSiteTerms {
+    /// Whether a read may be refused, so that its response depends on Fetch Metadata.
+    pub(crate) fn refuses_reads(self) -> bool {
+        self.protection == CrossSiteProtection::Protect && self.reads != CrossSiteReads::Allow
+    }
 }
 
 /// Switches that each turn off one refusal when a policy is compiled.

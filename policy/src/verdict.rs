@@ -58,7 +58,7 @@ impl Outcome {
     }
 }
 
-/// The reason of a verdict. The first seven allow, the others deny.
+/// The reason of a verdict. The first eight allow, the others deny.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// An entry equals the origin.
@@ -75,6 +75,8 @@ pub enum Reason {
     SameOrigin,
     /// The request has no origin.
     NonCors,
+    /// A navigation from another site, which the route lets pass without CORS fields.
+    Navigation,
     /// No entry covers the origin.
     NoMatch,
     /// The origin is `null`.
@@ -89,6 +91,8 @@ pub enum Reason {
     RuleDeny,
     /// A rule failed or exceeded a limit.
     RuleError,
+    /// The request comes from another site, and the policy protects from it.
+    CrossSite,
     /// No tenant has the request's host.
     UnknownHost,
     /// The tenant has no route for the request.
@@ -97,7 +101,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Exact,
         Self::Wildcard,
         Self::Regex,
@@ -105,6 +109,7 @@ impl Reason {
         Self::Any,
         Self::SameOrigin,
         Self::NonCors,
+        Self::Navigation,
         Self::NoMatch,
         Self::NullOrigin,
         Self::MalformedOrigin,
@@ -112,6 +117,7 @@ impl Reason {
         Self::Header,
         Self::RuleDeny,
         Self::RuleError,
+        Self::CrossSite,
         Self::UnknownHost,
         Self::UnknownRoute,
     ];
@@ -126,6 +132,7 @@ impl Reason {
             Self::Any => "any",
             Self::SameOrigin => "same_origin",
             Self::NonCors => "non_cors",
+            Self::Navigation => "navigation",
             Self::NoMatch => "no_match",
             Self::NullOrigin => "null_origin",
             Self::MalformedOrigin => "malformed_origin",
@@ -133,6 +140,7 @@ impl Reason {
             Self::Header => "header",
             Self::RuleDeny => "rule_deny",
             Self::RuleError => "rule_error",
+            Self::CrossSite => "cross_site",
             Self::UnknownHost => "unknown_host",
             Self::UnknownRoute => "unknown_route",
         }

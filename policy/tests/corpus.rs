@@ -12,17 +12,20 @@ mod browser;
 mod matcher;
 #[path = "corpus/model.rs"]
 mod model;
+#[path = "oracle/site.rs"]
+mod site;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crossgate_policy::{
-    CompileOutput, CorsRequest, CredentialFields, OwnOrigin, Policy, RequestField, RequestKind, RequestedUpgrade,
-    Scheme, SpecLocation, SpecProblem, Template, Verdict, is_cors_response_field, missing_vary,
+    CompileOutput, CorsRequest, CredentialFields, CrossSiteNavigations, CrossSiteProtection, CrossSiteReads, OwnOrigin,
+    Policy, Reason, RequestField, RequestKind, RequestedUpgrade, Scheme, SpecLocation, SpecProblem, Template, Verdict,
+    is_cors_response_field, missing_vary,
 };
 use model::{Case, Expect, Headers, Lines, PatternCase, Policies, PolicyText, PreflightFailures, UnmatchedRequests};
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "a_classify",
     "b_origin",
     "c_method",
@@ -33,6 +36,7 @@ const FILES: [&str; 10] = [
     "h_private_network",
     "j_refused",
     "origins",
+    "x_cross_site",
 ];
 
 /// The response that the client receives, and the number of requests that the upstream receives.
@@ -100,6 +104,13 @@ fn check_by_oracles(policies: &Policies, case: &Case, expect: &Expect) -> Option
     let spec = template.spec();
     let expected = observed(expect);
     let headers = case.request.wire_headers();
+    if let Some(fault) = check_by_site_table(template, own, case, &headers, &expected) {
+        return Some(fault);
+    }
+    // That page wants no response, and gets none that it could read.
+    if matches!(expected.reason, "cross_site" | "navigation") {
+        return None;
+    }
     // A browser sends one origin, and makes no CORS check for a WebSocket.
     let origins = headers.all("origin");
     let ([origin], "preflight" | "actual") = (origins.as_slice(), expected.kind) else { return None };
@@ -127,6 +138,55 @@ fn check_by_oracles(policies: &Policies, case: &Case, expect: &Expect) -> Option
         "{}: a browser disagrees, with credentials: {with_credentials}, watching: {watches_upload}",
         case.name()
     ))
+}
+
+/// Compares a case under protection with the table of cross-site protection.
+fn check_by_site_table(
+    template: &PolicyText,
+    own: &[String],
+    case: &Case,
+    headers: &Headers,
+    expected: &Observed,
+) -> Option<String> {
+    let spec = template.spec();
+    if spec.cross_site.protection != CrossSiteProtection::Protect {
+        return None;
+    }
+    let entries = || spec.allow_origins.iter().chain(own);
+    let origins = headers.all("origin");
+    let own_origin = b"https://api.example.test";
+    let origin = match origins.as_slice() {
+        [] => site::SiteOrigin::Absent,
+        [origin] if covered(entries().filter(|entry| *entry != "*"), origin) => site::SiteOrigin::Listed,
+        [origin] if origin == own_origin => site::SiteOrigin::Own,
+        _ => site::SiteOrigin::Other,
+    };
+    let request = site::SiteRequest {
+        method: &case.request.method,
+        site: headers.all("sec-fetch-site"),
+        mode: headers.all("sec-fetch-mode"),
+        dest: headers.all("sec-fetch-dest"),
+        has_cookie: headers.has("cookie"),
+        authorization: headers.all("authorization"),
+        origin,
+        is_preflight_or_websocket: matches!(expected.kind, "preflight" | "websocket"),
+    };
+    let policy = site::SitePolicy {
+        has_star: entries().any(|entry| entry == "*"),
+        reads: match spec.cross_site.reads {
+            CrossSiteReads::Allow => "Allow",
+            CrossSiteReads::NavigationsOnly => "NavigationsOnly",
+            CrossSiteReads::Deny => "Deny",
+        },
+        allows_navigations: template.navigations() == CrossSiteNavigations::Allow,
+    };
+    let outcome = match expected.reason {
+        "cross_site" => site::SiteOutcome::Refused,
+        "navigation" => site::SiteOutcome::Navigation,
+        _ => site::SiteOutcome::Passes,
+    };
+    let by_table = site::outcome(&request, &policy);
+    (by_table != outcome).then(|| format!("{}: the table says {by_table:?}", case.name()))
 }
 
 fn covered<'a>(mut entries: impl Iterator<Item = &'a String>, origin: &[u8]) -> bool {
@@ -191,19 +251,18 @@ fn answer(policy: &Policy, template: &PolicyText, case: &Case, headers: &Headers
         requested_method: RequestField::from_lines(headers.all("access-control-request-method").into_iter()),
         requested_headers: &lines,
         sec_fetch_site: RequestField::from_lines(headers.all("sec-fetch-site").into_iter()),
+        sec_fetch_mode: RequestField::from_lines(headers.all("sec-fetch-mode").into_iter()),
+        sec_fetch_dest: RequestField::from_lines(headers.all("sec-fetch-dest").into_iter()),
         own: OwnOrigin { host: &host, port, scheme },
         upgrade: if headers.all("upgrade") == [b"websocket"] {
             RequestedUpgrade::WebSocket
         } else {
             RequestedUpgrade::None
         },
-        credentials: if headers.has("cookie") || headers.has("authorization") {
-            CredentialFields::Present
-        } else {
-            CredentialFields::Absent
-        },
+        credentials: credentials(headers),
     };
     let verdict = policy.decide(&request).without_rule();
+    let verdict = policy.check_cross_site(&request, verdict, template.navigations()).verdict;
     let reaches = reaches_upstream(&verdict, template.unmatched_requests);
     let explains =
         template.preflight_failures == PreflightFailures::Explain && policy.is_explainable(&verdict, &request);
@@ -226,9 +285,16 @@ fn answer(policy: &Policy, template: &PolicyText, case: &Case, headers: &Headers
     }
 }
 
+fn credentials(headers: &Headers) -> CredentialFields {
+    let stored = headers.has("cookie").then_some(CredentialFields::Ambient);
+    let named = headers.all("authorization").into_iter().map(CredentialFields::of_authorization);
+    stored.into_iter().chain(named).max().unwrap_or(CredentialFields::Absent)
+}
+
 fn reaches_upstream(verdict: &Verdict, unmatched: UnmatchedRequests) -> bool {
     match (verdict.kind, verdict.is_allowed(), unmatched) {
         (RequestKind::Preflight, _, _) | (RequestKind::WebSocket, false, _) => false,
+        (_, false, _) if verdict.reason == Reason::CrossSite => false,
         (_, true, _) | (RequestKind::Actual, false, UnmatchedRequests::Forward) => true,
         (_, false, _) => false,
     }

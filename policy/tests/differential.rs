@@ -11,11 +11,14 @@
 
 #[path = "oracle/matcher.rs"]
 mod matcher;
+#[path = "oracle/site.rs"]
+mod site;
 
 use std::sync::Arc;
 
 use crossgate_policy::{
-    CorsRequest, CredentialFields, Disclosure, OwnOrigin, Policy, PolicySpec, Reason, RequestField, RequestedUpgrade,
+    CorsRequest, CredentialFields, CrossSiteNavigations, CrossSiteProtection, CrossSiteReads, CrossSiteTerms,
+    DangerousSwitches, Disclosure, OwnOrigin, Policy, PolicySpec, Reason, RequestField, RequestKind, RequestedUpgrade,
     Template,
 };
 use http::HeaderName;
@@ -256,6 +259,55 @@ fn check_total(policy: &Policy, request: &CorsRequest<'_>) -> Result<(), TestCas
     Ok(())
 }
 
+/// Generates lines of a field: mostly one, sometimes none or two.
+fn lines_of(values: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static str>> {
+    prop_oneof![3 => vec(select(values), 1), 1 => vec(select(values), 0..3)]
+}
+
+/// A policy with one listed origin, `null` or `*`, and terms for requests from other sites.
+#[derive(Debug, Clone, Copy)]
+struct SiteTerms {
+    entry: &'static str,
+    reads: CrossSiteReads,
+    navigations: CrossSiteNavigations,
+}
+
+fn site_terms() -> impl Strategy<Value = SiteTerms> {
+    const READS: [CrossSiteReads; 3] = [CrossSiteReads::Allow, CrossSiteReads::NavigationsOnly, CrossSiteReads::Deny];
+    const NAVIGATIONS: [CrossSiteNavigations; 2] = [CrossSiteNavigations::Deny, CrossSiteNavigations::Allow];
+    let entry = select(&["https://app.test", "null", "*"][..]);
+    (entry, select(&READS[..]), select(&NAVIGATIONS[..])).prop_map(|(entry, reads, navigations)| SiteTerms {
+        entry,
+        reads,
+        navigations,
+    })
+}
+
+impl SiteTerms {
+    fn policy(self, protection: CrossSiteProtection) -> Policy {
+        let spec = PolicySpec {
+            allow_origins: vec![self.entry.to_owned()],
+            cross_site: CrossSiteTerms { protection, reads: self.reads },
+            dangerously: DangerousSwitches { allow_null: true, ..DangerousSwitches::default() },
+            ..PolicySpec::default()
+        };
+        let template = Template::compile(&spec).unwrap_or_else(|problems| panic!("{problems:?}"));
+        Policy::extend(Arc::new(template.value), &[]).unwrap_or_else(|problems| panic!("{problems:?}")).value
+    }
+
+    fn of_table(self) -> site::SitePolicy {
+        site::SitePolicy {
+            has_star: self.entry == "*",
+            reads: match self.reads {
+                CrossSiteReads::Allow => "Allow",
+                CrossSiteReads::NavigationsOnly => "NavigationsOnly",
+                CrossSiteReads::Deny => "Deny",
+            },
+            allows_navigations: self.navigations == CrossSiteNavigations::Allow,
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -265,6 +317,75 @@ proptest! {
         for near in nears {
             check_origin(&policy, &entries, &near.origin(&entries))?;
         }
+    }
+
+    #[test]
+    fn the_cross_site_check_agrees_with_its_table(
+        terms in site_terms(),
+        method in select(&["GET", "HEAD", "OPTIONS", "POST", "PUT", "get", ""][..]),
+        origins in lines_of(&["https://app.test", "https://evil.test", "null", "https://own.invalid", "x"]),
+        sites in lines_of(&["same-origin", "none", "same-site", "cross-site", "", "Cross-Site", "none "]),
+        modes in lines_of(&["navigate", "cors", "no-cors", "", "Navigate"]),
+        dests in lines_of(&["document", "iframe", "object", "embed", "empty", "image", ""]),
+        credentials in lines_of(&["Basic x", "Bearer x", "NEGOTIATE", "digest\tx", "ntlm", "Basics x", ""]),
+        (has_cookie, asks_method, is_websocket) in (any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.1)),
+    ) {
+        fn field<'a>(lines: &[&'a str]) -> RequestField<'a> {
+            RequestField::from_lines(lines.iter().map(|line| line.as_bytes()))
+        }
+        let bytes = |lines: &[&'static str]| lines.iter().map(|line| line.as_bytes()).collect::<Vec<_>>();
+        let named = credentials.iter().map(|line| CredentialFields::of_authorization(line.as_bytes()));
+        let stored = has_cookie.then_some(CredentialFields::Ambient);
+        let request = CorsRequest {
+            origin: field(&origins),
+            requested_method: if asks_method { RequestField::One(b"PUT") } else { RequestField::Absent },
+            sec_fetch_site: field(&sites),
+            sec_fetch_mode: field(&modes),
+            sec_fetch_dest: field(&dests),
+            upgrade: if is_websocket { RequestedUpgrade::WebSocket } else { RequestedUpgrade::None },
+            credentials: stored.into_iter().chain(named).max().unwrap_or(CredentialFields::Absent),
+            ..CorsRequest::new(method.as_bytes(), OWN)
+        };
+        let origin = match origins.as_slice() {
+            [] => site::SiteOrigin::Absent,
+            [origin] if *origin == terms.entry => site::SiteOrigin::Listed,
+            ["https://own.invalid"] => site::SiteOrigin::Own,
+            _ => site::SiteOrigin::Other,
+        };
+        let kind = request.classify();
+        let by_table = site::outcome(
+            &site::SiteRequest {
+                method,
+                site: bytes(&sites),
+                mode: bytes(&modes),
+                dest: bytes(&dests),
+                has_cookie,
+                authorization: bytes(&credentials),
+                origin,
+                is_preflight_or_websocket: matches!(kind, RequestKind::Preflight | RequestKind::WebSocket),
+            },
+            &terms.of_table(),
+        );
+        let policy = terms.policy(CrossSiteProtection::Protect);
+        let verdict = policy.decide(&request).without_rule();
+        let checked = policy.check_cross_site(&request, verdict, terms.navigations);
+        prop_assert!(!checked.would_deny);
+        match by_table {
+            site::SiteOutcome::Passes => prop_assert_eq!(checked.verdict, verdict),
+            site::SiteOutcome::Navigation => {
+                prop_assert_eq!((checked.verdict.reason, checked.verdict.is_allowed()), (Reason::Navigation, true));
+            }
+            site::SiteOutcome::Refused => {
+                prop_assert_eq!((checked.verdict.reason, checked.verdict.is_allowed()), (Reason::CrossSite, false));
+            }
+        }
+        if checked.verdict != verdict {
+            prop_assert_eq!(policy.edits(&checked.verdict, &request).count(), 0);
+        }
+        let reported = terms.policy(CrossSiteProtection::Report).check_cross_site(&request, verdict, terms.navigations);
+        prop_assert_eq!((reported.verdict, reported.would_deny), (verdict, by_table == site::SiteOutcome::Refused));
+        let off = terms.policy(CrossSiteProtection::Off).check_cross_site(&request, verdict, terms.navigations);
+        prop_assert_eq!((off.verdict, off.would_deny), (verdict, false));
     }
 
     #[test]
@@ -281,7 +402,7 @@ proptest! {
             requested_method: field(&methods),
             requested_headers: &lines,
             sec_fetch_site: field(&site),
-            credentials: if credentials { CredentialFields::Present } else { CredentialFields::Absent },
+            credentials: if credentials { CredentialFields::Explicit } else { CredentialFields::Absent },
             ..CorsRequest::new(if is_options { b"OPTIONS" } else { b"GET" }, OWN)
         };
         check_total(&policy, &request)?;

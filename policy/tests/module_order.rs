@@ -8,7 +8,7 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     "spec",
     "names",
     "origin",
@@ -18,6 +18,7 @@ const ORDER: [&str; 11] = [
     "headers",
     "rule",
     "policy",
+    "cross_site",
     "near_miss",
     "compile",
 ];

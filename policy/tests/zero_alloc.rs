@@ -120,7 +120,7 @@ fn walk_all(policy: &Policy, origins: &[Vec<u8>], lines: &[Vec<&[u8]>]) -> [usiz
                 (b"GET", RequestField::Absent),
             ] {
                 let lines: &dyn FieldLines = lines;
-                let credentials = CredentialFields::Present;
+                let credentials = CredentialFields::Ambient;
                 let plain = CorsRequest {
                     origin,
                     requested_method: requested,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crossgate_policy::{CrossSiteNavigations, CrossSiteProtection, CrossSiteReads};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -36,6 +37,10 @@ pub struct PolicyConfig {
     pub disclosure: DisclosureSetting,
     pub unmatched_requests: UnmatchedRequests,
     pub preflight_failures: PreflightFailures,
+    pub cross_site: CrossSiteSetting,
+    pub cross_site_reads: CrossSiteReadsSetting,
+    /// `None` if the policy leaves it out.
+    pub cross_site_navigations: Option<CrossSiteNavigationsSetting>,
     pub mode: Located<Mode>,
     /// The script for origins that no entry matches.
     pub rule: Option<RuleSpec>,
@@ -80,6 +85,71 @@ pub enum PreflightFailures {
     Explain,
     /// 403 without CORS headers.
     Reject,
+}
+
+/// Whether requests from other sites that no CORS check precedes are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "CrossSite")]
+pub enum CrossSiteSetting {
+    /// They are not checked.
+    Off,
+    /// They are checked and counted, and pass.
+    Report,
+    /// They get 403 if no entry covers their origin.
+    Protect,
+}
+
+/// Which GET and HEAD requests from other sites pass, if no entry covers their origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "CrossSiteReads")]
+pub enum CrossSiteReadsSetting {
+    /// All.
+    Allow,
+    /// Navigations of a whole tab or window: a link that a user follows, but no frame, image or
+    /// fetch.
+    NavigationsOnly,
+    /// None.
+    Deny,
+}
+
+/// Whether form posts from other sites pass: SAML, OpenID Connect with `form_post`, the return
+/// from a payment page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "CrossSiteNavigations")]
+pub enum CrossSiteNavigationsSetting {
+    /// They get 403.
+    Deny,
+    /// They reach the upstream. Responses have no CORS headers.
+    Allow,
+}
+
+impl From<CrossSiteSetting> for CrossSiteProtection {
+    fn from(setting: CrossSiteSetting) -> Self {
+        match setting {
+            CrossSiteSetting::Off => CrossSiteProtection::Off,
+            CrossSiteSetting::Report => CrossSiteProtection::Report,
+            CrossSiteSetting::Protect => CrossSiteProtection::Protect,
+        }
+    }
+}
+
+impl From<CrossSiteReadsSetting> for CrossSiteReads {
+    fn from(setting: CrossSiteReadsSetting) -> Self {
+        match setting {
+            CrossSiteReadsSetting::Allow => CrossSiteReads::Allow,
+            CrossSiteReadsSetting::NavigationsOnly => CrossSiteReads::NavigationsOnly,
+            CrossSiteReadsSetting::Deny => CrossSiteReads::Deny,
+        }
+    }
+}
+
+impl From<CrossSiteNavigationsSetting> for CrossSiteNavigations {
+    fn from(setting: CrossSiteNavigationsSetting) -> Self {
+        match setting {
+            CrossSiteNavigationsSetting::Deny => CrossSiteNavigations::Deny,
+            CrossSiteNavigationsSetting::Allow => CrossSiteNavigations::Allow,
+        }
+    }
 }
 
 /// Whether verdicts are enforced.
@@ -134,4 +204,5 @@ pub struct RouteSpec {
     pub allow_origins: Vec<Text>,
     pub unmatched_requests: Option<UnmatchedRequests>,
     pub preflight_failures: Option<PreflightFailures>,
+    pub cross_site_navigations: Option<CrossSiteNavigationsSetting>,
 }

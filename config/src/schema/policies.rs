@@ -1,7 +1,10 @@
 //! The keys of policies, rules, tenants and routes.
 
 use super::{Duration, declare_keys};
-use crate::model::{DisclosureSetting, Mode, PreflightFailures, UnmatchedRequests};
+use crate::model::{
+    CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, Mode, PreflightFailures,
+    UnmatchedRequests,
+};
 
 declare_keys! {
     /// Which origins may call an API, and with what.
@@ -34,6 +37,15 @@ declare_keys! {
         /// The response to a preflight from an allowed origin whose method or header is not
         /// allowed. Default: `Explain`.
         preflight_failures: Option<PreflightFailures>,
+        /// Whether requests from other sites that no CORS check precedes are refused: forms,
+        /// images, links. Default: `"Off"`.
+        cross_site: Option<CrossSiteSetting>,
+        /// Which GET and HEAD requests from other sites pass, if no entry covers their origin.
+        /// Default: `Allow`.
+        cross_site_reads: Option<CrossSiteReadsSetting>,
+        /// Whether form posts from other sites pass. Default: they get 403. Required with
+        /// `unmatchedRequests: Forward` under `crossSite: Protect`.
+        cross_site_navigations: Option<CrossSiteNavigationsSetting>,
         /// Whether verdicts are enforced. Default: `Enforce`.
         mode: Option<Mode>,
         /// A script that decides about origins that no entry covers. Default: they are denied.
@@ -105,5 +117,7 @@ declare_keys! {
         /// The response to a preflight whose method or header is not allowed. Default: as the
         /// policy says.
         preflight_failures: Option<PreflightFailures>,
+        /// Whether form posts from other sites pass. Default: as the policy says.
+        cross_site_navigations: Option<CrossSiteNavigationsSetting>,
     }
 }

@@ -291,3 +291,25 @@ fn dissimilar_key_gets_no_suggestion() {
     assert!(message.contains("; its keys are `allowOrigins`"), "{message}");
     assert!(only("policies: { a: { allowedOrigins: [] } }\n").ends_with("did you mean `allowOrigins`?"));
 }
+
+#[test]
+fn cross_site_keys_that_contradict_name_the_remedy() {
+    let policy = |keys: &str| format!("    {{ allowOrigins: [\"https://a.b\"], {keys} }}\n");
+    let forward = "4:57 `unmatchedRequests: Forward` does not forward form posts from other sites under `crossSite: Protect`; write \
+         `crossSiteNavigations: Allow` where single sign-on or payment pages post to, or `crossSiteNavigations: Deny` if none do";
+    check_policy(&policy("unmatchedRequests: Forward, crossSite: Protect"), &[&forward.replace("4:57", "5:57")]);
+    for fine in [
+        "unmatchedRequests: Forward, crossSite: Protect, crossSiteNavigations: Deny",
+        "unmatchedRequests: Forward, crossSite: Report",
+        "unmatchedRequests: Reject, crossSite: Protect",
+        "crossSite: Report, crossSiteReads: Deny, crossSiteNavigations: Allow",
+    ] {
+        check_policy(&policy(fine), &[]);
+    }
+    for key in ["crossSiteReads: Deny", "crossSiteNavigations: Allow"] {
+        let name = key.split(':').next().unwrap();
+        let expected = format!("{name} has no effect without `crossSite: Protect` or `crossSite: Report`");
+        let found = findings(&format!("{HEAD}policies:\n  spa:\n{}", policy(key)));
+        assert!(matches!(&found[..], [only] if only.ends_with(&expected)), "{found:?}");
+    }
+}

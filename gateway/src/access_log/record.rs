@@ -89,6 +89,14 @@ pub struct LogRecord<'a> {
     pub sec_fetch_site: Option<EscapedBytes<'a, FETCH_SITE_LEN_MAX>>,
     /// The number of `Sec-Fetch-Site` lines; left out unless more than one.
     pub sec_fetch_site_fields: usize,
+    /// The `Sec-Fetch-Mode` field, if the policy checks requests from other sites.
+    pub sec_fetch_mode: Option<EscapedBytes<'a, FETCH_SITE_LEN_MAX>>,
+    /// The number of `Sec-Fetch-Mode` lines; left out unless more than one.
+    pub sec_fetch_mode_fields: usize,
+    /// The `Sec-Fetch-Dest` field, if the policy checks requests from other sites.
+    pub sec_fetch_dest: Option<EscapedBytes<'a, FETCH_SITE_LEN_MAX>>,
+    /// The number of `Sec-Fetch-Dest` lines; left out unless more than one.
+    pub sec_fetch_dest_fields: usize,
     /// The `Connection` lines, joined by commas and capped at 64 bytes. Only present if they are
     /// the cause of a refusal.
     pub connection: Option<EscapedBytes<'a, CONNECTION_LEN_MAX>>,
@@ -99,6 +107,9 @@ pub struct LogRecord<'a> {
     /// Whether the request had a `Cookie` or `Authorization` field; left out if not. Their values
     /// are never logged.
     pub has_credentials: bool,
+    /// Whether the credentials are of a kind that browsers add to the requests of any page, if the
+    /// policy checks requests from other sites; left out if not.
+    pub has_ambient_credentials: bool,
     /// The status sent to the client; 0 if the client closed the connection first or accepted no
     /// response.
     pub status: u16,
@@ -167,10 +178,15 @@ impl LogRecord<'_> {
         line.put_some(LogField::RequestedHeaders, self.requested_headers);
         line.put_some(LogField::SecFetchSite, self.sec_fetch_site);
         line.put_some(LogField::SecFetchSiteFields, repeated(self.sec_fetch_site_fields));
+        line.put_some(LogField::SecFetchMode, self.sec_fetch_mode);
+        line.put_some(LogField::SecFetchModeFields, repeated(self.sec_fetch_mode_fields));
+        line.put_some(LogField::SecFetchDest, self.sec_fetch_dest);
+        line.put_some(LogField::SecFetchDestFields, repeated(self.sec_fetch_dest_fields));
         line.put_some(LogField::Connection, self.connection);
         line.put_some(LogField::Scheme, self.scheme);
         line.put_some(LogField::Protocol, self.protocol);
         line.put_some(LogField::HasCredentials, self.has_credentials.then_some(true));
+        line.put_some(LogField::HasAmbientCredentials, self.has_ambient_credentials.then_some(true));
     }
 
     fn put_outcome(&self, line: &mut JsonLine<'_>) {
@@ -190,6 +206,8 @@ impl LogRecord<'_> {
             self.requested_method.is_some_and(|text| text.is_cut()),
             self.requested_headers.is_some_and(|text| text.is_cut()),
             self.sec_fetch_site.is_some_and(|text| text.is_cut()),
+            self.sec_fetch_mode.is_some_and(|text| text.is_cut()),
+            self.sec_fetch_dest.is_some_and(|text| text.is_cut()),
             self.connection.is_some_and(|text| text.is_cut()),
         ];
         let path = EscapedBytes::<PATH_LEN_MAX>(path_of(self.target));

@@ -11,6 +11,7 @@ use http::StatusCode;
 use super::AdminState;
 use super::answer::AdminResponse;
 use super::explain_query::decode;
+use crate::html::EscapedHtml;
 use crate::probe::{DescriptionError, RequestDescription};
 
 const STYLE: &str = "\
@@ -232,22 +233,6 @@ fn html(status: StatusCode, body: &str, referrer_policy: &'static str) -> AdminR
         "default-src 'none'; style-src '{STYLE_HASH}'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
     );
     AdminResponse::html(status, &text, &policy, referrer_policy)
-}
-
-/// Text escaped for an HTML element or a quoted attribute.
-struct EscapedHtml<'t>(&'t str);
-
-impl std::fmt::Display for EscapedHtml<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            '&' => f.write_str("&amp;"),
-            '<' => f.write_str("&lt;"),
-            '>' => f.write_str("&gt;"),
-            '"' => f.write_str("&quot;"),
-            '\'' => f.write_str("&#39;"),
-            c => f.write_char(c),
-        })
-    }
 }
 
 #[cfg(test)]

@@ -1,23 +1,23 @@
 //! One denial: a bounded copy, in one allocation, of everything that a verdict depends on.
 //!
 //! `explain` turns the copy back into a request. Each part has a length limit. Absent on purpose:
-//! the query, cookies and credentials; only the presence of credentials is recorded.
+//! the query, cookies and credentials; only the kind of credentials is recorded.
 
 use std::sync::{Arc, Weak};
 
-use crossgate_policy::{ORIGIN_LEN_MAX, RequestField, Scheme};
+use crossgate_policy::{CredentialFields, ORIGIN_LEN_MAX, RequestField, Scheme};
 use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, CONNECTION};
 
 use crate::counters::TenantCounters;
 use crate::metrics::VerdictLabel;
 use crate::probe::{ExplainedRequest, LoggedOutcome, SenderTrust};
 use crate::request_head::RequestHead;
-use crossgate_message::fields::SEC_FETCH_MODE;
+use crossgate_message::fields::{SEC_FETCH_DEST, SEC_FETCH_MODE, SEC_FETCH_SITE};
 use crossgate_message::hop_by_hop::{is_connection_harmless, requests_websocket};
 use crossgate_wire::refusal::HeadRefusal;
 
 /// The number of parts of a copy; their order follows.
-const PARTS: usize = 10;
+const PARTS: usize = 11;
 const REQUEST_ID: usize = 0;
 const METHOD: usize = 1;
 const PATH: usize = 2;
@@ -27,10 +27,11 @@ const REQUESTED_METHOD: usize = 5;
 const REQUESTED_HEADERS: usize = 6;
 const FETCH_SITE: usize = 7;
 const FETCH_MODE: usize = 8;
-const CONNECTION_TOKENS: usize = 9;
+const FETCH_DEST: usize = 9;
+const CONNECTION_TOKENS: usize = 10;
 
 /// The maximum length of each part. Longer ones are truncated, which is recorded.
-const LEN_MAX: [usize; PARTS] = [128, 32, 512, 260, ORIGIN_LEN_MAX, 32, 512, 32, 32, 128];
+const LEN_MAX: [usize; PARTS] = [128, 32, 512, 260, ORIGIN_LEN_MAX, 32, 512, 32, 32, 32, 128];
 /// Initial capacity; most copies are shorter.
 const LEN_USUAL: usize = 192;
 
@@ -65,7 +66,7 @@ pub(super) struct HeadCopy {
     lines: [u8; PARTS],
     scheme: Option<Scheme>,
     is_websocket: bool,
-    has_credentials: bool,
+    credentials: CredentialFields,
     is_cut: bool,
 }
 
@@ -124,6 +125,7 @@ impl RecordedDenial {
             ("access-control-request-headers", REQUESTED_HEADERS),
             ("sec-fetch-site", FETCH_SITE),
             ("sec-fetch-mode", FETCH_MODE),
+            ("sec-fetch-dest", FETCH_DEST),
             ("connection", CONNECTION_TOKENS),
         ];
         let line = |(name, part): (&str, usize)| {
@@ -134,7 +136,8 @@ impl RecordedDenial {
         let made = [
             ("x-forwarded-proto", copy.scheme.map(Scheme::as_str)),
             ("upgrade", copy.is_websocket.then_some("websocket")),
-            ("cookie", copy.has_credentials.then_some("not-recorded")),
+            ("cookie", (copy.credentials == CredentialFields::Ambient).then_some("not-recorded")),
+            ("authorization", (copy.credentials == CredentialFields::Explicit).then_some("not-recorded")),
         ];
         fields.extend(made.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.as_bytes().to_vec()))));
         let (verdict, reason) = (Some(self.verdict.as_str().to_owned()), Some(self.reason.to_owned()));
@@ -173,10 +176,11 @@ impl HeadCopy {
         writer.push_first(fields.lines(&http::header::ACCESS_CONTROL_REQUEST_METHOD).filter(|_| is_preflight));
         // Several lines form one list (RFC 9110, section 5.3).
         writer.push_list(fields.lines(&ACCESS_CONTROL_REQUEST_HEADERS).filter(|_| is_preflight));
-        writer.push_first(fields.lines(&crossgate_message::fields::SEC_FETCH_SITE));
+        writer.push_first(fields.lines(&SEC_FETCH_SITE));
         writer.push_first(fields.lines(&SEC_FETCH_MODE));
+        writer.push_first(fields.lines(&SEC_FETCH_DEST));
         writer.push_list(fields.lines(&CONNECTION).filter(|_| is_connection_relevant));
-        HeadCopy { scheme: head.scheme, is_websocket, has_credentials: noted.has_credentials, ..writer.finish() }
+        HeadCopy { scheme: head.scheme, is_websocket, credentials: noted.credentials, ..writer.finish() }
     }
 
     fn part(&self, part: usize) -> &[u8] {
@@ -241,7 +245,7 @@ impl CopyWriter {
             lines: self.lines,
             scheme: None,
             is_websocket: false,
-            has_credentials: false,
+            credentials: CredentialFields::Absent,
             is_cut: self.is_cut,
         }
     }

@@ -20,6 +20,7 @@ impl fmt::Display for Explanation {
             ("route", self.route.as_deref()),
             ("policy", policy.as_deref()),
             ("mode", self.mode),
+            ("crossSite", self.cross_site),
             ("kind", self.kind),
             ("verdict", Some(self.verdict.as_str())),
             ("reason", Some(self.reason)),

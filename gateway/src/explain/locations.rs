@@ -97,11 +97,13 @@ pub(super) fn refused(snapshot: &Snapshot, judged: &PolicyMatch<'_>, head: &Requ
         | Reason::Any
         | Reason::SameOrigin
         | Reason::NonCors
+        | Reason::Navigation
         | Reason::NoMatch
         | Reason::NullOrigin
         | Reason::MalformedOrigin
         | Reason::RuleDeny
         | Reason::RuleError
+        | Reason::CrossSite
         | Reason::UnknownHost
         | Reason::UnknownRoute => None,
     }

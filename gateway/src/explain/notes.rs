@@ -3,11 +3,10 @@
 //! Some notes are about the description of the request, such as a truncated log line; the others
 //! are about the judgement. Each note has one condition and one text.
 
-use crossgate_policy::{Outcome, Reason, RequestKind};
+use crossgate_policy::{CredentialFields, Outcome, Reason, RequestKind};
 
-use crate::judge::is_denied_navigation;
-use crate::judge::{PolicyMatch, RequestAction, is_navigation};
-use crate::log_request::NAVIGATION_NOTE;
+use crate::judge::{PolicyMatch, RequestAction, is_denied_cross_site_navigation, is_denied_navigation, is_navigation};
+use crate::log_request::{CROSS_SITE_NAVIGATION_NOTE, NAVIGATION_NOTE};
 use crate::request_head::RequestHead;
 use crate::snapshot::Snapshot;
 use crossgate_config::{Mode, UnmatchedRequests};
@@ -28,6 +27,10 @@ const SOCKET_WITH_CREDENTIALS: &str = "browsers send cookies with WebSocket hand
      origin refuses handshakes with Cookie or Authorization; list the origins instead";
 const EXPLAINED_PREFLIGHT: &str = "denied, and answered with 204 so that the browser's console names the refused method or header; the browser \
      blocks the request (`preflightFailures: Explain`)";
+const CROSS_SITE_REPORT: &str =
+    "`crossSite: Protect` would refuse this request: it comes from another site, and no entry covers its origin";
+const CROSS_SITE_NAVIGATION: &str = "a form of another site has sent this request, and `crossSiteNavigations: Allow` forwards it: the upstream must \
+     recognize what it has asked for itself, by a state or a token";
 const NO_ROUTE: &str = "no route of the tenant matches the path and method";
 
 const HEALTH_CHECK: &str = "this path is the `healthPath` of a listener, which answers GET and HEAD of it for any host; this explanation \
@@ -86,7 +89,10 @@ pub(super) fn of(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> Vec<String
         (judged.action == RequestAction::NotFound, NO_ROUTE),
         (is_report(judged), REPORT_ONLY),
         (judged.action == RequestAction::ExplainPreflight, EXPLAINED_PREFLIGHT),
-        (is_denied_navigation(judged, head.headers), NAVIGATION_NOTE),
+        (is_denied_navigation(judged, head), NAVIGATION_NOTE),
+        (is_denied_cross_site_navigation(judged, head), CROSS_SITE_NAVIGATION_NOTE),
+        (judged.would_deny_cross_site, CROSS_SITE_REPORT),
+        (judged.verdict.reason == Reason::Navigation, CROSS_SITE_NAVIGATION),
         (is_maybe_form_post(judged, head), FORM_POST),
         (is_forwarded_without_cors(judged), FORWARDED_WITHOUT_CORS),
         (is_refused_for_credentials(judged, head), SOCKET_WITH_CREDENTIALS),
@@ -103,7 +109,8 @@ fn is_maybe_form_post(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> bool 
     // An HTML form posts without a preflight. A browser without fetch metadata does not mark it as
     // a navigation.
     let is_denied = judged.action == RequestAction::Deny && judged.verdict.kind == RequestKind::Actual;
-    is_denied && head.method == b"POST" && !is_navigation(head.headers)
+    let is_cors = judged.verdict.reason != Reason::CrossSite;
+    is_denied && is_cors && head.method == b"POST" && !is_navigation(head)
 }
 
 fn is_forwarded_without_cors(judged: &PolicyMatch<'_>) -> bool {
@@ -114,7 +121,7 @@ fn is_forwarded_without_cors(judged: &PolicyMatch<'_>) -> bool {
 fn is_refused_for_credentials(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> bool {
     let is_any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
     let is_refused = judged.verdict.kind == RequestKind::WebSocket && judged.verdict.reason == Reason::NoMatch;
-    is_any && is_refused && head.known.has_credentials
+    is_any && is_refused && head.known.credentials != CredentialFields::Absent
 }
 
 /// Methods that are not safelisted need a preflight

@@ -179,6 +179,7 @@ impl<'a> SharedCompiler<'a> {
             template: Arc::new(template),
             unmatched_requests: written.unmatched_requests,
             preflight_failures: written.preflight_failures,
+            cross_site_navigations: written.cross_site_navigations.map(Into::into),
             mode: written.mode.value,
             plain: OnceLock::new(),
             broken,
@@ -285,6 +286,10 @@ fn engine_spec(written: &PolicyConfig, sets: &[&OriginSetConfig]) -> engine::Pol
         disclosure: match written.disclosure {
             DisclosureSetting::Full => engine::Disclosure::Full,
             DisclosureSetting::Minimal => engine::Disclosure::Minimal,
+        },
+        cross_site: engine::CrossSiteTerms {
+            protection: written.cross_site.into(),
+            reads: written.cross_site_reads.into(),
         },
         dangerously: engine::DangerousSwitches {
             allow_null: written.dangerously.allow_null,

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use crossgate_policy::{Policy, SpecLocation, SpecProblem};
+use crossgate_policy::{CrossSiteNavigations, CrossSiteProtection, Policy, SpecLocation, SpecProblem};
 
 use super::shared::{SharedSections, code_of, resolve};
 use super::strictness::StrictnessChecks;
@@ -19,8 +19,9 @@ use crate::tenant::SharedPolicy;
 use crate::tenant::{Route, Tenant, TenantWarning};
 use crate::upstream::Upstream;
 use crate::verdicts::{CompiledRule, TenantRule};
+use crossgate_config::FORWARD_UNDER_PROTECTION;
 use crossgate_config::diagnostics::{Diagnostic, Diagnostics};
-use crossgate_config::model::{Position, RouteSpec, TenantSpec, Text};
+use crossgate_config::model::{Position, RouteSpec, TenantSpec, Text, UnmatchedRequests};
 use crossgate_config::warnings::WarningCode;
 use crossgate_config::{ReferenceKind, show_text};
 use crossgate_message::host::HostPattern;
@@ -283,7 +284,22 @@ impl TenantCompiler<'_> {
         route.methods = spec.methods.iter().map(|method| method.value.clone()).collect();
         route.unmatched_requests = spec.unmatched_requests.unwrap_or(route.unmatched_requests);
         route.preflight_failures = spec.preflight_failures.unwrap_or(route.preflight_failures);
+        let navigations = spec.cross_site_navigations.map(CrossSiteNavigations::from);
+        if navigations.or(route.shared.cross_site_navigations).is_none() {
+            self.check_forwards(spec, &route);
+        }
+        route.cross_site_navigations = navigations.unwrap_or(route.cross_site_navigations);
         Some(route)
+    }
+
+    /// Reports a route that forwards what its policy denies, but that has lost the requests for
+    /// which this is meant: form posts from other sites.
+    fn check_forwards(&mut self, spec: &RouteSpec, route: &Route) {
+        let protects = route.policy.cross_site().protection == CrossSiteProtection::Protect;
+        // Where the policy itself forwards, that is reported there.
+        if protects && spec.unmatched_requests == Some(UnmatchedRequests::Forward) {
+            self.error(spec.prefix.at, FORWARD_UNDER_PROTECTION);
+        }
     }
 
     fn route_policy(
@@ -343,6 +359,7 @@ fn make_route(prefix: &str, policy: &ExtendedPolicy, upstream: Arc<Upstream>) ->
         upstream,
         unmatched_requests: policy.shared.unmatched_requests,
         preflight_failures: policy.shared.preflight_failures,
+        cross_site_navigations: policy.shared.cross_site_navigations.unwrap_or_default(),
         mode: policy.shared.mode,
         handles: EntryHandles::new(),
         methods: Box::default(),

@@ -203,6 +203,8 @@ fn added_origins_apply_only_to_their_tenant_or_route() {
             requested_method: RequestField::Absent,
             requested_headers: &lines as &dyn FieldLines,
             sec_fetch_site: RequestField::Absent,
+            sec_fetch_mode: RequestField::Absent,
+            sec_fetch_dest: RequestField::Absent,
             own: OwnOrigin { host: "acme.example", port: None, scheme: None },
             upgrade: RequestedUpgrade::None,
             credentials: CredentialFields::Absent,
@@ -388,6 +390,31 @@ fn route_overrides_preflight_failures_of_its_policy() {
     let routes = tenant(&snapshot, "api.acme.example").routes();
     let failures: Vec<_> = routes.iter().map(|route| (&*route.prefix, route.preflight_failures)).collect();
     assert_eq!(failures, [("/ccc", Explain), ("/bb", Reject), ("/a", Reject), ("/", Explain)]);
+}
+
+#[test]
+fn route_overrides_cross_site_navigations_of_its_policy() {
+    use crossgate_policy::CrossSiteNavigations::{Allow, Deny};
+    let policies = "bare: { allowOrigins: [\"https://app.example\"], crossSite: Protect }\n  \
+         sso: { allowOrigins: [\"https://app.example\"], crossSite: Protect, crossSiteNavigations: Allow }";
+    let text = |routes: &str| {
+        let tenant = "tenants: [{ id: acme, hosts: [api.acme.example], upstream: a, policy: bare, routes:";
+        format!("{}{tenant} [{routes}] }}]\n", HEAD.replace("bare: {}", policies))
+    };
+    let routes = "{ pathPrefix: /a, crossSiteNavigations: Allow }, { pathPrefix: /bb, policy: sso }, \
+         { pathPrefix: /ccc, policy: sso, crossSiteNavigations: Deny }";
+    let snapshot = compile_text(&text(routes), None).0.unwrap();
+    let routes = tenant(&snapshot, "api.acme.example").routes();
+    let navigations: Vec<_> = routes.iter().map(|route| (&*route.prefix, route.cross_site_navigations)).collect();
+    assert_eq!(navigations, [("/ccc", Deny), ("/bb", Allow), ("/a", Allow), ("/", Deny)]);
+
+    let forwards = "{ pathPrefix: /a, unmatchedRequests: Forward }";
+    let (refused, found) = compile_text(&text(forwards), None);
+    assert!(refused.is_none() && found.to_string().contains("write `crossSiteNavigations: Allow`"), "{found}");
+    let says = "{ pathPrefix: /a, unmatchedRequests: Forward, crossSiteNavigations: Deny }";
+    assert!(compile_text(&text(says), None).0.is_some());
+    let open = "{ pathPrefix: /a, policy: sso, unmatchedRequests: Forward }";
+    assert!(compile_text(&text(open), None).0.is_some());
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod check;
 mod checks;
 mod commands;
 mod corpus;
+mod cross_site;
 mod demo;
 mod diagnostics;
 mod exchange;

@@ -11,11 +11,11 @@ use http::header::{
 
 use super::Policy;
 use crate::headers::{
-    DisclosedList, EditValue, HeaderEcho, HeaderEdit, STAR, TRUE, VARY_ANY_PREFLIGHT, VARY_ORIGIN, VARY_PREFLIGHT,
-    exposed, max_age, methods, whole,
+    DisclosedList, EditValue, HeaderEcho, HeaderEdit, STAR, TRUE, VARY_ANY_PREFLIGHT, VARY_ORIGIN,
+    VARY_ORIGIN_AND_SITE, VARY_PREFLIGHT, VARY_SITE, exposed, max_age, methods, whole,
 };
 use crate::request::{CorsRequest, RequestField};
-use crate::verdict::{RequestKind, RuleTerms, Verdict};
+use crate::verdict::{Reason, RequestKind, RuleTerms, Verdict};
 
 impl Policy {
     /// Returns the `Access-Control-*` fields of the response to `request`, on which `verdict` was
@@ -49,6 +49,8 @@ impl Policy {
         let rendered = self.rendered();
         let (origin, is_preflight) = match (verdict.is_allowed(), verdict.kind) {
             (false, _) => (None, false),
+            // A page of another site has caused this request, and may not read the response.
+            (true, _) if verdict.reason == Reason::Navigation => (None, false),
             (true, RequestKind::Preflight) => (self.allowed_origin(request), true),
             (true, RequestKind::Actual | RequestKind::WebSocket) => (self.allowed_origin(request), false),
             // Without `Vary: Origin` a cache may serve one response to all clients, so all of them
@@ -88,22 +90,20 @@ impl Policy {
     /// response depends on. They are the same for every verdict. Source: RFC 9110, section 12.5.5,
     /// and <https://fetch.spec.whatwg.org/#cors-protocol-and-http-caches>.
     pub fn vary(&self, kind: RequestKind) -> impl Iterator<Item = &str> {
-        let tokens: &[&'static str] = match (self.depends_on_origin(), kind) {
-            (true, RequestKind::Preflight) => {
-                &["Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers"]
+        let origin = self.depends_on_origin().then_some("Origin");
+        let others: &[&'static str] = match kind {
+            RequestKind::Preflight => &["Access-Control-Request-Method", "Access-Control-Request-Headers"],
+            RequestKind::NonCors | RequestKind::SameOrigin | RequestKind::WebSocket | RequestKind::Actual
+                if self.template.cross_site.refuses_reads() =>
+            {
+                &["Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest"]
             }
-            (false, RequestKind::Preflight) => &["Access-Control-Request-Method", "Access-Control-Request-Headers"],
-            (true, RequestKind::NonCors | RequestKind::SameOrigin | RequestKind::WebSocket | RequestKind::Actual) => {
-                &["Origin"]
-            }
-            (false, RequestKind::NonCors | RequestKind::SameOrigin | RequestKind::WebSocket | RequestKind::Actual) => {
-                &[]
-            }
+            RequestKind::NonCors | RequestKind::SameOrigin | RequestKind::WebSocket | RequestKind::Actual => &[],
         };
         // All listed fields, not only those that the rule has read for this request: the rule may
         // read others for the next request, and a cache must not mix the two.
         let listed = self.template.rule.iter().flat_map(|rule| rule.headers());
-        tokens.iter().copied().chain(listed.map(HeaderName::as_str))
+        origin.into_iter().chain(others.iter().copied()).chain(listed.map(HeaderName::as_str))
     }
 
     /// Returns the tokens of [`vary`](Self::vary) as one value, for a response without `Vary`.
@@ -111,17 +111,16 @@ impl Policy {
         if let Some([preflight, other]) = &self.rendered().vary_with_rule {
             return Some(EditValue::Rendered(if kind == RequestKind::Preflight { preflight } else { other }));
         }
-        let fixed = match (self.depends_on_origin(), kind) {
-            (true, RequestKind::Preflight) => Some(&VARY_PREFLIGHT),
-            (false, RequestKind::Preflight) => Some(&VARY_ANY_PREFLIGHT),
-            (true, RequestKind::NonCors | RequestKind::SameOrigin | RequestKind::WebSocket | RequestKind::Actual) => {
-                Some(&VARY_ORIGIN)
-            }
-            (false, RequestKind::NonCors | RequestKind::SameOrigin | RequestKind::WebSocket | RequestKind::Actual) => {
-                None
-            }
+        let is_preflight = kind == RequestKind::Preflight;
+        let fixed = match (is_preflight, self.depends_on_origin(), self.template.cross_site.refuses_reads()) {
+            (true, true, _) => &VARY_PREFLIGHT,
+            (true, false, _) => &VARY_ANY_PREFLIGHT,
+            (false, true, false) => &VARY_ORIGIN,
+            (false, true, true) => &VARY_ORIGIN_AND_SITE,
+            (false, false, true) => &VARY_SITE,
+            (false, false, false) => return None,
         };
-        fixed.map(EditValue::Fixed)
+        Some(EditValue::Fixed(fixed))
     }
 
     // https://fetch.spec.whatwg.org/#cors-check compares bytes, so the response has the request's

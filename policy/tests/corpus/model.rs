@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crossgate_policy::{DangerousSwitches, Disclosure, OriginSetSpec, PolicySpec};
+use crossgate_policy::{
+    CrossSiteNavigations, CrossSiteProtection, CrossSiteReads, CrossSiteTerms, DangerousSwitches, Disclosure,
+    OriginSetSpec, PolicySpec,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -34,6 +37,9 @@ pub(crate) struct PolicyText {
     disclosure: DisclosureText,
     pub(crate) unmatched_requests: UnmatchedRequests,
     pub(crate) preflight_failures: PreflightFailures,
+    cross_site: CrossSiteText,
+    pub(crate) cross_site_reads: CrossSiteReadsText,
+    pub(crate) cross_site_navigations: CrossSiteNavigationsText,
     dangerously_allow_null: bool,
     dangerously_allow_insecure_origins: bool,
     dangerously_allow_public_suffixes: bool,
@@ -56,6 +62,9 @@ impl Default for PolicyText {
             disclosure: DisclosureText::Full,
             unmatched_requests: UnmatchedRequests::Reject,
             preflight_failures: PreflightFailures::Explain,
+            cross_site: CrossSiteText::Off,
+            cross_site_reads: CrossSiteReadsText::Allow,
+            cross_site_navigations: CrossSiteNavigationsText::Deny,
             dangerously_allow_null: false,
             dangerously_allow_insecure_origins: false,
             dangerously_allow_public_suffixes: false,
@@ -83,6 +92,26 @@ enum DisclosureText {
 pub(crate) enum UnmatchedRequests {
     Reject,
     Forward,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+enum CrossSiteText {
+    Off,
+    Report,
+    Protect,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Debug)]
+pub(crate) enum CrossSiteReadsText {
+    Allow,
+    NavigationsOnly,
+    Deny,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+pub(crate) enum CrossSiteNavigationsText {
+    Deny,
+    Allow,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq)]
@@ -200,6 +229,18 @@ impl PolicyText {
                 DisclosureText::Full => Disclosure::Full,
                 DisclosureText::Minimal => Disclosure::Minimal,
             },
+            cross_site: CrossSiteTerms {
+                protection: match self.cross_site {
+                    CrossSiteText::Off => CrossSiteProtection::Off,
+                    CrossSiteText::Report => CrossSiteProtection::Report,
+                    CrossSiteText::Protect => CrossSiteProtection::Protect,
+                },
+                reads: match self.cross_site_reads {
+                    CrossSiteReadsText::Allow => CrossSiteReads::Allow,
+                    CrossSiteReadsText::NavigationsOnly => CrossSiteReads::NavigationsOnly,
+                    CrossSiteReadsText::Deny => CrossSiteReads::Deny,
+                },
+            },
             dangerously: DangerousSwitches {
                 allow_null: self.dangerously_allow_null,
                 allow_insecure_origins: self.dangerously_allow_insecure_origins,
@@ -208,6 +249,15 @@ impl PolicyText {
                 allow_any_extension: self.dangerously_allow_any_extension,
                 allow_any_origin: self.dangerously_allow_any_origin,
             },
+        }
+    }
+}
+
+impl PolicyText {
+    pub(crate) fn navigations(&self) -> CrossSiteNavigations {
+        match self.cross_site_navigations {
+            CrossSiteNavigationsText::Deny => CrossSiteNavigations::Deny,
+            CrossSiteNavigationsText::Allow => CrossSiteNavigations::Allow,
         }
     }
 }
