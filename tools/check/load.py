@@ -44,6 +44,8 @@ class Load:
         yield "OPTIONS", "/orders", HOST, preflight(APP, "PATCH"), 204
         yield "OPTIONS", "/orders", HOST, {**preflight(APP, "PUT"), "Access-Control-Request-Headers": "x-new"}, 204
         yield "GET", "/orders", HOST, {"Origin": "https://evil.example", "Connection": "Upgrade", "Upgrade": "websocket"}, 403
+        yield "POST", "/guarded", HOST, {"Sec-Fetch-Site": "cross-site"}, 403
+        yield "POST", "/watched", HOST, {"Sec-Fetch-Site": "cross-site"}, 404
         yield "GET", "/", "unknown.example", {}, 421
         yield "GET", "/nowhere", "api.many.example", {}, 404
         yield "GET", "/down", HOST, {"Origin": APP}, 502
