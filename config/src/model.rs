@@ -18,8 +18,8 @@ pub use self::listeners::{CertificateSpec, Http2Support, Listener, ListenerTls, 
 pub use self::log_fields::{LogField, LogFieldSet};
 pub use self::policies::{
     CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, Mode, NO_TENANT,
-    OTHER_TENANTS, OriginSetConfig, PolicyConfig, PolicyOverrides, PreflightFailures, RouteSpec, RuleSpec, TenantSpec,
-    UnmatchedRequests,
+    OTHER_TENANTS, OriginSetConfig, PolicyConfig, PolicyOverrides, PreflightFailures, Preset, PresetLists, RouteSpec,
+    RuleSpec, TenantSpec, UnmatchedRequests,
 };
 pub use self::settings::{
     AccessLogSettings, Admin, AlwaysLogged, BodyMax, CacheLimits, LedgerLimits, Limits, LogAlways, LogLevel,

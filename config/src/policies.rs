@@ -10,8 +10,8 @@ use super::decode::{Decoder, SectionFields, duration_of};
 use super::hints;
 use super::model::{
     CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, Located, Mode,
-    OriginSetConfig, PolicyConfig, PolicyOverrides, PreflightFailures, Protocol, Text, Timeouts, UnmatchedRequests,
-    UpstreamSpec,
+    OriginSetConfig, PolicyConfig, PolicyOverrides, PreflightFailures, Preset, Protocol, Text, Timeouts,
+    UnmatchedRequests, UpstreamSpec,
 };
 use super::node::YamlNode;
 use super::sections::{self, ReferenceKind};
@@ -111,6 +111,8 @@ impl Decoder<'_> {
             allow_methods: Vec::new(),
             allow_headers: Vec::new(),
             expose_headers: Vec::new(),
+            expose_on_preflights: false,
+            preset: None,
             allow_credentials: Located { value: false, at },
             max_age: Located { value: MAX_AGE_DEFAULT, at },
             disclosure: DisclosureSetting::Full,
@@ -127,6 +129,7 @@ impl Decoder<'_> {
             Some(fields) => {
                 let policy = self.policy_fields(blank, &fields);
                 self.warn_unwise(&policy, &fields);
+                self.check_preset(&policy);
                 policy
             }
             None => blank,
@@ -141,6 +144,8 @@ impl Decoder<'_> {
             allow_methods: self.texts(fields.find("allowMethods"), "method", ENTRIES_MAX),
             allow_headers: self.texts(fields.find("allowHeaders"), "header name", ENTRIES_MAX),
             expose_headers: self.texts(fields.find("exposeHeaders"), "header name", ENTRIES_MAX),
+            expose_on_preflights: self.located_flag(fields, "exposeOnPreflights").is_some_and(|flag| flag.value),
+            preset: fields.find("preset").and_then(|node| self.preset(node)),
             allow_credentials: self.located_flag(fields, "allowCredentials").unwrap_or(blank.allow_credentials),
             max_age: fields.find("maxAge").and_then(|node| self.max_age(node)).unwrap_or(blank.max_age),
             disclosure: fields.find("disclosure").and_then(|node| self.variant(node)).unwrap_or(blank.disclosure),
@@ -200,6 +205,26 @@ impl Decoder<'_> {
 
     pub(super) fn preflight_failures(&mut self, fields: &SectionFields<'_>) -> Option<PreflightFailures> {
         fields.find("preflightFailures").and_then(|node| self.variant(node))
+    }
+
+    fn preset(&mut self, node: &YamlNode) -> Option<Located<Preset>> {
+        self.variant(node).map(|value| Located { value, at: node.at })
+    }
+
+    /// Reports lists in which `*` makes a preset superfluous: one of the two is a mistake.
+    fn check_preset(&mut self, policy: &PolicyConfig) {
+        let Some(preset) = policy.preset else { return };
+        let lists = [
+            ("allowMethods", &policy.allow_methods),
+            ("allowHeaders", &policy.allow_headers),
+            ("exposeHeaders", &policy.expose_headers),
+        ];
+        for (key, list) in lists {
+            if let Some(star) = list.iter().find(|text| &*text.value == "*") {
+                let name = preset.value.as_str();
+                self.error(star.at, format!("`*` in {key} includes what `preset: {name}` adds; remove one of them"));
+            }
+        }
     }
 
     fn cross_site_reads(&mut self, fields: &SectionFields<'_>) -> Option<CrossSiteReadsSetting> {

@@ -15,6 +15,7 @@ use crate::metrics::VerdictLabel;
 use crate::request_head::RequestHead;
 use crate::respond::AnswerContext;
 use crate::snapshot::Snapshot;
+use crate::tenant::Route;
 use crate::{proxy, respond};
 use crossgate_config::Mode;
 use crossgate_message::escape::EscapedBytes;
@@ -56,6 +57,8 @@ pub struct Explanation {
     pub policy: Option<String>,
     /// `Enforce` or `Report`.
     pub mode: Option<&'static str>,
+    /// The protocol whose methods and headers the policy includes.
+    pub preset: Option<&'static str>,
     /// `Protect` or `Report`, if the policy checks requests from other sites.
     pub cross_site: Option<&'static str>,
     /// The request kind; `None` if no policy applies.
@@ -190,6 +193,7 @@ impl Explanation {
             route: None,
             policy: None,
             mode: None,
+            preset: None,
             cross_site: None,
             kind: None,
             verdict: VerdictLabel::Deny,
@@ -220,6 +224,7 @@ impl Explanation {
             route: route.map(|route| route.prefix.to_string()),
             policy: route.map(|route| route.policy_name.to_string()),
             mode: route.map(|route| mode_name(route.mode)),
+            preset: route.and_then(|route| preset_name(snapshot, route)),
             cross_site: judged.policy().and_then(cross_site_name),
             kind: Some(judged.verdict.kind.as_str()),
             verdict: judged.label(),
@@ -266,6 +271,10 @@ fn mode_name(mode: Mode) -> &'static str {
         Mode::Enforce => "Enforce",
         Mode::Report => "Report",
     }
+}
+
+fn preset_name(snapshot: &Snapshot, route: &Route) -> Option<&'static str> {
+    snapshot.written_policy(&route.policy_name)?.preset.map(|preset| preset.value.as_str())
 }
 
 fn cross_site_name(policy: &Policy) -> Option<&'static str> {

@@ -78,6 +78,7 @@ impl Template {
             max_age_seconds: spec.max_age_seconds,
             max_age: HeaderValue::from(spec.max_age_seconds),
             exposed,
+            expose_on_preflights: spec.expose_on_preflights,
             preflight_lines: None,
             vary_with_rule: rule.as_ref().and_then(|rule| vary_with_rule(rule.headers(), spec.cross_site)),
         }

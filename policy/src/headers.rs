@@ -75,6 +75,7 @@ pub(crate) struct RenderedHeaders {
     pub(crate) max_age_seconds: u32,
     pub(crate) max_age: HeaderValue,
     pub(crate) exposed: Option<HeaderValue>,
+    pub(crate) expose_on_preflights: bool,
     /// The lines that the responses to all allowed preflights share. `None` if they depend on the
     /// requested method or headers.
     pub(crate) preflight_lines: Option<Box<[u8]>>,
@@ -115,6 +116,7 @@ impl RenderedHeaders {
                 (ACCESS_CONTROL_ALLOW_METHODS, self.methods.shared()?),
                 (ACCESS_CONTROL_ALLOW_HEADERS, self.headers.shared()?),
                 (ACCESS_CONTROL_MAX_AGE, Some(&self.max_age)),
+                (ACCESS_CONTROL_EXPOSE_HEADERS, self.exposed.as_ref().filter(|_| self.expose_on_preflights)),
             ];
             let line = |(name, value): (HeaderName, Option<&HeaderValue>)| {
                 let value = value.map(HeaderValue::as_bytes)?;

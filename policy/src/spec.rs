@@ -19,6 +19,9 @@ pub struct PolicySpec {
     pub allow_headers: Vec<String>,
     /// Response header names that a page may read, or `*`.
     pub expose_headers: Vec<String>,
+    /// Whether responses to preflights also have the list of exposed headers. Browsers ignore it
+    /// there; some conformance tests ask for it.
+    pub expose_on_preflights: bool,
     /// Whether a page may send requests with cookies and other credentials and read the responses.
     pub allow_credentials: bool,
     /// The time that a browser may cache a preflight's response, in seconds: 0 to 86,400.
@@ -40,6 +43,7 @@ impl Default for PolicySpec {
             allow_methods: Vec::new(),
             allow_headers: Vec::new(),
             expose_headers: Vec::new(),
+            expose_on_preflights: false,
             allow_credentials: false,
             max_age_seconds: MAX_AGE_SECONDS_DEFAULT,
             disclosure: Disclosure::Full,

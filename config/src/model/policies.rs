@@ -31,6 +31,8 @@ pub struct PolicyConfig {
     pub allow_methods: Vec<Text>,
     pub allow_headers: Vec<Text>,
     pub expose_headers: Vec<Text>,
+    pub expose_on_preflights: bool,
+    pub preset: Option<Located<Preset>>,
     pub allow_credentials: Located<bool>,
     /// Seconds.
     pub max_age: Located<u32>,
@@ -55,6 +57,64 @@ pub struct RuleSpec {
     pub headers: Vec<Text>,
     /// Query keys that the script may read.
     pub query: Vec<Text>,
+}
+
+/// The methods and headers of a protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum Preset {
+    /// gRPC-web.
+    GrpcWeb,
+    /// The Model Context Protocol over streamable HTTP. Headers of the form `Mcp-Param-*` have
+    /// names of the server's own, so list them in `allowHeaders`.
+    Mcp,
+}
+
+/// The names that a preset adds to the lists of its policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PresetLists {
+    pub methods: &'static [&'static str],
+    pub request_headers: &'static [&'static str],
+    pub exposed_headers: &'static [&'static str],
+}
+
+/// Source: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md>.
+const GRPC_WEB: PresetLists = PresetLists {
+    methods: &["POST"],
+    request_headers: &["content-type", "x-grpc-web", "x-user-agent", "grpc-timeout"],
+    exposed_headers: &["grpc-status", "grpc-message", "grpc-status-details-bin"],
+};
+
+/// Source: <https://modelcontextprotocol.io/specification>, transports.
+const MCP: PresetLists = PresetLists {
+    methods: &["GET", "POST", "DELETE"],
+    request_headers: &[
+        "content-type",
+        "authorization",
+        "mcp-session-id",
+        "mcp-protocol-version",
+        "mcp-method",
+        "mcp-name",
+        "last-event-id",
+    ],
+    exposed_headers: &["mcp-session-id", "mcp-protocol-version", "www-authenticate"],
+};
+
+impl Preset {
+    /// The name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Preset::GrpcWeb => "GrpcWeb",
+            Preset::Mcp => "Mcp",
+        }
+    }
+
+    /// What the preset adds.
+    pub fn lists(self) -> PresetLists {
+        match self {
+            Preset::GrpcWeb => GRPC_WEB,
+            Preset::Mcp => MCP,
+        }
+    }
 }
 
 /// How much of its lists a policy discloses.

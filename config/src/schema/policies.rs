@@ -3,7 +3,7 @@
 use super::{Duration, declare_keys};
 use crate::model::{
     CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, Mode, PreflightFailures,
-    UnmatchedRequests,
+    Preset, UnmatchedRequests,
 };
 
 declare_keys! {
@@ -25,6 +25,11 @@ declare_keys! {
         allow_headers: Option<Vec<String>>,
         /// Response headers that a page may read, or `*`. Default: `[]`.
         expose_headers: Option<Vec<String>>,
+        /// Whether responses to preflights also have `Access-Control-Expose-Headers`, which
+        /// browsers ignore there. Default: `false`.
+        expose_on_preflights: Option<bool>,
+        /// A protocol whose methods and headers are added to the three lists. Default: none.
+        preset: Option<Preset>,
         /// Whether requests may carry credentials, such as cookies. Default: `false`.
         allow_credentials: Option<bool>,
         /// How long browsers may cache a preflight: seconds or a duration. Default: `600`. At most

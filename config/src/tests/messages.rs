@@ -313,3 +313,14 @@ fn cross_site_keys_that_contradict_name_the_remedy() {
         assert!(matches!(&found[..], [only] if only.ends_with(&expected)), "{found:?}");
     }
 }
+
+#[test]
+fn preset_next_to_a_star_names_both() {
+    let policy = |keys: &str| format!("    {{ allowOrigins: [\"https://a.b\"], preset: Mcp, {keys} }}\n");
+    for key in ["allowMethods", "allowHeaders", "exposeHeaders"] {
+        let found = findings(&format!("{HEAD}policies:\n  spa:\n{}", policy(&format!("{key}: [x-a, \"*\"]"))));
+        let expected = format!("`*` in {key} includes what `preset: Mcp` adds; remove one of them");
+        assert!(matches!(&found[..], [only] if only.ends_with(&expected)), "{found:?}");
+    }
+    check_policy(&policy("allowHeaders: [x-a, Content-Type]"), &[]);
+}

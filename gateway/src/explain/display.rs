@@ -19,6 +19,7 @@ impl fmt::Display for Explanation {
             ("tenant", self.tenant.as_deref()),
             ("route", self.route.as_deref()),
             ("policy", policy.as_deref()),
+            ("preset", self.preset),
             ("mode", self.mode),
             ("crossSite", self.cross_site),
             ("kind", self.kind),

@@ -274,13 +274,15 @@ fn engine_spec(written: &PolicyConfig, sets: &[&OriginSetConfig]) -> engine::Pol
         name: set.name.value.to_string(),
         origins: texts(&set.origins),
     };
+    let preset = written.preset.map(|preset| preset.value.lists());
     engine::PolicySpec {
         allow_origins: texts(&written.allow_origins),
         origin_sets: sets.iter().map(set).collect(),
         allow_origin_regexes: texts(&written.allow_origin_regexes),
-        allow_methods: texts(&written.allow_methods),
-        allow_headers: texts(&written.allow_headers),
-        expose_headers: texts(&written.expose_headers),
+        allow_methods: with_preset(&written.allow_methods, preset.map(|preset| preset.methods)),
+        allow_headers: with_preset(&written.allow_headers, preset.map(|preset| preset.request_headers)),
+        expose_headers: with_preset(&written.expose_headers, preset.map(|preset| preset.exposed_headers)),
+        expose_on_preflights: written.expose_on_preflights,
         allow_credentials: written.allow_credentials.value,
         max_age_seconds: written.max_age.value,
         disclosure: match written.disclosure {
@@ -300,6 +302,13 @@ fn engine_spec(written: &PolicyConfig, sets: &[&OriginSetConfig]) -> engine::Pol
             allow_any_origin: written.dangerously.allow_any_origin,
         },
     }
+}
+
+/// A written list, and the names of a preset that it lacks.
+fn with_preset(written: &[Located<Box<str>>], preset: Option<&[&str]>) -> Vec<String> {
+    let is_written = |name: &&&str| written.iter().any(|text| text.value.eq_ignore_ascii_case(name));
+    let added = preset.into_iter().flatten().filter(|name| !is_written(name));
+    written.iter().map(|text| text.value.to_string()).chain(added.map(|name| (*name).to_owned())).collect()
 }
 
 /// The texts without their locations.

@@ -392,7 +392,7 @@ files! {
     origin => "b_origin.yaml" [[52, 52], [52, 52]],
     method => "c_method.yaml" [[41, 41], [41, 41]],
     headers => "d_headers.yaml" [[64, 61], [64, 61]],
-    shape => "e_shape.yaml" [[10, 10], [10, 10]],
+    shape => "e_shape.yaml" [[13, 13], [13, 13]],
     vary => "f_vary.yaml" [[89, 89], [89, 89]],
     actual => "g_actual.yaml" [[19, 19], [19, 19]],
     private_network => "h_private_network.yaml" [[2, 2], [2, 2]],

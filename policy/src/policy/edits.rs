@@ -72,7 +72,7 @@ impl Policy {
                 .filter(|_| on_preflight)
                 .map(|value| HeaderEdit { name: ACCESS_CONTROL_ALLOW_HEADERS, value }),
             on_preflight.then(|| HeaderEdit { name: ACCESS_CONTROL_MAX_AGE, value: max_age(rendered, verdict.terms) }),
-            exposed(rendered).filter(|_| on_all && !is_preflight),
+            exposed(rendered).filter(|_| on_all && (!is_preflight || rendered.expose_on_preflights)),
         ];
         let echoes = matches!(rendered.headers, DisclosedList::Echo) && on_preflight;
         fields.into_iter().flatten().chain(HeaderEcho::new(echoes.then_some(request.requested_headers)))

@@ -32,6 +32,7 @@ pub(crate) struct PolicyText {
     allow_methods: Vec<String>,
     allow_headers: Vec<String>,
     expose_headers: Vec<String>,
+    expose_on_preflights: bool,
     allow_credentials: bool,
     max_age: u32,
     disclosure: DisclosureText,
@@ -57,6 +58,7 @@ impl Default for PolicyText {
             allow_methods: Vec::new(),
             allow_headers: Vec::new(),
             expose_headers: Vec::new(),
+            expose_on_preflights: false,
             allow_credentials: false,
             max_age: 600,
             disclosure: DisclosureText::Full,
@@ -223,6 +225,7 @@ impl PolicyText {
             allow_methods: self.allow_methods.clone(),
             allow_headers: self.allow_headers.clone(),
             expose_headers: self.expose_headers.clone(),
+            expose_on_preflights: self.expose_on_preflights,
             allow_credentials: self.allow_credentials,
             max_age_seconds: self.max_age,
             disclosure: match self.disclosure {
