@@ -17,6 +17,8 @@ BUDGETS = pathlib.Path(__file__).resolve().parent / "budgets"
 # As in src/lib.rs.
 DECISIONS = 1024
 GROWTH_PERCENT_MAX = 5.0
+# What a feature may add to a decision that passes: the bench with it, the one without it, and the most.
+ADDED_MAX = [(f"protect::{case}", f"decide::{case}", 40) for case in ("allowed_exact_1000", "allowed_any", "no_origin")]
 # Other processors have their own files.
 PLAIN_MACHINE = "x86_64"
 # Gungraun's names of instructions and of atomic instructions.
@@ -30,7 +32,7 @@ def main():
     path = BUDGETS / budget_name()
     if arguments.write:
         write(path, counts)
-    faults = atomic_faults(atomics) + budget_faults(counts, budgets_in(path))
+    faults = atomic_faults(atomics) + budget_faults(counts, budgets_in(path)) + added_faults(counts)
     for fault in faults:
         print(f"instructions: {fault}", file=sys.stderr)
     sys.exit(1 if faults else 0)
@@ -111,6 +113,14 @@ def budget_faults(counts, budgets):
             faults.append(f"{bench} takes {growth:.1f} % more than its budget, expected at most {GROWTH_PERCENT_MAX:g} %")
     missing = [f"{bench} has a budget but no count" for bench in budgets if bench not in counts]
     return faults + missing
+
+
+def added_faults(counts):
+    """Prints what features add to a decision and returns those that add too much."""
+    added = [(bench, counts[bench] - counts[plain], most) for bench, plain, most in ADDED_MAX]
+    for bench, more, most in added:
+        print(f"{bench} adds {more:.1f} instructions, at most {most}")
+    return [f"{bench} adds {more:.1f} instructions, expected at most {most}" for bench, more, most in added if more > most]
 
 
 def remark(growth):

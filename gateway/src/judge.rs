@@ -9,7 +9,7 @@
 use std::convert::Infallible;
 
 use crossgate_policy::{
-    CheckedVerdict, CorsRequest, Decision, Outcome, OwnOrigin, Policy, Reason, RequestField, RequestKind,
+    CorsRequest, CrossSiteOutcome, Decision, Outcome, OwnOrigin, Policy, Reason, RequestField, RequestKind,
     RequestedUpgrade, RuleAnswer, RuleContext, RuleInput, Verdict,
 };
 use http::StatusCode;
@@ -68,8 +68,8 @@ pub struct PolicyMatch<'s> {
     pub route: Option<&'s Route>,
     /// The verdict. Without a route, [`Reason::UnknownRoute`].
     pub verdict: Verdict,
-    /// Whether `crossSite: Protect` would refuse the request, which `Report` lets pass.
-    pub would_deny_cross_site: bool,
+    /// The check of a request from another site, which the verdict includes.
+    pub cross_site: CrossSiteOutcome,
     /// The answer of the policy's rule, if one was run or cached.
     pub rule_outcome: Option<RuleOutcome>,
     /// The action that the verdict leads to.
@@ -115,7 +115,7 @@ impl<'s> PolicyMatch<'s> {
     pub fn label(&self) -> VerdictLabel {
         match self.action {
             RequestAction::Report => VerdictLabel::reported(self.verdict.outcome),
-            RequestAction::Forward if self.would_deny_cross_site => VerdictLabel::WouldDeny,
+            RequestAction::Forward if self.cross_site == CrossSiteOutcome::WouldDeny => VerdictLabel::WouldDeny,
             RequestAction::AnswerPreflight
             | RequestAction::ExplainPreflight
             | RequestAction::Deny
@@ -128,7 +128,7 @@ impl<'s> PolicyMatch<'s> {
     pub fn reason(&self) -> Reason {
         match self.action {
             RequestAction::NotFound => Reason::UnknownRoute,
-            RequestAction::Forward if self.would_deny_cross_site => Reason::CrossSite,
+            RequestAction::Forward if self.cross_site == CrossSiteOutcome::WouldDeny => Reason::CrossSite,
             RequestAction::AnswerPreflight
             | RequestAction::ExplainPreflight
             | RequestAction::Deny
@@ -281,18 +281,17 @@ fn decide<'s, E>(
             route.handles.prefetch();
             check(route)?;
         }
-        let (verdict, rule_outcome) = match route {
+        let (mut verdict, rule_outcome) = match route {
             Some(route) => decide_with_rule(route, request, |route| rule_context(tenant, route, target, head), ask),
             None => (Verdict::unknown_route(kind), None),
         };
-        let CheckedVerdict { verdict, would_deny: would_deny_cross_site } = match route {
-            Some(route) => route.policy.check_cross_site(request, verdict, route.cross_site_navigations),
-            None => CheckedVerdict { verdict, would_deny: false },
-        };
+        let check = |route: &Route| route.policy.check_cross_site(request, &verdict, route.cross_site_navigations);
+        let cross_site = route.map_or(CrossSiteOutcome::Passes, check);
+        cross_site.apply(&mut verdict);
         let action = choose_action(&verdict, request, route, has_route);
         let sent = target.upstream();
         let rewritten = (sent.as_bytes() != head.target).then(|| sent.to_owned());
-        Ok(PolicyMatch { tenant, route, verdict, would_deny_cross_site, rule_outcome, action, rewritten })
+        Ok(PolicyMatch { tenant, route, verdict, cross_site, rule_outcome, action, rewritten })
     })
 }
 

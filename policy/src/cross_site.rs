@@ -15,26 +15,30 @@ use crate::request::{CorsRequest, CredentialFields, RequestField};
 use crate::spec::{CrossSiteNavigations, CrossSiteProtection, CrossSiteReads, CrossSiteTerms};
 use crate::verdict::{Reason, RequestKind, Verdict};
 
-/// A verdict after the check of a request from another site.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckedVerdict {
-    /// The verdict: that of CORS, or a denial with [`Reason::CrossSite`], or permission with
-    /// [`Reason::Navigation`].
-    pub verdict: Verdict,
-    /// Whether [`CrossSiteProtection::Protect`] would refuse the request, which
-    /// [`CrossSiteProtection::Report`] lets pass.
-    pub would_deny: bool,
-}
-
 /// The result of the check.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum CrossSiteResult {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrossSiteOutcome {
     /// CORS decides.
     Passes,
-    /// A navigation that passes without CORS fields.
+    /// CORS decides, but [`CrossSiteProtection::Protect`] would refuse the request.
+    WouldDeny,
+    /// A navigation that passes, without CORS fields on its response.
     Navigation,
     /// Refused.
     Denied,
+}
+
+impl CrossSiteOutcome {
+    /// Replaces the verdict of CORS by permission with [`Reason::Navigation`] or by a denial with
+    /// [`Reason::CrossSite`], if the check has decided.
+    #[inline]
+    pub fn apply(self, verdict: &mut Verdict) {
+        match self {
+            Self::Passes | Self::WouldDeny => {}
+            Self::Navigation => *verdict = Verdict::allow(verdict.kind, Reason::Navigation, None),
+            Self::Denied => *verdict = Verdict::deny(verdict.kind, Reason::CrossSite, None),
+        }
+    }
 }
 
 impl Policy {
@@ -43,8 +47,8 @@ impl Policy {
     /// ```
     /// use std::sync::Arc;
     /// use crossgate_policy::{
-    ///     CorsRequest, CrossSiteNavigations, CrossSiteProtection, CrossSiteTerms, OwnOrigin,
-    ///     Policy, PolicySpec, Reason, RequestField, Template,
+    ///     CorsRequest, CrossSiteNavigations, CrossSiteOutcome, CrossSiteProtection,
+    ///     CrossSiteTerms, OwnOrigin, Policy, PolicySpec, RequestField, Template,
     /// };
     ///
     /// let protection = CrossSiteProtection::Protect;
@@ -57,39 +61,31 @@ impl Policy {
     /// let policy = Policy::extend(Arc::new(template), &[]).unwrap().value;
     ///
     /// let own = OwnOrigin { host: "api.example.test", port: None, scheme: None };
-    /// let reason = |site: &[u8]| {
+    /// let outcome = |site: &[u8]| {
     ///     let sec_fetch_site = RequestField::One(site);
     ///     let request = CorsRequest { sec_fetch_site, ..CorsRequest::new(b"POST", own) };
     ///     let verdict = policy.decide(&request).without_rule();
-    ///     policy.check_cross_site(&request, verdict, CrossSiteNavigations::Deny).verdict.reason
+    ///     policy.check_cross_site(&request, &verdict, CrossSiteNavigations::Deny)
     /// };
-    /// assert_eq!(reason(b"cross-site"), Reason::CrossSite);
-    /// assert_eq!(reason(b"same-origin"), Reason::NonCors);
+    /// assert_eq!(outcome(b"cross-site"), CrossSiteOutcome::Denied);
+    /// assert_eq!(outcome(b"same-origin"), CrossSiteOutcome::Passes);
     /// ```
+    #[inline]
     pub fn check_cross_site(
         &self,
         request: &CorsRequest<'_>,
-        verdict: Verdict,
+        verdict: &Verdict,
         navigations: CrossSiteNavigations,
-    ) -> CheckedVerdict {
+    ) -> CrossSiteOutcome {
         let CrossSiteTerms { protection, reads } = self.template.cross_site;
-        if protection == CrossSiteProtection::Off || is_exempt(request, &verdict) {
-            return CheckedVerdict { verdict, would_deny: false };
+        if protection == CrossSiteProtection::Off || is_exempt(request, verdict) {
+            return CrossSiteOutcome::Passes;
         }
-        let result = self.cross_site_result(request, &verdict, reads, navigations);
-        match (protection, result) {
-            (CrossSiteProtection::Off, _) | (_, CrossSiteResult::Passes) => {
-                CheckedVerdict { verdict, would_deny: false }
-            }
-            (CrossSiteProtection::Report, result) => {
-                CheckedVerdict { verdict, would_deny: result == CrossSiteResult::Denied }
-            }
-            (CrossSiteProtection::Protect, CrossSiteResult::Navigation) => {
-                CheckedVerdict { verdict: Verdict::allow(verdict.kind, Reason::Navigation, None), would_deny: false }
-            }
-            (CrossSiteProtection::Protect, CrossSiteResult::Denied) => {
-                CheckedVerdict { verdict: Verdict::deny(verdict.kind, Reason::CrossSite, None), would_deny: false }
-            }
+        let outcome = self.check_foreign(request, verdict, reads, navigations);
+        match (protection, outcome) {
+            (CrossSiteProtection::Protect, outcome) => outcome,
+            (_, CrossSiteOutcome::Denied) => CrossSiteOutcome::WouldDeny,
+            _ => CrossSiteOutcome::Passes,
         }
     }
 
@@ -99,23 +95,25 @@ impl Policy {
     }
 
     /// Checks a request from another site, whose origin no entry covers, other than perhaps `*`.
-    fn cross_site_result(
+    fn check_foreign(
         &self,
         request: &CorsRequest<'_>,
         verdict: &Verdict,
         reads: CrossSiteReads,
         navigations: CrossSiteNavigations,
-    ) -> CrossSiteResult {
+    ) -> CrossSiteOutcome {
         let passes = match request.method {
-            b"OPTIONS" => true,
-            b"GET" | b"HEAD" => verdict.reason == Reason::Any || passes_read(request, reads),
+            method if method == b"GET" || method == b"HEAD" => {
+                verdict.reason == Reason::Any || passes_read(request, reads)
+            }
+            method if method == b"OPTIONS" => true,
             _ if navigations == CrossSiteNavigations::Allow && is_navigation(request) => {
-                return CrossSiteResult::Navigation;
+                return CrossSiteOutcome::Navigation;
             }
             // Such a request is one that the page's own server could have made as well.
             _ => self.is_any() && request.credentials != CredentialFields::Ambient,
         };
-        if passes { CrossSiteResult::Passes } else { CrossSiteResult::Denied }
+        if passes { CrossSiteOutcome::Passes } else { CrossSiteOutcome::Denied }
     }
 }
 
@@ -127,10 +125,11 @@ fn is_exempt(request: &CorsRequest<'_>, verdict: &Verdict) -> bool {
         return true;
     }
     let is_own = match request.sec_fetch_site {
-        RequestField::One(b"same-origin" | b"none") => true,
         // `same-site` is another site as well: SameSite cookies do not protect from a subdomain
-        // that is taken over. A browser sends the field once, with a known value.
-        RequestField::One(_) | RequestField::Many => false,
+        // that is taken over. A browser sends the field once, with a known value. Slices are
+        // compared whole, and patterns of bytes one by one.
+        RequestField::One(site) => site == b"same-origin" || site == b"none",
+        RequestField::Many => false,
         // Not a browser, or one too old to say.
         RequestField::Absent => matches!(verdict.kind, RequestKind::NonCors | RequestKind::SameOrigin),
     };

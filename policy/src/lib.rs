@@ -29,7 +29,7 @@ mod spec;
 mod verdict;
 
 pub use compile::check_rule;
-pub use cross_site::CheckedVerdict;
+pub use cross_site::CrossSiteOutcome;
 pub use headers::{EditValue, HeaderEdit, missing_vary};
 pub use names::is_cors_response_field;
 pub use near_miss::{NearMiss, OriginDifference, PolicyExplanation};

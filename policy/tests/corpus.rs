@@ -261,8 +261,8 @@ fn answer(policy: &Policy, template: &PolicyText, case: &Case, headers: &Headers
         },
         credentials: credentials(headers),
     };
-    let verdict = policy.decide(&request).without_rule();
-    let verdict = policy.check_cross_site(&request, verdict, template.navigations()).verdict;
+    let mut verdict = policy.decide(&request).without_rule();
+    policy.check_cross_site(&request, &verdict, template.navigations()).apply(&mut verdict);
     let reaches = reaches_upstream(&verdict, template.unmatched_requests);
     let explains =
         template.preflight_failures == PreflightFailures::Explain && policy.is_explainable(&verdict, &request);

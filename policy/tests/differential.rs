@@ -17,9 +17,9 @@ mod site;
 use std::sync::Arc;
 
 use crossgate_policy::{
-    CorsRequest, CredentialFields, CrossSiteNavigations, CrossSiteProtection, CrossSiteReads, CrossSiteTerms,
-    DangerousSwitches, Disclosure, OwnOrigin, Policy, PolicySpec, Reason, RequestField, RequestKind, RequestedUpgrade,
-    Template,
+    CorsRequest, CredentialFields, CrossSiteNavigations, CrossSiteOutcome, CrossSiteProtection, CrossSiteReads,
+    CrossSiteTerms, DangerousSwitches, Disclosure, OwnOrigin, Policy, PolicySpec, Reason, RequestField, RequestKind,
+    RequestedUpgrade, Template,
 };
 use http::HeaderName;
 use proptest::collection::vec;
@@ -368,24 +368,31 @@ proptest! {
         );
         let policy = terms.policy(CrossSiteProtection::Protect);
         let verdict = policy.decide(&request).without_rule();
-        let checked = policy.check_cross_site(&request, verdict, terms.navigations);
-        prop_assert!(!checked.would_deny);
+        let outcome = policy.check_cross_site(&request, &verdict, terms.navigations);
+        let expected = match by_table {
+            site::SiteOutcome::Passes => CrossSiteOutcome::Passes,
+            site::SiteOutcome::Navigation => CrossSiteOutcome::Navigation,
+            site::SiteOutcome::Refused => CrossSiteOutcome::Denied,
+        };
+        prop_assert_eq!(outcome, expected);
+        let mut checked = verdict;
+        outcome.apply(&mut checked);
         match by_table {
-            site::SiteOutcome::Passes => prop_assert_eq!(checked.verdict, verdict),
-            site::SiteOutcome::Navigation => {
-                prop_assert_eq!((checked.verdict.reason, checked.verdict.is_allowed()), (Reason::Navigation, true));
-            }
-            site::SiteOutcome::Refused => {
-                prop_assert_eq!((checked.verdict.reason, checked.verdict.is_allowed()), (Reason::CrossSite, false));
-            }
+            site::SiteOutcome::Passes => prop_assert_eq!(checked, verdict),
+            site::SiteOutcome::Navigation => prop_assert_eq!((checked.reason, checked.is_allowed()), (Reason::Navigation, true)),
+            site::SiteOutcome::Refused => prop_assert_eq!((checked.reason, checked.is_allowed()), (Reason::CrossSite, false)),
         }
-        if checked.verdict != verdict {
-            prop_assert_eq!(policy.edits(&checked.verdict, &request).count(), 0);
+        if checked != verdict {
+            prop_assert_eq!(policy.edits(&checked, &request).count(), 0);
         }
-        let reported = terms.policy(CrossSiteProtection::Report).check_cross_site(&request, verdict, terms.navigations);
-        prop_assert_eq!((reported.verdict, reported.would_deny), (verdict, by_table == site::SiteOutcome::Refused));
-        let off = terms.policy(CrossSiteProtection::Off).check_cross_site(&request, verdict, terms.navigations);
-        prop_assert_eq!((off.verdict, off.would_deny), (verdict, false));
+        let check = |protection| terms.policy(protection).check_cross_site(&request, &verdict, terms.navigations);
+        let is_refused = by_table == site::SiteOutcome::Refused;
+        let reported = if is_refused { CrossSiteOutcome::WouldDeny } else { CrossSiteOutcome::Passes };
+        prop_assert_eq!(check(CrossSiteProtection::Report), reported);
+        let mut kept = verdict;
+        reported.apply(&mut kept);
+        prop_assert_eq!(kept, verdict);
+        prop_assert_eq!(check(CrossSiteProtection::Off), CrossSiteOutcome::Passes);
     }
 
     #[test]

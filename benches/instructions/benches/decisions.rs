@@ -1,14 +1,17 @@
 //! Instructions of one decision, by kind. `make instructions` counts them and compares them with
 //! their budgets.
 //!
-//! Callgrind counts only the two bench functions, without compiling policies and creating requests.
+//! Callgrind counts only the bench functions, without compiling policies and creating requests.
 
 #![expect(clippy::allow_attributes_without_reason, reason = "gungraun's macros write such items")]
 
 use std::hint::black_box;
 
 use crossgate_instructions::{EXACT, UNDER_WILD, WILD, Workload, actual, entries, preflight, spec};
-use crossgate_policy::{CorsRequest, Disclosure, PolicySpec, Reason, RequestField, RequestedUpgrade};
+use crossgate_policy::{
+    CorsRequest, CrossSiteNavigations, CrossSiteProtection, CrossSiteTerms, Disclosure, PolicySpec, Reason,
+    RequestField, RequestedUpgrade,
+};
 use gungraun::{Callgrind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
 
 /// The requested headers of a preflight that [`spec`] allows.
@@ -110,6 +113,52 @@ fn decide(workload: &'static Workload) {
     }
 }
 
+/// The policy of the plain benches, under protection. `check.py` compares the two.
+fn protected(spec: PolicySpec) -> PolicySpec {
+    let protection = CrossSiteProtection::Protect;
+    PolicySpec { cross_site: CrossSiteTerms { protection, ..spec.cross_site }, ..spec }
+}
+
+/// A request of another site that writes.
+fn foreign() -> CorsRequest<'static> {
+    CorsRequest { method: b"POST", sec_fetch_site: RequestField::One(b"cross-site"), ..actual() }
+}
+
+fn protected_exact() -> &'static Workload {
+    let spec = protected(allowing(entries(EXACT, 1_000)));
+    Workload::new(&spec, foreign(), EXACT, 1_000, Reason::Exact)
+}
+
+fn protected_any() -> &'static Workload {
+    Workload::new(&protected(allowing(["*".to_owned()])), foreign(), EXACT, 1_000, Reason::Any)
+}
+
+fn protected_no_origin() -> &'static Workload {
+    let own = CorsRequest { sec_fetch_site: RequestField::One(b"same-origin"), ..foreign() };
+    Workload::same(&protected(thousand()), own, Reason::NonCors)
+}
+
+/// A request that the check refuses.
+fn refused_no_origin() -> &'static Workload {
+    Workload::same(&protected(thousand()), foreign(), Reason::NonCors)
+}
+
+#[library_benchmark]
+#[bench::allowed_exact_1000(protected_exact())]
+#[bench::allowed_any(protected_any())]
+#[bench::no_origin(protected_no_origin())]
+#[bench::refused_no_origin(refused_no_origin())]
+fn protect(workload: &'static Workload) {
+    for (policy, requests) in workload.parts() {
+        for request in requests {
+            let request = black_box(request);
+            let mut verdict = policy.decide(request).without_rule();
+            policy.check_cross_site(request, &verdict, CrossSiteNavigations::Deny).apply(&mut verdict);
+            black_box(verdict);
+        }
+    }
+}
+
 #[library_benchmark]
 #[bench::actual(exact(1_000))]
 #[bench::preflight_full(disclosing(Disclosure::Full))]
@@ -124,7 +173,7 @@ fn answer(workload: &'static Workload) {
     }
 }
 
-library_benchmark_group!(name = decisions, benchmarks = [decide, answer]);
+library_benchmark_group!(name = decisions, benchmarks = [decide, protect, answer]);
 
 // Bus events are atomic instructions: a lock, or a counter that cores share.
 main!(

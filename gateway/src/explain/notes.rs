@@ -3,7 +3,7 @@
 //! Some notes are about the description of the request, such as a truncated log line; the others
 //! are about the judgement. Each note has one condition and one text.
 
-use crossgate_policy::{CredentialFields, Outcome, Reason, RequestKind};
+use crossgate_policy::{CredentialFields, CrossSiteOutcome, Outcome, Reason, RequestKind};
 
 use crate::judge::{PolicyMatch, RequestAction, is_denied_cross_site_navigation, is_denied_navigation, is_navigation};
 use crate::log_request::{CROSS_SITE_NAVIGATION_NOTE, NAVIGATION_NOTE};
@@ -91,7 +91,7 @@ pub(super) fn of(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> Vec<String
         (judged.action == RequestAction::ExplainPreflight, EXPLAINED_PREFLIGHT),
         (is_denied_navigation(judged, head), NAVIGATION_NOTE),
         (is_denied_cross_site_navigation(judged, head), CROSS_SITE_NAVIGATION_NOTE),
-        (judged.would_deny_cross_site, CROSS_SITE_REPORT),
+        (judged.cross_site == CrossSiteOutcome::WouldDeny, CROSS_SITE_REPORT),
         (judged.verdict.reason == Reason::Navigation, CROSS_SITE_NAVIGATION),
         (is_maybe_form_post(judged, head), FORM_POST),
         (is_forwarded_without_cors(judged), FORWARDED_WITHOUT_CORS),
