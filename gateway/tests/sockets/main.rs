@@ -20,6 +20,7 @@ mod checks;
 mod commands;
 mod corpus;
 mod cross_site;
+mod cross_site_browser;
 mod demo;
 mod diagnostics;
 mod exchange;
