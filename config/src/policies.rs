@@ -9,8 +9,8 @@ use http::HeaderValue;
 use super::decode::{Decoder, SectionFields, duration_of};
 use super::hints;
 use super::model::{
-    CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, Located, Mode,
-    OriginSetConfig, PolicyConfig, PolicyOverrides, PreflightFailures, Preset, Protocol, Text, Timeouts,
+    CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, GroupConfig, Located,
+    Mode, OriginSetConfig, PolicyConfig, PolicyOverrides, PreflightFailures, Preset, Protocol, Text, Timeouts,
     UnmatchedRequests, UpstreamSpec,
 };
 use super::node::YamlNode;
@@ -18,6 +18,7 @@ use super::sections::{self, ReferenceKind};
 use super::settings::duration_range;
 use super::warnings::WarningCode;
 use crossgate_message::host;
+use crossgate_policy::GROUPS_MAX;
 
 /// Maximum length of a list of origins. The time of a lookup does not depend on it.
 pub(super) const ORIGINS_MAX: usize = 1_000_000;
@@ -124,6 +125,7 @@ impl Decoder<'_> {
             mode: Located { value: Mode::Enforce, at },
             rule: None,
             dangerously: PolicyOverrides::default(),
+            groups: Vec::new(),
         };
         match self.fields(node, &sections::POLICY) {
             Some(fields) => {
@@ -157,12 +159,13 @@ impl Decoder<'_> {
             mode: fields.find("mode").and_then(|node| self.mode(node)).unwrap_or(blank.mode),
             rule: fields.find("rule").and_then(|node| self.rule(node)),
             dangerously: self.dangerously(fields),
+            groups: self.groups(fields.find("groups")),
             ..blank
         }
     }
 
     /// Reports settings that are risky with credentials and that the policy engine accepts.
-    fn warn_unwise(&mut self, policy: &PolicyConfig, fields: &SectionFields<'_>) {
+    fn warn_unwise<'p>(&mut self, policy: &'p PolicyConfig, fields: &SectionFields<'_>) {
         if let (UnmatchedRequests::Forward, CrossSiteSetting::Protect, None, Some(node)) = (
             policy.unmatched_requests,
             policy.cross_site,
@@ -179,7 +182,8 @@ impl Decoder<'_> {
                 }
             }
         }
-        if !policy.allow_credentials.value {
+        let has_credentials = |group: &GroupConfig| group.allow_credentials.unwrap_or(policy.allow_credentials).value;
+        if !policy.allow_credentials.value && !policy.groups.iter().any(has_credentials) {
             return;
         }
         if let (UnmatchedRequests::Forward, Some(node)) = (policy.unmatched_requests, fields.find("unmatchedRequests"))
@@ -190,13 +194,61 @@ impl Decoder<'_> {
                            write Reject here, and Forward in the routes that other sites post to";
             self.warn(WarningCode::ForwardWithCredentials, node.at, message);
         }
-        for (key, list) in [("allowMethods", &policy.allow_methods), ("allowHeaders", &policy.allow_headers)] {
-            if let Some(star) = list.iter().find(|text| &*text.value == "*") {
+        let own = policy.allow_credentials.value.then_some((&policy.allow_methods, &policy.allow_headers));
+        let lists = |group: &'p GroupConfig| {
+            let methods = group.allow_methods.as_ref().unwrap_or(&policy.allow_methods);
+            (methods, group.allow_headers.as_ref().unwrap_or(&policy.allow_headers))
+        };
+        let groups = policy.groups.iter().filter(|group| has_credentials(group)).map(lists);
+        // Several groups may have the same list of the policy.
+        let mut reported = Vec::new();
+        for (key, list) in own
+            .into_iter()
+            .chain(groups)
+            .flat_map(|(methods, headers)| [("allowMethods", methods), ("allowHeaders", headers)])
+        {
+            let star = list.iter().find(|text| &*text.value == "*");
+            if let Some(star) = star.filter(|star| !reported.contains(&star.at)) {
                 let message =
                     format!("with allowCredentials, `*` allows all requested values; list under {key} what pages need");
                 self.warn(WarningCode::StarWithCredentials, star.at, message);
+                reported.push(star.at);
             }
         }
+    }
+
+    /// The groups of a policy. One without a valid name is omitted after its mistake is reported.
+    fn groups(&mut self, node: Option<&YamlNode>) -> Vec<GroupConfig> {
+        let items =
+            node.map_or(&[][..], |node| self.section_list(node, "a list of groups", GROUPS_MAX, &sections::GROUP));
+        items.iter().filter_map(|item| self.group(item)).collect()
+    }
+
+    fn group(&mut self, node: &YamlNode) -> Option<GroupConfig> {
+        let fields = self.fields(node, &sections::GROUP)?;
+        let name = self.required(&fields, "name").and_then(|node| self.name(node, "the name of a group"));
+        let mut list = |key, what, max| fields.find(key).map(|node| self.texts(Some(node), what, max));
+        let allow_origins = list("allowOrigins", "origin", ORIGINS_MAX).unwrap_or_default();
+        let allow_origin_sets = list("allowOriginSets", "set name", ENTRIES_MAX).unwrap_or_default();
+        let allow_origin_regexes = list("allowOriginRegexes", "regular expression", ENTRIES_MAX).unwrap_or_default();
+        let allow_methods = list("allowMethods", "method", ENTRIES_MAX);
+        let allow_headers = list("allowHeaders", "header name", ENTRIES_MAX);
+        let expose_headers = list("exposeHeaders", "header name", ENTRIES_MAX);
+        let allow_credentials = self.located_flag(&fields, "allowCredentials");
+        let max_age = fields.find("maxAge").and_then(|node| self.max_age(node));
+        let tenants_may_add = self.located_flag(&fields, "tenantsMayAdd").is_some_and(|flag| flag.value);
+        Some(GroupConfig {
+            name: name?,
+            allow_origins,
+            allow_origin_sets,
+            allow_origin_regexes,
+            allow_methods,
+            allow_headers,
+            expose_headers,
+            allow_credentials,
+            max_age,
+            tenants_may_add,
+        })
     }
 
     pub(super) fn unmatched_requests(&mut self, fields: &SectionFields<'_>) -> Option<UnmatchedRequests> {
@@ -266,6 +318,7 @@ impl Decoder<'_> {
             allow_local_file_origins: flag("dangerouslyAllowLocalFileOrigins"),
             allow_any_extension: flag("dangerouslyAllowAnyExtension"),
             allow_any_origin: flag("dangerouslyAllowAnyOrigin"),
+            allow_cross_site: flag("dangerouslyAllowCrossSite"),
         }
     }
 

@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crossgate_policy::{RULE_HEADERS_MAX, RULE_QUERY_MAX, RequestKind, RuleErrorKind, RuleLimits, RuleTerms};
+use crossgate_policy::{
+    GROUPS_MAX, RULE_HEADERS_MAX, RULE_QUERY_MAX, RequestKind, RuleErrorKind, RuleLimits, RuleTerms,
+};
 use http::HeaderName;
 
 use super::decode::{Decoder, show_text};
@@ -33,7 +35,7 @@ const REQUEST: Section = Section::with_keys("a case's request", || {
     &["origin", "tenant", "route", "path", "query", "method", "headers", "proxyHeaders", "requestedHeaders"]
 });
 const EXPECT: Section = Section::with_keys("an expectation", || &["allow", "deny", "error"]);
-const TERMS: Section = Section::with_keys("the terms of an answer", || &["maxAge", "credentials"]);
+const TERMS: Section = Section::with_keys("the terms of an answer", || &["group", "maxAge", "credentials"]);
 
 /// The sets and tables of one file.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -76,8 +78,12 @@ pub struct CaseSpec {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExpectedAnswer {
-    /// Allowed, with exactly these terms.
-    Allow(RuleTerms),
+    /// Allowed, in exactly this group and with exactly these terms.
+    Allow {
+        /// The name of the group; `None` for the policy's own terms.
+        group: Option<String>,
+        terms: RuleTerms,
+    },
     /// Denied, with this message if there is one.
     Deny(Option<String>),
     Abstain,
@@ -124,7 +130,8 @@ impl Decoder<'_> {
         for key in query.iter().filter(|key| key.value.is_empty() || key.value.len() > KEY_LEN_MAX) {
             self.error(key.at, format!("invalid query key: write 1 to {KEY_LEN_MAX} bytes"));
         }
-        Some(RuleSpec { script: script?, headers, query })
+        let groups = self.texts(fields.find("groups"), "group name", GROUPS_MAX);
+        Some(RuleSpec { script: script?, headers, query, groups })
     }
 
     fn script_name(&mut self, node: &YamlNode) -> Option<Text> {
@@ -289,7 +296,7 @@ impl Decoder<'_> {
     fn expected(&mut self, node: &YamlNode) -> Option<ExpectedAnswer> {
         if let YamlValue::Text(_) = &node.value {
             let words = [
-                ("allow", ExpectedAnswer::Allow(RuleTerms::NONE)),
+                ("allow", ExpectedAnswer::Allow { group: None, terms: RuleTerms::NONE }),
                 ("deny", ExpectedAnswer::Deny(None)),
                 ("abstain", ExpectedAnswer::Abstain),
             ];
@@ -310,11 +317,10 @@ impl Decoder<'_> {
             return None;
         };
         let terms = self.fields(node, &TERMS)?;
+        let group = terms.find("group").and_then(|node| self.text(node, "the name of a group")).map(str::to_owned);
         let max_age = terms.find("maxAge").and_then(|node| self.count(node, 0..=86_400));
         let credentials = terms.find("credentials").and_then(|node| self.flag(node));
-        Some(ExpectedAnswer::Allow(RuleTerms {
-            max_age_seconds: max_age,
-            without_credentials: credentials == Some(false),
-        }))
+        let terms = RuleTerms { max_age_seconds: max_age, without_credentials: credentials == Some(false) };
+        Some(ExpectedAnswer::Allow { group, terms })
     }
 }

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::keys;
 use super::schema::listeners::{CertificateKeys, ListenerKeys, ListenerTlsKeys, ProxyProtocolKeys};
-use super::schema::policies::{PolicyKeys, RouteKeys, RuleKeys, TenantKeys};
+use super::schema::policies::{GroupKeys, GroupOriginsKeys, PolicyKeys, RouteKeys, RuleKeys, TenantKeys};
 use super::schema::settings::{
     AccessLogKeys, AdminKeys, LedgerKeys, LimitsKeys, RotateKeys, RuleLimitsKeys, RuntimeKeys, ShutdownKeys,
 };
@@ -120,6 +120,8 @@ sections! {
     TIMEOUTS = TimeoutsKeys, "the timeouts";
     POLICY = PolicyKeys, "a policy";
     RULE = RuleKeys, "a rule", "{ script: # }";
+    GROUP = GroupKeys, "a group";
+    GROUP_ORIGINS = GroupOriginsKeys, "origins of a group";
     TENANT = TenantKeys, "a tenant", "{ id: .., hosts: [#], upstream: .., policy: .. }";
     ROUTE = RouteKeys, "a route", "{ pathPrefix: # }";
 }

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use super::decode::{Decoder, SectionFields, show_text};
-use super::model::{Located, NO_TENANT, OTHER_TENANTS, RouteSpec, TenantSpec, Text};
-use super::node::YamlNode;
+use super::model::{Located, NO_TENANT, OTHER_TENANTS, OwnOriginConfig, RouteSpec, TenantSpec, Text};
+use super::node::{YamlNode, YamlValue};
 use super::policies::ORIGINS_MAX;
 use super::sections;
 use crossgate_message::host::HostPattern;
@@ -55,9 +55,32 @@ impl Decoder<'_> {
         let id = self.required(&fields, "id").and_then(|node| self.tenant_id(node));
         let upstream = fields.find("upstream").and_then(|node| self.name(node, "the name of an upstream"));
         let policy = fields.find("policy").and_then(|node| self.name(node, "the name of a policy"));
-        let allow_origins = self.texts(fields.find("allowOrigins"), "origin", ORIGINS_MAX);
+        let allow_origins = self.own_origins(fields.find("allowOrigins"));
         let routes = self.routes(fields.find("routes"));
         Some(TenantSpec { id: id?, hosts: hosts?, upstream, policy, allow_origins, routes })
+    }
+
+    /// Origins, and lists of origins with the group that they are added to.
+    fn own_origins(&mut self, node: Option<&YamlNode>) -> Vec<OwnOriginConfig> {
+        let items = node.map_or(&[][..], |node| self.list(node, "a list of origins", ORIGINS_MAX));
+        let mut own = Vec::new();
+        for item in items {
+            if let YamlValue::Map(_) = item.value {
+                own.extend(self.group_origins(item));
+            } else {
+                let origin = self.located_text(item, "an origin");
+                own.extend(origin.map(|origin| OwnOriginConfig { origin, group: None }));
+            }
+        }
+        own
+    }
+
+    fn group_origins(&mut self, node: &YamlNode) -> Vec<OwnOriginConfig> {
+        let Some(fields) = self.fields(node, &sections::GROUP_ORIGINS) else { return Vec::new() };
+        let group = self.required(&fields, "group").and_then(|node| self.name(node, "the name of a group"));
+        let origins = self.required(&fields, "origins").map(|node| self.texts(Some(node), "origin", ORIGINS_MAX));
+        let (Some(group), Some(origins)) = (group.map(Arc::new), origins) else { return Vec::new() };
+        origins.into_iter().map(|origin| OwnOriginConfig { origin, group: Some(Arc::clone(&group)) }).collect()
     }
 
     fn tenant_id(&mut self, node: &YamlNode) -> Option<Located<Arc<str>>> {
@@ -109,7 +132,7 @@ impl Decoder<'_> {
         let methods = self.methods(&fields);
         let policy = fields.find("policy").and_then(|node| self.name(node, "the name of a policy"));
         let upstream = fields.find("upstream").and_then(|node| self.name(node, "the name of an upstream"));
-        let allow_origins = self.texts(fields.find("allowOrigins"), "origin", ORIGINS_MAX);
+        let allow_origins = self.own_origins(fields.find("allowOrigins"));
         let unmatched_requests = self.unmatched_requests(&fields);
         let preflight_failures = self.preflight_failures(&fields);
         let cross_site_navigations = self.cross_site_navigations(&fields);
@@ -176,7 +199,7 @@ impl Decoder<'_> {
         let Some(node) = fields.find("methods") else {
             return;
         };
-        if let super::node::YamlValue::List(items) = &node.value
+        if let YamlValue::List(items) = &node.value
             && items.is_empty()
         {
             self.error(

@@ -78,7 +78,7 @@ fn check_run(run: &RuleRun, limits: &RuleLimits) {
     assert!(run.operations <= limits.operations + 1, "{}", run.operations);
     match &run.answer {
         Ok(RuleAnswer::Deny(Some(message))) => assert!(message.len() <= MESSAGE_LEN_MAX && is_plain(message)),
-        Ok(RuleAnswer::Allow(terms)) => assert!(terms.max_age_seconds.is_none_or(|seconds| seconds <= 86_400)),
+        Ok(RuleAnswer::Allow { terms, .. }) => assert!(terms.max_age_seconds.is_none_or(|seconds| seconds <= 86_400)),
         Ok(RuleAnswer::Deny(None) | RuleAnswer::Abstain) => {}
         Err(error) => {
             assert!(error.kind != RuleErrorKind::Panic && error.kind != RuleErrorKind::Time, "{error:?}");

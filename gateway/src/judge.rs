@@ -107,7 +107,7 @@ impl<'s> PolicyMatch<'s> {
     pub fn rule_message(&self) -> Option<&str> {
         match &self.rule_outcome.as_ref()?.answer {
             Ok(RuleAnswer::Deny(message)) => message.as_deref(),
-            Ok(RuleAnswer::Allow(_) | RuleAnswer::Abstain) | Err(_) => None,
+            Ok(RuleAnswer::Allow { .. } | RuleAnswer::Abstain) | Err(_) => None,
         }
     }
 

@@ -229,7 +229,7 @@ pub fn refused_token(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> Option
         (Reason::Method, RequestField::One(method)) => shortened(method),
         (Reason::Header, _) => {
             let lines = NamedField { fields: head.headers, name: ACCESS_CONTROL_REQUEST_HEADERS };
-            judged.policy()?.refused_header(&lines).and_then(shortened)
+            judged.policy()?.refused_header(&judged.verdict, &lines).and_then(shortened)
         }
         _ => None,
     }

@@ -199,8 +199,13 @@ pub struct SharedPolicy {
 impl SharedPolicy {
     /// The number of configured origins and expressions.
     pub(crate) fn origin_count(&self) -> usize {
-        let sets = self.spec.origin_sets.iter().map(|set| set.origins.len());
-        self.spec.allow_origins.len() + sets.sum::<usize>() + self.spec.allow_origin_regexes.len()
+        let count = |origins: &Vec<String>, sets: &[engine::OriginSetSpec], regexes: &Vec<String>| {
+            origins.len() + sets.iter().map(|set| set.origins.len()).sum::<usize>() + regexes.len()
+        };
+        let spec = &self.spec;
+        let groups = spec.groups.iter();
+        let groups = groups.map(|group| count(&group.allow_origins, &group.origin_sets, &group.allow_origin_regexes));
+        count(&spec.allow_origins, &spec.origin_sets, &spec.allow_origin_regexes) + groups.sum::<usize>()
     }
 
     /// Returns whether compiling `source` with this rule would give the same policy.

@@ -7,29 +7,24 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
-
-use crate::headers::{DisclosedList, RenderedHeaders, vary_with_rule};
-use crate::names::NameSet;
+use crate::headers::vary_with_rule;
 use crate::origin::hash::HashSeed;
 use crate::origin::regexes::OriginRegexes;
-use crate::origin::risk::EntryRestrictions;
 use crate::origin::set::CompiledOrigins;
-use crate::policy::refusal::SAFELISTED;
-use crate::policy::{AllowedMethods, Policy, Template};
-use crate::request_headers::AllowedHeaders;
+use crate::policy::{GroupedEntry, Policy, Template};
 use crate::rule::Rule;
-use crate::spec::{CompileFindings, CompileOutput, Disclosure, PolicySpec, SpecLocation, SpecProblem};
-use crate::verdict::EntryId;
+use crate::spec::{
+    CompileFindings, CompileOutput, CrossSiteProtection, OwnOriginSpec, PolicySpec, SpecLocation, SpecProblem,
+};
 
+mod groups;
 mod lists;
 mod origins;
+mod overlaps;
 mod rules;
+mod terms;
 
 pub use rules::check_rule;
-
-/// The longest max-age, in seconds: the longest time that Firefox caches a preflight.
-const MAX_AGE_SECONDS_MAX: u32 = 86_400;
 
 impl Template {
     /// Compiles a policy. A template without origins is valid, since its tenants can add theirs.
@@ -62,71 +57,93 @@ impl Template {
         rule: Option<Arc<Rule>>,
     ) -> Result<CompileOutput<Self>, Vec<SpecProblem>> {
         let mut findings = CompileFindings::default();
-        let restrictions = EntryRestrictions { credentials: spec.allow_credentials, dangerously: spec.dangerously };
         let seed = HashSeed::random();
-        let set = origins::compile_spec(spec, &restrictions, &seed, &mut findings);
+        let set = origins::compile_spec(spec, &seed, &mut findings);
         let regexes = origins::compile_regexes(spec, &mut findings);
-        let methods = lists::methods(&spec.allow_methods, &mut findings);
-        let headers = lists::request_headers(spec, &mut findings);
-        let exposed = lists::exposed(spec, &mut findings);
-        check_max_age(spec.max_age_seconds, &mut findings);
-        let rendered = RenderedHeaders {
-            methods: disclose_methods(spec, &methods),
-            methods_if_refused: disclose_methods_if_refused(spec, &methods),
-            headers: disclose_headers(spec, &headers),
-            disclosure: spec.disclosure,
-            max_age_seconds: spec.max_age_seconds,
-            max_age: HeaderValue::from(spec.max_age_seconds),
-            exposed,
-            expose_on_preflights: spec.expose_on_preflights,
-            preflight_lines: None,
-            vary_with_rule: rule.as_ref().and_then(|rule| vary_with_rule(rule.headers(), spec.cross_site)),
-        }
-        .with_preflight_lines(spec.allow_credentials);
+        let terms = terms::compile(spec, &mut findings);
         let rule_text = rule.as_ref().map(|rule| format!("rule:{}", rule.script().name()).into());
-        let report = rule
-            .as_ref()
-            .filter(|_| rules::needs_unlisted_origin_probe(&restrictions))
-            .map(|rule| rule.probe_unlisted_origins());
-        let rule_reads_tenant = report.as_ref().is_some_and(|report| report.reads_tenant);
-        if let Some(rule) = &rule {
-            rules::check(rule, report, set.any().is_some(), &restrictions, &mut findings);
-        }
+        let report = rule.as_ref().and_then(|rule| rules::check(rule, spec, &mut findings));
+        let rule_reads_tenant = report.is_some_and(|report| report.reads_tenant);
+        let named = rule.iter().flat_map(|rule| rule.groups());
+        let rule_groups = named.filter_map(|name| terms.named(name)).map(|(group, _)| group).collect();
+        let vary_with_rule = rule.as_ref().and_then(|rule| vary_with_rule(rule.headers(), spec.cross_site));
+        groups::check(spec, rule.as_deref(), &mut findings);
         findings.conclude(Self {
             seed,
-            restrictions,
             set,
             regexes,
-            methods,
-            headers,
-            rendered,
+            terms,
             cross_site: spec.cross_site,
             rule,
             rule_text,
+            rule_groups,
+            vary_with_rule,
             rule_reads_tenant,
         })
     }
 }
 
 impl Policy {
-    /// Combines a template with a tenant's own origins. The template's credentials and switches
-    /// apply to them.
+    /// Combines a template with a tenant's own origins. The template's own terms and switches apply
+    /// to them.
     ///
     /// # Errors
     /// Every mistake in the own origins, with [`SpecLocation::AllowOrigins`]. An error with
     /// [`SpecLocation::Policy`] if neither the template nor the tenant allows any origin.
     pub fn extend(template: Arc<Template>, own_origins: &[String]) -> Result<CompileOutput<Self>, Vec<SpecProblem>> {
+        let plain = |origin: &String| OwnOriginSpec { origin: origin.clone(), group: None };
+        Self::extend_groups(template, &own_origins.iter().map(plain).collect::<Vec<_>>())
+    }
+
+    /// Combines a template with a tenant's own origins, some of them in groups of the template.
+    ///
+    /// # Errors
+    /// As [`Policy::extend`], and an error with [`SpecLocation::OwnGroup`] for a group that the
+    /// template lacks, or that takes no origins of tenants.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use crossgate_policy::{
+    ///     GroupSpec, OwnOriginSpec, Policy, PolicySpec, SpecLocation, Template,
+    /// };
+    ///
+    /// let group = |name: &str, tenants_may_add| GroupSpec {
+    ///     name: name.into(),
+    ///     allow_origins: vec![format!("https://{name}.test")],
+    ///     tenants_may_add,
+    ///     ..GroupSpec::default()
+    /// };
+    /// let groups = vec![group("frontend", true), group("partners", false)];
+    /// let template = Template::compile(&PolicySpec { groups, ..PolicySpec::default() });
+    /// let template = Arc::new(template.unwrap().value);
+    /// let own = |group: &str| {
+    ///     [OwnOriginSpec { origin: "https://acme.test".into(), group: Some(group.into()) }]
+    /// };
+    /// assert!(Policy::extend_groups(Arc::clone(&template), &own("frontend")).is_ok());
+    /// let problems = Policy::extend_groups(template, &own("partners")).unwrap_err();
+    /// assert_eq!(problems[0].location, SpecLocation::OwnGroup(0));
+    /// ```
+    pub fn extend_groups(
+        template: Arc<Template>,
+        own_origins: &[OwnOriginSpec],
+    ) -> Result<CompileOutput<Self>, Vec<SpecProblem>> {
         let mut findings = CompileFindings::default();
         let own = origins::compile_own(&template, own_origins, &mut findings);
         let is_empty = |set: &CompiledOrigins, regexes: &OriginRegexes| set.len() + regexes.len() == 0;
         if own_origins.is_empty() && is_empty(&template.set, &template.regexes) && template.rule.is_none() {
             findings.error(SpecLocation::Policy, "no origin is allowed, expected at least one in `allowOrigins`");
         }
-        if let (Some(_), Some(index)) = (&template.rule, own_origins.iter().position(|origin| origin == "*")) {
-            findings.error(SpecLocation::AllowOrigins(index), rules::NEXT_TO_ANY);
+        if let Some(star) = own_origins.iter().position(|own| own.origin == "*") {
+            groups::check_own_any(&template, star, &mut findings);
         }
-        let any = template.set.any().map(EntryId::Template).or(own.any().map(EntryId::Own));
-        findings.conclude(Self { template, own, any })
+        let shared_any = template.set.any().map(GroupedEntry::shared);
+        let any = shared_any.or_else(|| own.any().map(GroupedEntry::own));
+        let others = template.set.len() + template.regexes.len() + own.len();
+        let has_others = others > usize::from(template.set.any().is_some()) + usize::from(own.any().is_some());
+        // Without groups, another entry next to `*` only exempts its origin from the protection.
+        let has_effect = template.cross_site.protection != CrossSiteProtection::Off && has_others;
+        let is_any_alone = any.is_some() && template.terms.groups.is_empty() && !has_effect;
+        findings.conclude(Self { template, own, any, is_any_alone })
     }
 
     /// Probes the rule with unlisted origins on behalf of one tenant: a rule that reads the tenant
@@ -135,62 +152,15 @@ impl Policy {
     /// # Errors
     /// The rule allows an unlisted origin with credentials. The location is [`SpecLocation::Rule`].
     pub fn check_tenant(&self, tenant: &str) -> Result<(), SpecProblem> {
-        let rule = self.template.rule.as_ref().filter(|_| self.template.rule_reads_tenant);
-        let report = rule.map(|rule| rule.probe_unlisted_origins_of_tenant(tenant));
-        match report.and_then(|report| rules::unlisted_origin_refusal(report, &self.template.restrictions)) {
-            Some(message) => Err(SpecProblem { location: SpecLocation::Rule, message }),
+        let template = &self.template;
+        let rule = template.rule.as_ref().filter(|_| template.rule_reads_tenant);
+        let group = |listed: Option<u8>| template.rule_groups.get(usize::from(listed?)).copied();
+        let has_credentials = |listed| template.terms.of(group(listed).unwrap_or_default()).has_credentials();
+        let report = rule.map(|rule| rule.probe_unlisted_origins_of_tenant(tenant, &has_credentials));
+        match report.and_then(|report| rules::unlisted_origin_refusal(report, template.dangerously())) {
+            Some(message) => Err(SpecProblem { group: None, location: SpecLocation::Rule, message }),
             None => Ok(()),
         }
-    }
-}
-
-fn check_max_age(seconds: u32, findings: &mut CompileFindings) {
-    if seconds > MAX_AGE_SECONDS_MAX {
-        findings
-            .error(SpecLocation::MaxAge, format!("{seconds} seconds is too long, expected 0 to {MAX_AGE_SECONDS_MAX}"));
-    }
-}
-
-// https://fetch.spec.whatwg.org/#cors-protocol-and-credentials: with credentials `*` is not a
-// wildcard, so the response names the requested method or headers instead.
-fn disclose_methods(spec: &PolicySpec, methods: &AllowedMethods) -> DisclosedList {
-    match methods {
-        AllowedMethods::Only(names) => disclose(spec, names, names.joined()),
-        AllowedMethods::All if spec.allow_credentials => DisclosedList::Echo,
-        AllowedMethods::All => disclose_text(spec, "*".to_owned()),
-    }
-}
-
-/// Renders the list for a refused method. It is never empty and has no `*`, so it cannot cover the
-/// method.
-fn disclose_methods_if_refused(spec: &PolicySpec, methods: &AllowedMethods) -> HeaderValue {
-    match (methods, spec.disclosure) {
-        (AllowedMethods::Only(names), Disclosure::Full) if !names.is_empty() => {
-            HeaderValue::try_from(names.joined()).unwrap_or_else(|_| SAFELISTED.clone())
-        }
-        (AllowedMethods::Only(_) | AllowedMethods::All, Disclosure::Full | Disclosure::Minimal) => SAFELISTED.clone(),
-    }
-}
-
-fn disclose_headers(spec: &PolicySpec, headers: &AllowedHeaders) -> DisclosedList {
-    match headers {
-        AllowedHeaders::Only(names) => disclose(spec, names, names.joined()),
-        AllowedHeaders::All if spec.allow_credentials => DisclosedList::Echo,
-        // https://fetch.spec.whatwg.org/#cors-non-wildcard-request-header-name
-        AllowedHeaders::All => disclose_text(spec, "*,authorization".to_owned()),
-        AllowedHeaders::AllButAuthorization => disclose_text(spec, "*".to_owned()),
-    }
-}
-
-fn disclose(spec: &PolicySpec, names: &NameSet, text: String) -> DisclosedList {
-    if names.is_empty() { DisclosedList::Nothing } else { disclose_text(spec, text) }
-}
-
-fn disclose_text(spec: &PolicySpec, text: String) -> DisclosedList {
-    match spec.disclosure {
-        // Names are tokens, and every token is a valid field value.
-        Disclosure::Full => HeaderValue::try_from(text).map_or(DisclosedList::Nothing, DisclosedList::Whole),
-        Disclosure::Minimal => DisclosedList::Echo,
     }
 }
 

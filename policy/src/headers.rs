@@ -79,9 +79,6 @@ pub(crate) struct RenderedHeaders {
     /// The lines that the responses to all allowed preflights share. `None` if they depend on the
     /// requested method or headers.
     pub(crate) preflight_lines: Option<Box<[u8]>>,
-    /// `Vary` as one value, for preflights and for other requests, if a rule may read header
-    /// fields.
-    pub(crate) vary_with_rule: Option<[HeaderValue; 2]>,
 }
 
 /// The part of one list that an allowed preflight discloses.

@@ -17,6 +17,7 @@
 
 mod compile;
 mod cross_site;
+mod group;
 mod headers;
 pub mod names;
 mod near_miss;
@@ -30,6 +31,7 @@ mod verdict;
 
 pub use compile::check_rule;
 pub use cross_site::CrossSiteOutcome;
+pub use group::{GROUPS_MAX, GroupId};
 pub use headers::{EditValue, HeaderEdit, missing_vary};
 pub use names::is_cors_response_field;
 pub use near_miss::{NearMiss, OriginDifference, PolicyExplanation};
@@ -38,11 +40,11 @@ pub use policy::{Decision, EntryCounts, Policy, RuleCall, RuleContext, Template}
 pub use request::{CorsRequest, CredentialFields, FieldLines, HeadFields, OwnOrigin, RequestField, RequestedUpgrade};
 pub use rule::{
     MESSAGE_LEN_MAX, RULE_HEADERS_MAX, RULE_QUERY_MAX, Rule, RuleAnswer, RuleData, RuleError, RuleErrorKind, RuleInput,
-    RuleLimits, RuleReads, RuleRun, Script, ScriptLocation, ScriptProblem, UnlistedOriginReport, callable_names,
-    field_names, split_origin,
+    RuleLimits, RuleReads, RuleRun, Script, ScriptLocation, ScriptProblem, callable_names, field_names, split_origin,
 };
 pub use spec::{
     CompileOutput, CrossSiteNavigations, CrossSiteProtection, CrossSiteReads, CrossSiteTerms, DangerousSwitches,
-    Disclosure, MAX_AGE_SECONDS_DEFAULT, OriginSetSpec, PolicySpec, SpecLocation, SpecProblem,
+    Disclosure, GroupSpec, MAX_AGE_SECONDS_DEFAULT, OriginSetSpec, OwnOriginSpec, PolicySpec, SpecLocation,
+    SpecProblem,
 };
 pub use verdict::{EntryId, Outcome, Reason, RequestKind, RuleTerms, Verdict};

@@ -13,6 +13,7 @@ use crate::origin::parse::{Origin, OriginFlaw, parse};
 use crate::origin::pattern::{OriginEntry, OriginPattern, PatternShape, parse_entry};
 use crate::origin::risk::CredentialExclusion;
 use crate::policy::Policy;
+use crate::policy::terms::OriginTerms;
 use crate::request::{CorsRequest, RequestField};
 use crate::request_headers::{self, RequestHeadersFault};
 use crate::verdict::{EntryId, Reason, Verdict};
@@ -117,7 +118,7 @@ impl Policy {
     /// assert_eq!(near_misses[0].to_string(), "https://app.example.test: port differs");
     /// ```
     pub fn explain(&self, verdict: Verdict, request: &CorsRequest<'_>) -> PolicyExplanation {
-        let cause = self.cause(verdict.reason, request);
+        let cause = self.cause(&verdict, request);
         let near_misses = match (verdict.reason, request.origin) {
             (Reason::NoMatch, RequestField::One(value)) => self.near_misses(value),
             _ => Vec::new(),
@@ -125,8 +126,9 @@ impl Policy {
         PolicyExplanation { cause, near_misses }
     }
 
-    fn cause(&self, reason: Reason, request: &CorsRequest<'_>) -> Option<String> {
-        match reason {
+    fn cause(&self, verdict: &Verdict, request: &CorsRequest<'_>) -> Option<String> {
+        let terms = self.terms(verdict);
+        match verdict.reason {
             Reason::MalformedOrigin => Some(malformed(request.origin)),
             Reason::NullOrigin => {
                 Some("the origin is `null`, as sandboxed frames and redirected requests send it".to_owned())
@@ -134,14 +136,14 @@ impl Policy {
             Reason::CrossSite => Some(cross_site(request)),
             Reason::Method => Some(refused_method(request.requested_method)),
             Reason::Header => {
-                request_headers::check(request.requested_headers, &self.template.headers).err().map(refused_header)
+                request_headers::check(request.requested_headers, &terms.headers).err().map(refused_header)
             }
             Reason::NoMatch if self.is_any() => Some(
                 "`*` does not cover a WebSocket handshake with credentials, expected the origins themselves instead of it"
                     .to_owned(),
             ),
             Reason::NoMatch => rewritten_host(request),
-            Reason::RuleDeny => self.rule_cause(request.origin).or_else(|| rewritten_host(request)),
+            Reason::RuleDeny => rule_cause(terms, request.origin).or_else(|| rewritten_host(request)),
             Reason::RuleError
             | Reason::Exact
             | Reason::Wildcard
@@ -154,16 +156,6 @@ impl Policy {
             | Reason::UnknownHost
             | Reason::UnknownRoute => None,
         }
-    }
-
-    /// Returns the cause for which the policy overrides an allowing rule.
-    fn rule_cause(&self, field: RequestField<'_>) -> Option<String> {
-        let RequestField::One(value) = field else { return None };
-        let excluded = match self.template.restrictions.exclusion(&parse(value).ok()?)? {
-            CredentialExclusion::Insecure => "plain `http` is refused with credentials",
-            CredentialExclusion::LocalFile => "origins of local files are refused with credentials",
-        };
-        Some(format!("{excluded}, even if the rule allows the origin"))
     }
 
     fn near_misses(&self, value: &[u8]) -> Vec<NearMiss> {
@@ -197,13 +189,24 @@ impl Policy {
 
     /// Returns the reason why an origin is refused although a regex matches it.
     fn exclusion_of_match(&self, index: usize, origin: &Origin<'_>) -> Option<OriginDifference> {
-        let exclusion =
-            self.template.restrictions.exclusion(origin).filter(|_| self.template.regexes.matches(index, origin.text));
+        let regexes = &self.template.regexes;
+        let restrictions = self.template.terms.of(regexes.group(index)?).restrictions;
+        let exclusion = restrictions.exclusion(origin).filter(|_| regexes.matches(index, origin.text));
         exclusion.map(|exclusion| match exclusion {
             CredentialExclusion::Insecure => OriginDifference::InsecureWithCredentials,
             CredentialExclusion::LocalFile => OriginDifference::LocalFileWithCredentials,
         })
     }
+}
+
+/// Returns the cause for which the policy overrides an allowing rule.
+fn rule_cause(terms: &OriginTerms, field: RequestField<'_>) -> Option<String> {
+    let RequestField::One(value) = field else { return None };
+    let excluded = match terms.restrictions.exclusion(&parse(value).ok()?)? {
+        CredentialExclusion::Insecure => "plain `http` is refused with credentials",
+        CredentialExclusion::LocalFile => "origins of local files are refused with credentials",
+    };
+    Some(format!("{excluded}, even if the rule allows the origin"))
 }
 
 fn miss_of_exact(listed: &Origin<'_>, origin: &Origin<'_>) -> Option<OriginDifference> {

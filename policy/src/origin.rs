@@ -8,6 +8,7 @@
 pub(crate) mod extension;
 pub(crate) mod hash;
 pub(crate) mod host;
+pub(crate) mod overlap;
 pub(crate) mod parse;
 pub(crate) mod pattern;
 pub(crate) mod reach;

@@ -9,41 +9,46 @@
 
 use std::sync::Arc;
 
-use crate::headers::RenderedHeaders;
-use crate::names::{NameSet, SAFELISTED_METHODS, is_token};
+use http::HeaderValue;
+
+use crate::group::GroupId;
+use crate::names::NameSet;
 use crate::origin::hash::HashSeed;
 use crate::origin::parse::{ORIGIN_LEN_MAX, Origin, parse};
 use crate::origin::regexes::OriginRegexes;
-use crate::origin::risk::EntryRestrictions;
-use crate::origin::set::{self, CompiledOrigins};
+use crate::origin::set::{self, CompiledOrigins, FoundEntry};
 use crate::request::{CorsRequest, CredentialFields, FieldLines, RequestField};
-use crate::request_headers::{self, AllowedHeaders, RequestHeadersFault};
+use crate::request_headers::{self, RequestHeadersFault};
 use crate::rule::{Rule, RuleAnswer};
-use crate::spec::CrossSiteTerms;
+use crate::spec::{CrossSiteTerms, DangerousSwitches};
 use crate::verdict::{EntryId, Reason, RequestKind, Verdict};
 
 mod call;
 mod edits;
 pub(crate) mod refusal;
+pub(crate) mod terms;
 
 pub use self::call::{RuleCall, RuleContext};
+use self::terms::{OriginTerms, TermsTable};
 
 /// The part of a policy that its tenants share. Only [`Template::compile`] and
 /// [`Template::compile_with_rule`] create it.
 #[derive(Debug, Clone)]
 pub struct Template {
     pub(crate) seed: HashSeed,
-    pub(crate) restrictions: EntryRestrictions,
     pub(crate) set: CompiledOrigins,
     pub(crate) regexes: OriginRegexes,
-    pub(crate) methods: AllowedMethods,
-    pub(crate) headers: AllowedHeaders,
-    pub(crate) rendered: RenderedHeaders,
+    pub(crate) terms: TermsTable,
     pub(crate) cross_site: CrossSiteTerms,
     /// The rule that runs where no entry covers the origin.
     pub(crate) rule: Option<Arc<Rule>>,
     /// The rule's text as an entry: `rule:NAME`.
     pub(crate) rule_text: Option<Box<str>>,
+    /// The groups that the rule may answer, in the order of [`Rule::groups`].
+    pub(crate) rule_groups: Box<[GroupId]>,
+    /// `Vary` as one value, for preflights and for other requests, if the rule may read header
+    /// fields.
+    pub(crate) vary_with_rule: Option<[HeaderValue; 2]>,
     /// Whether the rule read the tenant when it was probed with unlisted origins.
     pub(crate) rule_reads_tenant: bool,
 }
@@ -54,8 +59,34 @@ pub struct Template {
 pub struct Policy {
     pub(crate) template: Arc<Template>,
     pub(crate) own: CompiledOrigins,
-    /// The entry `*`, if there is one. The origin is not parsed then.
-    pub(crate) any: Option<EntryId>,
+    /// The entry `*`, if there is one.
+    pub(crate) any: Option<GroupedEntry>,
+    /// Whether `*` covers every origin, because no other entry has an effect next to it. The origin
+    /// is not parsed then.
+    pub(crate) is_any_alone: bool,
+}
+
+/// A configured entry, and the group whose terms it gives.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GroupedEntry {
+    pub(crate) entry: EntryId,
+    pub(crate) group: GroupId,
+}
+
+impl GroupedEntry {
+    /// An entry of the template.
+    pub(crate) fn shared(found: FoundEntry) -> Self {
+        Self { entry: EntryId::Template(found.index), group: found.group }
+    }
+
+    /// An entry of the tenant.
+    pub(crate) fn own(found: FoundEntry) -> Self {
+        Self { entry: EntryId::Own(found.index), group: found.group }
+    }
+
+    fn allow(self, kind: RequestKind, reason: Reason) -> Verdict {
+        Verdict { group: self.group, ..Verdict::allow(kind, reason, Some(self.entry)) }
+    }
 }
 
 /// The methods that a preflight may request, besides the safelisted ones.
@@ -151,127 +182,139 @@ impl Policy {
         if !verdict.is_allowed() || verdict.kind != RequestKind::Preflight {
             return verdict;
         }
-        // The rule's terms stay: an explained refusal allows credentials exactly where an allowed
+        // The terms stay: an explained refusal allows credentials exactly where an allowed
         // preflight does.
-        let refusal =
-            |reason| Verdict { terms: verdict.terms, ..Verdict::deny(RequestKind::Preflight, reason, verdict.entry) };
+        let refusal = |reason| {
+            let Verdict { entry, terms, group, .. } = verdict;
+            Verdict { terms, group, ..Verdict::deny(RequestKind::Preflight, reason, entry) }
+        };
+        let terms = self.terms(&verdict);
         // https://fetch.spec.whatwg.org/#http-access-control-request-method: the field has exactly
         // one method.
-        if !self.allows_method(request.requested_method) {
+        if !terms.allows_method(request.requested_method) {
             return refusal(Reason::Method);
         }
         // https://fetch.spec.whatwg.org/#http-access-control-request-headers
-        if request_headers::check(request.requested_headers, &self.template.headers).is_err() {
+        if request_headers::check(request.requested_headers, &terms.headers).is_err() {
             return refusal(Reason::Header);
         }
         verdict
     }
 
     fn decide_websocket<'a>(&'a self, request: &'a CorsRequest<'a>) -> Decision<'a> {
-        // A page can read a WebSocket without a CORS check, cookies included. So `*`, which
-        // excludes credentials elsewhere, cannot cover a handshake with them (cross-site WebSocket
-        // hijacking).
-        if self.is_any() && request.credentials != CredentialFields::Absent {
-            return Decision::Static(Verdict::deny(RequestKind::WebSocket, Reason::NoMatch, None));
+        if self.is_any_alone {
+            return Decision::Static(self.decide_uncovered(RequestKind::WebSocket, request, Reason::NoMatch));
         }
         self.decide_origin(RequestKind::WebSocket, request)
     }
 
     fn decide_origin<'a>(&'a self, kind: RequestKind, request: &'a CorsRequest<'a>) -> Decision<'a> {
-        if let Some(any) = self.any {
-            return Decision::Static(Verdict::allow(kind, Reason::Any, Some(any)));
+        if let Some(any) = self.any.filter(|_| self.is_any_alone) {
+            return Decision::Static(any.allow(kind, Reason::Any));
         }
         match request.origin {
-            RequestField::One(b"null") => Decision::Static(self.decide_null(kind)),
+            RequestField::One(b"null") => Decision::Static(self.decide_null(kind, request)),
             RequestField::One(value) => self.decide_value(kind, value, request),
             // https://fetch.spec.whatwg.org/#origin-header: the field has exactly one origin.
             RequestField::Many | RequestField::Absent => {
-                Decision::Static(Verdict::deny(kind, Reason::MalformedOrigin, None))
+                Decision::Static(self.decide_uncovered(kind, request, Reason::MalformedOrigin))
             }
         }
     }
 
-    fn decide_null(&self, kind: RequestKind) -> Verdict {
+    fn decide_null(&self, kind: RequestKind, request: &CorsRequest<'_>) -> Verdict {
         // Sandboxed frames of any site, `data:` pages and some redirects send `null`. Besides `*`,
         // only the entry `null` covers it, never a pattern, a regex or a rule.
-        let entry = self.template.set.null().map(EntryId::Template).or(self.own.null().map(EntryId::Own));
-        match entry {
-            Some(_) => Verdict::allow(kind, Reason::Exact, entry),
-            None => Verdict::deny(kind, Reason::NullOrigin, None),
+        let shared = self.template.set.null().map(GroupedEntry::shared);
+        match shared.or_else(|| self.own.null().map(GroupedEntry::own)) {
+            Some(entry) => entry.allow(kind, Reason::Exact),
+            None => self.decide_uncovered(kind, request, Reason::NullOrigin),
+        }
+    }
+
+    /// Decides on a request whose origin no entry covers, other than perhaps `*`.
+    pub(crate) fn decide_uncovered(&self, kind: RequestKind, request: &CorsRequest<'_>, reason: Reason) -> Verdict {
+        // A page can read a WebSocket without a CORS check, cookies included. So `*`, which
+        // excludes credentials elsewhere, cannot cover a handshake with them (cross-site WebSocket
+        // hijacking).
+        let is_hijackable = kind == RequestKind::WebSocket && request.credentials != CredentialFields::Absent;
+        match self.any {
+            Some(any) if !is_hijackable => any.allow(kind, Reason::Any),
+            Some(_) | None => Verdict::deny(kind, reason, None),
         }
     }
 
     fn decide_value<'a>(&'a self, kind: RequestKind, value: &'a [u8], request: &'a CorsRequest<'a>) -> Decision<'a> {
+        let malformed = || Decision::Static(self.decide_uncovered(kind, request, Reason::MalformedOrigin));
         // Checked before hashing, so that a hostile value costs nothing.
         if value.len() > ORIGIN_LEN_MAX {
-            return Decision::Static(Verdict::deny(kind, Reason::MalformedOrigin, None));
+            return malformed();
         }
         // Configured origins are well-formed, so an equal value needs no parsing.
         if let Some(entry) = self.exact(value) {
-            return Decision::Static(Verdict::allow(kind, Reason::Exact, Some(entry)));
+            return Decision::Static(entry.allow(kind, Reason::Exact));
         }
-        let Ok(origin) = parse(value) else {
-            return Decision::Static(Verdict::deny(kind, Reason::MalformedOrigin, None));
-        };
-        match (self.pattern(&origin).or_else(|| self.regex(&origin)), &self.template.rule) {
-            (Some((reason, entry)), _) => Decision::Static(Verdict::allow(kind, reason, Some(entry))),
+        let Ok(origin) = parse(value) else { return malformed() };
+        if let Some(entry) = self.pattern(&origin) {
+            return Decision::Static(entry.allow(kind, Reason::Wildcard));
+        }
+        match (self.regex(&origin), &self.template.rule) {
+            (Some(entry), _) => Decision::Static(entry.allow(kind, Reason::Regex)),
             (None, Some(rule)) => Decision::Ask(RuleCall::new(self, rule, kind, origin, request)),
-            (None, None) => Decision::Static(Verdict::deny(kind, Reason::NoMatch, None)),
+            (None, None) => Decision::Static(self.decide_uncovered(kind, request, Reason::NoMatch)),
         }
     }
 
-    pub(crate) fn exact(&self, value: &[u8]) -> Option<EntryId> {
+    fn exact(&self, value: &[u8]) -> Option<GroupedEntry> {
         let hash = self.template.seed.whole(value);
-        let shared = self.template.set.exact(hash, value).map(EntryId::Template);
-        shared.or_else(|| self.own.exact(hash, value).map(EntryId::Own))
+        let shared = self.template.set.exact(hash, value).map(GroupedEntry::shared);
+        shared.or_else(|| self.own.exact(hash, value).map(GroupedEntry::own))
     }
 
-    fn pattern(&self, origin: &Origin<'_>) -> Option<(Reason, EntryId)> {
+    fn pattern(&self, origin: &Origin<'_>) -> Option<GroupedEntry> {
         let found = set::find(&self.template.seed, [&self.template.set, &self.own], origin)?;
-        let entry = match found {
-            (0, index) => EntryId::Template(index),
-            (_, index) => EntryId::Own(index),
-        };
-        Some((Reason::Wildcard, entry))
+        Some(match found {
+            (0, found) => GroupedEntry::shared(found),
+            (_, found) => GroupedEntry::own(found),
+        })
     }
 
-    fn regex(&self, origin: &Origin<'_>) -> Option<(Reason, EntryId)> {
+    fn regex(&self, origin: &Origin<'_>) -> Option<GroupedEntry> {
         let template = &self.template;
-        let index = template.regexes.find(origin.text)?;
+        let FoundEntry { index, group } = template.regexes.find(origin.text)?;
         // The compiler cannot list the origins that a regex matches, so credentials are checked
         // again.
-        let is_excluded = template.restrictions.excludes(origin);
-        let entry = EntryId::Template(u32::try_from(template.set.len()).ok()? + index);
-        (!is_excluded).then_some((Reason::Regex, entry))
-    }
-
-    // https://fetch.spec.whatwg.org/#cors-safelisted-method: a page that watches its upload sends a
-    // preflight even for `POST`, so safelisted methods pass without being listed.
-    pub(crate) fn allows_method(&self, field: RequestField<'_>) -> bool {
-        let RequestField::One(method) = field else { return false };
-        match &self.template.methods {
-            _ if SAFELISTED_METHODS.iter().any(|safe| safe.as_bytes() == method) => true,
-            AllowedMethods::All => is_token(method),
-            AllowedMethods::Only(methods) => methods.contains(method),
+        if template.terms.of(group).restrictions.excludes(origin) {
+            return None;
         }
+        Some(GroupedEntry { entry: EntryId::Template(u32::try_from(template.set.len()).ok()? + index), group })
     }
 
-    /// Returns the first requested header that this policy refuses. The bytes need not be a token.
-    /// `None` if all headers are allowed, or if the list as a whole is refused for its length, its
-    /// number of names, its empty elements or its white space.
+    /// Returns the first requested header that the terms of a verdict refuse. The bytes need not be
+    /// a token. `None` if all headers are allowed, or if the list as a whole is refused for its
+    /// length, its number of names, its empty elements or its white space.
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use crossgate_policy::{Policy, PolicySpec, Template};
+    /// # use crossgate_policy::{
+    /// #     CorsRequest, OwnOrigin, Policy, PolicySpec, RequestField, Template,
+    /// # };
     /// let spec = PolicySpec { allow_headers: vec!["x-api".into()], ..PolicySpec::default() };
     /// let template = Template::compile(&spec).unwrap().value;
     /// let own_origins = ["https://app.test".into()];
     /// let policy = Policy::extend(Arc::new(template), &own_origins).unwrap().value;
-    /// assert_eq!(policy.refused_header(&&[&b"x-api, x-new"[..]][..]), Some(&b"x-new"[..]));
-    /// assert_eq!(policy.refused_header(&&[&b"x-api"[..]][..]), None);
+    /// let own = OwnOrigin { host: "api.test", port: None, scheme: None };
+    /// let origin = RequestField::One(&b"https://app.test"[..]);
+    /// let request = CorsRequest { origin, ..CorsRequest::new(b"GET", own) };
+    /// let verdict = policy.decide(&request).without_rule();
+    /// assert_eq!(
+    ///     policy.refused_header(&verdict, &&[&b"x-api, x-new"[..]][..]),
+    ///     Some(&b"x-new"[..])
+    /// );
+    /// assert_eq!(policy.refused_header(&verdict, &&[&b"x-api"[..]][..]), None);
     /// ```
-    pub fn refused_header<'a>(&self, lines: &'a dyn FieldLines) -> Option<&'a [u8]> {
-        match request_headers::check(lines, &self.template.headers) {
+    pub fn refused_header<'a>(&self, verdict: &Verdict, lines: &'a dyn FieldLines) -> Option<&'a [u8]> {
+        match request_headers::check(lines, &self.terms(verdict).headers) {
             Err(RequestHeadersFault::Refused(name)) => Some(name),
             Ok(())
             | Err(
@@ -285,7 +328,30 @@ impl Policy {
 
     /// Whether a response of this policy depends on the request's origin.
     pub fn depends_on_origin(&self) -> bool {
-        !self.is_any()
+        !self.is_any_alone
+    }
+
+    /// Whether the policy has groups.
+    pub fn has_groups(&self) -> bool {
+        !self.template.terms.groups.is_empty()
+    }
+
+    /// Returns the name of a group. `None` for the policy's own terms.
+    pub fn group_name(&self, group: GroupId) -> Option<&str> {
+        self.template.terms.group(group).map(|group| &*group.name)
+    }
+
+    /// Returns the groups whose terms an entry may give: one, or for the rule all that it lists
+    /// and the policy's own. Empty for an entry of another policy.
+    pub fn entry_groups(&self, entry: EntryId) -> impl Iterator<Item = GroupId> {
+        let (group, listed): (_, &[GroupId]) = match entry {
+            EntryId::Own(index) => (self.own.group(index as usize), &[]),
+            EntryId::Template(_) if self.rule_entry() == Some(entry) => {
+                (Some(GroupId::BASE), &self.template.rule_groups)
+            }
+            EntryId::Template(index) => (self.template.group(index as usize), &[]),
+        };
+        group.into_iter().chain(listed.iter().copied())
     }
 
     /// Returns the number of entries in each layer.
@@ -321,16 +387,10 @@ impl Policy {
         self.any.is_some()
     }
 
-    pub(crate) fn has_credentials(&self) -> bool {
-        self.template.restrictions.credentials
-    }
-
-    pub(crate) fn excludes(&self, origin: &Origin<'_>) -> bool {
-        self.template.restrictions.excludes(origin)
-    }
-
-    pub(crate) fn rendered(&self) -> &RenderedHeaders {
-        &self.template.rendered
+    /// Returns the terms of a verdict.
+    #[inline]
+    pub(crate) fn terms(&self, verdict: &Verdict) -> &OriginTerms {
+        self.template.terms.of(verdict.group)
     }
 }
 
@@ -338,6 +398,15 @@ impl Template {
     fn text(&self, index: usize) -> Option<&str> {
         let regex = || self.regexes.text(index.checked_sub(self.set.len())?);
         self.set.text(index).or_else(regex).or_else(|| self.rule_text.as_deref().filter(|_| index + 1 == self.len()))
+    }
+
+    fn group(&self, index: usize) -> Option<GroupId> {
+        self.set.group(index).or_else(|| self.regexes.group(index.checked_sub(self.set.len())?))
+    }
+
+    /// Returns the switches that weaken a protection.
+    pub(crate) fn dangerously(&self) -> &DangerousSwitches {
+        &self.terms.base.restrictions.dangerously
     }
 
     /// Returns the number of entries. The rule is the last one.

@@ -25,11 +25,12 @@ mod unlisted_origins;
 pub use callable::{callable_names, field_names};
 pub use data::RuleData;
 pub use input::{RULE_HEADERS_MAX, RULE_QUERY_MAX, split_origin};
-pub use unlisted_origins::UnlistedOriginReport;
+pub(crate) use unlisted_origins::UnlistedOriginReport;
 
 use engine::RuleProgram;
 use input::{InputValues, RequestPart};
 
+use crate::group::GROUPS_MAX;
 use crate::request::{FieldLines, HeadFields};
 use crate::verdict::RequestKind;
 use crate::verdict::RuleTerms;
@@ -105,6 +106,8 @@ pub struct Rule {
     script: Arc<Script>,
     headers: Arc<[HeaderName]>,
     query: Arc<[Box<str>]>,
+    /// The groups that the policy lists.
+    groups: Box<[Box<str>]>,
     /// The parts of a request that the script names, as bits.
     wanted: u64,
     programs: Box<[Box<RuleProgram>]>,
@@ -146,13 +149,24 @@ pub struct RuleReads(u64);
 /// The answer of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuleAnswer {
-    /// The rule allows the origin, on these terms.
-    Allow(RuleTerms),
+    /// The rule allows the origin.
+    Allow {
+        /// The group that the origin belongs to, as an index of [`Rule::groups`]. `None` gives it
+        /// the policy's own terms.
+        group: Option<u8>,
+        /// How the rule narrows the terms.
+        terms: RuleTerms,
+    },
     /// The rule denies the origin, with the rule author's message if there is one: at most
     /// [`MESSAGE_LEN_MAX`] bytes of printable text.
     Deny(Option<Arc<str>>),
     /// The rule returns nothing, which denies the origin.
     Abstain,
+}
+
+impl RuleAnswer {
+    /// The answer `allow()`.
+    pub const ALLOW: Self = Self::Allow { group: None, terms: RuleTerms::NONE };
 }
 
 /// The longest message of a denial, in bytes.
@@ -187,7 +201,7 @@ pub enum RuleErrorKind {
     Runtime,
     /// The result is not `allow()`, `deny(..)` or unit.
     Result,
-    /// The script read a header or query key that the policy does not list.
+    /// The script read a header or query key, or answered a group, that the policy does not list.
     Unlisted,
     /// A function of the host panicked.
     Panic,
@@ -276,6 +290,11 @@ impl Script {
         &self.named.query_keys
     }
 
+    /// Returns the groups that the script answers, each with its first location.
+    pub fn groups(&self) -> &[(Box<str>, ScriptLocation)] {
+        &self.named.groups
+    }
+
     /// Whether the script uses a set or a table.
     pub fn uses_data(&self) -> bool {
         self.named.uses_data
@@ -295,7 +314,12 @@ impl Rule {
         // The audit has compiled the source, so this does not fail.
         let compile = || RuleProgram::parse(&script.source, &script.data, &script.limits).ok().map(Box::new);
         let programs = (0..copies.max(1)).filter_map(|_| compile()).collect();
-        Self { id, script: Arc::clone(script), headers, query, wanted, programs }
+        Self { id, script: Arc::clone(script), headers, query, groups: Box::default(), wanted, programs }
+    }
+
+    /// Lets the script answer these groups. Those after the first [`GROUPS_MAX`] are ignored.
+    pub fn with_groups(self, groups: &[Box<str>]) -> Self {
+        Self { groups: groups.iter().take(GROUPS_MAX).cloned().collect(), ..self }
     }
 
     /// Returns the id that the caller chose.
@@ -318,6 +342,11 @@ impl Rule {
         &self.query
     }
 
+    /// Returns the groups that the policy lists.
+    pub fn groups(&self) -> &[Box<str>] {
+        &self.groups
+    }
+
     /// Runs the rule, on the copy of worker `slot` (modulo the number of copies). `is_over` is
     /// called at intervals and ends the run when it returns `true`.
     pub fn run(&self, input: &RuleInput<'_>, slot: usize, is_over: fn() -> bool) -> RuleRun {
@@ -325,7 +354,7 @@ impl Rule {
         let Some(program) = self.programs.get(index) else {
             return RuleRun { answer: Ok(RuleAnswer::Abstain), reads: RuleReads::default(), operations: 0 };
         };
-        run::run(program, InputValues::new(self, input, self.wanted), is_over)
+        run::run(program, InputValues::new(self, input, self.wanted), &self.groups, is_over)
     }
 
     /// Appends the values of `reads` in `input` to `key`, each with its length, so that different

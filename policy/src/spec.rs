@@ -4,6 +4,8 @@
 //! into a policy or returns every mistake in it, each with its [`SpecLocation`]. Files, lines and
 //! columns are absent on purpose: the reader of the file maps a location back to them.
 
+use crate::group::GroupId;
+
 /// The plain input of a policy. The default value allows nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicySpec {
@@ -32,6 +34,8 @@ pub struct PolicySpec {
     pub cross_site: CrossSiteTerms,
     /// The switches that weaken a protection.
     pub dangerously: DangerousSwitches,
+    /// Origins with terms of their own, at most [`GROUPS_MAX`](crate::GROUPS_MAX) groups.
+    pub groups: Vec<GroupSpec>,
 }
 
 impl Default for PolicySpec {
@@ -49,8 +53,43 @@ impl Default for PolicySpec {
             disclosure: Disclosure::Full,
             cross_site: CrossSiteTerms::default(),
             dangerously: DangerousSwitches::default(),
+            groups: Vec::new(),
         }
     }
+}
+
+/// A group: origins that get terms of their own. A term replaces the policy's; `None` keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GroupSpec {
+    /// The name, for rules, tenants and reports.
+    pub name: String,
+    /// Origins and origin patterns.
+    pub allow_origins: Vec<String>,
+    /// Named sets of origins, merged with `allow_origins`.
+    pub origin_sets: Vec<OriginSetSpec>,
+    /// Regular expressions. Each must match the whole origin.
+    pub allow_origin_regexes: Vec<String>,
+    /// As [`PolicySpec::allow_methods`].
+    pub allow_methods: Option<Vec<String>>,
+    /// As [`PolicySpec::allow_headers`].
+    pub allow_headers: Option<Vec<String>>,
+    /// As [`PolicySpec::expose_headers`].
+    pub expose_headers: Option<Vec<String>>,
+    /// As [`PolicySpec::allow_credentials`].
+    pub allow_credentials: Option<bool>,
+    /// As [`PolicySpec::max_age_seconds`].
+    pub max_age_seconds: Option<u32>,
+    /// Whether tenants may add origins to the group.
+    pub tenants_may_add: bool,
+}
+
+/// One of a tenant's own origins.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OwnOriginSpec {
+    /// The origin or origin pattern.
+    pub origin: String,
+    /// The name of the group that it is added to. `None` gives it the policy's own terms.
+    pub group: Option<String>,
 }
 
 /// The default max-age of a policy, in seconds: the longest time that WebKit caches a preflight.
@@ -142,6 +181,9 @@ pub struct DangerousSwitches {
     /// Accept a regular expression or a rule that allows unlisted origins together with
     /// credentials.
     pub allow_any_origin: bool,
+    /// Accept `*` next to entries with credentials, without protection from requests of other
+    /// sites.
+    pub allow_cross_site: bool,
 }
 
 /// The part of a [`PolicySpec`] that a [`SpecProblem`] refers to. Numbers are indices into the
@@ -152,6 +194,10 @@ pub enum SpecLocation {
     Policy,
     /// An element of `allow_origins`, or of a tenant's own origins.
     AllowOrigins(usize),
+    /// The group that an element of a tenant's own origins names.
+    OwnGroup(usize),
+    /// One of the `origin_sets`, as a whole.
+    OriginSets(usize),
     /// An element of one of the `origin_sets`.
     OriginSet {
         /// The index of the set.
@@ -175,12 +221,19 @@ pub enum SpecLocation {
     Rule,
     /// A header field that the policy lists for its rule.
     RuleHeaders(usize),
+    /// A group that the policy lists for its rule.
+    RuleGroups(usize),
+    /// A group as a whole, or its name.
+    Group,
 }
 
 /// One mistake or one warning.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SpecProblem {
+    /// The group of the policy to which the location refers, as an index into its groups. `None`
+    /// outside of groups.
+    pub group: Option<usize>,
     /// The part of the spec that is wrong or doubtful.
     pub location: SpecLocation,
     /// The mistake and what would be accepted: lower case, no full stop.
@@ -199,17 +252,25 @@ pub struct CompileOutput<T> {
 /// Collects the errors and warnings of a compilation, in the order in which they are found.
 #[derive(Default)]
 pub(crate) struct CompileFindings {
+    /// The group to which the next findings refer.
+    group: Option<usize>,
     errors: Vec<SpecProblem>,
     warnings: Vec<SpecProblem>,
 }
 
 impl CompileFindings {
+    /// Sets the group to which the locations of the next findings refer.
+    pub(crate) fn within(&mut self, group: GroupId) -> &mut Self {
+        self.group = group.index();
+        self
+    }
+
     pub(crate) fn error(&mut self, place: SpecLocation, message: impl Into<String>) {
-        self.errors.push(SpecProblem { location: place, message: message.into() });
+        self.errors.push(SpecProblem { group: self.group, location: place, message: message.into() });
     }
 
     pub(crate) fn warn(&mut self, place: SpecLocation, message: impl Into<String>) {
-        self.warnings.push(SpecProblem { location: place, message: message.into() });
+        self.warnings.push(SpecProblem { group: self.group, location: place, message: message.into() });
     }
 
     /// Returns the value with its warnings, or every error.

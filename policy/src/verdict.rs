@@ -4,6 +4,8 @@
 //! All three vocabularies are closed. Their names appear in logs, metrics and `explain`. A verdict
 //! is a plain value without data of the request, so it can be stored, counted and compared.
 
+use crate::group::GroupId;
+
 /// The kind of a request in the CORS protocol. The fields that are present determine it, before the
 /// policy checks the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -204,6 +206,9 @@ pub struct Verdict {
     pub entry: Option<EntryId>,
     /// The terms of the rule that allowed the origin.
     pub terms: RuleTerms,
+    /// The group of the origin, whose terms apply. [`GroupId::BASE`] without an origin that an
+    /// entry covers.
+    pub group: GroupId,
 }
 
 impl Verdict {
@@ -226,7 +231,7 @@ impl Verdict {
     }
 
     const fn new(kind: RequestKind, outcome: Outcome, reason: Reason, entry: Option<EntryId>) -> Self {
-        Self { kind, outcome, reason, entry, terms: RuleTerms::NONE }
+        Self { kind, outcome, reason, entry, terms: RuleTerms::NONE, group: GroupId::BASE }
     }
 }
 

@@ -8,6 +8,8 @@
 #[path = "oracle/browser.rs"]
 #[allow(dead_code, reason = "the corpus uses a part of the oracle")]
 mod browser;
+#[path = "oracle/groups.rs"]
+mod groups;
 #[path = "oracle/matcher.rs"]
 mod matcher;
 #[path = "corpus/model.rs"]
@@ -20,8 +22,8 @@ use std::sync::Arc;
 
 use crossgate_policy::{
     CompileOutput, CorsRequest, CredentialFields, CrossSiteNavigations, CrossSiteProtection, CrossSiteReads, OwnOrigin,
-    Policy, Reason, RequestField, RequestKind, RequestedUpgrade, Scheme, SpecLocation, SpecProblem, Template, Verdict,
-    is_cors_response_field, missing_vary,
+    OwnOriginSpec, Policy, PolicySpec, Reason, RequestField, RequestKind, RequestedUpgrade, Scheme, SpecLocation,
+    SpecProblem, Template, Verdict, is_cors_response_field, missing_vary,
 };
 use model::{Case, Expect, Headers, Lines, PatternCase, Policies, PolicyText, PreflightFailures, UnmatchedRequests};
 
@@ -45,6 +47,7 @@ struct Observed {
     kind: &'static str,
     verdict: &'static str,
     reason: &'static str,
+    group: Option<String>,
     status: u16,
     upstream: usize,
     headers: BTreeMap<String, Vec<String>>,
@@ -104,7 +107,7 @@ fn check_by_oracles(policies: &Policies, case: &Case, expect: &Expect) -> Option
     let spec = template.spec();
     let expected = observed(expect);
     let headers = case.request.wire_headers();
-    if let Some(fault) = check_by_site_table(template, own, case, &headers, &expected) {
+    if let Some(fault) = check_by_site_table(template, &own, case, &headers, &expected) {
         return Some(fault);
     }
     // That page wants no response, and gets none that it could read.
@@ -115,10 +118,17 @@ fn check_by_oracles(policies: &Policies, case: &Case, expect: &Expect) -> Option
     let origins = headers.all("origin");
     let ([origin], "preflight" | "actual") = (origins.as_slice(), expected.kind) else { return None };
     let is_covered = matches!(expected.reason, "exact" | "wildcard" | "regex" | "any" | "method" | "header");
-    let entries = spec.allow_origins.iter().chain(spec.origin_sets.iter().flat_map(|set| &set.origins)).chain(own);
-    if spec.allow_origin_regexes.is_empty() && covered(entries, origin) != is_covered {
-        return Some(format!("{}: the matcher returns {}", case.name(), !is_covered));
+    let entries = listed(&spec, &own);
+    let deciding = groups::deciding(&entries, origin);
+    // A regex that matches an origin is refused for other reasons too.
+    let is_unclear = deciding.is_some_and(|entry| entry.is_regex);
+    if !is_unclear
+        && (deciding.is_some(), deciding.and_then(|entry| entry.group.clone())) != (is_covered, expected.group.clone())
+    {
+        return Some(format!("{}: the matcher returns {deciding:?}", case.name()));
     }
+    let group = expected.group.as_ref().and_then(|name| spec.groups.iter().find(|group| group.name == *name));
+    let allow_credentials = group.and_then(|group| group.allow_credentials).unwrap_or(spec.allow_credentials);
     let fields =
         expected.headers.iter().flat_map(|(name, lines)| lines.iter().map(|line| (name.clone(), line.clone())));
     let fields: browser::Fields = fields.collect();
@@ -128,7 +138,7 @@ fn check_by_oracles(policies: &Policies, case: &Case, expect: &Expect) -> Option
             browser::passes_check(&page_request, &fields)
                 && (expected.kind == "actual" || browser::proceeds_in(star, &page_request, expected.status, &fields))
         };
-        let is_allowed = expected.verdict == "allow" && (spec.allow_credentials || !with_credentials);
+        let is_allowed = expected.verdict == "allow" && (allow_credentials || !with_credentials);
         // Chromium may accept more than the standard, but must not accept a denial.
         proceeds(browser::Star::Standard) != is_allowed || (proceeds(browser::Star::Chromium) && !is_allowed)
     };
@@ -143,7 +153,7 @@ fn check_by_oracles(policies: &Policies, case: &Case, expect: &Expect) -> Option
 /// Compares a case under protection with the table of cross-site protection.
 fn check_by_site_table(
     template: &PolicyText,
-    own: &[String],
+    own: &[OwnOriginSpec],
     case: &Case,
     headers: &Headers,
     expected: &Observed,
@@ -152,12 +162,13 @@ fn check_by_site_table(
     if spec.cross_site.protection != CrossSiteProtection::Protect {
         return None;
     }
-    let entries = || spec.allow_origins.iter().chain(own);
+    let entries = listed(&spec, own);
+    let listed = |origin: &[u8]| entries.iter().any(|entry| entry.text != "*" && groups::covers(entry, origin));
     let origins = headers.all("origin");
     let own_origin = b"https://api.example.test";
     let origin = match origins.as_slice() {
         [] => site::SiteOrigin::Absent,
-        [origin] if covered(entries().filter(|entry| *entry != "*"), origin) => site::SiteOrigin::Listed,
+        [origin] if listed(origin) => site::SiteOrigin::Listed,
         [origin] if origin == own_origin => site::SiteOrigin::Own,
         _ => site::SiteOrigin::Other,
     };
@@ -172,7 +183,7 @@ fn check_by_site_table(
         is_preflight_or_websocket: matches!(expected.kind, "preflight" | "websocket"),
     };
     let policy = site::SitePolicy {
-        has_star: entries().any(|entry| entry == "*"),
+        has_star: entries.iter().any(|entry| entry.text == "*"),
         reads: match spec.cross_site.reads {
             CrossSiteReads::Allow => "Allow",
             CrossSiteReads::NavigationsOnly => "NavigationsOnly",
@@ -189,13 +200,28 @@ fn check_by_site_table(
     (by_table != outcome).then(|| format!("{}: the table says {by_table:?}", case.name()))
 }
 
-fn covered<'a>(mut entries: impl Iterator<Item = &'a String>, origin: &[u8]) -> bool {
-    entries.any(|entry| match (entry.as_str(), std::str::from_utf8(origin)) {
-        ("*", _) => true,
-        ("null", _) => origin == b"null",
-        (entry, Ok(text)) => matcher::is_origin(origin) && matcher::covers(entry, text),
-        (_, Err(_)) => false,
-    })
+/// Lists all entries of a policy and of a tenant.
+fn listed(spec: &PolicySpec, own: &[OwnOriginSpec]) -> Vec<groups::ListedEntry> {
+    let entry = |text: &String, group: Option<&String>, is_regex| groups::ListedEntry {
+        text: text.clone(),
+        group: group.cloned(),
+        is_own: false,
+        is_regex,
+    };
+    let base = (None, &spec.allow_origins, &spec.origin_sets, &spec.allow_origin_regexes);
+    let in_groups = spec.groups.iter();
+    let in_groups = in_groups
+        .map(|group| (Some(&group.name), &group.allow_origins, &group.origin_sets, &group.allow_origin_regexes));
+    let mut entries = Vec::new();
+    for (group, origins, sets, regexes) in std::iter::once(base).chain(in_groups) {
+        let origins = origins.iter().chain(sets.iter().flat_map(|set| &set.origins));
+        entries.extend(origins.map(|text| entry(text, group, false)));
+        entries.extend(regexes.iter().map(|text| entry(text, group, true)));
+    }
+    let own =
+        own.iter().map(|own| groups::ListedEntry { is_own: true, ..entry(&own.origin, own.group.as_ref(), false) });
+    entries.extend(own);
+    entries
 }
 
 /// Returns the page's request that leads to the request of the case.
@@ -227,10 +253,10 @@ fn check(policies: &Policies, case: &Case, (scheme, expect): (Option<Scheme>, &E
 }
 
 /// Returns the template and the tenant's own origins.
-fn policy_text<'a>(policies: &'a Policies, name: &str) -> (&'a PolicyText, &'a [String]) {
+fn policy_text<'a>(policies: &'a Policies, name: &str) -> (&'a PolicyText, Vec<OwnOriginSpec>) {
     match policies.tenants.get(name) {
-        Some(tenant) => (&policies.templates[&tenant.policy], tenant.allow_origins.as_slice()),
-        None => (&policies.templates[name], &[][..]),
+        Some(tenant) => (&policies.templates[&tenant.policy], tenant.own_origins()),
+        None => (&policies.templates[name], Vec::new()),
     }
 }
 
@@ -238,7 +264,7 @@ fn compile<'a>(policies: &'a Policies, name: &str) -> (Policy, &'a PolicyText) {
     let (template, own) = policy_text(policies, name);
     let compiled = Template::compile(&template.spec()).unwrap_or_else(|problems| panic!("{name}: {problems:?}"));
     let policy =
-        Policy::extend(Arc::new(compiled.value), own).unwrap_or_else(|problems| panic!("{name}: {problems:?}"));
+        Policy::extend_groups(Arc::new(compiled.value), &own).unwrap_or_else(|problems| panic!("{name}: {problems:?}"));
     (policy.value, template)
 }
 
@@ -279,6 +305,7 @@ fn answer(policy: &Policy, template: &PolicyText, case: &Case, headers: &Headers
         kind: verdict.kind.as_str(),
         verdict: verdict.outcome.as_str(),
         reason: verdict.reason.as_str(),
+        group: policy.group_name(verdict.group).map(str::to_owned),
         status: if explains { 204 } else { status(&verdict, reaches, case) },
         upstream: reaches.into(),
         headers: cors_fields(out),
@@ -338,6 +365,7 @@ fn observed(expect: &Expect) -> Observed {
         kind: pick(&RequestKind::ALL.map(RequestKind::as_str), &expect.kind),
         verdict: pick(&crossgate_policy::Outcome::ALL.map(|outcome| outcome.as_str()), &expect.verdict),
         reason: pick(&crossgate_policy::Reason::ALL.map(|reason| reason.as_str()), &expect.reason),
+        group: expect.group.clone(),
         status: expect.status,
         upstream: expect.upstream,
         headers: cors_fields(headers.map(|(name, line)| (name, line.into_bytes())).collect()),
@@ -346,7 +374,7 @@ fn observed(expect: &Expect) -> Observed {
 
 fn check_pattern(case: &PatternCase) -> Option<String> {
     let extend = |template: CompileOutput<Template>| {
-        let policy = Policy::extend(Arc::new(template.value), &[])?;
+        let policy = Policy::extend_groups(Arc::new(template.value), &model::own_origins(&case.own))?;
         Ok([template.warnings, policy.warnings].concat())
     };
     let (errors, warnings) = match Template::compile(&case.policy.spec()).and_then(extend) {
@@ -361,7 +389,9 @@ fn check_pattern(case: &PatternCase) -> Option<String> {
 /// message.
 fn agree(expected: &BTreeMap<String, String>, problems: &[SpecProblem]) -> bool {
     let is_expected = |problem: &SpecProblem| {
-        expected.get(&path(problem.location)).is_some_and(|part| problem.message.contains(part.as_str()))
+        let group = problem.group.map(|group| format!("groups/{group}/")).unwrap_or_default();
+        let place = format!("{group}{}", path(problem.location));
+        expected.get(&place).is_some_and(|part| problem.message.contains(part.as_str()))
     };
     let shape = |message: &str| message.contains("expected") && !message.ends_with('.');
     expected.len() == problems.len() && problems.iter().all(|problem| is_expected(problem) && shape(&problem.message))
@@ -371,6 +401,8 @@ fn path(place: SpecLocation) -> String {
     match place {
         SpecLocation::Policy => "policy".to_owned(),
         SpecLocation::AllowOrigins(index) => format!("allowOrigins/{index}"),
+        SpecLocation::OwnGroup(index) => format!("own/{index}/group"),
+        SpecLocation::OriginSets(set) => format!("originSets/{set}"),
         SpecLocation::OriginSet { set, index } => format!("originSets/{set}/{index}"),
         SpecLocation::AllowOriginRegexes(index) => format!("allowOriginRegexes/{index}"),
         SpecLocation::AllowMethods(index) => format!("allowMethods/{index}"),
@@ -380,5 +412,7 @@ fn path(place: SpecLocation) -> String {
         SpecLocation::MaxAge => "maxAge".to_owned(),
         SpecLocation::Rule => "rule".to_owned(),
         SpecLocation::RuleHeaders(index) => format!("rule/headers/{index}"),
+        SpecLocation::RuleGroups(index) => format!("rule/groups/{index}"),
+        SpecLocation::Group => "name".to_owned(),
     }
 }

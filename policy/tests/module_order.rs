@@ -8,7 +8,8 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
+    "group",
     "spec",
     "names",
     "origin",

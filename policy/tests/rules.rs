@@ -86,7 +86,7 @@ fn check(source: &str, expected: RuleAnswer) {
 }
 
 fn allow() -> RuleAnswer {
-    RuleAnswer::Allow(RuleTerms::NONE)
+    RuleAnswer::ALLOW
 }
 
 #[track_caller]

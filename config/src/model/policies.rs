@@ -47,6 +47,31 @@ pub struct PolicyConfig {
     /// The script for origins that no entry matches.
     pub rule: Option<RuleSpec>,
     pub dangerously: PolicyOverrides,
+    pub groups: Vec<GroupConfig>,
+}
+
+/// Origins with terms of their own. A term that is `None` is the policy's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupConfig {
+    pub name: Text,
+    pub allow_origins: Vec<Text>,
+    pub allow_origin_sets: Vec<Text>,
+    pub allow_origin_regexes: Vec<Text>,
+    pub allow_methods: Option<Vec<Text>>,
+    pub allow_headers: Option<Vec<Text>>,
+    pub expose_headers: Option<Vec<Text>>,
+    pub allow_credentials: Option<Located<bool>>,
+    /// Seconds.
+    pub max_age: Option<Located<u32>>,
+    pub tenants_may_add: bool,
+}
+
+/// One of a tenant's own origins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnOriginConfig {
+    pub origin: Text,
+    /// The name of the group that it is added to.
+    pub group: Option<Arc<Text>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +82,8 @@ pub struct RuleSpec {
     pub headers: Vec<Text>,
     /// Query keys that the script may read.
     pub query: Vec<Text>,
+    /// Groups of the policy that the script may answer.
+    pub groups: Vec<Text>,
 }
 
 /// The methods and headers of a protocol.
@@ -237,6 +264,8 @@ pub struct PolicyOverrides {
     pub allow_any_extension: bool,
     /// Accepts regular expressions that match any origin together with credentials.
     pub allow_any_origin: bool,
+    /// Accepts `*` next to origins with credentials, without protection from cross-site requests.
+    pub allow_cross_site: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,7 +278,7 @@ pub struct TenantSpec {
     /// The policy for routes without one.
     pub policy: Option<Text>,
     /// Origins that are added to the policy.
-    pub allow_origins: Vec<Text>,
+    pub allow_origins: Vec<OwnOriginConfig>,
     pub routes: Vec<RouteSpec>,
 }
 
@@ -261,7 +290,7 @@ pub struct RouteSpec {
     pub methods: Vec<Text>,
     pub policy: Option<Text>,
     pub upstream: Option<Text>,
-    pub allow_origins: Vec<Text>,
+    pub allow_origins: Vec<OwnOriginConfig>,
     pub unmatched_requests: Option<UnmatchedRequests>,
     pub preflight_failures: Option<PreflightFailures>,
     pub cross_site_navigations: Option<CrossSiteNavigationsSetting>,

@@ -55,6 +55,8 @@ declare_keys! {
         mode: Option<Mode>,
         /// A script that decides about origins that no entry covers. Default: they are denied.
         rule: Option<RuleKeys>,
+        /// Origins with terms of their own, at most 32 groups. Default: `[]`.
+        groups: Option<Vec<GroupKeys>>,
         /// Allows `null` in the lists of origins, without credentials. Default: `false`.
         dangerously_allow_null: Option<bool>,
         /// Allows http origins together with credentials. Default: `false`.
@@ -70,6 +72,35 @@ declare_keys! {
         /// Allows regular expressions that match any origin together with credentials.
         /// Default: `false`.
         dangerously_allow_any_origin: Option<bool>,
+        /// Allows `*` next to origins with credentials without `crossSite: Protect`.
+        /// Default: `false`.
+        dangerously_allow_cross_site: Option<bool>,
+    }
+
+    /// Origins with terms of their own. A term replaces the policy's; without it the policy's
+    /// applies.
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct GroupKeys as "Group" {
+        /// The name in logs, metrics and `explain`, and for tenants and rules.
+        name: String,
+        /// Origins and patterns, as in the policy. Default: `[]`.
+        allow_origins: Option<Vec<String>>,
+        /// Names of origin sets, whose origins belong to the group. Default: `[]`.
+        allow_origin_sets: Option<Vec<String>>,
+        /// Regular expressions that match whole origins. Default: `[]`.
+        allow_origin_regexes: Option<Vec<String>>,
+        /// Methods that a preflight may request, or `*`. Default: the policy's.
+        allow_methods: Option<Vec<String>>,
+        /// Request headers that a preflight may request, or `*`. Default: the policy's.
+        allow_headers: Option<Vec<String>>,
+        /// Response headers that a page may read, or `*`. Default: the policy's.
+        expose_headers: Option<Vec<String>>,
+        /// Whether requests may carry credentials, such as cookies. Default: as the policy says.
+        allow_credentials: Option<bool>,
+        /// How long browsers may cache a preflight: seconds or a duration. Default: the policy's.
+        max_age: Option<Duration>,
+        /// Whether tenants may add origins to this group. Default: `false`.
+        tenants_may_add: Option<bool>,
     }
 
     /// A script that decides about origins that no entry covers.
@@ -82,6 +113,9 @@ declare_keys! {
         headers: Option<Vec<String>>,
         /// Query keys that the script may read. Default: `[]`.
         query: Option<Vec<String>>,
+        /// Groups of the policy that the script may answer: `allow(#{ group: "name" })`.
+        /// Default: `[]`.
+        groups: Option<Vec<String>>,
     }
 
     /// The owner of an API behind the gateway.
@@ -96,10 +130,29 @@ declare_keys! {
         upstream: Option<String>,
         /// The policy for all routes without one.
         policy: Option<String>,
-        /// Origins that this tenant adds to its policy. Default: `[]`.
-        allow_origins: Option<Vec<String>>,
+        /// Origins that this tenant adds to its policy, or to a group of it. Default: `[]`.
+        allow_origins: Option<Vec<OwnOriginEntry>>,
         /// Paths with other settings. Default: `[]`.
         routes: Option<Vec<RouteKeys>>,
+    }
+
+    /// An origin that gets the policy's own terms, or origins of a group.
+    #[serde(untagged)]
+    enum OwnOriginEntry {
+        /// An origin or pattern.
+        Origin(String),
+        /// Origins of a group.
+        Group(GroupOriginsKeys),
+    }
+
+    /// Origins that are added to a group of the policy. Each entry is either one origin, which gets
+    /// the policy's own terms, or a mapping.
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct GroupOriginsKeys as "GroupOrigins" {
+        /// A group of the policy with `tenantsMayAdd: true`.
+        group: String,
+        /// Origins and patterns.
+        origins: Vec<String>,
     }
 
     /// A path with its own settings. The longest prefix wins, then the route that lists the method.
@@ -115,8 +168,8 @@ declare_keys! {
         policy: Option<String>,
         /// The upstream. Default: the tenant's.
         upstream: Option<String>,
-        /// Origins that this route adds to its policy. Default: `[]`.
-        allow_origins: Option<Vec<String>>,
+        /// Origins that this route adds to its policy, or to a group of it. Default: `[]`.
+        allow_origins: Option<Vec<OwnOriginEntry>>,
         /// What happens to requests from origins that are not allowed. Default: as the policy says.
         unmatched_requests: Option<UnmatchedRequests>,
         /// The response to a preflight whose method or header is not allowed. Default: as the

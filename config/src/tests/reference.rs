@@ -38,9 +38,12 @@ upstreams:
     limits: { maxRequests: 1 }
   grpc: { servers: ["127.0.0.1:1"], protocol: Http2, healthCheck: { grpc: { service: a } } }
 policies:
-  name: { rule: { script: a.rhai } }
+  name: { rule: { script: a.rhai }, groups: [{ name: a }] }
 tenants:
-  - { id: a, hosts: [a.example], routes: [{ pathPrefix: /a }] }
+  - id: a
+    hosts: [a.example]
+    allowOrigins: [{ group: a, origins: [] }]
+    routes: [{ pathPrefix: /a, allowOrigins: [{ group: a, origins: [] }] }]
 scriptsDir: scripts
 "#;
 

@@ -52,7 +52,7 @@ impl RuleCounters {
 
     pub fn count_run(&self, answer: &Result<RuleAnswer, RuleError>) {
         let outcome = match answer {
-            Ok(RuleAnswer::Allow(_)) => 0,
+            Ok(RuleAnswer::Allow { .. }) => 0,
             Ok(RuleAnswer::Deny(_)) => 1,
             Ok(RuleAnswer::Abstain) => 2,
             Err(error) => {

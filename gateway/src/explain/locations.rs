@@ -68,8 +68,11 @@ pub(super) fn locations(snapshot: &Snapshot, judged: &PolicyMatch<'_>) -> Writte
 
 fn policy_entry(snapshot: &Snapshot, policy: &str, text: &str) -> Option<String> {
     let policy = snapshot.written_policy(policy)?;
-    let sets = policy.allow_origin_sets.iter().filter_map(|name| snapshot.written_origins(&name.value)).flatten();
-    let entries = policy.allow_origins.iter().chain(sets).chain(&policy.allow_origin_regexes);
+    let groups = || policy.groups.iter();
+    let sets = policy.allow_origin_sets.iter().chain(groups().flat_map(|group| &group.allow_origin_sets));
+    let sets = sets.filter_map(|name| snapshot.written_origins(&name.value)).flatten();
+    let in_groups = groups().flat_map(|group| group.allow_origins.iter().chain(&group.allow_origin_regexes));
+    let entries = policy.allow_origins.iter().chain(sets).chain(&policy.allow_origin_regexes).chain(in_groups);
     let name = text.strip_prefix("rule:");
     let is_named = |script: &str| name.is_some() && script.strip_suffix(".rhai") == name;
     let rule = || policy.rule.as_ref().filter(|rule| is_named(&rule.script.value));
@@ -80,8 +83,8 @@ fn policy_entry(snapshot: &Snapshot, policy: &str, text: &str) -> Option<String>
 fn own_entry(snapshot: &Snapshot, tenant: &str, text: &str) -> Option<String> {
     let (file, spec) = snapshot.written_tenant(tenant)?;
     let routes = spec.routes.iter().flat_map(|route| &route.allow_origins);
-    let entry = spec.allow_origins.iter().chain(routes).find(|entry| *entry.value == *text)?;
-    Some(format!("{}:{}", file.display(), entry.at.line))
+    let entry = spec.allow_origins.iter().chain(routes).find(|own| *own.origin.value == *text)?;
+    Some(format!("{}:{}", file.display(), entry.origin.at.line))
 }
 
 /// The refused method or headers of a well-formed preflight with an allowed origin.

@@ -20,6 +20,8 @@ pub struct ExplainedRule {
     pub script: String,
     /// `allow`, `deny`, `abstain` or `error`.
     pub answer: &'static str,
+    /// The group that the rule answers.
+    pub group: Option<String>,
     /// The shorter max-age in seconds, if the rule sets one.
     pub max_age_seconds: Option<u32>,
     /// Whether the rule withholds credentials.
@@ -55,8 +57,12 @@ pub struct ExplainedError {
 pub(super) fn run_uncached(rule: &TenantRule, input: &RuleInput<'_>) -> (ExplainedRule, RuleOutcome) {
     let ExaminedRun { cached, run } = rule.run_uncounted(input);
     let compiled = rule.rule();
+    let group = match &run.answer {
+        Ok(RuleAnswer::Allow { group, .. }) => group.and_then(|index| compiled.groups().get(usize::from(index))),
+        Ok(RuleAnswer::Deny(_) | RuleAnswer::Abstain) | Err(_) => None,
+    };
     let (answer, terms, message) = match &run.answer {
-        Ok(RuleAnswer::Allow(terms)) => ("allow", *terms, None),
+        Ok(RuleAnswer::Allow { terms, .. }) => ("allow", *terms, None),
         Ok(RuleAnswer::Deny(message)) => ("deny", RuleTerms::NONE, message.as_deref().map(str::to_owned)),
         Ok(RuleAnswer::Abstain) => ("abstain", RuleTerms::NONE, None),
         Err(_) => ("error", RuleTerms::NONE, None),
@@ -65,6 +71,7 @@ pub(super) fn run_uncached(rule: &TenantRule, input: &RuleInput<'_>) -> (Explain
     let explained = ExplainedRule {
         script: compiled.script().name().to_owned(),
         answer,
+        group: group.map(ToString::to_string),
         max_age_seconds: terms.max_age_seconds,
         without_credentials: terms.without_credentials,
         message,
@@ -93,6 +100,7 @@ impl ExplainedError {
 impl fmt::Display for ExplainedRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_row(f, "rule", Some(&format!("{} answers {}", self.script, self.answer)))?;
+        write_row(f, "to group", self.group.as_deref())?;
         write_row(f, "message", self.message.as_deref())?;
         write_row(f, "max-age", self.max_age_seconds.map(|seconds| format!("{seconds} s at most")).as_deref())?;
         write_row(f, "narrows", self.without_credentials.then_some("without credentials"))?;

@@ -36,7 +36,8 @@ pub struct CaseFailure {
 pub fn run(script: &Arc<Script>, cases: &CasesFile) -> Vec<CaseFailure> {
     let headers: Vec<HeaderName> = script.headers().iter().filter_map(|(name, _)| name.parse().ok()).collect();
     let query: Vec<Box<str>> = script.query_keys().iter().map(|(key, _)| key.clone()).collect();
-    let rule = Rule::new(0, script, &headers, &query, 1);
+    let groups: Vec<Box<str>> = script.groups().iter().map(|(name, _)| name.clone()).collect();
+    let rule = Rule::new(0, script, &headers, &query, 1).with_groups(&groups);
     let runs = cases.cases.iter().flat_map(|case| case.kinds.iter().map(move |kind| (case, *kind)));
     runs.filter_map(|(case, kind)| check(&rule, case, kind)).collect()
 }
@@ -56,18 +57,20 @@ fn check(rule: &Rule, case: &CaseSpec, kind: RequestKind) -> Option<CaseFailure>
         Err(flaw) => return Some(failure(format!("the origin {flaw}"), Vec::new(), 0)),
     };
     let is_met = match (&case.expected, &run.answer) {
-        (ExpectedAnswer::Allow(expected), Ok(RuleAnswer::Allow(terms))) => expected == terms,
+        (ExpectedAnswer::Allow { group: expected_group, terms: expected }, Ok(RuleAnswer::Allow { group, terms })) => {
+            expected == terms && expected_group.as_deref() == group_name(rule, *group)
+        }
         (ExpectedAnswer::Deny(None), Ok(RuleAnswer::Deny(_))) | (ExpectedAnswer::Abstain, Ok(RuleAnswer::Abstain)) => {
             true
         }
         (ExpectedAnswer::Deny(Some(expected)), Ok(RuleAnswer::Deny(Some(message)))) => **expected == **message,
         (ExpectedAnswer::Error(kind), Err(error)) => *kind == error.kind,
         (
-            ExpectedAnswer::Allow(_) | ExpectedAnswer::Deny(_) | ExpectedAnswer::Abstain | ExpectedAnswer::Error(_),
+            ExpectedAnswer::Allow { .. } | ExpectedAnswer::Deny(_) | ExpectedAnswer::Abstain | ExpectedAnswer::Error(_),
             _,
         ) => false,
     };
-    (!is_met).then(|| failure(format_answer(&run), rule.names(run.reads), run.operations))
+    (!is_met).then(|| failure(format_answer(rule, &run), rule.names(run.reads), run.operations))
 }
 
 fn run_as(rule: &Rule, case: &CaseSpec, kind: RequestKind) -> Result<RuleRun, String> {
@@ -95,10 +98,17 @@ fn run_as(rule: &Rule, case: &CaseSpec, kind: RequestKind) -> Result<RuleRun, St
     Ok(rule.run(&input, 0, || false))
 }
 
+fn group_name(rule: &Rule, index: Option<u8>) -> Option<&str> {
+    rule.groups().get(usize::from(index?)).map(|name| &**name)
+}
+
 /// Formats an answer in the form of an expectation.
-fn format_answer(run: &RuleRun) -> String {
+fn format_answer(rule: &Rule, run: &RuleRun) -> String {
     match &run.answer {
-        Ok(RuleAnswer::Allow(terms)) => CaseAnswer(&ExpectedAnswer::Allow(*terms)).to_string(),
+        Ok(RuleAnswer::Allow { group, terms }) => {
+            let group = group_name(rule, *group).map(str::to_owned);
+            CaseAnswer(&ExpectedAnswer::Allow { group, terms: *terms }).to_string()
+        }
         Ok(RuleAnswer::Deny(message)) => {
             CaseAnswer(&ExpectedAnswer::Deny(message.as_deref().map(str::to_owned))).to_string()
         }
@@ -115,8 +125,11 @@ struct CaseAnswer<'a>(&'a ExpectedAnswer);
 impl fmt::Display for CaseAnswer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            ExpectedAnswer::Allow(RuleTerms { max_age_seconds, without_credentials }) => {
+            ExpectedAnswer::Allow { group, terms: RuleTerms { max_age_seconds, without_credentials } } => {
                 f.write_str("allow")?;
+                if let Some(group) = group {
+                    write!(f, " in group {group}")?;
+                }
                 if let Some(seconds) = max_age_seconds {
                     write!(f, " with maxAge {seconds}")?;
                 }

@@ -53,11 +53,15 @@ impl RuleCompiler<'_> {
         };
         let headers: Vec<HeaderName> = written.headers.iter().filter_map(|name| name.value.parse().ok()).collect();
         let query: Vec<Box<str>> = written.query.iter().map(|key| key.value.clone()).collect();
-        match old.filter(|old| is_same(&old.rule, script, &headers, &query)) {
+        let groups: Vec<Box<str>> = written.groups.iter().map(|name| name.value.clone()).collect();
+        match old.filter(|old| is_same(&old.rule, script, &headers, &query, &groups)) {
             Some(same) => Some(Arc::clone(same)),
             None => {
                 let rule = Rule::new(self.verdicts.draw_number(), script, &headers, &query, self.copies);
-                match old.filter(|old| old.rule.headers() == headers && old.rule.query() == query) {
+                let rule = rule.with_groups(&groups);
+                let has_same_lists =
+                    |old: &Rule| old.headers() == headers && old.query() == query && old.groups() == groups;
+                match old.filter(|old| has_same_lists(&old.rule)) {
                     Some(old) if self.rejects(written, &rule, spec) => Some(Arc::clone(old)),
                     Some(_) | None => Some(CompiledRule::new(Arc::new(rule))),
                 }
@@ -93,6 +97,7 @@ impl RuleCompiler<'_> {
     }
 }
 
-fn is_same(rule: &Rule, script: &Arc<Script>, headers: &[HeaderName], query: &[Box<str>]) -> bool {
-    Arc::ptr_eq(rule.script(), script) && rule.headers() == headers && rule.query() == query
+fn is_same(rule: &Rule, script: &Arc<Script>, headers: &[HeaderName], query: &[Box<str>], groups: &[Box<str>]) -> bool {
+    let has_same_lists = rule.headers() == headers && rule.query() == query && rule.groups() == groups;
+    Arc::ptr_eq(rule.script(), script) && has_same_lists
 }

@@ -21,7 +21,8 @@ use crate::upstream::UpstreamTls;
 use crate::verdicts::CompiledRule;
 use crossgate_config::diagnostics::{Diagnostic, Diagnostics, Location};
 use crossgate_config::model::{
-    DisclosureSetting, Located, MainFile, Mode, OriginSetConfig, PolicyConfig, Position, Text, UpstreamSpec,
+    DisclosureSetting, GroupConfig, Located, MainFile, Mode, OriginSetConfig, PolicyConfig, Position, Text,
+    UpstreamSpec,
 };
 use crossgate_config::warnings::WarningCode;
 use crossgate_config::{ReferenceKind, find_similar, show_text};
@@ -97,8 +98,7 @@ impl SharedSections {
         let routes = || tenants.iter().flat_map(|tenant| tenant.routes.iter().chain(&tenant.fallback));
         let policies: AHashSet<&str> = routes().map(|route| &*route.policy_name).collect();
         let upstreams: AHashSet<&str> = routes().map(|route| &*route.upstream.name).collect();
-        let sets: AHashSet<&str> =
-            main.policies.iter().flat_map(|policy| &policy.allow_origin_sets).map(|set| &*set.value).collect();
+        let sets: AHashSet<&str> = main.policies.iter().flat_map(named_sets).flatten().map(|set| &*set.value).collect();
         let mut warn = |kind: ReferenceKind, name: &Text, used: &AHashSet<&str>| {
             if !used.contains(&*name.value) {
                 let message =
@@ -130,6 +130,14 @@ pub(super) fn resolve<'a, T>(
     })
 }
 
+/// The lists of origin sets that a policy and its groups name, the policy's own first.
+fn named_sets(policy: &PolicyConfig) -> impl Iterator<Item = &Vec<Text>> {
+    std::iter::once(&policy.allow_origin_sets).chain(policy.groups.iter().map(|group| &group.allow_origin_sets))
+}
+
+/// The origin sets of a policy and its groups, the policy's own first.
+type SetsOfGroups<'a> = [Vec<&'a OriginSetConfig>];
+
 struct SharedCompiler<'a> {
     file: &'a Path,
     sets: AHashMap<Box<str>, &'a OriginSetConfig>,
@@ -159,7 +167,7 @@ impl<'a> SharedCompiler<'a> {
         written: &PolicyConfig,
         spec: engine::PolicySpec,
         rule: Option<Arc<CompiledRule>>,
-        sets: &[&OriginSetConfig],
+        sets: &SetsOfGroups<'_>,
     ) -> Arc<SharedPolicy> {
         let engine_rule = rule.as_ref().map(|compiled_rule| Arc::clone(&compiled_rule.rule));
         // A missing rule is an error of its own, reported already.
@@ -189,23 +197,27 @@ impl<'a> SharedCompiler<'a> {
         })
     }
 
-    fn report(&mut self, written: &PolicyConfig, sets: &[&OriginSetConfig], problems: Vec<engine::SpecProblem>) {
+    fn report(&mut self, written: &PolicyConfig, sets: &SetsOfGroups<'_>, problems: Vec<engine::SpecProblem>) {
         for problem in problems {
-            self.found.push(Diagnostic::error(self.file, place(written, sets, problem.location), problem.message));
+            self.found.push(Diagnostic::error(self.file, place(written, sets, &problem), problem.message));
         }
     }
 
-    fn warn(&mut self, written: &PolicyConfig, sets: &[&OriginSetConfig], warnings: &[engine::SpecProblem]) {
+    fn warn(&mut self, written: &PolicyConfig, sets: &SetsOfGroups<'_>, warnings: &[engine::SpecProblem]) {
         for warning in warnings {
-            let (code, at) = (code_of(warning.location), place(written, sets, warning.location));
+            let (code, at) = (code_of(warning.location), place(written, sets, warning));
             self.found.push(Diagnostic::warning(code, self.file, at, &*warning.message));
         }
     }
 
-    /// The existing sets that a policy names.
-    fn sets_of(&mut self, written: &PolicyConfig) -> Vec<&'a OriginSetConfig> {
+    /// The existing sets that a policy and its groups name.
+    fn sets_of(&mut self, written: &PolicyConfig) -> Vec<Vec<&'a OriginSetConfig>> {
+        named_sets(written).map(|names| self.sets_named(names)).collect()
+    }
+
+    fn sets_named(&mut self, names: &[Text]) -> Vec<&'a OriginSetConfig> {
         let mut sets = Vec::new();
-        for name in &written.allow_origin_sets {
+        for name in names {
             match resolve(&self.sets, ReferenceKind::OriginSet, &name.value, self.found) {
                 Ok(set) => sets.push(*set),
                 Err(message) => self.found.push(Diagnostic::error(self.file, name.at, message)),
@@ -239,45 +251,100 @@ fn bare(spec: &engine::PolicySpec) -> Template {
 /// The code of an engine warning, by the list that contains the entry.
 pub(super) fn code_of(place: engine::SpecLocation) -> WarningCode {
     match place {
-        engine::SpecLocation::AllowOrigins(_) | engine::SpecLocation::OriginSet { .. } => WarningCode::DoubtfulOrigin,
+        engine::SpecLocation::AllowOrigins(_)
+        | engine::SpecLocation::OwnGroup(_)
+        | engine::SpecLocation::OriginSets(_)
+        | engine::SpecLocation::OriginSet { .. } => WarningCode::DoubtfulOrigin,
         engine::SpecLocation::AllowOriginRegexes(_) => WarningCode::DoubtfulRegex,
         engine::SpecLocation::AllowMethods(_) => WarningCode::DoubtfulMethod,
         engine::SpecLocation::AllowHeaders(_) | engine::SpecLocation::ExposeHeaders(_) => WarningCode::DoubtfulHeader,
-        engine::SpecLocation::Policy | engine::SpecLocation::AllowCredentials | engine::SpecLocation::MaxAge => {
-            WarningCode::DoubtfulPolicy
+        engine::SpecLocation::Policy
+        | engine::SpecLocation::Group
+        | engine::SpecLocation::AllowCredentials
+        | engine::SpecLocation::MaxAge => WarningCode::DoubtfulPolicy,
+        engine::SpecLocation::Rule | engine::SpecLocation::RuleHeaders(_) | engine::SpecLocation::RuleGroups(_) => {
+            WarningCode::DoubtfulRule
         }
-        engine::SpecLocation::Rule | engine::SpecLocation::RuleHeaders(_) => WarningCode::DoubtfulRule,
+    }
+}
+
+/// The part of a policy to which locations refer: its own lists, or those of a group.
+struct WrittenTerms<'a> {
+    name: &'a Text,
+    origins: &'a [Text],
+    sets: &'a [Text],
+    regexes: &'a [Text],
+    methods: &'a [Text],
+    headers: &'a [Text],
+    exposed: &'a [Text],
+    credentials: Option<Position>,
+    max_age: Option<Position>,
+}
+
+impl<'a> WrittenTerms<'a> {
+    fn of_policy(policy: &'a PolicyConfig) -> Self {
+        WrittenTerms {
+            name: &policy.name,
+            origins: &policy.allow_origins,
+            sets: &policy.allow_origin_sets,
+            regexes: &policy.allow_origin_regexes,
+            methods: &policy.allow_methods,
+            headers: &policy.allow_headers,
+            exposed: &policy.expose_headers,
+            credentials: Some(policy.allow_credentials.at),
+            max_age: Some(policy.max_age.at),
+        }
+    }
+
+    fn of_group(group: &'a GroupConfig) -> Self {
+        WrittenTerms {
+            name: &group.name,
+            origins: &group.allow_origins,
+            sets: &group.allow_origin_sets,
+            regexes: &group.allow_origin_regexes,
+            methods: group.allow_methods.as_deref().unwrap_or_default(),
+            headers: group.allow_headers.as_deref().unwrap_or_default(),
+            exposed: group.expose_headers.as_deref().unwrap_or_default(),
+            credentials: group.allow_credentials.as_ref().map(|flag| flag.at),
+            max_age: group.max_age.as_ref().map(|age| age.at),
+        }
     }
 }
 
 /// Converts a location in the engine's specification to one in the file.
-fn place(written: &PolicyConfig, sets: &[&OriginSetConfig], place: engine::SpecLocation) -> Position {
+fn place(written: &PolicyConfig, sets: &SetsOfGroups<'_>, problem: &engine::SpecProblem) -> Position {
     let nth = |texts: &[Text], index: usize| texts.get(index).map(|text| text.at);
-    let at = match place {
-        engine::SpecLocation::Policy => None,
-        engine::SpecLocation::AllowOrigins(index) => nth(&written.allow_origins, index),
+    let group = problem.group.and_then(|index| written.groups.get(index));
+    let terms = group.map_or_else(|| WrittenTerms::of_policy(written), WrittenTerms::of_group);
+    let sets = sets.get(problem.group.map_or(0, |index| index + 1)).map(Vec::as_slice).unwrap_or_default();
+    let at = match problem.location {
+        engine::SpecLocation::Policy | engine::SpecLocation::Group | engine::SpecLocation::OwnGroup(_) => None,
+        engine::SpecLocation::AllowOrigins(index) => nth(terms.origins, index),
+        // Names of missing sets are left out of the specification.
+        engine::SpecLocation::OriginSets(set) => sets
+            .get(set)
+            .and_then(|set| terms.sets.iter().find(|name| name.value == set.name.value))
+            .map(|name| name.at),
         engine::SpecLocation::OriginSet { set, index } => sets.get(set).and_then(|set| nth(&set.origins, index)),
-        engine::SpecLocation::AllowOriginRegexes(index) => nth(&written.allow_origin_regexes, index),
-        engine::SpecLocation::AllowMethods(index) => nth(&written.allow_methods, index),
-        engine::SpecLocation::AllowHeaders(index) => nth(&written.allow_headers, index),
-        engine::SpecLocation::ExposeHeaders(index) => nth(&written.expose_headers, index),
-        engine::SpecLocation::AllowCredentials => Some(written.allow_credentials.at),
-        engine::SpecLocation::MaxAge => Some(written.max_age.at),
+        engine::SpecLocation::AllowOriginRegexes(index) => nth(terms.regexes, index),
+        engine::SpecLocation::AllowMethods(index) => nth(terms.methods, index),
+        engine::SpecLocation::AllowHeaders(index) => nth(terms.headers, index),
+        engine::SpecLocation::ExposeHeaders(index) => nth(terms.exposed, index),
+        engine::SpecLocation::AllowCredentials => terms.credentials,
+        engine::SpecLocation::MaxAge => terms.max_age,
         engine::SpecLocation::Rule => written.rule.as_ref().map(|rule| rule.script.at),
         engine::SpecLocation::RuleHeaders(index) => written.rule.as_ref().and_then(|rule| nth(&rule.headers, index)),
+        engine::SpecLocation::RuleGroups(index) => written.rule.as_ref().and_then(|rule| nth(&rule.groups, index)),
     };
-    at.unwrap_or(written.name.at)
+    at.unwrap_or(terms.name.at)
 }
 
-fn engine_spec(written: &PolicyConfig, sets: &[&OriginSetConfig]) -> engine::PolicySpec {
-    let set = |set: &&OriginSetConfig| engine::OriginSetSpec {
-        name: set.name.value.to_string(),
-        origins: texts(&set.origins),
-    };
+fn engine_spec(written: &PolicyConfig, sets: &SetsOfGroups<'_>) -> engine::PolicySpec {
     let preset = written.preset.map(|preset| preset.value.lists());
+    let sets_of = |number: usize| set_specs(sets.get(number).map(Vec::as_slice).unwrap_or_default());
     engine::PolicySpec {
         allow_origins: texts(&written.allow_origins),
-        origin_sets: sets.iter().map(set).collect(),
+        origin_sets: sets_of(0),
         allow_origin_regexes: texts(&written.allow_origin_regexes),
         allow_methods: with_preset(&written.allow_methods, preset.map(|preset| preset.methods)),
         allow_headers: with_preset(&written.allow_headers, preset.map(|preset| preset.request_headers)),
@@ -300,7 +367,32 @@ fn engine_spec(written: &PolicyConfig, sets: &[&OriginSetConfig]) -> engine::Pol
             allow_local_file_origins: written.dangerously.allow_local_file_origins,
             allow_any_extension: written.dangerously.allow_any_extension,
             allow_any_origin: written.dangerously.allow_any_origin,
+            allow_cross_site: written.dangerously.allow_cross_site,
         },
+        groups: written.groups.iter().zip(1..).map(|(group, number)| group_spec(group, sets_of(number))).collect(),
+    }
+}
+
+fn set_specs(sets: &[&OriginSetConfig]) -> Vec<engine::OriginSetSpec> {
+    let spec = |set: &&OriginSetConfig| engine::OriginSetSpec {
+        name: set.name.value.to_string(),
+        origins: texts(&set.origins),
+    };
+    sets.iter().map(spec).collect()
+}
+
+fn group_spec(group: &GroupConfig, origin_sets: Vec<engine::OriginSetSpec>) -> engine::GroupSpec {
+    engine::GroupSpec {
+        name: group.name.value.to_string(),
+        allow_origins: texts(&group.allow_origins),
+        origin_sets,
+        allow_origin_regexes: texts(&group.allow_origin_regexes),
+        allow_methods: group.allow_methods.as_deref().map(texts),
+        allow_headers: group.allow_headers.as_deref().map(texts),
+        expose_headers: group.expose_headers.as_deref().map(texts),
+        allow_credentials: group.allow_credentials.as_ref().map(|flag| flag.value),
+        max_age_seconds: group.max_age.as_ref().map(|age| age.value),
+        tenants_may_add: group.tenants_may_add,
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use crossgate_policy::{CrossSiteNavigations, CrossSiteProtection, Policy, SpecLocation, SpecProblem};
+use crossgate_policy::{CrossSiteNavigations, CrossSiteProtection, OwnOriginSpec, Policy, SpecLocation, SpecProblem};
 
 use super::shared::{SharedSections, code_of, resolve};
 use super::strictness::StrictnessChecks;
@@ -21,7 +21,7 @@ use crate::upstream::Upstream;
 use crate::verdicts::{CompiledRule, TenantRule};
 use crossgate_config::FORWARD_UNDER_PROTECTION;
 use crossgate_config::diagnostics::{Diagnostic, Diagnostics};
-use crossgate_config::model::{Position, RouteSpec, TenantSpec, Text, UnmatchedRequests};
+use crossgate_config::model::{OwnOriginConfig, Position, RouteSpec, TenantSpec, Text, UnmatchedRequests};
 use crossgate_config::warnings::WarningCode;
 use crossgate_config::{ReferenceKind, show_text};
 use crossgate_message::host::HostPattern;
@@ -40,7 +40,7 @@ pub(super) struct TenantCompiler<'a> {
     pub(super) strictness: &'a StrictnessChecks,
     pub(super) warnings: Vec<TenantWarning>,
     /// The tenant's policies with added origins, each once, so that equal routes share one object.
-    pub(super) extensions: Vec<(Arc<SharedPolicy>, Vec<String>, Arc<Policy>)>,
+    pub(super) extensions: Vec<(Arc<SharedPolicy>, Vec<OwnOriginSpec>, Arc<Policy>)>,
     pub(super) found: &'a mut Diagnostics,
 }
 
@@ -70,9 +70,10 @@ fn has_same_locations(tenant: &Tenant, spec: &TenantSpec) -> bool {
     tenant.warnings.is_empty() || locations(&tenant.spec).eq(locations(spec))
 }
 
-fn locations(spec: &TenantSpec) -> impl Iterator<Item = Position> {
-    let routes = spec.routes.iter().flat_map(|route| [&route.prefix].into_iter().chain(&route.allow_origins));
-    let names = spec.policy.iter().chain(&spec.allow_origins).chain(routes);
+fn locations<'s>(spec: &'s TenantSpec) -> impl Iterator<Item = Position> + use<'s> {
+    let own = |origins: &'s [OwnOriginConfig]| origins.iter().map(|own| &own.origin);
+    let routes = spec.routes.iter().flat_map(move |route| [&route.prefix].into_iter().chain(own(&route.allow_origins)));
+    let names = spec.policy.iter().chain(own(&spec.allow_origins)).chain(routes);
     [spec.id.at].into_iter().chain(spec.hosts.iter().map(|host| host.at)).chain(names.map(|text| text.at))
 }
 
@@ -80,7 +81,7 @@ impl TenantCompiler<'_> {
     /// Compiles the tenant, unless it has a mistake.
     pub(super) fn tenant(&mut self, spec: &Arc<TenantSpec>) -> Option<Arc<Tenant>> {
         let upstream = self.upstream(spec.upstream.as_ref());
-        let own: Vec<&Text> = spec.allow_origins.iter().collect();
+        let own: Vec<&OwnOriginConfig> = spec.allow_origins.iter().collect();
         let policy = spec.policy.as_ref().map(|name| self.extended(name, &own));
         self.check_origins_have_policy(spec);
         let mut routes = Vec::new();
@@ -174,7 +175,7 @@ impl TenantCompiler<'_> {
     }
 
     /// The policy with this name, extended by these origins; `None` if one of them is invalid.
-    fn extended(&mut self, name: &Text, own: &[&Text]) -> Option<ExtendedPolicy> {
+    fn extended(&mut self, name: &Text, own: &[&OwnOriginConfig]) -> Option<ExtendedPolicy> {
         let shared = match resolve(&self.shared.policies, ReferenceKind::Policy, &name.value, self.found) {
             Ok(shared) => Arc::clone(shared),
             Err(message) => {
@@ -205,15 +206,23 @@ impl TenantCompiler<'_> {
         tenant_rule
     }
 
-    fn extend(&mut self, shared: &Arc<SharedPolicy>, name: &Text, own: &[&Text]) -> Option<Arc<Policy>> {
-        let origins: Vec<String> = own.iter().map(|origin| origin.value.to_string()).collect();
+    fn extend(&mut self, shared: &Arc<SharedPolicy>, name: &Text, own: &[&OwnOriginConfig]) -> Option<Arc<Policy>> {
+        let spec = |own: &&OwnOriginConfig| OwnOriginSpec {
+            origin: own.origin.value.to_string(),
+            group: own.group.as_ref().map(|group| group.value.to_string()),
+        };
+        let origins: Vec<OwnOriginSpec> = own.iter().map(spec).collect();
         let same = self.extensions.iter().find(|(known, added, _)| Arc::ptr_eq(known, shared) && *added == origins);
         if let Some((_, _, policy)) = same {
             return Some(Arc::clone(policy));
         }
         let place = |place| match place {
-            SpecLocation::AllowOrigins(index) => own.get(index).map_or(name.at, |origin| origin.at),
+            SpecLocation::AllowOrigins(index) => own.get(index).map_or(name.at, |own| own.origin.at),
+            SpecLocation::OwnGroup(index) => {
+                own.get(index).and_then(|own| own.group.as_ref()).map_or(name.at, |group| group.at)
+            }
             SpecLocation::Policy
+            | SpecLocation::OriginSets(_)
             | SpecLocation::OriginSet { .. }
             | SpecLocation::AllowOriginRegexes(_)
             | SpecLocation::AllowMethods(_)
@@ -222,9 +231,11 @@ impl TenantCompiler<'_> {
             | SpecLocation::AllowCredentials
             | SpecLocation::MaxAge
             | SpecLocation::Rule
-            | SpecLocation::RuleHeaders(_) => name.at,
+            | SpecLocation::RuleHeaders(_)
+            | SpecLocation::RuleGroups(_)
+            | SpecLocation::Group => name.at,
         };
-        match Policy::extend(Arc::clone(&shared.template), &origins) {
+        match Policy::extend_groups(Arc::clone(&shared.template), &origins) {
             Ok(compiled) => {
                 let tenant_warning = |warning: SpecProblem| TenantWarning {
                     code: code_of(warning.location),
@@ -240,8 +251,12 @@ impl TenantCompiler<'_> {
                 Some(policy)
             }
             Err(problems) => {
-                // "no origin is allowed" can follow from mistakes that are reported elsewhere.
-                let follows = |place| place == SpecLocation::Policy && (shared.broken || self.partial);
+                // "no origin is allowed" can follow from mistakes that are reported elsewhere. A
+                // broken policy has no groups.
+                let follows = |place| {
+                    let is_empty = place == SpecLocation::Policy && (shared.broken || self.partial);
+                    is_empty || (shared.broken && matches!(place, SpecLocation::OwnGroup(_)))
+                };
                 for problem in problems.into_iter().filter(|problem| !follows(problem.location)) {
                     let found = if problem.location == SpecLocation::Policy {
                         self.shared.allows_nothing(self.file, name)
@@ -257,7 +272,10 @@ impl TenantCompiler<'_> {
 
     fn check_origins_have_policy(&mut self, spec: &TenantSpec) {
         if let (None, Some(first), false) = (&spec.policy, spec.allow_origins.first(), self.partial) {
-            self.error(first.at, "these origins extend the tenant's policy, but the tenant has no policy; set policy");
+            self.error(
+                first.origin.at,
+                "these origins extend the tenant's policy, but the tenant has no policy; set policy",
+            );
         }
     }
 

@@ -228,9 +228,6 @@ impl Drop for TenantCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crossgate_policy::RuleTerms;
-
-    const ALLOW: RuleAnswer = RuleAnswer::Allow(RuleTerms::NONE);
 
     fn key(tenant: u32, n: u32) -> Vec<u8> {
         format!("{tenant} https://origin-{n}.example").into_bytes()
@@ -250,7 +247,7 @@ mod tests {
         let mut at_cap = 0;
         for n in 0..ORIGINS {
             let tenant = n % 10;
-            assert!(tenants[tenant as usize].insert(&key(tenant, n), &ALLOW));
+            assert!(tenants[tenant as usize].insert(&key(tenant, n), &RuleAnswer::ALLOW));
             if n == LATER {
                 at_cap = cache.key_bytes();
                 assert_eq!(cache.len(), bounds.entries);
@@ -266,8 +263,8 @@ mod tests {
     fn flooding_tenant_evicts_only_its_own_answers() {
         let cache = VerdictCache::new(limits(1_000, 100));
         let (quiet, loud) = (TenantCache::new(&cache), TenantCache::new(&cache));
-        (0..50).for_each(|n| assert!(quiet.insert(&key(1, n), &ALLOW)));
-        (0..10_000).for_each(|n| assert!(loud.insert(&key(2, n), &ALLOW)));
+        (0..50).for_each(|n| assert!(quiet.insert(&key(1, n), &RuleAnswer::ALLOW)));
+        (0..10_000).for_each(|n| assert!(loud.insert(&key(2, n), &RuleAnswer::ALLOW)));
         assert_eq!((quiet.len(), loud.len()), (50, 100));
         assert!((0..50).all(|n| cache.has(&key(1, n))));
         assert_eq!(loud.evictions(), 9_900);
@@ -277,8 +274,8 @@ mod tests {
     fn full_cache_evicts_answers_of_the_largest_tenant() {
         let cache = VerdictCache::new(limits(100, 100));
         let (first, late) = (TenantCache::new(&cache), TenantCache::new(&cache));
-        (0..100).for_each(|n| assert!(first.insert(&key(1, n), &ALLOW)));
-        (0..1_000).for_each(|n| assert!(late.insert(&key(2, n), &ALLOW)));
+        (0..100).for_each(|n| assert!(first.insert(&key(1, n), &RuleAnswer::ALLOW)));
+        (0..1_000).for_each(|n| assert!(late.insert(&key(2, n), &RuleAnswer::ALLOW)));
         assert_eq!((first.len(), late.len(), cache.len()), (50, 50, 100));
     }
 
@@ -287,9 +284,9 @@ mod tests {
         let cache = VerdictCache::new(limits(1_000, 100));
         let tenant_cache = TenantCache::new(&cache);
         let hot: Vec<_> = (0..10).map(|n| key(1, n)).collect();
-        hot.iter().for_each(|key| assert!(tenant_cache.insert(key, &ALLOW)));
+        hot.iter().for_each(|key| assert!(tenant_cache.insert(key, &RuleAnswer::ALLOW)));
         for n in 1_000..10_000 {
-            tenant_cache.insert(&key(1, n), &ALLOW);
+            tenant_cache.insert(&key(1, n), &RuleAnswer::ALLOW);
             if n % 50 == 0 {
                 assert!(hot.iter().all(|key| cache.find_shared(key).is_some()), "after {n}");
             }
@@ -300,10 +297,12 @@ mod tests {
     fn dropped_tenant_cache_removes_its_answers() {
         let cache = VerdictCache::new(limits(1_000, 100));
         let (dropped, remaining) = (TenantCache::new(&cache), TenantCache::new(&cache));
-        (0..50).for_each(|n| assert!(dropped.insert(&key(1, n), &ALLOW) && remaining.insert(&key(2, n), &ALLOW)));
+        (0..50).for_each(|n| {
+            assert!(dropped.insert(&key(1, n), &RuleAnswer::ALLOW) && remaining.insert(&key(2, n), &RuleAnswer::ALLOW))
+        });
         let late = Arc::clone(&dropped);
         drop(dropped);
-        assert!(late.insert(&key(1, 99), &ALLOW), "a late insertion holds the tenant cache");
+        assert!(late.insert(&key(1, 99), &RuleAnswer::ALLOW), "a late insertion holds the tenant cache");
         drop(late);
         assert_eq!((cache.len(), cache.entries.load(Relaxed)), (50, 50));
     }
@@ -318,7 +317,7 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..20_000 {
                         let tenant = (thread + n) % 4;
-                        tenant_caches[tenant as usize].insert(&key(tenant, n % 700), &ALLOW);
+                        tenant_caches[tenant as usize].insert(&key(tenant, n % 700), &RuleAnswer::ALLOW);
                         cache.find_shared(&key(tenant, n % 300));
                         if n % 5_000 == 0 {
                             assert!(cache.entries.load(Relaxed) <= 500 && cache.map.iter().count() > 0);

@@ -56,17 +56,14 @@ pub(super) fn find(key: &[u8], shared: impl FnOnce() -> Option<RuleAnswer>) -> O
 fn own(answer: &RuleAnswer) -> RuleAnswer {
     match answer {
         RuleAnswer::Deny(Some(message)) => RuleAnswer::Deny(Some(message.as_ref().into())),
-        RuleAnswer::Allow(_) | RuleAnswer::Deny(None) | RuleAnswer::Abstain => answer.clone(),
+        RuleAnswer::Allow { .. } | RuleAnswer::Deny(None) | RuleAnswer::Abstain => answer.clone(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crossgate_policy::RuleTerms;
 
     use super::*;
-
-    const ALLOW: RuleAnswer = RuleAnswer::Allow(RuleTerms::NONE);
 
     #[test]
     fn hot_answer_is_looked_up_in_the_map_periodically() {
@@ -74,12 +71,12 @@ mod tests {
         for _ in 0..2 * (usize::from(USES_MAX) + 1) + 1 {
             let answer = find(b"the same key", || {
                 map_lookups += 1;
-                Some(ALLOW)
+                Some(RuleAnswer::ALLOW)
             });
-            assert_eq!(answer, Some(ALLOW));
+            assert_eq!(answer, Some(RuleAnswer::ALLOW));
         }
         assert_eq!(map_lookups, 3);
-        assert_eq!(find(b"the same key", || None), Some(ALLOW), "cached, although the map has evicted it");
+        assert_eq!(find(b"the same key", || None), Some(RuleAnswer::ALLOW), "cached, although the map has evicted it");
         let answers: Vec<_> = (0..USES_MAX).map(|_| find(b"the same key", || None)).collect();
         assert_eq!(answers.last(), Some(&None), "looked up in the map again");
     }

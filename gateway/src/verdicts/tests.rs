@@ -1,7 +1,7 @@
 //! Tests of cached answers of rules, and of the cost of failing rules.
 
 use super::*;
-use crossgate_policy::{RequestKind, RuleData, RuleLimits, RuleTerms, Script, split_origin};
+use crossgate_policy::{RequestKind, RuleData, RuleLimits, Script, split_origin};
 use http::HeaderMap;
 
 fn rule(verdicts: &Verdicts, body: &str) -> Arc<CompiledRule> {
@@ -40,7 +40,7 @@ fn rule_that_reads_only_the_host_needs_one_cache_entry() {
     for n in 0..10_000 {
         let outcome = ask(&tenant_rule, GUEST, &format!("/{n}"), "gold");
         let source = if n == 0 { AnswerSource::Run } else { AnswerSource::Cache };
-        assert_eq!((outcome.answer, outcome.source), (Ok(RuleAnswer::Allow(RuleTerms::NONE)), source));
+        assert_eq!((outcome.answer, outcome.source), (Ok(RuleAnswer::ALLOW), source));
     }
     assert_eq!((tenant_rule.tenant.entries(), tenant_rule.tenant.counters.hits()), (1, 9_999));
 }
@@ -51,7 +51,7 @@ fn cached_answer_depends_on_the_header_that_the_rule_read() {
     let body = "if req.host == \"guest.test\" && req.header(\"x-plan\") == \"gold\" { allow() } else { deny() }";
     let tenant_rule = TenantRule::new(&verdicts, &rule(&verdicts, body), "acme");
     for _ in 0..3 {
-        assert_eq!(ask(&tenant_rule, GUEST, "/", "gold").answer, Ok(RuleAnswer::Allow(RuleTerms::NONE)));
+        assert_eq!(ask(&tenant_rule, GUEST, "/", "gold").answer, Ok(RuleAnswer::ALLOW));
         assert_eq!(ask(&tenant_rule, GUEST, "/", "silver").answer, Ok(RuleAnswer::Deny(None)));
         assert_eq!(ask(&tenant_rule, "https://other.test", "/", "gold").answer, Ok(RuleAnswer::Deny(None)));
     }
@@ -73,7 +73,7 @@ fn answers_are_cached_for_one_tenant_and_one_rule() {
     let outcome = ask(&newer, GUEST, "/", "");
     assert_eq!((outcome.answer, outcome.source), (Ok(RuleAnswer::Deny(None)), AnswerSource::Run));
     // A late run of the older rule is cached under the older number.
-    assert_eq!(ask(&acme, "https://late.test", "/", "").answer, Ok(RuleAnswer::Allow(RuleTerms::NONE)));
+    assert_eq!(ask(&acme, "https://late.test", "/", "").answer, Ok(RuleAnswer::ALLOW));
     assert_eq!(ask(&newer, "https://late.test", "/", "").answer, Ok(RuleAnswer::Deny(None)));
 }
 

@@ -87,10 +87,11 @@ impl Setup {
             _ => Upstream::Http1(RecordingUpstream::start(move |exchange| answer(exchange, &shared))),
         };
         // JSON is valid YAML.
-        let (template, allow_origins) = policies.of(policy);
+        let (template, own) = policies.of(policy);
+        let own = serde_json::Value::from(own);
         let text = format!(
             "upstreams:\n  api: {{ servers: [{}], protocol: {protocol} }}\npolicies:\n  it: {template}\n\
-             tenants:\n  - {{ id: it, hosts: [\"*\"], upstream: api, policy: it, allowOrigins: {allow_origins:?} }}\n\
+             tenants:\n  - {{ id: it, hosts: [\"*\"], upstream: api, policy: it, allowOrigins: {own} }}\n\
              limits: {{ keepAliveRequests: 1000000 }}\n",
             upstream.address()
         );

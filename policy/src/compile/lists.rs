@@ -13,7 +13,7 @@ use crate::names::{
 use crate::origin::pattern::quoted_message;
 use crate::policy::AllowedMethods;
 use crate::request_headers::AllowedHeaders;
-use crate::spec::{CompileFindings, PolicySpec, SpecLocation};
+use crate::spec::{CompileFindings, SpecLocation};
 
 /// The most names in one list. Each response contains them.
 const NAMES_MAX: usize = 256;
@@ -37,15 +37,19 @@ pub(super) fn methods(list: &[String], findings: &mut CompileFindings) -> Allowe
     if list.has_star { AllowedMethods::All } else { AllowedMethods::Only(list.names) }
 }
 
-pub(super) fn request_headers(spec: &PolicySpec, findings: &mut CompileFindings) -> AllowedHeaders {
-    let list = read(&spec.allow_headers, SpecLocation::AllowHeaders, read_request_header, findings);
+pub(super) fn request_headers(
+    names: &[String],
+    has_credentials: bool,
+    findings: &mut CompileFindings,
+) -> AllowedHeaders {
+    let list = read(names, SpecLocation::AllowHeaders, read_request_header, findings);
     // https://fetch.spec.whatwg.org/#cors-non-wildcard-request-header-name: `*` does not cover
     // `authorization`. With credentials `*` is never sent, so the policy's `*` means every name.
-    match (list.has_star, spec.allow_credentials || list.names.contains(NON_WILDCARD_REQUEST_HEADER.as_bytes())) {
+    match (list.has_star, has_credentials || list.names.contains(NON_WILDCARD_REQUEST_HEADER.as_bytes())) {
         (false, _) => AllowedHeaders::Only(list.names),
         (true, true) => AllowedHeaders::All,
         (true, false) => {
-            let star = spec.allow_headers.iter().position(|name| name == "*").unwrap_or_default();
+            let star = names.iter().position(|name| name == "*").unwrap_or_default();
             findings.warn(
                 SpecLocation::AllowHeaders(star),
                 "`authorization` is not covered by `*`, expected it to be listed as well if it is allowed",
@@ -55,17 +59,8 @@ pub(super) fn request_headers(spec: &PolicySpec, findings: &mut CompileFindings)
     }
 }
 
-pub(super) fn exposed(spec: &PolicySpec, findings: &mut CompileFindings) -> Option<HeaderValue> {
-    let list = read(&spec.expose_headers, SpecLocation::ExposeHeaders, read_response_header, findings);
-    // https://fetch.spec.whatwg.org/#cors-protocol-and-credentials: with credentials, browsers take
-    // `*` for the header named `*`.
-    if list.has_star && spec.allow_credentials {
-        let star = spec.expose_headers.iter().position(|name| name == "*").unwrap_or_default();
-        findings.error(
-            SpecLocation::ExposeHeaders(star),
-            "`*` exposes nothing when credentials are allowed, expected the names themselves",
-        );
-    }
+pub(super) fn exposed(names: &[String], findings: &mut CompileFindings) -> Option<HeaderValue> {
+    let list = read(names, SpecLocation::ExposeHeaders, read_response_header, findings);
     let text = if list.has_star { "*".to_owned() } else { list.names.joined() };
     HeaderValue::try_from(text).ok().filter(|value| !value.is_empty())
 }

@@ -3,8 +3,11 @@
 //! Each entry is parsed, checked against the policy's restrictions, and compared with the other
 //! entries. Duplicates and entries that a wider entry covers get a warning.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
+use super::groups::{self, KnownGroups};
+use super::overlaps;
+use crate::group::GroupId;
 use crate::origin::extension::ExtensionScheme;
 use crate::origin::hash::HashSeed;
 use crate::origin::parse::parse;
@@ -13,53 +16,129 @@ use crate::origin::regexes::{OriginRegex, OriginRegexes, REGEXES_MAX};
 use crate::origin::risk::EntryRestrictions;
 use crate::origin::set::{self, CompiledOrigins, PATTERNS_PER_HOST_MAX};
 use crate::policy::Template;
-use crate::spec::{CompileFindings, DangerousSwitches, PolicySpec, SpecLocation};
+use crate::spec::{
+    CompileFindings, CrossSiteProtection, DangerousSwitches, OriginSetSpec, OwnOriginSpec, PolicySpec, SpecLocation,
+};
 
-type Placed<'a> = (SpecLocation, OriginEntry<'a>);
+/// An entry and where it is configured.
+pub(super) struct Placed<'a> {
+    pub(super) group: GroupId,
+    pub(super) place: SpecLocation,
+    pub(super) entry: OriginEntry<'a>,
+}
 
-/// Compiles a policy's origins and its origin sets into one set.
-pub(super) fn compile_spec(
-    spec: &PolicySpec,
-    restrictions: &EntryRestrictions,
-    seed: &HashSeed,
-    findings: &mut CompileFindings,
-) -> CompiledOrigins {
-    let listed = (0..).map(SpecLocation::AllowOrigins).zip(&spec.allow_origins);
-    let in_sets = spec.origin_sets.iter().enumerate().flat_map(|(set, origins)| {
-        origins.origins.iter().enumerate().map(move |(index, text)| (SpecLocation::OriginSet { set, index }, text))
-    });
-    let entries = read(listed.chain(in_sets), restrictions, findings);
+/// The text of an entry and where it is configured.
+type PlacedText<'a> = (GroupId, SpecLocation, &'a String);
+
+/// Compiles the origins and origin sets of a policy and its groups into one set.
+pub(super) fn compile_spec(spec: &PolicySpec, seed: &HashSeed, findings: &mut CompileFindings) -> CompiledOrigins {
+    let known = KnownGroups::of_spec(spec);
+    let entries = read(texts(spec, &known, findings).into_iter(), &known, findings);
+    overlaps::check_patterns(&entries, &known, findings);
     let set = build(seed, &entries, findings);
     let covering = CoveringSets { seed, own: &set, shared: None };
-    entries.iter().for_each(|(place, entry)| covering.warn_if_covered(*place, entry, findings));
+    covering.warn_about(&entries, findings);
     warn_about_switches(spec, &set, findings);
     set
+}
+
+/// Returns the texts of all entries. A set that two groups name is one error, and its origins
+/// belong to the first.
+fn texts<'a>(spec: &'a PolicySpec, known: &KnownGroups<'_>, findings: &mut CompileFindings) -> Vec<PlacedText<'a>> {
+    let mut group_of_set: HashMap<&str, GroupId> = HashMap::new();
+    let mut elsewhere = |group: GroupId, set: &'a OriginSetSpec| {
+        Some(*group_of_set.entry(set.name.as_str()).or_insert(group)).filter(|first| *first != group)
+    };
+    let mut texts = Vec::new();
+    let sets = std::iter::once(&spec.origin_sets).chain(spec.groups.iter().map(|group| &group.origin_sets));
+    for (index, (list, sets)) in groups::lists_of_origins(spec).zip(sets).enumerate() {
+        let group = index.checked_sub(1).map(GroupId::of_index).unwrap_or_default();
+        let first: Vec<Option<GroupId>> = sets.iter().map(|set| elsewhere(group, set)).collect();
+        for (set, (first, spec)) in first.iter().zip(sets).enumerate() {
+            if let Some(first) = first {
+                let why = format!("is a set of {} too, expected it in one place", known.place(*first));
+                findings.within(group).error(SpecLocation::OriginSets(set), quoted_message(&spec.name, &why));
+            }
+        }
+        let is_taken = |place: &SpecLocation| matches!(place, SpecLocation::OriginSet { set, .. } if first.get(*set).copied().flatten().is_some());
+        texts.extend(list.into_iter().filter(|(place, _)| !is_taken(place)).map(|(place, text)| (group, place, text)));
+    }
+    findings.within(GroupId::BASE);
+    texts
 }
 
 /// Compiles a tenant's own origins.
 pub(super) fn compile_own(
     template: &Template,
-    own_origins: &[String],
+    own_origins: &[OwnOriginSpec],
     findings: &mut CompileFindings,
 ) -> CompiledOrigins {
-    let entries = read((0..).map(SpecLocation::AllowOrigins).zip(own_origins), &template.restrictions, findings);
+    let groups = own_groups(template, own_origins, findings);
+    let texts = own_origins
+        .iter()
+        .zip(&groups)
+        .enumerate()
+        .filter_map(|(index, (own, group))| Some(((*group)?, SpecLocation::AllowOrigins(index), &own.origin)));
+    let known = KnownGroups::of_template(template);
+    let entries = read(texts, &known, findings);
+    overlaps::check_patterns(&entries, &known, findings);
+    for Placed { group, place, entry } in &entries {
+        if let OriginEntry::Starred(pattern) = entry {
+            let shared = template.set.at_suffixes(&template.seed, pattern);
+            overlaps::report_first(pattern, (*group, *place), shared, &known, findings);
+        }
+    }
+    findings.within(GroupId::BASE);
     let own = build(&template.seed, &entries, findings);
     let covering = CoveringSets { seed: &template.seed, own: &own, shared: Some(&template.set) };
-    entries.iter().for_each(|(place, entry)| covering.warn_if_covered(*place, entry, findings));
+    covering.warn_about(&entries, findings);
     warn_next_to_any(template, &own, own_origins, findings);
     own
 }
 
+/// Returns the group of each of a tenant's origins. `None` for a group that takes none, which is
+/// reported once.
+fn own_groups(
+    template: &Template,
+    own_origins: &[OwnOriginSpec],
+    findings: &mut CompileFindings,
+) -> Vec<Option<GroupId>> {
+    let mut known: HashMap<&str, Option<GroupId>> = HashMap::new();
+    let groups = own_origins.iter().enumerate().map(|(index, own)| {
+        let Some(name) = own.group.as_deref() else { return Some(GroupId::BASE) };
+        *known.entry(name).or_insert_with(|| {
+            let place = SpecLocation::OwnGroup(index);
+            match template.terms.named(name) {
+                Some((group, listed)) if listed.is_open => return Some(group),
+                Some(_) => {
+                    let why = "is a group to which tenants may not add, expected `tenantsMayAdd: true` in it";
+                    findings.error(place, quoted_message(name, why));
+                }
+                None => {
+                    let known = template.terms.groups.iter().map(|group| &*group.name);
+                    findings.error(place, groups::unknown(name, known));
+                }
+            }
+            None
+        })
+    });
+    groups.collect()
+}
+
 /// Warns once if `*` makes other entries superfluous, in the template or among the tenant's
-/// origins.
+/// origins. In a policy with groups, or with protection from requests of other sites, they have an
+/// effect.
 fn warn_next_to_any(
     template: &Template,
     own: &CompiledOrigins,
-    own_origins: &[String],
+    own_origins: &[OwnOriginSpec],
     findings: &mut CompileFindings,
 ) {
+    if !template.terms.groups.is_empty() || template.cross_site.protection != CrossSiteProtection::Off {
+        return;
+    }
     let others = template.set.len() + template.regexes.len() + own.len() - usize::from(own.any().is_some());
-    match own_origins.iter().position(|origin| origin == "*") {
+    match own_origins.iter().position(|own| own.origin == "*") {
         None if template.set.any().is_some() && !own_origins.is_empty() => findings.warn(
             SpecLocation::AllowOrigins(0),
             "origins next to `*` have no effect, since the policy allows every origin already, expected a policy without `*`",
@@ -72,35 +151,47 @@ fn warn_next_to_any(
     }
 }
 
-/// Compiles a policy's regexes.
+/// Compiles the regexes of a policy and its groups.
 pub(super) fn compile_regexes(spec: &PolicySpec, findings: &mut CompileFindings) -> OriginRegexes {
-    let mut regexes = OriginRegexes::default();
-    for (index, text) in spec.allow_origin_regexes.iter().enumerate() {
+    let base = (GroupId::BASE, &spec.allow_origin_regexes);
+    let groups = spec.groups.iter().enumerate();
+    let groups = groups.map(|(index, group)| (GroupId::of_index(index), &group.allow_origin_regexes));
+    let lists = std::iter::once(base).chain(groups);
+    let listed = lists.flat_map(|(group, texts)| texts.iter().enumerate().map(move |text| (group, text)));
+    let known = KnownGroups::of_spec(spec);
+    let mut regexes = Vec::new();
+    for (count, (group, (index, text))) in listed.enumerate() {
+        let findings = findings.within(group);
         let place = SpecLocation::AllowOriginRegexes(index);
-        if index == REGEXES_MAX {
+        if count == REGEXES_MAX {
             findings.error(place, format!("too many expressions, expected at most {REGEXES_MAX}"));
             break;
         }
-        let regex = OriginRegex::new(text).and_then(|regex| check_reach(spec, regex));
-        let regex = regex.and_then(|regex| check_local_files(spec, regex));
+        let Some(restrictions) = &known.restrictions(group) else { break };
+        let regex = OriginRegex::new(text).and_then(|regex| check_reach(restrictions, regex));
+        let regex = regex.and_then(|regex| check_local_files(restrictions, regex));
         match regex {
             Err(why) => findings.error(place, quoted_message(text, &why)),
             Ok(regex) => {
-                warning(spec, &regex).into_iter().for_each(|why| findings.warn(place, quoted_message(text, &why)));
-                if is_partly_refused(spec, &regex) {
+                warning(restrictions, &regex)
+                    .into_iter()
+                    .for_each(|why| findings.warn(place, quoted_message(text, &why)));
+                if is_partly_refused(restrictions, &regex) {
                     let why = "also matches plain `http`, which is refused with credentials, expected `https` alone";
                     findings.warn(place, quoted_message(text, why));
                 }
-                regexes.push(regex);
+                regexes.push((place, regex, group));
             }
         }
     }
-    regexes
+    overlaps::check_regexes(&regexes, &known, findings);
+    findings.within(GroupId::BASE);
+    OriginRegexes::new(regexes.into_iter().map(|(_, regex, group)| (regex, group)).collect())
 }
 
 /// Refuses a regex that allows unlisted origins with credentials.
-fn check_reach(spec: &PolicySpec, regex: OriginRegex) -> Result<OriginRegex, String> {
-    let is_checked = spec.allow_credentials && !spec.dangerously.allow_any_origin;
+fn check_reach(restrictions: &EntryRestrictions, regex: OriginRegex) -> Result<OriginRegex, String> {
+    let is_checked = restrictions.credentials && !restrictions.dangerously.allow_any_origin;
     match regex.reach_message().filter(|_| is_checked) {
         None => Ok(regex),
         Some(why) => Err(match regex.unlisted_extension() {
@@ -115,9 +206,9 @@ fn check_reach(spec: &PolicySpec, regex: OriginRegex) -> Result<OriginRegex, Str
 }
 
 /// Refuses a regex that matches an origin of local files with credentials.
-fn check_local_files(spec: &PolicySpec, regex: OriginRegex) -> Result<OriginRegex, String> {
-    let DangerousSwitches { allow_local_file_origins, allow_any_origin, .. } = spec.dangerously;
-    let is_checked = spec.allow_credentials && !allow_local_file_origins && !allow_any_origin;
+fn check_local_files(restrictions: &EntryRestrictions, regex: OriginRegex) -> Result<OriginRegex, String> {
+    let DangerousSwitches { allow_local_file_origins, allow_any_origin, .. } = restrictions.dangerously;
+    let is_checked = restrictions.credentials && !allow_local_file_origins && !allow_any_origin;
     match regex.local_file().filter(|_| is_checked) {
         None => Ok(regex),
         Some(origin) => Err(format!(
@@ -131,12 +222,12 @@ const OWN_DOMAINS: &str = "expected one that ends with your own domains, each af
 
 /// Whether the expression also matches plain `http` origins, which the decision refuses with
 /// credentials.
-fn is_partly_refused(spec: &PolicySpec, regex: &OriginRegex) -> bool {
-    spec.allow_credentials && !spec.dangerously.allow_insecure_origins && regex.covers_insecure()
+fn is_partly_refused(restrictions: &EntryRestrictions, regex: &OriginRegex) -> bool {
+    restrictions.credentials && !restrictions.dangerously.allow_insecure_origins && regex.covers_insecure()
 }
 
-fn warning(spec: &PolicySpec, regex: &OriginRegex) -> Option<String> {
-    let why = regex.reach_message().filter(|_| !spec.dangerously.allow_any_origin);
+fn warning(restrictions: &EntryRestrictions, regex: &OriginRegex) -> Option<String> {
+    let why = regex.reach_message().filter(|_| !restrictions.dangerously.allow_any_origin);
     if let Some((scheme, why)) = regex.unlisted_extension().zip(why.clone()) {
         return Some(format!("{why}, expected `{}` in `allowOrigins`", scheme.star()));
     }
@@ -146,24 +237,35 @@ fn warning(spec: &PolicySpec, regex: &OriginRegex) -> Option<String> {
 
 /// Reads the entries, each once, and reports those that are refused.
 fn read<'a>(
-    texts: impl Iterator<Item = (SpecLocation, &'a String)>,
-    restrictions: &EntryRestrictions,
+    texts: impl Iterator<Item = PlacedText<'a>>,
+    known: &KnownGroups<'_>,
     findings: &mut CompileFindings,
 ) -> Vec<Placed<'a>> {
-    let mut seen = HashSet::new();
+    let mut seen: HashMap<&str, GroupId> = HashMap::new();
     let mut patterns_of_host: HashMap<String, usize> = HashMap::new();
     let mut entries = Vec::new();
-    for (place, text) in texts {
-        let entry = match read_one(text, restrictions) {
+    for (group, place, text) in texts {
+        let findings = findings.within(group);
+        let Some(restrictions) = known.restrictions(group) else { continue };
+        let entry = match read_one(text, &restrictions) {
             Ok(entry) => entry,
             Err(why) => {
                 findings.error(place, why);
                 continue;
             }
         };
-        if !seen.insert(text.as_str()) {
-            findings.warn(place, quoted_message(text, "is listed twice, expected once"));
-            continue;
+        match seen.insert(text.as_str(), group) {
+            None => {}
+            Some(first) => {
+                seen.insert(text.as_str(), first);
+                if first == group {
+                    findings.warn(place, quoted_message(text, "is listed twice, expected once"));
+                } else {
+                    let why = format!("is in {} too, expected it in one place", known.place(first));
+                    findings.error(place, quoted_message(text, &why));
+                }
+                continue;
+            }
         }
         if let OriginEntry::Starred(pattern) = &entry {
             let count = patterns_of_host.entry(pattern.host().to_owned()).or_default();
@@ -177,8 +279,9 @@ fn read<'a>(
             }
         }
         restrictions.warning(&entry).into_iter().for_each(|why| findings.warn(place, quoted_message(text, why)));
-        entries.push((place, entry));
+        entries.push(Placed { group, place, entry });
     }
+    findings.within(GroupId::BASE);
     entries
 }
 
@@ -191,12 +294,13 @@ fn read_one<'a>(text: &'a str, restrictions: &EntryRestrictions) -> Result<Origi
 }
 
 fn build(seed: &HashSeed, entries: &[Placed<'_>], findings: &mut CompileFindings) -> CompiledOrigins {
-    let entries = entries.iter().map(|(_, entry)| entry.clone()).collect();
-    CompiledOrigins::new(seed, entries).unwrap_or_else(|_| {
-        findings.error(
-            SpecLocation::Policy,
-            "the origins take more than 4 GiB, expected fewer, or a pattern that covers them",
+    let placed = entries.iter().map(|placed| (placed.entry.clone(), placed.group));
+    CompiledOrigins::new(seed, placed).unwrap_or_else(|_| {
+        let why = format!(
+            "the origins take more than 4 GiB, or are {} or more, expected fewer, or a pattern that covers them",
+            set::ENTRIES_MAX
         );
+        findings.error(SpecLocation::Policy, why);
         CompiledOrigins::default()
     })
 }
@@ -209,35 +313,44 @@ struct CoveringSets<'a> {
 }
 
 impl CoveringSets<'_> {
-    fn warn_if_covered(&self, place: SpecLocation, entry: &OriginEntry<'_>, findings: &mut CompileFindings) {
+    fn warn_about(&self, entries: &[Placed<'_>], findings: &mut CompileFindings) {
+        for placed in entries {
+            self.warn_if_covered(placed, findings.within(placed.group));
+        }
+        findings.within(GroupId::BASE);
+    }
+
+    /// Warns about an entry without which its origins would get the same terms.
+    fn warn_if_covered(&self, Placed { group, place, entry }: &Placed<'_>, findings: &mut CompileFindings) {
         let (text, covering) = match entry {
             OriginEntry::Any | OriginEntry::Null => return,
-            OriginEntry::Exact(text) => (*text, self.covering_origin(text)),
-            OriginEntry::Starred(pattern) => (pattern.text(), self.covering_pattern(pattern)),
+            OriginEntry::Exact(text) => (*text, self.covering_origin(text, *group)),
+            OriginEntry::Starred(pattern) => (pattern.text(), self.covering_pattern(pattern, *group)),
             OriginEntry::Extensions(scheme) => (scheme.star(), self.covering_star(*scheme)),
         };
         match covering {
             None => {}
             Some(same) if same == text => {
-                findings.warn(place, quoted_message(text, "is in the policy already, expected it in one place"))
+                findings.warn(*place, quoted_message(text, "is in the policy already, expected it in one place"))
             }
             Some(wider) => findings
-                .warn(place, quoted_message(text, &format!("is covered by `{wider}` already, expected one of them"))),
+                .warn(*place, quoted_message(text, &format!("is covered by `{wider}` already, expected one of them"))),
         }
     }
 
-    fn covering_origin(&self, text: &str) -> Option<String> {
+    fn covering_origin(&self, text: &str, group: GroupId) -> Option<String> {
+        // The template's entry stands, whatever its group.
         let shared =
             self.shared.filter(|shared| shared.exact(self.seed.whole(text.as_bytes()), text.as_bytes()).is_some());
         if shared.is_some() {
             return Some(text.to_owned());
         }
         let origin = parse(text.as_bytes()).ok()?;
-        let mut sets = [Some(self.own), self.shared].into_iter().flatten();
-        sets.find_map(|set| {
-            let (_, index) = set::find(self.seed, [set, &CompiledOrigins::default()], &origin)?;
-            set.text(index as usize).map(str::to_owned)
-        })
+        let none = CompiledOrigins::default();
+        let sets = [self.shared.unwrap_or(&none), self.own];
+        let (set, found) = set::find(self.seed, sets, &origin)?;
+        let covering = sets.get(set).and_then(|set| set.text(found.index as usize));
+        covering.filter(|_| found.group == group).map(str::to_owned)
     }
 
     fn covering_star(&self, scheme: ExtensionScheme) -> Option<String> {
@@ -245,10 +358,18 @@ impl CoveringSets<'_> {
         is_shared.then(|| scheme.star().to_owned())
     }
 
-    fn covering_pattern(&self, pattern: &OriginPattern) -> Option<String> {
-        let shared = self.shared.into_iter().flat_map(|set| set.wider(self.seed, pattern));
-        let own = self.own.wider(self.seed, pattern).filter(|text| *text != pattern.text());
-        shared.chain(own).next().map(str::to_owned)
+    fn covering_pattern(&self, pattern: &OriginPattern, group: GroupId) -> Option<String> {
+        let sets = || self.shared.into_iter().chain([self.own]);
+        let is_same = |set: &CompiledOrigins| set.wider(self.seed, pattern).any(|text| text == pattern.text());
+        if self.shared.is_some_and(is_same) {
+            return Some(pattern.text().to_owned());
+        }
+        // A pattern of another group may stand between the two.
+        if sets().any(|set| set.at_suffixes(self.seed, pattern).any(|(_, other)| other != group)) {
+            return None;
+        }
+        let wider = sets().flat_map(|set| set.wider(self.seed, pattern));
+        wider.filter(|text| *text != pattern.text()).map(str::to_owned).next()
     }
 }
 
@@ -259,7 +380,8 @@ fn warn_about_switches(spec: &PolicySpec, set: &CompiledOrigins, findings: &mut 
             "`dangerouslyAllowNull` alone allows nothing, expected `null` among the origins as well",
         );
     }
-    if set.any().is_some() && set.len() + spec.allow_origin_regexes.len() > 1 {
+    let is_any_alone = spec.groups.is_empty() && spec.cross_site.protection == CrossSiteProtection::Off;
+    if is_any_alone && set.any().is_some() && set.len() + spec.allow_origin_regexes.len() > 1 {
         findings.warn(SpecLocation::Policy, "`*` allows every origin, expected no others next to it");
     }
 }

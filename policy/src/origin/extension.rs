@@ -6,6 +6,7 @@
 //! allows every extension of the scheme.
 
 use super::parse::Origin;
+use crate::group::GroupId;
 
 /// A scheme with generated hosts, for which a star may be the whole host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,26 +72,37 @@ pub(crate) fn covers_host(origin: &Origin<'_>) -> bool {
 
 /// The schemes that have a star in one set of entries, in the order of [`ExtensionScheme::ALL`].
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct ExtensionSchemes(u8);
+pub(crate) struct ExtensionSchemes {
+    bits: u8,
+    groups: [GroupId; ExtensionScheme::ALL.len()],
+}
 
 impl ExtensionSchemes {
-    pub(crate) fn insert(&mut self, scheme: ExtensionScheme) {
-        self.0 |= scheme.bit();
+    pub(crate) fn insert(&mut self, scheme: ExtensionScheme, group: GroupId) {
+        self.bits |= scheme.bit();
+        if let Some(place) = self.groups.get_mut(scheme as usize) {
+            *place = group;
+        }
     }
 
     pub(crate) fn len(self) -> u32 {
-        self.0.count_ones()
+        self.bits.count_ones()
+    }
+
+    /// Returns the group of a scheme in this set.
+    pub(crate) fn group(&self, scheme: ExtensionScheme) -> GroupId {
+        self.groups.get(scheme as usize).copied().unwrap_or_default()
     }
 
     /// Returns the index of the scheme in this set.
     pub(crate) fn position(self, scheme: ExtensionScheme) -> Option<u32> {
-        let is_present = self.0 & scheme.bit() != 0;
-        is_present.then(|| (self.0 & (scheme.bit() - 1)).count_ones())
+        let is_present = self.bits & scheme.bit() != 0;
+        is_present.then(|| (self.bits & (scheme.bit() - 1)).count_ones())
     }
 
     /// Returns the scheme at an index of this set.
     pub(crate) fn nth(self, position: usize) -> Option<ExtensionScheme> {
-        ExtensionScheme::ALL.into_iter().filter(|scheme| self.0 & scheme.bit() != 0).nth(position)
+        ExtensionScheme::ALL.into_iter().filter(|scheme| self.bits & scheme.bit() != 0).nth(position)
     }
 }
 
@@ -114,7 +126,7 @@ mod tests {
     #[test]
     fn positions_count_the_schemes_of_the_set() {
         for bits in 0..16_u8 {
-            let schemes = ExtensionSchemes(bits);
+            let schemes = ExtensionSchemes { bits, ..ExtensionSchemes::default() };
             let there: Vec<_> = (0..).map_while(|position| schemes.nth(position)).collect();
             assert_eq!(there.len(), schemes.len() as usize);
             for (position, scheme) in (0..).zip(&there) {

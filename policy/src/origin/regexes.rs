@@ -12,6 +12,8 @@ use super::extension::ExtensionScheme;
 use super::hash::HashSeed;
 use super::parse::LOCAL_FILE_ORIGINS;
 use super::reach::{self, ReachProblem};
+use super::set::FoundEntry;
+use crate::group::GroupId;
 
 /// The most expressions in one policy. They run one by one.
 pub(crate) const REGEXES_MAX: usize = 64;
@@ -22,9 +24,9 @@ const TEXT_LEN_MAX: usize = 1024;
 /// The largest compiled expression, in bytes.
 const COMPILED_LEN_MAX: usize = 1 << 20;
 
-/// The expressions of one policy, in their order.
+/// The expressions of one policy with their groups, in the order of their texts.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct OriginRegexes(Vec<OriginRegex>);
+pub(crate) struct OriginRegexes(Box<[(OriginRegex, GroupId)]>);
 
 /// One expression.
 #[derive(Debug, Clone)]
@@ -35,27 +37,35 @@ pub(crate) struct OriginRegex {
 }
 
 impl OriginRegexes {
-    pub(crate) fn push(&mut self, regex: OriginRegex) {
-        self.0.push(regex);
+    pub(crate) fn new(mut regexes: Vec<(OriginRegex, GroupId)>) -> Self {
+        regexes.sort_by(|(one, _), (other, _)| one.text.cmp(&other.text));
+        Self(regexes.into())
     }
 
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Returns the index of the first expression that matches the origin.
-    pub(crate) fn find(&self, origin: &[u8]) -> Option<u32> {
-        (0..).zip(&self.0).find(|(_, regex)| regex.matches(origin)).map(|(index, _)| index)
+    /// Returns the first expression that matches the origin. Those of different groups match no
+    /// origin in common.
+    pub(crate) fn find(&self, origin: &[u8]) -> Option<FoundEntry> {
+        let (index, (_, group)) = (0..).zip(&self.0).find(|(_, (regex, _))| regex.matches(origin))?;
+        Some(FoundEntry { index, group: *group })
     }
 
     /// Whether the expression at `index` matches the origin.
     pub(crate) fn matches(&self, index: usize, origin: &[u8]) -> bool {
-        self.0.get(index).is_some_and(|regex| regex.matches(origin))
+        self.0.get(index).is_some_and(|(regex, _)| regex.matches(origin))
     }
 
     /// Returns the text of an expression.
     pub(crate) fn text(&self, index: usize) -> Option<&str> {
-        self.0.get(index).map(|regex| &*regex.text)
+        self.0.get(index).map(|(regex, _)| &*regex.text)
+    }
+
+    /// Returns the group of an expression.
+    pub(crate) fn group(&self, index: usize) -> Option<GroupId> {
+        self.0.get(index).map(|(_, group)| *group)
     }
 }
 
@@ -78,6 +88,15 @@ impl OriginRegex {
         let matched = unlisted_origins().find(|origin| whole.is_match(origin.as_bytes()));
         let reach_problem = matched.map(ReachProblem::Unlisted).or_else(|| reach::reach_problem(&anchored));
         Ok(Self { text: text.into(), whole, reach_problem })
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the expression, anchored at both ends.
+    pub(crate) fn anchored(&self) -> String {
+        anchored(&self.text)
     }
 
     /// Whether the expression matches the whole origin.

@@ -66,6 +66,12 @@ impl OriginTable {
         self.record(start).map(|(_, text)| text)
     }
 
+    /// Returns the value at `index` of the input.
+    pub(crate) fn value(&self, index: usize) -> Option<u32> {
+        let start = *self.starts.get(index)?;
+        self.record(start).map(|(value, _)| value)
+    }
+
     fn value_if(&self, place: NonZeroU32, text: &[u8]) -> Option<u32> {
         let (value, found) = self.record(place.get() - 1)?;
         (found == text).then_some(value)

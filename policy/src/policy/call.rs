@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Policy;
+use crate::group::GroupId;
 use crate::origin::Origin;
 use crate::request::{CorsRequest, HeadFields, RequestField};
 use crate::rule::{Rule, RuleAnswer, RuleErrorKind, RuleInput};
@@ -84,17 +85,27 @@ impl<'a> RuleCall<'a> {
         }
     }
 
+    /// Returns the group of an answer, an index into the groups that the rule lists.
+    fn group(&self, listed: Option<u8>) -> GroupId {
+        let group = listed.and_then(|index| self.policy.template.rule_groups.get(usize::from(index)));
+        group.copied().unwrap_or_default()
+    }
+
     /// Returns the verdict after the rule's answer or error.
     pub fn conclude(&self, answer: Result<&RuleAnswer, RuleErrorKind>) -> Verdict {
         let entry = self.policy.rule_entry();
         let verdict = match answer {
-            // An allowing rule cannot override the policy's refusal of an origin.
-            Ok(RuleAnswer::Allow(_)) if self.policy.excludes(&self.origin) => {
-                Verdict::deny(self.kind, Reason::RuleDeny, entry)
+            Ok(RuleAnswer::Allow { group, terms }) => {
+                let group = self.group(*group);
+                let verdict = match self.policy.template.terms.of(group).restrictions.excludes(&self.origin) {
+                    // An allowing rule cannot override the policy's refusal of an origin.
+                    true => Verdict::deny(self.kind, Reason::RuleDeny, entry),
+                    false => Verdict { terms: *terms, ..Verdict::allow(self.kind, Reason::Rule, entry) },
+                };
+                Verdict { group, ..verdict }
             }
-            Ok(RuleAnswer::Allow(terms)) => Verdict { terms: *terms, ..Verdict::allow(self.kind, Reason::Rule, entry) },
             Ok(RuleAnswer::Deny(_)) => Verdict::deny(self.kind, Reason::RuleDeny, entry),
-            Ok(RuleAnswer::Abstain) => Verdict::deny(self.kind, Reason::NoMatch, None),
+            Ok(RuleAnswer::Abstain) => self.policy.decide_uncovered(self.kind, self.request, Reason::NoMatch),
             Err(_) => Verdict::deny(self.kind, Reason::RuleError, entry),
         };
         self.policy.complete(verdict, self.request)

@@ -46,17 +46,18 @@ impl Policy {
         verdict: &Verdict,
         request: &'a CorsRequest<'a>,
     ) -> impl Iterator<Item = HeaderEdit<'a>> + use<'a> {
-        let rendered = self.rendered();
+        let terms = self.terms(verdict);
+        let rendered = &terms.rendered;
         let (origin, is_preflight) = match (verdict.is_allowed(), verdict.kind) {
             (false, _) => (None, false),
             // A page of another site has caused this request, and may not read the response.
             (true, _) if verdict.reason == Reason::Navigation => (None, false),
-            (true, RequestKind::Preflight) => (self.allowed_origin(request), true),
-            (true, RequestKind::Actual | RequestKind::WebSocket) => (self.allowed_origin(request), false),
+            (true, RequestKind::Preflight) => (self.allowed_origin(verdict, request), true),
+            (true, RequestKind::Actual | RequestKind::WebSocket) => (self.allowed_origin(verdict, request), false),
             // Without `Vary: Origin` a cache may serve one response to all clients, so all of them
             // have `*` (https://fetch.spec.whatwg.org/#cors-protocol-and-http-caches).
             (true, RequestKind::NonCors | RequestKind::SameOrigin) => {
-                (self.is_any().then_some(EditValue::Fixed(&STAR)), false)
+                ((!self.depends_on_origin()).then_some(EditValue::Fixed(&STAR)), false)
             }
         };
         // https://fetch.spec.whatwg.org/#http-responses: the fields of a preflight's response and
@@ -65,7 +66,7 @@ impl Policy {
         let on_preflight = on_all && is_preflight;
         let fields = [
             origin.map(|value| HeaderEdit { name: ACCESS_CONTROL_ALLOW_ORIGIN, value }),
-            (on_all && self.has_credentials() && !verdict.terms.without_credentials)
+            (on_all && terms.has_credentials() && !verdict.terms.without_credentials)
                 .then_some(HeaderEdit { name: ACCESS_CONTROL_ALLOW_CREDENTIALS, value: EditValue::Fixed(&TRUE) }),
             on_preflight.then(|| methods(rendered, request)).flatten(),
             whole(&rendered.headers)
@@ -83,7 +84,7 @@ impl Policy {
     pub fn preflight_lines(&self, verdict: &Verdict) -> Option<&[u8]> {
         let is_shared =
             verdict.is_allowed() && verdict.kind == RequestKind::Preflight && verdict.terms == RuleTerms::NONE;
-        self.rendered().preflight_lines.as_deref().filter(|_| is_shared)
+        self.terms(verdict).rendered.preflight_lines.as_deref().filter(|_| is_shared)
     }
 
     /// Returns the `Vary` tokens of a response to a request of this kind: the fields that the
@@ -108,7 +109,7 @@ impl Policy {
 
     /// Returns the tokens of [`vary`](Self::vary) as one value, for a response without `Vary`.
     pub fn vary_value(&self, kind: RequestKind) -> Option<EditValue<'_>> {
-        if let Some([preflight, other]) = &self.rendered().vary_with_rule {
+        if let Some([preflight, other]) = &self.template.vary_with_rule {
             return Some(EditValue::Rendered(if kind == RequestKind::Preflight { preflight } else { other }));
         }
         let is_preflight = kind == RequestKind::Preflight;
@@ -125,9 +126,9 @@ impl Policy {
 
     // https://fetch.spec.whatwg.org/#cors-check compares bytes, so the response has the request's
     // own.
-    pub(super) fn allowed_origin<'a>(&self, request: &CorsRequest<'a>) -> Option<EditValue<'a>> {
+    pub(super) fn allowed_origin<'a>(&self, verdict: &Verdict, request: &CorsRequest<'a>) -> Option<EditValue<'a>> {
         match request.origin {
-            _ if self.is_any() => Some(EditValue::Fixed(&STAR)),
+            _ if self.any.is_some_and(|any| verdict.entry == Some(any.entry)) => Some(EditValue::Fixed(&STAR)),
             RequestField::One(origin) => Some(EditValue::Request(origin)),
             RequestField::Absent | RequestField::Many => None,
         }

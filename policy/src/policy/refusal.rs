@@ -16,6 +16,7 @@ use http::header::{
 };
 
 use super::Policy;
+use super::terms::OriginTerms;
 use crate::headers::{DisclosedList, EditValue, HeaderEdit, TRUE, whole};
 use crate::names::is_token;
 use crate::request::{CorsRequest, FieldLines, RequestField};
@@ -81,23 +82,26 @@ impl Policy {
         let refused = self.refused(verdict, request);
         // As for an allowed preflight: without this field a browser reports it as missing to a page
         // with credentials.
-        let has_credentials = self.has_credentials() && !verdict.terms.without_credentials;
-        let listed = refused.and_then(|refused| self.listed_headers(refused));
-        let names = match (&self.rendered().headers, &listed) {
+        let terms = self.terms(verdict);
+        let has_credentials = terms.has_credentials() && !verdict.terms.without_credentials;
+        let listed = refused.and_then(|refused| terms.listed_headers(refused));
+        let names = match (&terms.rendered.headers, &listed) {
             (DisclosedList::Nothing, _) | (_, Some(_)) => None,
             (DisclosedList::Whole(_) | DisclosedList::Echo, None) => Some(request.requested_headers),
         };
         let fields = [
-            refused.and_then(|_| self.allowed_origin(request)).map(|value| (ACCESS_CONTROL_ALLOW_ORIGIN, value)),
+            refused
+                .and_then(|_| self.allowed_origin(verdict, request))
+                .map(|value| (ACCESS_CONTROL_ALLOW_ORIGIN, value)),
             has_credentials.then_some((ACCESS_CONTROL_ALLOW_CREDENTIALS, EditValue::Fixed(&TRUE))),
             refused
-                .and_then(|refused| self.listed_methods(refused, request))
+                .and_then(|refused| terms.listed_methods(refused, request))
                 .map(|value| (ACCESS_CONTROL_ALLOW_METHODS, value)),
             listed.map(|value| (ACCESS_CONTROL_ALLOW_HEADERS, value)),
             Some((ACCESS_CONTROL_MAX_AGE, EditValue::Fixed(&NO_AGE))),
         ];
         let fields = fields.into_iter().flatten().map(|(name, value)| HeaderEdit { name, value });
-        let names = AllowedNames { lines: names, allowed: &self.template.headers, next: 0, rest: b"" };
+        let names = AllowedNames { lines: names, allowed: &terms.headers, next: 0, rest: b"" };
         fields.chain(names).filter(move |_| refused.is_some())
     }
 
@@ -114,14 +118,16 @@ impl Policy {
             return None;
         }
         let refused = RefusedParts {
-            method: !self.allows_method(request.requested_method),
-            headers: request_headers::check(lines, &self.template.headers).is_err(),
+            method: !self.terms(verdict).allows_method(request.requested_method),
+            headers: request_headers::check(lines, &self.terms(verdict).headers).is_err(),
         };
         (refused.method || refused.headers).then_some(refused)
     }
+}
 
+impl OriginTerms {
     fn listed_methods<'a>(&'a self, refused: RefusedParts, request: &CorsRequest<'a>) -> Option<EditValue<'a>> {
-        let rendered = self.rendered();
+        let rendered = &self.rendered;
         // https://fetch.spec.whatwg.org/#cors-preflight-fetch: a browser fills in the request's own
         // method where the field is missing and the page watches its upload. So where the method is
         // refused, the field is always there.
@@ -142,8 +148,8 @@ impl Policy {
     fn listed_headers(&self, refused: RefusedParts) -> Option<EditValue<'_>> {
         // https://fetch.spec.whatwg.org/#cors-non-wildcard-request-header-name: in Chromium `*`
         // covers it.
-        let is_star_unsafe = matches!(self.template.headers, AllowedHeaders::AllButAuthorization) && refused.headers;
-        whole(&self.rendered().headers).filter(|_| !is_star_unsafe)
+        let is_star_unsafe = matches!(self.headers, AllowedHeaders::AllButAuthorization) && refused.headers;
+        whole(&self.rendered.headers).filter(|_| !is_star_unsafe)
     }
 }
 

@@ -29,11 +29,12 @@ const SIMILAR_MIN: f64 = 0.7;
 /// The most problems that are reported for one script.
 const PROBLEMS_MAX: usize = 50;
 
-/// The parts of a request that a script names, and whether it uses the data files.
+/// The parts of a request and the groups that a script names, and whether it uses the data files.
 #[derive(Debug, Default)]
 pub(super) struct NamedInputs {
     pub(super) headers: Vec<(Box<str>, ScriptLocation)>,
     pub(super) query_keys: Vec<(Box<str>, ScriptLocation)>,
+    pub(super) groups: Vec<(Box<str>, ScriptLocation)>,
     /// The fields of `req`, as bits.
     pub(super) fields: u64,
     pub(super) uses_data: bool,
@@ -302,11 +303,24 @@ impl<'a> ScriptAudit<'a> {
             Expr::MethodCall(call, position) => self.call(call, *position, true),
             Expr::Property(parts, position) => self.property(&parts.2, *position, before),
             Expr::Variable(parts, None, position) if parts.0.is_none() => self.variable(&parts.1, *position),
+            Expr::Map(parts, _) => parts.0.iter().for_each(|(key, value)| self.option(&key.name, value)),
             Expr::ThisPtr(position) => self.error(*position, 4, "a rule has no `this`, expected a parameter"),
             Expr::DynamicConstant(value, position) if value.is_fnptr() => {
                 self.error(*position, 1, "a rule has no function pointers, expected a call");
             }
             _ => {}
+        }
+    }
+
+    /// Notes a group, which must be a literal, so that the answers of the script are known when it
+    /// is loaded.
+    fn option(&mut self, key: &str, value: &Expr) {
+        match value {
+            _ if key != "group" => {}
+            Expr::StringConstant(name, position) => note(&mut self.named.groups, name, *position),
+            other => {
+                self.error(other.start_position(), 1, "the name of a group is computed, expected it in quotes");
+            }
         }
     }
 

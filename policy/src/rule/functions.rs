@@ -11,7 +11,7 @@ use super::data::RuleData;
 use super::engine::{fault, keys};
 use super::input::{InputValues, RequestPart};
 use super::run::{HostFault, ScriptAnswer};
-use super::{MESSAGE_LEN_MAX, RuleAnswer, RuleErrorKind, RuleLimits};
+use super::{MESSAGE_LEN_MAX, RuleErrorKind, RuleLimits};
 
 use crate::verdict::RuleTerms;
 
@@ -83,30 +83,46 @@ fn read_listed(req: &ScriptRequest, part: Option<RequestPart>, what: &str, name:
 
 fn register_answers(engine: &mut Engine) {
     engine.register_type_with_name::<ScriptAnswer>("Answer");
-    engine.register_fn("allow", || ScriptAnswer(RuleAnswer::Allow(RuleTerms::NONE)));
-    engine.register_fn("allow", |terms: Map| terms_of(&terms).map(|terms| ScriptAnswer(RuleAnswer::Allow(terms))));
-    engine.register_fn("deny", || ScriptAnswer(RuleAnswer::Deny(None)));
-    engine.register_fn("deny", |reason: &str| ScriptAnswer(RuleAnswer::Deny(Some(message(reason)))));
+    engine.register_fn("allow", || ScriptAnswer::Allow(None, RuleTerms::NONE));
+    engine.register_fn("allow", |options: Map| -> Outcome<ScriptAnswer> {
+        Ok(ScriptAnswer::Allow(group_of(&options)?, terms_of(&options)?))
+    });
+    engine.register_fn("deny", || ScriptAnswer::Deny(None));
+    engine.register_fn("deny", |reason: &str| ScriptAnswer::Deny(Some(message(reason))));
+}
+
+fn option_fault(message: impl Into<String>) -> Box<EvalAltResult> {
+    fault(HostFault { kind: RuleErrorKind::Result, message: message.into() })
+}
+
+fn group_of(map: &Map) -> Outcome<Option<ImmutableString>> {
+    match map.get("group").map(Dynamic::as_immutable_string_ref) {
+        None => Ok(None),
+        Some(Ok(name)) => Ok(Some(name.clone())),
+        Some(Err(_)) => Err(option_fault("invalid `group`, expected the name of a group")),
+    }
 }
 
 fn terms_of(map: &Map) -> Outcome<RuleTerms> {
-    let error = |message: String| fault(HostFault { kind: RuleErrorKind::Result, message });
-    if let Some(unknown) = keys(map).find(|key| !["maxAge", "credentials"].contains(key)) {
-        return Err(error(format!("`allow` has no option `{unknown}`, expected `maxAge` or `credentials`")));
+    if let Some(unknown) = keys(map).find(|key| !["group", "maxAge", "credentials"].contains(key)) {
+        return Err(option_fault(format!(
+            "`allow` has no option `{unknown}`, expected `group`, `maxAge` or `credentials`"
+        )));
     }
     let max_age_seconds = match map.get("maxAge") {
         None => None,
         Some(value) => match value.as_int() {
             Ok(seconds @ 0..=MAX_AGE_SECONDS_MAX) => u32::try_from(seconds).ok(),
             _ => {
-                return Err(error(format!("invalid `maxAge`, expected seconds from 0 to {MAX_AGE_SECONDS_MAX}")));
+                let why = format!("invalid `maxAge`, expected seconds from 0 to {MAX_AGE_SECONDS_MAX}");
+                return Err(option_fault(why));
             }
         },
     };
     let without_credentials = match map.get("credentials").map(Dynamic::as_bool) {
         None | Some(Ok(true)) => false,
         Some(Ok(false)) => true,
-        Some(Err(_)) => return Err(error("invalid `credentials`, expected true or false".to_owned())),
+        Some(Err(_)) => return Err(option_fault("invalid `credentials`, expected true or false")),
     };
     Ok(RuleTerms { max_age_seconds, without_credentials })
 }

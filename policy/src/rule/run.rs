@@ -7,12 +7,13 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use rhai::{Dynamic, EvalAltResult, Position};
+use rhai::{Dynamic, EvalAltResult, ImmutableString, Position};
 
 use super::engine::{self, RuleProgram};
 use super::functions::ScriptRequest;
 use super::input::InputValues;
 use super::{RuleAnswer, RuleError, RuleErrorKind, RuleRun};
+use crate::verdict::RuleTerms;
 
 /// The operations between two calls of `is_over`, which reads a clock.
 const CHECK_INTERVAL: u64 = 128;
@@ -22,7 +23,12 @@ const ERROR_LEN_MAX: usize = 200;
 
 /// The value that `allow` and `deny` return.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ScriptAnswer(pub(super) RuleAnswer);
+pub(super) enum ScriptAnswer {
+    /// The origin is allowed, with the terms of this group, narrowed by these terms.
+    Allow(Option<ImmutableString>, RuleTerms),
+    /// The origin is denied, with this message.
+    Deny(Option<Arc<str>>),
+}
 
 /// The error of a host function.
 #[derive(Debug, Clone)]
@@ -54,26 +60,39 @@ pub(super) fn progress(operations: u64) -> Option<Dynamic> {
     (operations.is_multiple_of(CHECK_INTERVAL) && (now.is_over)()).then_some(Dynamic::UNIT)
 }
 
-pub(super) fn run(program: &RuleProgram, values: InputValues, is_over: fn() -> bool) -> RuleRun {
+pub(super) fn run(program: &RuleProgram, values: InputValues, groups: &[Box<str>], is_over: fn() -> bool) -> RuleRun {
     let values = Arc::new(values);
     PROGRESS.set(RunProgress { operations: 0, is_over });
     let req = Dynamic::from(ScriptRequest(Arc::clone(&values)));
     let result = catch_unwind(AssertUnwindSafe(|| engine::call(program, req)));
     let answer = match result {
-        Ok(Ok(value)) => answer(value),
+        Ok(Ok(value)) => answer(value, groups),
         Ok(Err(error)) => Err(rule_error(&error)),
         Err(_) => Err(plain(RuleErrorKind::Panic, "a built-in function panicked".to_owned())),
     };
     RuleRun { answer, reads: values.reads(), operations: PROGRESS.get().operations }
 }
 
-fn answer(value: Dynamic) -> Result<RuleAnswer, RuleError> {
+fn answer(value: Dynamic, groups: &[Box<str>]) -> Result<RuleAnswer, RuleError> {
     if value.is_unit() {
         return Ok(RuleAnswer::Abstain);
     }
     let name = value.type_name();
     let message = format!("`decide` returned {name}, expected `allow()`, `deny(..)` or nothing");
-    value.try_cast::<ScriptAnswer>().map(|answer| answer.0).ok_or_else(|| plain(RuleErrorKind::Result, message))
+    match value.try_cast::<ScriptAnswer>() {
+        Some(ScriptAnswer::Allow(None, terms)) => Ok(RuleAnswer::Allow { group: None, terms }),
+        Some(ScriptAnswer::Allow(Some(name), terms)) => {
+            let listed = (0..).zip(groups).find(|(_, group)| ***group == *name);
+            let (index, _) = listed.ok_or_else(|| plain(RuleErrorKind::Unlisted, unlisted(&name)))?;
+            Ok(RuleAnswer::Allow { group: Some(index), terms })
+        }
+        Some(ScriptAnswer::Deny(message)) => Ok(RuleAnswer::Deny(message)),
+        None => Err(plain(RuleErrorKind::Result, message)),
+    }
+}
+
+fn unlisted(group: &str) -> String {
+    shown(&format!("the group `{group}` is not listed, expected it in the policy's `rule`"))
 }
 
 fn plain(kind: RuleErrorKind, message: String) -> RuleError {
@@ -186,7 +205,7 @@ mod tests {
         let mut program = RuleProgram::parse(source, &data, &limits).unwrap();
         program.engine.register_fn("explode", || -> bool { std::panic::panic_any("boom") });
         for _ in 0..3 {
-            let outcome = run(&program, InputValues::new(&rule, &input, rule.wanted), never);
+            let outcome = run(&program, InputValues::new(&rule, &input, rule.wanted), &[], never);
             assert_eq!(outcome.answer.unwrap_err().kind, RuleErrorKind::Panic);
             assert_eq!(rule.names(outcome.reads), ["host"]);
         }

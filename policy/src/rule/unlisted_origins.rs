@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue};
 
 use super::input::RequestPart;
 use super::literals::SourceLiterals;
-use super::{Rule, RuleAnswer, RuleInput};
+use super::{Rule, RuleAnswer, RuleInput, RuleRun};
 use crate::names::is_token;
 use crate::origin::extension::ExtensionScheme;
 use crate::origin::host::is_loopback;
@@ -35,13 +35,13 @@ const FILLS_MAX: usize = 16;
 
 /// The result of probing a rule with unlisted origins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnlistedOriginReport {
+pub(crate) struct UnlistedOriginReport {
     /// The description of a request that was allowed with credentials, for a message.
-    pub admitted: Option<String>,
+    pub(crate) admitted: Option<String>,
     /// The description of such a request from the origin of an extension.
-    pub admitted_extension: Option<String>,
+    pub(crate) admitted_extension: Option<String>,
     /// Whether the rule read the tenant, so that its answer may differ between tenants.
-    pub reads_tenant: bool,
+    pub(crate) reads_tenant: bool,
 }
 
 /// The value of the fields in a probe.
@@ -60,27 +60,42 @@ struct OriginProbe {
     shown: String,
 }
 
+/// Whether an answer with this group, an index of [`Rule::groups`], has credentials.
+pub(crate) type AnsweredCredentials<'a> = &'a dyn Fn(Option<u8>) -> bool;
+
 impl Rule {
     /// Probes the rule with random origins, as preflights and as actual requests.
-    pub fn probe_unlisted_origins(&self) -> UnlistedOriginReport {
-        self.probe_origins("", PROBES_MAX)
+    pub(crate) fn probe_unlisted_origins(&self, has_credentials: AnsweredCredentials<'_>) -> UnlistedOriginReport {
+        self.probe_origins("", PROBES_MAX, has_credentials)
     }
 
     /// Probes the rule on behalf of one tenant, with fewer probes.
-    pub fn probe_unlisted_origins_of_tenant(&self, tenant: &str) -> UnlistedOriginReport {
-        self.probe_origins(tenant, PROBES_MAX_TENANT)
+    pub(crate) fn probe_unlisted_origins_of_tenant(
+        &self,
+        tenant: &str,
+        has_credentials: AnsweredCredentials<'_>,
+    ) -> UnlistedOriginReport {
+        self.probe_origins(tenant, PROBES_MAX_TENANT, has_credentials)
     }
 
-    fn probe_origins(&self, tenant: &str, probes_max: usize) -> UnlistedOriginReport {
+    fn probe_origins(
+        &self,
+        tenant: &str,
+        probes_max: usize,
+        has_credentials: AnsweredCredentials<'_>,
+    ) -> UnlistedOriginReport {
         let name = format!("e{:08x}", RandomState::new().hash_one(tenant) >> 32);
         let literals = SourceLiterals::of(self.script.source());
         let mut report = UnlistedOriginReport { admitted: None, admitted_extension: None, reads_tenant: false };
         let fills = self.fills(&name, &literals);
         for (probe, fill) in probes(&name, &literals, &fills).take(probes_max) {
             for kind in [RequestKind::Preflight, RequestKind::Actual] {
-                let (is_admitted, reads_tenant) = self.probe_origin(&probe.origin, kind, tenant, fill);
-                report.reads_tenant |= reads_tenant;
-                if is_admitted {
+                let Some(run) = self.probe_origin(&probe.origin, kind, tenant, fill) else { continue };
+                report.reads_tenant |= run.reads.has_tenant();
+                if let Ok(RuleAnswer::Allow { group, terms }) = run.answer
+                    && !terms.without_credentials
+                    && has_credentials(group)
+                {
                     let is_extension = ExtensionScheme::of_origin(&probe.origin).is_some();
                     let admitted = if is_extension { &mut report.admitted_extension } else { &mut report.admitted };
                     admitted.get_or_insert_with(|| self.shown(&probe, fill).replace(&name, "any-name"));
@@ -114,8 +129,8 @@ impl Rule {
         }
     }
 
-    fn probe_origin(&self, origin: &str, kind: RequestKind, tenant: &str, fill: FieldFill<'_>) -> (bool, bool) {
-        let Ok(parsed) = parse(origin.as_bytes()) else { return (false, false) };
+    fn probe_origin(&self, origin: &str, kind: RequestKind, tenant: &str, fill: FieldFill<'_>) -> Option<RuleRun> {
+        let parsed = parse(origin.as_bytes()).ok()?;
         let text = |bytes| str::from_utf8(bytes).unwrap_or_default();
         let value = match fill {
             FieldFill::Nothing => None,
@@ -125,7 +140,7 @@ impl Rule {
         let token = value.filter(|value| is_token(value.as_bytes()));
         let method = token.filter(|token| token.bytes().all(|byte| byte.is_ascii_uppercase())).unwrap_or("GET");
         let requested: Vec<&[u8]> = token.map(str::as_bytes).into_iter().collect();
-        let run = self.run(
+        Some(self.run(
             &RuleInput {
                 origin,
                 scheme: text(parsed.scheme),
@@ -142,8 +157,7 @@ impl Rule {
             },
             0,
             || false,
-        );
-        (matches!(run.answer, Ok(RuleAnswer::Allow(terms)) if !terms.without_credentials), run.reads.has_tenant())
+        ))
     }
 
     fn filled_headers(&self, value: Option<&str>) -> HeaderMap {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crossgate_policy::{
     CrossSiteNavigations, CrossSiteProtection, CrossSiteReads, CrossSiteTerms, DangerousSwitches, Disclosure,
-    OriginSetSpec, PolicySpec,
+    GroupSpec, OriginSetSpec, OwnOriginSpec, PolicySpec,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -20,7 +20,47 @@ pub(crate) struct Policies {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Tenant {
     pub(crate) policy: String,
-    pub(crate) allow_origins: Vec<String>,
+    allow_origins: Vec<OwnOriginText>,
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(untagged)]
+pub(crate) enum OwnOriginText {
+    Plain(String),
+    Grouped { group: String, origins: Vec<String> },
+}
+
+/// Returns a tenant's own origins as the engine takes them.
+pub(crate) fn own_origins(texts: &[OwnOriginText]) -> Vec<OwnOriginSpec> {
+    let specs = |text: &OwnOriginText| match text {
+        OwnOriginText::Plain(origin) => vec![OwnOriginSpec { origin: origin.clone(), group: None }],
+        OwnOriginText::Grouped { group, origins } => {
+            let spec = |origin: &String| OwnOriginSpec { origin: origin.clone(), group: Some(group.clone()) };
+            origins.iter().map(spec).collect()
+        }
+    };
+    texts.iter().flat_map(specs).collect()
+}
+
+impl Tenant {
+    pub(crate) fn own_origins(&self) -> Vec<OwnOriginSpec> {
+        own_origins(&self.allow_origins)
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+struct GroupText {
+    name: String,
+    allow_origins: Vec<String>,
+    origin_sets: Vec<OriginSetText>,
+    allow_origin_regexes: Vec<String>,
+    allow_methods: Option<Vec<String>>,
+    allow_headers: Option<Vec<String>>,
+    expose_headers: Option<Vec<String>>,
+    allow_credentials: Option<bool>,
+    max_age: Option<u32>,
+    tenants_may_add: bool,
 }
 
 #[derive(Deserialize)]
@@ -47,6 +87,8 @@ pub(crate) struct PolicyText {
     dangerously_allow_local_file_origins: bool,
     dangerously_allow_any_extension: bool,
     dangerously_allow_any_origin: bool,
+    dangerously_allow_cross_site: bool,
+    groups: Vec<GroupText>,
 }
 
 impl Default for PolicyText {
@@ -73,6 +115,8 @@ impl Default for PolicyText {
             dangerously_allow_local_file_origins: false,
             dangerously_allow_any_extension: false,
             dangerously_allow_any_origin: false,
+            dangerously_allow_cross_site: false,
+            groups: Vec::new(),
         }
     }
 }
@@ -170,6 +214,8 @@ pub(crate) struct Expect {
     pub(crate) kind: String,
     pub(crate) verdict: String,
     pub(crate) reason: String,
+    /// The group whose terms apply, if it is not the policy itself.
+    pub(crate) group: Option<String>,
     pub(crate) status: u16,
     pub(crate) upstream: usize,
     #[serde(default, rename = "http400")]
@@ -192,6 +238,9 @@ pub(crate) struct PatternCase {
     pub(crate) id: String,
     pub(crate) title: String,
     pub(crate) policy: PolicyText,
+    /// The origins that a tenant adds.
+    #[serde(default)]
+    pub(crate) own: Vec<OwnOriginText>,
     #[serde(default)]
     pub(crate) refused: BTreeMap<String, String>,
     #[serde(default)]
@@ -215,12 +264,9 @@ pub(crate) fn latin1(bytes: &[u8]) -> String {
 
 impl PolicyText {
     pub(crate) fn spec(&self) -> PolicySpec {
-        let sets = self.origin_sets.iter();
         PolicySpec {
             allow_origins: self.allow_origins.clone(),
-            origin_sets: sets
-                .map(|set| OriginSetSpec { name: set.name.clone(), origins: set.origins.clone() })
-                .collect(),
+            origin_sets: sets(&self.origin_sets),
             allow_origin_regexes: self.allow_origin_regexes.clone(),
             allow_methods: self.allow_methods.clone(),
             allow_headers: self.allow_headers.clone(),
@@ -251,9 +297,32 @@ impl PolicyText {
                 allow_local_file_origins: self.dangerously_allow_local_file_origins,
                 allow_any_extension: self.dangerously_allow_any_extension,
                 allow_any_origin: self.dangerously_allow_any_origin,
+                allow_cross_site: self.dangerously_allow_cross_site,
             },
+            groups: self.groups.iter().map(GroupText::spec).collect(),
         }
     }
+}
+
+impl GroupText {
+    fn spec(&self) -> GroupSpec {
+        GroupSpec {
+            name: self.name.clone(),
+            allow_origins: self.allow_origins.clone(),
+            origin_sets: sets(&self.origin_sets),
+            allow_origin_regexes: self.allow_origin_regexes.clone(),
+            allow_methods: self.allow_methods.clone(),
+            allow_headers: self.allow_headers.clone(),
+            expose_headers: self.expose_headers.clone(),
+            allow_credentials: self.allow_credentials,
+            max_age_seconds: self.max_age,
+            tenants_may_add: self.tenants_may_add,
+        }
+    }
+}
+
+fn sets(texts: &[OriginSetText]) -> Vec<OriginSetSpec> {
+    texts.iter().map(|set| OriginSetSpec { name: set.name.clone(), origins: set.origins.clone() }).collect()
 }
 
 impl PolicyText {

@@ -62,7 +62,7 @@ fn script_uses_its_own_constants_and_functions() {
     let source = "const HOSTS = [\"pr-1.shop.test\"];\nconst MAX = 60;\n\
                   fn known(host) { host in HOSTS }\nfn decide(req) { if known(req.host) { allow(#{ maxAge: MAX }) } }";
     let terms = RuleTerms { max_age_seconds: Some(60), without_credentials: false };
-    assert_eq!(run(&rule(source)).answer, Ok(RuleAnswer::Allow(terms)));
+    assert_eq!(run(&rule(source)).answer, Ok(RuleAnswer::Allow { group: None, terms }));
 }
 
 #[test]
@@ -70,11 +70,11 @@ fn decide_returns_allow_deny_or_nothing() {
     check("allow()", allow());
     check(
         "allow(#{ credentials: false })",
-        RuleAnswer::Allow(RuleTerms { max_age_seconds: None, without_credentials: true }),
+        RuleAnswer::Allow { group: None, terms: RuleTerms { max_age_seconds: None, without_credentials: true } },
     );
     check(
         "allow(#{ credentials: true, maxAge: 0 })",
-        RuleAnswer::Allow(RuleTerms { max_age_seconds: Some(0), ..RuleTerms::NONE }),
+        RuleAnswer::Allow { group: None, terms: RuleTerms { max_age_seconds: Some(0), ..RuleTerms::NONE } },
     );
     check("deny(\"no\")", RuleAnswer::Deny(Some("no".into())));
     check("deny()", RuleAnswer::Deny(None));

@@ -53,17 +53,20 @@ fn start(policies: &Policies, name: &str, form: OriginForm, engine: RequestEngin
         let listed: Vec<String> = serde_json::from_value(fields.get("allowOrigins")?.clone()).unwrap();
         // A rule cannot allow any origin or any extension.
         let is_inexpressible = |entry: &String| entry == "*" || entry.ends_with("://*");
-        if listed.iter().chain(&own).any(is_inexpressible) || fields.contains_key("allowOriginRegexes") {
+        let has_more = ["allowOriginRegexes", "groups"].iter().any(|key| fields.contains_key(*key));
+        let plain: Vec<String> = own.drain(..).map(|own| own.as_str().map(str::to_owned)).collect::<Option<_>>()?;
+        if listed.iter().chain(&plain).any(is_inexpressible) || has_more {
             return None;
         }
         let (null, entries): (Vec<_>, Vec<_>) = listed.into_iter().partition(|entry| entry == "null");
-        let entries = entries.into_iter().chain(own.drain(..));
+        let entries = entries.into_iter().chain(plain);
         let conditions = entries.map(|entry| format!("if {} {{ return allow(); }}\n", condition(&entry)));
         script = Some(format!("fn decide(req) {{\n{}deny()\n}}\n", conditions.collect::<String>()));
         fields.insert("allowOrigins".to_owned(), null.into());
         fields.insert("rule".to_owned(), serde_json::json!({ "script": "origins.rhai" }));
     }
-    let tenants = format!("[{{ id: it, hosts: [\"*\"], upstream: a, policy: it, allowOrigins: {own:?} }}]");
+    let own = Value::Array(own);
+    let tenants = format!("[{{ id: it, hosts: [\"*\"], upstream: a, policy: it, allowOrigins: {own} }}]");
     let text = format!(
         "version: 1\nlisteners: [{{ address: \"127.0.0.1:0\" }}]\n{REST}policies:\n  it: {template}\ntenants: {tenants}\n"
     );

@@ -19,7 +19,7 @@ pub(crate) struct Policies {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TenantPolicy {
     pub(crate) policy: String,
-    pub(crate) allow_origins: Vec<String>,
+    pub(crate) allow_origins: Vec<serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -109,7 +109,7 @@ pub(crate) fn read<T: for<'de> Deserialize<'de>>(name: &str) -> T {
 
 impl Policies {
     /// A policy as YAML, and the origins that a tenant adds to it.
-    pub(crate) fn of(&self, name: &str) -> (&serde_json::Value, &[String]) {
+    pub(crate) fn of(&self, name: &str) -> (&serde_json::Value, &[serde_json::Value]) {
         match self.tenants.get(name) {
             Some(tenant) => (&self.templates[&tenant.policy], &tenant.allow_origins),
             None => (&self.templates[name], &[]),

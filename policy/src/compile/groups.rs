@@ -1,0 +1,115 @@
+//! Checks the groups of a policy against each other: `*` next to credentials, and groups that no
+//! origin can reach.
+
+use super::rules;
+use super::terms;
+use crate::group::GroupId;
+use crate::origin::pattern::quoted_message;
+use crate::origin::risk::EntryRestrictions;
+use crate::policy::Template;
+use crate::rule::Rule;
+use crate::spec::{CompileFindings, CrossSiteProtection, PolicySpec, SpecLocation};
+
+const ANY_NEXT_TO_CREDENTIALS: &str = "`*` next to origins with credentials lets pages of every site send requests with the user's cookies, \
+     expected `crossSite: Protect`, or `dangerouslyAllowCrossSite` as well";
+
+/// Reports what is wrong with the groups as a whole.
+pub(super) fn check(spec: &PolicySpec, rule: Option<&Rule>, findings: &mut CompileFindings) {
+    check_any(spec, findings);
+    for (index, group) in spec.groups.iter().enumerate() {
+        let is_answered = rule.is_some_and(|rule| rule.groups().iter().any(|name| **name == *group.name));
+        let is_empty = group.allow_origins.len() + group.origin_sets.len() + group.allow_origin_regexes.len() == 0;
+        if is_empty && !is_answered && !group.tenants_may_add {
+            let why = "can never be reached, expected origins in it, `tenantsMayAdd: true`, or a rule that lists it";
+            findings.within(GroupId::of_index(index)).warn(SpecLocation::Group, quoted_message(&group.name, why));
+        }
+    }
+    findings.within(GroupId::BASE);
+}
+
+/// Refuses `*` next to entries with credentials, unless the policy protects from what `*` invites.
+fn check_any(spec: &PolicySpec, findings: &mut CompileFindings) {
+    let is_protected = spec.cross_site.protection == CrossSiteProtection::Protect || spec.dangerously.allow_cross_site;
+    if is_protected || !terms::restrictions(spec).any(|terms| terms.credentials) {
+        return;
+    }
+    let all = terms::restrictions(spec).zip(lists_of_origins(spec)).enumerate();
+    for (number, (terms, lists)) in all {
+        // With credentials of its own, `*` is refused in any case.
+        let star = lists.into_iter().find(|(_, origin)| *origin == "*").filter(|_| !terms.credentials);
+        if let Some((place, _)) = star {
+            let group = number.checked_sub(1).map(GroupId::of_index).unwrap_or_default();
+            findings.within(group).error(place, ANY_NEXT_TO_CREDENTIALS);
+        }
+    }
+    findings.within(GroupId::BASE);
+}
+
+/// Returns the origins of each group with their locations, the policy's own first.
+pub(super) fn lists_of_origins(spec: &PolicySpec) -> impl Iterator<Item = Vec<(SpecLocation, &String)>> {
+    let base = (&spec.allow_origins, &spec.origin_sets);
+    let groups = spec.groups.iter().map(|group| (&group.allow_origins, &group.origin_sets));
+    std::iter::once(base).chain(groups).map(|(listed, sets)| {
+        let listed = (0..).map(SpecLocation::AllowOrigins).zip(listed);
+        let in_sets = sets.iter().enumerate().flat_map(|(set, origins)| {
+            origins.origins.iter().enumerate().map(move |(index, text)| (SpecLocation::OriginSet { set, index }, text))
+        });
+        listed.chain(in_sets).collect()
+    })
+}
+
+/// Checks `*` among a tenant's own origins.
+pub(super) fn check_own_any(template: &Template, star: usize, findings: &mut CompileFindings) {
+    let place = SpecLocation::AllowOrigins(star);
+    if template.rule.is_some() && template.terms.groups.is_empty() {
+        findings.error(place, rules::NEXT_TO_ANY);
+    }
+    let is_protected =
+        template.cross_site.protection == CrossSiteProtection::Protect || template.dangerously().allow_cross_site;
+    let has_credentials = template.terms.groups.iter().any(|group| group.terms.has_credentials());
+    if has_credentials && !is_protected {
+        findings.error(place, ANY_NEXT_TO_CREDENTIALS);
+    }
+}
+
+/// The names and restrictions of a policy's groups. The first is the policy itself.
+pub(super) struct KnownGroups<'a>(Vec<(&'a str, EntryRestrictions)>);
+
+impl<'a> KnownGroups<'a> {
+    pub(super) fn of_spec(spec: &'a PolicySpec) -> Self {
+        let names = std::iter::once("").chain(spec.groups.iter().map(|group| group.name.as_str()));
+        Self(names.zip(terms::restrictions(spec)).collect())
+    }
+
+    pub(super) fn of_template(template: &'a Template) -> Self {
+        let names = std::iter::once("").chain(template.terms.groups.iter().map(|group| &*group.name));
+        Self(names.zip(template.terms.all().map(|(_, terms)| terms.restrictions)).collect())
+    }
+
+    fn get(&self, group: GroupId) -> Option<&(&'a str, EntryRestrictions)> {
+        self.0.get(group.index().map_or(0, |index| index + 1))
+    }
+
+    /// Returns what restricts the entries of a group. `None` beyond the most groups.
+    pub(super) fn restrictions(&self, group: GroupId) -> Option<EntryRestrictions> {
+        self.get(group).map(|(_, restrictions)| *restrictions)
+    }
+
+    /// Returns the place of a group's entries, for messages.
+    pub(super) fn place(&self, group: GroupId) -> String {
+        match (group, self.get(group)) {
+            (GroupId::BASE, _) | (_, None) => "the policy outside of groups".to_owned(),
+            (_, Some((name, _))) => format!("the group `{name}`"),
+        }
+    }
+}
+
+/// Returns the message for a group that does not exist.
+pub(super) fn unknown<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
+    let known: Vec<String> = known.map(|name| format!("`{name}`")).collect();
+    let expected = match known.as_slice() {
+        [] => "expected one to be defined in `groups`".to_owned(),
+        known => format!("expected one of {}", known.join(", ")),
+    };
+    quoted_message(name, &format!("is no group of the policy, {expected}"))
+}

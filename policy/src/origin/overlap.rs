@@ -1,0 +1,227 @@
+//! Finds an origin that two entries of different groups both cover, although neither comes first.
+//!
+//! The order of entries is total except for two cases: stars within labels of one rank
+//! ([`set::rank`](super::set::rank)), and regexes. For stars the shortest common labels are tried.
+//! For regexes the product of both automata and of the grammar of origins is searched. All of this
+//! runs when a policy is compiled.
+
+use std::collections::{HashMap, VecDeque};
+
+use regex_automata::hybrid::LazyStateID;
+use regex_automata::hybrid::dfa::{Cache, DFA};
+use regex_automata::nfa::thompson;
+use regex_automata::util::{start, syntax};
+use regex_automata::{Anchored, MatchKind};
+
+use super::parse::parse;
+use super::pattern::{OriginPattern, PortPattern};
+use super::set::rank;
+
+/// The most states of a product that are searched for one pair of expressions.
+const STATES_MAX: usize = 4096;
+
+/// The most memory of one automaton, in bytes.
+const CACHE_LEN_MAX: usize = 8 << 20;
+
+/// The bytes of origins. Those that make the best witness come first.
+const BYTES: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789-._:/[]+";
+
+/// The grammar of origins, without the limits of lengths and numbers.
+const GRAMMAR: &str = r"\A[a-z][a-z0-9+.-]*://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?\z";
+
+/// Two expressions that may match one origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RegexOverlap {
+    /// Both match this origin.
+    Witness(String),
+    /// The expressions are too complex to compare.
+    Unclear,
+}
+
+/// Returns an origin that both patterns cover, if they have the same rank and are not equal.
+pub(crate) fn of_patterns(one: &OriginPattern, other: &OriginPattern) -> Option<String> {
+    let is_same_host = one.host() == other.host() && one.scheme() == other.scheme();
+    if !is_same_host || rank(one) != rank(other) || one == other {
+        return None;
+    }
+    let ((before, after), (other_before, other_after)) = (one.literals(), other.literals());
+    let first = if before.len() >= other_before.len() { before } else { other_before };
+    let last = if after.len() >= other_after.len() { after } else { other_after };
+    // The shortest labels have the literals overlap.
+    let overlaps = (0..=first.len().min(last.len())).filter(|len| first.ends_with(last.get(..*len).unwrap_or("-")));
+    let joined = overlaps.map(|len| format!("{first}{}", last.get(len..).unwrap_or_default()));
+    let port = match one.port() {
+        PortPattern::Number(number) => format!(":{number}"),
+        PortPattern::Default | PortPattern::Any => String::new(),
+    };
+    let labels = std::iter::once(format!("{first}x{last}")).chain(joined);
+    let mut origins = labels.map(|label| format!("{}://{label}.{}{port}", one.scheme().as_str(), one.host()));
+    origins.find(|origin| {
+        parse(origin.as_bytes()).is_ok_and(|origin| one.covers_under(&origin) && other.covers_under(&origin))
+    })
+}
+
+/// An automaton of a whole expression.
+pub(crate) struct OriginAutomaton {
+    dfa: DFA,
+    cache: Cache,
+}
+
+impl OriginAutomaton {
+    /// Builds the automaton of an anchored expression. `None` if it is too large.
+    pub(crate) fn new(whole: &str) -> Option<Self> {
+        let config = DFA::config()
+            .match_kind(MatchKind::All)
+            .unicode_word_boundary(true)
+            .cache_capacity(CACHE_LEN_MAX)
+            .skip_cache_capacity_check(true)
+            // A cleared cache would renumber the states, so the search gives up instead.
+            .minimum_cache_clear_count(Some(0));
+        let dfa = DFA::builder()
+            .configure(config)
+            .syntax(syntax::Config::new().utf8(false))
+            .thompson(thompson::Config::new().utf8(false).nfa_size_limit(Some(CACHE_LEN_MAX)))
+            .build(whole)
+            .ok()?;
+        let cache = dfa.create_cache();
+        Some(Self { dfa, cache })
+    }
+
+    /// Builds the automaton of the grammar of origins.
+    pub(crate) fn of_grammar() -> Option<Self> {
+        Self::new(GRAMMAR)
+    }
+
+    fn start(&mut self) -> Option<LazyStateID> {
+        self.dfa.start_state(&mut self.cache, &start::Config::new().anchored(Anchored::Yes)).ok()
+    }
+
+    /// Reads one byte. The outer `None` means that the automaton is too large, the inner one that
+    /// nothing can match any more.
+    fn step(&mut self, state: LazyStateID, byte: u8) -> Option<Option<LazyStateID>> {
+        let next = self.dfa.next_state(&mut self.cache, state, byte).ok()?;
+        if next.is_quit() { None } else { Some((!next.is_dead()).then_some(next)) }
+    }
+
+    fn is_match(&mut self, state: LazyStateID) -> Option<bool> {
+        self.dfa.next_eoi_state(&mut self.cache, state).ok().map(|next| next.is_match())
+    }
+}
+
+/// Returns the shortest origin that two expressions match, or that this cannot be found out.
+pub(crate) fn of_regexes(automata: [&mut OriginAutomaton; 3]) -> Option<RegexOverlap> {
+    search(automata).unwrap_or(Some(RegexOverlap::Unclear))
+}
+
+/// Searches the product of the automata. The outer `None` means that a limit was reached.
+fn search(mut automata: [&mut OriginAutomaton; 3]) -> Option<Option<RegexOverlap>> {
+    let [one, other, grammar] = &mut automata;
+    let first = [one.start()?, other.start()?, grammar.start()?];
+    let mut reached_by = HashMap::from([(first, None)]);
+    let mut queue = VecDeque::from([first]);
+    while let Some(states) = queue.pop_front() {
+        if zip_all(&mut automata, states, |automaton, state| automaton.is_match(state))?.iter().all(|matches| *matches)
+        {
+            let origin = text(&reached_by, states);
+            if parse(origin.as_bytes()).is_ok() {
+                return Some(Some(RegexOverlap::Witness(origin)));
+            }
+        }
+        for byte in BYTES {
+            let nexts = zip_all(&mut automata, states, |automaton, state| automaton.step(state, *byte))?;
+            let [Some(one), Some(other), Some(grammar)] = nexts else { continue };
+            let next = [one, other, grammar];
+            if reached_by.contains_key(&next) {
+                continue;
+            }
+            if reached_by.len() == STATES_MAX {
+                return None;
+            }
+            reached_by.insert(next, Some((states, *byte)));
+            queue.push_back(next);
+        }
+    }
+    Some(None)
+}
+
+fn zip_all<T>(
+    automata: &mut [&mut OriginAutomaton; 3],
+    [one, other, grammar]: [LazyStateID; 3],
+    each: impl Fn(&mut OriginAutomaton, LazyStateID) -> Option<T>,
+) -> Option<[T; 3]> {
+    let [first, second, third] = automata;
+    Some([each(first, one)?, each(second, other)?, each(third, grammar)?])
+}
+
+/// Returns the bytes that lead to these states.
+fn text(reached_by: &HashMap<[LazyStateID; 3], Option<([LazyStateID; 3], u8)>>, states: [LazyStateID; 3]) -> String {
+    let before = |(states, _): &([LazyStateID; 3], u8)| reached_by.get(states).copied().flatten();
+    let steps = std::iter::successors(reached_by.get(&states).copied().flatten(), before);
+    let mut bytes: Vec<u8> = steps.map(|(_, byte)| byte).collect();
+    bytes.reverse();
+    bytes.into_iter().map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::origin::pattern::{OriginEntry, parse_entry};
+    use crate::origin::regexes::OriginRegex;
+
+    fn pattern(text: &str) -> OriginPattern {
+        match parse_entry(text) {
+            Ok(OriginEntry::Starred(pattern)) => pattern,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    fn overlap(one: &str, other: &str) -> Option<RegexOverlap> {
+        let automaton = |text: &str| OriginAutomaton::new(&OriginRegex::new(text).unwrap().anchored()).unwrap();
+        let [mut one, mut other] = [one, other].map(automaton);
+        of_regexes([&mut one, &mut other, &mut OriginAutomaton::of_grammar().unwrap()])
+    }
+
+    #[test]
+    fn patterns_of_one_rank_overlap_at_a_witness() {
+        let long = "b".repeat(40);
+        for (one, other, witness) in [
+            ("https://ab-*.a.test", "https://*-ab.a.test", Some("https://ab-x-ab.a.test".to_owned())),
+            ("https://ab*c.a.test:8443", "https://a*bc.a.test:8443", Some("https://abxbc.a.test:8443".to_owned())),
+            ("https://ab-*.a.test:*", "https://*-ab.a.test:*", Some("https://ab-x-ab.a.test".to_owned())),
+            ("https://ab-*.a.test", "https://ac-*.a.test", None),
+            ("https://*-ab.a.test", "https://*-ac.a.test", None),
+            ("https://ab-*.a.test", "http://*-ab.a.test", None),
+            ("https://ab-*.a.test", "https://*-ab.b.test", None),
+            ("https://ab-*.a.test", "https://*-abc.a.test", None),
+            ("https://ab-*.a.test", "https://*-ab.a.test:*", None),
+            ("https://*.a.test", "https://*.a.test", None),
+        ] {
+            assert_eq!(of_patterns(&pattern(one), &pattern(other)), witness, "{one} {other}");
+        }
+        // The joined literals would be longer than a label, but they overlap in it.
+        let (one, other) = (format!("https://a-{long}*.a.test"), format!("https://*-{long}c.a.test"));
+        assert_eq!(of_patterns(&pattern(&one), &pattern(&other)), Some(format!("https://a-{long}c.a.test")));
+        let (one, other) = (format!("https://a{long}*.a.test"), format!("https://*-{long}.a.test"));
+        assert_eq!(of_patterns(&pattern(&one), &pattern(&other)), None);
+    }
+
+    #[test]
+    fn expressions_overlap_at_the_shortest_origin() {
+        let witness = |text: &str| Some(RegexOverlap::Witness(text.to_owned()));
+        assert_eq!(overlap(r"https://[a-z]+\.a\.test", r"https://pr-[0-9]+\.a\.test"), None);
+        assert_eq!(overlap(r"https://[a-z]+\.a\.test", r"https://pr[a-z]\.a\.test"), witness("https://pra.a.test"));
+        assert_eq!(overlap(r"https://a\.test(:\d+)?", r"https://a\.test:84\d\d"), witness("https://a.test:8400"));
+        assert_eq!(overlap(r"https://a\.test", r"https://b\.test|https://a\.test"), witness("https://a.test"));
+        assert_eq!(overlap(r"https://a\.test", r"http://a\.test"), None);
+        // Both match the text, but no browser sends it as an origin.
+        assert_eq!(overlap(r"https://A\.test", r"https://[A-Z]\.test"), None);
+        assert_eq!(overlap(r"https://a\.test/.*", r"https://a\.test/x"), None);
+    }
+
+    #[test]
+    fn complex_expressions_are_not_compared() {
+        let wide = r"https://([a-z]*a[a-z]{12}|b)\.test";
+        let other = r"https://([a-z]*c[a-z]{12}|d)\.test";
+        assert_eq!(overlap(wide, other), Some(RegexOverlap::Unclear));
+    }
+}

@@ -1,0 +1,56 @@
+//! An independent choice of the entry that decides: it lists every entry that covers an origin and
+//! sorts the list, without tables or fast paths.
+
+use std::cmp::Reverse;
+
+use super::matcher;
+
+/// A configured entry.
+#[derive(Debug, Clone)]
+pub(crate) struct ListedEntry {
+    pub(crate) text: String,
+    /// The name of its group; `None` for the policy's own terms.
+    pub(crate) group: Option<String>,
+    pub(crate) is_own: bool,
+    pub(crate) is_regex: bool,
+}
+
+/// The order of covering entries; the least one decides.
+type Order<'a> = (u8, Reverse<usize>, u8, Reverse<usize>, bool, bool, &'a str);
+
+/// Returns the entry that decides on an origin, besides a rule.
+pub(crate) fn deciding<'a>(entries: &'a [ListedEntry], origin: &[u8]) -> Option<&'a ListedEntry> {
+    let mut covering: Vec<&ListedEntry> = entries.iter().filter(|entry| covers(entry, origin)).collect();
+    covering.sort_by_key(|entry| order(entry));
+    covering.first().copied()
+}
+
+/// Whether an entry covers the value of one `Origin` field.
+pub(crate) fn covers(entry: &ListedEntry, origin: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(origin) else { return entry.text == "*" };
+    match entry.text.as_str() {
+        "*" => true,
+        "null" => text == "null",
+        _ if !matcher::is_origin(origin) => false,
+        regex if entry.is_regex => regex::Regex::new(&format!("^(?:{regex})$")).is_ok_and(|regex| regex.is_match(text)),
+        entry => matcher::covers(entry, text),
+    }
+}
+
+fn order(entry: &ListedEntry) -> Order<'_> {
+    let text = entry.text.as_str();
+    let class = match text {
+        "*" => 4,
+        _ if entry.is_regex => 2,
+        _ if text.contains('*') => 1,
+        _ => 0,
+    };
+    let host = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let (host, is_any_port) = host.strip_suffix(":*").map_or((host, false), |host| (host, true));
+    let (first, rest) = host.split_once('.').unwrap_or((host, ""));
+    // The labels behind the star, or all of them.
+    let suffix = if first.contains('*') { rest } else { host };
+    let shape = if first == "*" { 1 } else { 0 };
+    let literals = if first.contains('*') { first.len() - 1 } else { 0 };
+    (class, Reverse(suffix.split('.').count()), shape, Reverse(literals), is_any_port, entry.is_own, text)
+}
