@@ -45,6 +45,7 @@ fn check_line(bytes: &[u8]) {
         verdict: VerdictLabel::Deny,
         reason: "no_match",
         entry: None,
+        group: None,
         rule_source: None,
         rule_message: Some(EscapedBytes(bytes)),
         rule_error: None,

@@ -13,5 +13,5 @@ pub(crate) use self::origins::SeriesBudget;
 pub use self::origins::{EntryHandles, SERIES_MAX_TENANT, SERIES_MAX_TOTAL};
 pub use self::responses::SentResponse;
 pub use self::rules::RuleCounters;
-pub use self::tenant::TenantCounters;
+pub use self::tenant::{CountedEntry, TenantCounters};
 pub use self::upstream::{ServingUpstream, UpstreamCounters};

@@ -71,6 +71,8 @@ pub struct Explanation {
     pub cause: Option<String>,
     /// The configured entry that covers the origin.
     pub entry: Option<String>,
+    /// The name of the group whose terms apply, if it is not the policy itself.
+    pub group: Option<String>,
     /// The near misses: entries that almost cover the origin.
     #[serde(serialize_with = "near_misses")]
     pub near_misses: Vec<NearMiss>,
@@ -200,6 +202,7 @@ impl Explanation {
             reason,
             cause: Some(detail.to_owned()),
             entry: None,
+            group: None,
             near_misses: Vec::new(),
             rule: None,
             allowed: AllowedEntries::default(),
@@ -236,6 +239,7 @@ impl Explanation {
                 AllowedEntries::default()
             },
             entry: judged.verdict.entry.and_then(|entry| Some(judged.policy()?.entry_text(entry).to_owned())),
+            group: judged.group_name().map(str::to_owned),
             near_misses,
             rule: None,
             notes: notes::of(judged, head).into_iter().chain(locations::passed_over_notes(judged, head)).collect(),

@@ -103,6 +103,11 @@ impl<'s> PolicyMatch<'s> {
         self.route.map(|route| &*route.policy)
     }
 
+    /// The name of the group whose terms apply, if it is not the policy itself.
+    pub fn group_name(&self) -> Option<&str> {
+        self.policy()?.group_name(self.verdict.group)
+    }
+
     /// The rule author's message to a denied client.
     pub fn rule_message(&self) -> Option<&str> {
         match &self.rule_outcome.as_ref()?.answer {

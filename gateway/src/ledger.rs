@@ -19,6 +19,7 @@ use crate::metrics::VerdictLabel;
 use crossgate_config::model::LedgerLimits;
 use crossgate_telemetry::CounterCells;
 
+mod group_label;
 mod report;
 mod tenant_ledger;
 mod worker_buffer;
@@ -26,6 +27,7 @@ mod worker_buffer;
 #[cfg(test)]
 mod tests;
 
+pub use group_label::GroupLabel;
 pub use report::{OriginsError, OriginsQuery, OriginsReport, VerdictFilter, report};
 pub use tenant_ledger::TenantLedger;
 
@@ -147,14 +149,23 @@ pub struct JudgedOrigin<'a> {
     pub origin: RequestField<'a>,
     /// The policy's reason.
     pub policy_reason: Reason,
+    /// What is recorded.
+    pub outcome: RecordedOutcome,
+}
+
+/// The recorded part of a verdict.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordedOutcome {
     pub verdict: VerdictLabel,
     /// The reason of the verdict. It can differ from the policy's.
     pub reason: Reason,
+    /// The group whose terms apply.
+    pub group: GroupLabel,
 }
 
 /// Counts one request in the tenant's ledger.
 pub fn note(tenant_ledger: &Arc<TenantLedger>, seen: JudgedOrigin<'_>) {
-    worker_buffer::note(tenant_ledger, recorded_name(seen.policy_reason, seen.origin), seen.verdict, seen.reason);
+    worker_buffer::note(tenant_ledger, recorded_name(seen.policy_reason, seen.origin), seen.outcome);
 }
 
 /// The name under which an origin is recorded. A policy for `*` does not parse the origin, so a

@@ -208,7 +208,7 @@ fn reason(status: StatusCode, judged: &PolicyMatch<'_>) -> &'static str {
 
 fn denial_detail(judged: &PolicyMatch<'_>) -> &'static str {
     use crossgate_policy::Reason as R;
-    let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
+    let any = judged.policy().is_some_and(|policy| policy.allows_any());
     match judged.verdict.reason {
         R::NoMatch if any => "`*` does not cover a WebSocket that carries cookies or Authorization",
         R::NoMatch => "the policy of this API does not allow the origin",

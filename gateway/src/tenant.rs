@@ -12,6 +12,7 @@ use crossgate_policy::{CrossSiteNavigations, Policy, Template};
 use smallvec::SmallVec;
 
 use crate::counters::{EntryHandles, TenantCounters};
+use crate::ledger::GroupLabel;
 use crate::upstream::Upstream;
 use crate::verdicts::{CompiledRule, TenantRule};
 use crossgate_config::model::{Mode, PolicyConfig, Position, PreflightFailures, TenantSpec, UnmatchedRequests};
@@ -194,9 +195,16 @@ pub struct SharedPolicy {
     /// The warnings of compiling the policy, reported at every load that uses it.
     pub(crate) warnings: Vec<engine::SpecProblem>,
     pub(crate) spec: engine::PolicySpec,
+    /// The label of each group in the ledger.
+    pub(crate) group_labels: Box<[GroupLabel]>,
 }
 
 impl SharedPolicy {
+    /// The label of a group in the ledger.
+    pub(crate) fn group_label(&self, group: engine::GroupId) -> GroupLabel {
+        group.index().and_then(|index| self.group_labels.get(index)).copied().unwrap_or_default()
+    }
+
     /// The number of configured origins and expressions.
     pub(crate) fn origin_count(&self) -> usize {
         let count = |origins: &Vec<String>, sets: &[engine::OriginSetSpec], regexes: &Vec<String>| {

@@ -111,7 +111,7 @@ impl Policy {
                 return CrossSiteOutcome::Navigation;
             }
             // Such a request is one that the page's own server could have made as well.
-            _ => self.is_any() && request.credentials != CredentialFields::Ambient,
+            _ => self.allows_any() && request.credentials != CredentialFields::Ambient,
         };
         if passes { CrossSiteOutcome::Passes } else { CrossSiteOutcome::Denied }
     }

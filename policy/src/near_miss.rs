@@ -138,7 +138,7 @@ impl Policy {
             Reason::Header => {
                 request_headers::check(request.requested_headers, &terms.headers).err().map(refused_header)
             }
-            Reason::NoMatch if self.is_any() => Some(
+            Reason::NoMatch if self.allows_any() => Some(
                 "`*` does not cover a WebSocket handshake with credentials, expected the origins themselves instead of it"
                     .to_owned(),
             ),

@@ -331,6 +331,11 @@ impl Policy {
         !self.is_any_alone
     }
 
+    /// Whether the policy has the entry `*`.
+    pub fn allows_any(&self) -> bool {
+        self.any.is_some()
+    }
+
     /// Whether the policy has groups.
     pub fn has_groups(&self) -> bool {
         !self.template.terms.groups.is_empty()
@@ -364,7 +369,13 @@ impl Policy {
         self.template.rule.as_ref()
     }
 
-    pub(crate) fn rule_entry(&self) -> Option<EntryId> {
+    /// Returns the groups that the rule may answer, besides the policy's own terms.
+    pub fn rule_groups(&self) -> &[GroupId] {
+        &self.template.rule_groups
+    }
+
+    /// Returns the rule's entry.
+    pub fn rule_entry(&self) -> Option<EntryId> {
         let last = self.template.rule.as_ref().and(self.template.len().checked_sub(1))?;
         u32::try_from(last).ok().map(EntryId::Template)
     }
@@ -381,10 +392,6 @@ impl Policy {
     /// Returns the template of this policy.
     pub fn template(&self) -> &Arc<Template> {
         &self.template
-    }
-
-    pub(crate) fn is_any(&self) -> bool {
-        self.any.is_some()
     }
 
     /// Returns the terms of a verdict.

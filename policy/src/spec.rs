@@ -127,7 +127,8 @@ pub enum CrossSiteProtection {
 }
 
 /// Which `GET` and `HEAD` requests from other sites pass, if their origin is absent or not covered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// The loosest comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum CrossSiteReads {
     /// All.
     #[default]

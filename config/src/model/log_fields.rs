@@ -29,6 +29,7 @@ fields! {
     Verdict => "verdict",
     Reason => "reason",
     Entry => "entry",
+    Group => "group",
     RuleSource => "rule_source",
     RuleMessage => "rule_message",
     RuleError => "rule_error",

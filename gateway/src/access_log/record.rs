@@ -61,6 +61,8 @@ pub struct LogRecord<'a> {
     pub reason: &'static str,
     /// The configured entry that covers the origin.
     pub entry: Option<&'a str>,
+    /// The name of the group whose terms apply, if it is not the policy itself.
+    pub group: Option<&'a str>,
     /// The source of the rule's answer, if a rule was needed: `cache`, `run` or `not_run`.
     pub rule_source: Option<&'static str>,
     /// The message of a denying rule, capped at 256 bytes.
@@ -158,6 +160,7 @@ impl LogRecord<'_> {
         line.put(LogField::Verdict, self.verdict.as_str());
         line.put(LogField::Reason, self.reason);
         line.put_some(LogField::Entry, self.entry);
+        line.put_some(LogField::Group, self.group);
         line.put_some(LogField::RuleSource, self.rule_source);
         line.put_some(LogField::RuleMessage, self.rule_message);
         line.put_some(LogField::RuleError, self.rule_error);

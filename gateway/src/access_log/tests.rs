@@ -27,6 +27,7 @@ fn record(verdict: VerdictLabel) -> LogRecord<'static> {
         rule_message: None,
         rule_error: None,
         entry: None,
+        group: None,
         origin: Some(EscapedBytes(b"https://evil.example\r\n\"\x1b\xff")),
         origin_fields: 1,
         host: EscapedBytes(b"api.acme.example:8080"),

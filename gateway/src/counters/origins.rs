@@ -1,8 +1,8 @@
 //! Counts by configured origin entry, with a limit on the number of series.
 //!
-//! A series is an entry's text and a verdict. Its counter lives in the tenant and survives a
-//! recompile. A compiled route keeps a handle to it: found by the entry's text at the first count,
-//! by its index from then on. A reload drops the series of entries that no route has any more.
+//! A series is an entry's text, its group and a verdict. Its counter lives in the tenant and
+//! survives a recompile. A compiled route keeps a handle to it: found by the entry's text at the
+//! first count, by its index from then on. A reload drops the series of entries that no route has any more.
 //! Counts beyond the limits go to the tenant's `other` series and are also counted as overflow.
 
 use std::collections::BTreeMap;
@@ -124,8 +124,8 @@ impl SeriesBudget {
     }
 }
 
-/// Each series is a row with one count.
-type Series = BTreeMap<(Box<str>, VerdictLabel), Arc<CounterCells>>;
+/// Each series is a row with one count, by entry, group and verdict.
+type Series = BTreeMap<(Box<str>, Box<str>, VerdictLabel), Arc<CounterCells>>;
 
 /// The origin series of one tenant.
 #[derive(Debug)]
@@ -141,10 +141,10 @@ impl OriginSeries {
         OriginSeries { by_entry: Mutex::default(), overflow: AtomicU64::new(0), budget }
     }
 
-    /// The counter of an entry and a verdict; created if the limits permit.
-    pub(crate) fn handle(&self, entry: &str, verdict: VerdictLabel) -> SeriesHandle {
+    /// The counter of an entry, its group and a verdict; created if the limits permit.
+    pub(crate) fn handle(&self, entry: &str, group: &str, verdict: VerdictLabel) -> SeriesHandle {
         let mut by_entry = self.by_entry.lock();
-        let key = (Box::from(entry), verdict);
+        let key = (Box::from(entry), Box::from(group), verdict);
         if let Some(counter) = by_entry.get(&key) {
             return SeriesHandle::Own(Arc::clone(counter));
         }
@@ -154,11 +154,11 @@ impl OriginSeries {
         SeriesHandle::Own(Arc::clone(by_entry.entry(key).or_insert_with(|| Arc::new(CounterCells::new(1)))))
     }
 
-    /// Drops the series of entries for which `keep` returns false.
-    pub(crate) fn retain(&self, keep: impl Fn(&str) -> bool) {
+    /// Drops the series of entries and groups for which `keep` returns false.
+    pub(crate) fn retain(&self, keep: impl Fn(&str, &str) -> bool) {
         let mut by_entry = self.by_entry.lock();
         let before = by_entry.len();
-        by_entry.retain(|(entry, _), _| keep(entry));
+        by_entry.retain(|(entry, group, _), _| keep(entry, group));
         self.budget.taken.fetch_sub(before - by_entry.len(), Relaxed);
     }
 
@@ -170,11 +170,11 @@ impl OriginSeries {
         self.overflow.load(Relaxed)
     }
 
-    /// Calls `visit` with every entry, verdict and count.
-    pub(crate) fn each(&self, mut visit: impl FnMut(&str, VerdictLabel, u64)) {
+    /// Calls `visit` with every entry, group, verdict and count.
+    pub(crate) fn each(&self, mut visit: impl FnMut(&str, &str, VerdictLabel, u64)) {
         let by_entry = self.by_entry.lock();
-        for ((entry, verdict), count) in by_entry.iter() {
-            visit(entry, *verdict, count.read(0));
+        for ((entry, group, verdict), count) in by_entry.iter() {
+            visit(entry, group, *verdict, count.read(0));
         }
     }
 }
@@ -197,11 +197,12 @@ mod tests {
     #[test]
     fn origin_series_of_a_tenant_are_limited() {
         let series = OriginSeries::new(Arc::default());
-        let handles =
-            (0..SERIES_MAX_TENANT + 1).map(|i| series.handle(&i.to_string(), VerdictLabel::Allow)).collect::<Vec<_>>();
+        let handles = (0..SERIES_MAX_TENANT + 1)
+            .map(|i| series.handle(&i.to_string(), "", VerdictLabel::Allow))
+            .collect::<Vec<_>>();
         assert_eq!(handles.iter().filter(|handle| is_own(handle)).count(), SERIES_MAX_TENANT);
-        assert!(is_own(&series.handle("0", VerdictLabel::Allow)), "a known series stays");
-        assert!(!is_own(&series.handle("0", VerdictLabel::Deny)));
+        assert!(is_own(&series.handle("0", "", VerdictLabel::Allow)), "a known series stays");
+        assert!(!is_own(&series.handle("0", "", VerdictLabel::Deny)));
     }
 
     #[test]
@@ -212,13 +213,13 @@ mod tests {
             .collect::<Vec<_>>();
         for tenant in &tenants {
             for i in 0..SERIES_MAX_TENANT {
-                tenant.handle(&i.to_string(), VerdictLabel::Allow);
+                tenant.handle(&i.to_string(), "", VerdictLabel::Allow);
             }
         }
         let late = OriginSeries::new(budget);
-        assert!(!is_own(&late.handle("a", VerdictLabel::Allow)));
+        assert!(!is_own(&late.handle("a", "", VerdictLabel::Allow)));
         drop(tenants);
-        assert!(is_own(&late.handle("a", VerdictLabel::Allow)));
+        assert!(is_own(&late.handle("a", "", VerdictLabel::Allow)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crossgate_policy::{EntryId, Policy, Reason, RequestKind};
+use crossgate_policy::{EntryId, GroupId, Policy, Reason, RequestKind};
 use http::StatusCode;
 
 use super::origins::{EntryHandles, OriginSeries, SeriesBudget, SeriesHandle};
@@ -29,6 +29,13 @@ pub struct TenantCounters {
     budget: Arc<SeriesBudget>,
     tables: OnceLock<Box<TenantTables>>,
     tenant_ledger: OnceLock<Arc<TenantLedger>>,
+}
+
+/// The entry that decided about an origin, and the group whose terms it gave.
+#[derive(Clone, Copy, Debug)]
+pub struct CountedEntry {
+    pub entry: EntryId,
+    pub group: GroupId,
 }
 
 #[derive(Debug)]
@@ -87,12 +94,19 @@ impl TenantCounters {
     /// Counts one request under the configured entry that decided it, or under `other`. Call it
     /// only for requests whose origin was judged: requests without an origin or from the same
     /// origin are not part of this family.
-    pub fn count_origin(&self, handles: &EntryHandles, policy: &Policy, entry: Option<EntryId>, verdict: VerdictLabel) {
+    pub fn count_origin(
+        &self,
+        handles: &EntryHandles,
+        policy: &Policy,
+        entry: Option<CountedEntry>,
+        verdict: VerdictLabel,
+    ) {
         let tables = self.tables();
-        let slot = entry.and_then(|entry| {
-            let (index, count) = index_among_all(policy, entry);
+        let slot = entry.and_then(|counted| {
+            let (index, count) = index_among_all(policy, counted);
             let slot = handles.slot(index, count, verdict)?;
-            Some(slot.get_or_init(|| tables.origins.handle(policy.entry_text(entry), verdict)))
+            let group = || policy.group_name(counted.group).unwrap_or_default();
+            Some(slot.get_or_init(|| tables.origins.handle(policy.entry_text(counted.entry), group(), verdict)))
         });
         match slot {
             Some(SeriesHandle::Own(counter)) => {
@@ -123,17 +137,19 @@ impl TenantCounters {
         self.tables().disagreements.count(change as usize);
     }
 
-    /// The entries that have a series, in order; an entry occurs once for every verdict.
-    pub(crate) fn counted_origins(&self) -> Vec<Box<str>> {
+    /// The entries that have a series, each with its group, in order; an entry occurs once for
+    /// every verdict.
+    pub(crate) fn counted_origins(&self) -> Vec<(Box<str>, Box<str>)> {
         let mut entries = Vec::new();
         if let Some(tables) = self.tables.get() {
-            tables.origins.each(|entry, _, _| entries.push(entry.into()));
+            tables.origins.each(|entry, group, _, _| entries.push((entry.into(), group.into())));
         }
         entries
     }
 
-    /// Drops the series of entries for which `keep` returns false, to make room for new ones.
-    pub(crate) fn retain_origins(&self, keep: impl Fn(&str) -> bool) {
+    /// Drops the series of entries and groups for which `keep` returns false, to make room for new
+    /// ones.
+    pub(crate) fn retain_origins(&self, keep: impl Fn(&str, &str) -> bool) {
         if let Some(tables) = self.tables.get() {
             tables.origins.retain(keep);
         }
@@ -177,14 +193,15 @@ impl TenantCounters {
         self.tables.get()?.responses.get()?.durations()
     }
 
-    /// Calls `visit` with every origin series that has a count, `other` last.
-    pub(crate) fn each_origin(&self, mut visit: impl FnMut(&str, VerdictLabel, u64)) {
+    /// Calls `visit` with every origin series that has a count, `other` last: the entry, its group
+    /// or an empty text, the verdict and the count.
+    pub(crate) fn each_origin(&self, mut visit: impl FnMut(&str, &str, VerdictLabel, u64)) {
         let Some(tables) = self.tables.get() else {
             return;
         };
         tables.origins.each(&mut visit);
         let counts = (0..).map(|index| tables.other.read(index));
-        filter_nonzero(&VerdictLabel::ALL, counts).for_each(|(verdict, count)| visit("other", verdict, count));
+        filter_nonzero(&VerdictLabel::ALL, counts).for_each(|(verdict, count)| visit("other", "", verdict, count));
     }
 
     /// The number of requests whose entry has no series because of the limits.
@@ -203,10 +220,15 @@ impl TenantCounters {
 }
 
 /// The index of an entry among all entries of the policy, the template's first, and their number.
-fn index_among_all(policy: &Policy, entry: EntryId) -> (usize, usize) {
+/// An answer of the rule to a group counts as an entry of its own, after all others.
+fn index_among_all(policy: &Policy, CountedEntry { entry, group }: CountedEntry) -> (usize, usize) {
     let counts = policy.entry_counts();
-    let own = || counts.template + entry.own_index().unwrap_or(0);
-    (entry.template_index().unwrap_or_else(own), counts.template + counts.own)
+    let (entries, answered) = (counts.template + counts.own, policy.rule_groups());
+    let index = match answered.iter().position(|answered| *answered == group) {
+        Some(index) if policy.rule_entry() == Some(entry) => entries + index,
+        Some(_) | None => entry.template_index().unwrap_or_else(|| counts.template + entry.own_index().unwrap_or(0)),
+    };
+    (index, entries + answered.len())
 }
 
 fn filter_nonzero<T: Copy>(set: &[T], counts: impl Iterator<Item = u64>) -> impl Iterator<Item = (T, u64)> {

@@ -15,6 +15,7 @@ impl fmt::Display for Explanation {
         };
         let policy = with_location(self.policy.as_deref(), self.locations.policy_at.as_ref());
         let entry = with_location(self.entry.as_deref(), self.locations.entry_at.as_ref());
+        let group = with_location(self.group.as_deref(), self.locations.group_at.as_ref());
         let rows = [
             ("tenant", self.tenant.as_deref()),
             ("route", self.route.as_deref()),
@@ -26,6 +27,7 @@ impl fmt::Display for Explanation {
             ("verdict", Some(self.verdict.as_str())),
             ("reason", Some(self.reason)),
             ("entry", entry.as_deref()),
+            ("group", group.as_deref()),
             ("cause", self.cause.as_deref()),
         ];
         for (name, value) in rows {

@@ -15,7 +15,7 @@ use super::display::write_row;
 use crate::judge::PolicyMatch;
 use crate::request_head::RequestHead;
 use crate::snapshot::Snapshot;
-use crossgate_config::model::{PolicyConfig, Text};
+use crossgate_config::model::{GroupConfig, PolicyConfig, Text};
 use crossgate_message::escape::EscapedBytes;
 use crossgate_message::target::RequestTarget;
 
@@ -34,6 +34,8 @@ pub struct WrittenLocations {
     pub policy_at: Option<String>,
     /// The entry that covers the origin.
     pub entry_at: Option<String>,
+    /// The group whose terms apply.
+    pub group_at: Option<String>,
 }
 
 /// The method or headers that a preflight requests and the policy does not list.
@@ -63,7 +65,8 @@ pub(super) fn locations(snapshot: &Snapshot, judged: &PolicyMatch<'_>) -> Writte
         EntryId::Template(_) => policy_entry(snapshot, &route.policy_name, text),
         EntryId::Own(_) => own_entry(snapshot, &judged.tenant.id, text),
     });
-    WrittenLocations { policy_at, entry_at }
+    let group = written_group(snapshot.written_policy(&route.policy_name), judged);
+    WrittenLocations { policy_at, entry_at, group_at: group.map(|group| snapshot.location(group.name.at)) }
 }
 
 fn policy_entry(snapshot: &Snapshot, policy: &str, text: &str) -> Option<String> {
@@ -87,12 +90,43 @@ fn own_entry(snapshot: &Snapshot, tenant: &str, text: &str) -> Option<String> {
     Some(format!("{}:{}", file.display(), entry.origin.at.line))
 }
 
+/// The group whose terms a verdict gives, as configured.
+fn written_group<'p>(policy: Option<&'p PolicyConfig>, judged: &PolicyMatch<'_>) -> Option<&'p GroupConfig> {
+    policy?.groups.get(judged.verdict.group.index()?)
+}
+
+/// The lists that a preflight was compared with.
+struct ComparedLists<'p> {
+    /// The policy or the group that has, or would have, the list.
+    name: &'p Text,
+    list: &'p [Text],
+    allows_credentials: bool,
+}
+
+impl<'p> ComparedLists<'p> {
+    /// A list of the verdict's group, or of the policy where the group has none.
+    fn of(
+        policy: &'p PolicyConfig,
+        group: Option<&'p GroupConfig>,
+        of_group: impl Fn(&'p GroupConfig) -> Option<&'p Vec<Text>>,
+        of_policy: &'p [Text],
+    ) -> Self {
+        let own = group.and_then(|group| Some((&group.name, of_group(group)?.as_slice())));
+        let (name, list) = own.unwrap_or((&policy.name, of_policy));
+        let credentials = group.and_then(|group| group.allow_credentials).unwrap_or(policy.allow_credentials);
+        ComparedLists { name, list, allows_credentials: credentials.value }
+    }
+}
+
 /// The refused method or headers of a well-formed preflight with an allowed origin.
 pub(super) fn refused(snapshot: &Snapshot, judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> Option<UnlistedParts> {
     let policy = snapshot.written_policy(&judged.route?.policy_name)?;
+    let group = written_group(Some(policy), judged);
+    let methods = || ComparedLists::of(policy, group, |group| group.allow_methods.as_ref(), &policy.allow_methods);
+    let headers = || ComparedLists::of(policy, group, |group| group.allow_headers.as_ref(), &policy.allow_headers);
     match judged.verdict.reason {
-        Reason::Method => refused_method(snapshot, policy, head),
-        Reason::Header => refused_headers(snapshot, policy, head),
+        Reason::Method => refused_method(snapshot, &methods(), head),
+        Reason::Header => refused_headers(snapshot, &headers(), head),
         Reason::Exact
         | Reason::Wildcard
         | Reason::Regex
@@ -112,10 +146,10 @@ pub(super) fn refused(snapshot: &Snapshot, judged: &PolicyMatch<'_>, head: &Requ
     }
 }
 
-fn refused_method(snapshot: &Snapshot, policy: &PolicyConfig, head: &RequestHead<'_>) -> Option<UnlistedParts> {
+fn refused_method(snapshot: &Snapshot, compared: &ComparedLists<'_>, head: &RequestHead<'_>) -> Option<UnlistedParts> {
     let RequestField::One(requested) = head.known.requested_method else { return None };
     let method = std::str::from_utf8(requested).ok().filter(|method| is_token(method));
-    let listed = || policy.allow_methods.iter().map(|method| &*method.value);
+    let listed = || compared.list.iter().map(|method| &*method.value);
     let in_case =
         method.and_then(|method| listed().chain(SAFELISTED_METHODS).find(|known| known.eq_ignore_ascii_case(method)));
     let (write, hint) = match (method, in_case) {
@@ -136,15 +170,12 @@ fn refused_method(snapshot: &Snapshot, policy: &PolicyConfig, head: &RequestHead
             let hint = format!(
                 "methods are case-sensitive, and browsers send `{method}` as it is: write `PATCH` in the page too"
             );
-            (Some(render_list_with("allowMethods", &policy.allow_methods, &["PATCH"])), Some(hint))
+            (Some(render_list_with("allowMethods", compared.list, &["PATCH"])), Some(hint))
         }
         (Some(method), None) => {
             let is_lower = method.bytes().all(|byte| !byte.is_ascii_uppercase());
             let hint = "methods are case-sensitive, and browsers send most as the page writes them: upper case may be intended";
-            (
-                Some(render_list_with("allowMethods", &policy.allow_methods, &[method])),
-                is_lower.then(|| hint.to_owned()),
-            )
+            (Some(render_list_with("allowMethods", compared.list, &[method])), is_lower.then(|| hint.to_owned()))
         }
     };
     let allowed = listed().chain(SAFELISTED_METHODS.into_iter().filter(|safe| listed().all(|method| method != *safe)));
@@ -152,22 +183,22 @@ fn refused_method(snapshot: &Snapshot, policy: &PolicyConfig, head: &RequestHead
         what: "method",
         names: vec![escaped(requested)],
         allowed: allowed.take(SHOWN_MAX).map(str::to_owned).collect(),
-        write_at: write.is_some().then(|| list_location(snapshot, policy, &policy.allow_methods)),
+        write_at: write.is_some().then(|| list_location(snapshot, compared)),
         write,
         hint,
     })
 }
 
-fn refused_headers(snapshot: &Snapshot, policy: &PolicyConfig, head: &RequestHead<'_>) -> Option<UnlistedParts> {
+fn refused_headers(snapshot: &Snapshot, compared: &ComparedLists<'_>, head: &RequestHead<'_>) -> Option<UnlistedParts> {
     let lines = head.headers.lines(&ACCESS_CONTROL_REQUEST_HEADERS);
     let requested = lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     let requested =
         requested.filter(|name| !name.is_empty()).map(|name| String::from_utf8_lossy(name).to_ascii_lowercase());
-    let listed = || policy.allow_headers.iter().map(|name| &*name.value);
+    let listed = || compared.list.iter().map(|name| &*name.value);
     let has_star = listed().any(|name| name == "*");
     // `*` does not cover `authorization`
     // (<https://fetch.spec.whatwg.org/#cors-non-wildcard-request-header-name>).
-    let is_covered = |name: &str| has_star && (policy.allow_credentials.value || name != NON_WILDCARD_REQUEST_HEADER);
+    let is_covered = |name: &str| has_star && (compared.allows_credentials || name != NON_WILDCARD_REQUEST_HEADER);
     let is_refused = |name: &String| !is_covered(name) && !listed().any(|known| known.eq_ignore_ascii_case(name));
     let mut names: Vec<String> = requested.filter(is_refused).collect();
     names.sort();
@@ -180,17 +211,17 @@ fn refused_headers(snapshot: &Snapshot, policy: &PolicyConfig, head: &RequestHea
     let hint = has_star.then(|| "`*` does not cover `authorization`, which has to be listed by name".to_owned());
     Some(UnlistedParts {
         what: "header",
-        write: Some(render_list_with("allowHeaders", &policy.allow_headers, &more)),
-        write_at: Some(list_location(snapshot, policy, &policy.allow_headers)),
+        write: Some(render_list_with("allowHeaders", compared.list, &more)),
+        write_at: Some(list_location(snapshot, compared)),
         names: names.iter().map(|name| escaped(name.as_bytes())).collect(),
         allowed: listed().take(SHOWN_MAX).map(str::to_owned).collect(),
         hint,
     })
 }
 
-/// The location of a list, or of the policy if the list is empty.
-fn list_location(snapshot: &Snapshot, policy: &PolicyConfig, list: &[Text]) -> String {
-    snapshot.location(list.first().map_or(policy.name.at, |first| first.at))
+/// The location of a list, or of its policy or group if the list is empty.
+fn list_location(snapshot: &Snapshot, compared: &ComparedLists<'_>) -> String {
+    snapshot.location(compared.list.first().map_or(compared.name.at, |first| first.at))
 }
 
 /// The complete list to write, or the additions to a long list.

@@ -3,7 +3,7 @@
 //! Some notes are about the description of the request, such as a truncated log line; the others
 //! are about the judgement. Each note has one condition and one text.
 
-use crossgate_policy::{CredentialFields, CrossSiteOutcome, Outcome, Reason, RequestKind};
+use crossgate_policy::{CredentialFields, CrossSiteOutcome, Outcome, Policy, Reason, RequestKind};
 
 use crate::judge::{PolicyMatch, RequestAction, is_denied_cross_site_navigation, is_denied_navigation, is_navigation};
 use crate::log_request::{CROSS_SITE_NAVIGATION_NOTE, NAVIGATION_NOTE};
@@ -119,7 +119,7 @@ fn is_forwarded_without_cors(judged: &PolicyMatch<'_>) -> bool {
 }
 
 fn is_refused_for_credentials(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> bool {
-    let is_any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
+    let is_any = judged.policy().is_some_and(Policy::allows_any);
     let is_refused = judged.verdict.kind == RequestKind::WebSocket && judged.verdict.reason == Reason::NoMatch;
     is_any && is_refused && head.known.credentials != CredentialFields::Absent
 }

@@ -123,6 +123,9 @@ struct ReportedOrigin {
     last_seen: String,
     /// The reason of the last verdict, as in metrics.
     last_reason: &'static str,
+    /// The name of the group whose terms the last verdict gave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_group: Option<Box<str>>,
 }
 
 /// Reports the given ledgers, each with its tenant's id.
@@ -184,6 +187,7 @@ fn reported_origin(tenant: &str, entry: LedgerEntry) -> ReportedOrigin {
         first_seen: rfc3339(entry.first_seen_s),
         last_seen: rfc3339(entry.last_seen_s),
         last_reason: entry.last_reason.as_str(),
+        last_group: entry.last_group.name(),
     }
 }
 

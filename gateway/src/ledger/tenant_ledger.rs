@@ -13,7 +13,7 @@ use ahash::RandomState;
 use crossgate_policy::Reason;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{Counts, Ledger};
+use super::{Counts, GroupLabel, Ledger};
 
 #[derive(Debug)]
 pub struct TenantLedger {
@@ -54,6 +54,7 @@ pub(super) struct LedgerEntry {
     pub(super) first_seen_s: u64,
     pub(super) last_seen_s: u64,
     pub(super) last_reason: Reason,
+    pub(super) last_group: GroupLabel,
 }
 
 /// A copy of a tenant's ledger at one moment.
@@ -73,6 +74,7 @@ pub(super) struct OriginSighting<'a> {
     pub(super) origin: &'a [u8],
     pub(super) counts: Counts,
     pub(super) last_reason: Reason,
+    pub(super) last_group: GroupLabel,
 }
 
 /// Another thread holds the lock.
@@ -204,6 +206,7 @@ impl LedgerRows {
         mark.weight = mark.weight.saturating_add(seen.counts.iter().sum());
         entry.counts.iter_mut().zip(seen.counts).for_each(|(count, more)| *count = count.saturating_add(more));
         entry.last_reason = seen.last_reason;
+        entry.last_group = seen.last_group;
         entry.last_seen_s = now_s;
         true
     }
@@ -257,6 +260,7 @@ impl LedgerRows {
             first_seen_s: now_s,
             last_seen_s: now_s,
             last_reason: seen.last_reason,
+            last_group: seen.last_group,
         };
         (mark, entry)
     }

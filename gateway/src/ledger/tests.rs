@@ -34,11 +34,16 @@ fn enter(tenant_ledger: &TenantLedger, origin: &str, times: u64) {
         origin: origin.as_bytes(),
         counts: [0, times, 0, 0],
         last_reason: Reason::NoMatch,
+        last_group: GroupLabel::NONE,
     });
 }
 
+fn outcome(verdict: VerdictLabel, reason: Reason) -> RecordedOutcome {
+    RecordedOutcome { verdict, reason, group: GroupLabel::NONE }
+}
+
 fn deny(tenant_ledger: &Arc<TenantLedger>, origin: &str) {
-    worker_buffer::note(tenant_ledger, origin.as_bytes(), DENY, Reason::NoMatch);
+    worker_buffer::note(tenant_ledger, origin.as_bytes(), outcome(DENY, Reason::NoMatch));
 }
 
 /// The count and the error of each origin.
@@ -243,29 +248,29 @@ fn malformed_origins_are_counted_without_their_text() {
             worker_buffer::note(
                 tenant_ledger,
                 recorded_name(reason, RequestField::One(value.as_bytes())),
-                DENY,
-                reason,
+                outcome(DENY, reason),
             );
         }
     }
     worker_buffer::note(
         tenant_ledger,
         recorded_name(Reason::MalformedOrigin, RequestField::Many),
-        DENY,
-        Reason::MalformedOrigin,
+        outcome(DENY, Reason::MalformedOrigin),
     );
     worker_buffer::note(
         tenant_ledger,
         recorded_name(Reason::NullOrigin, RequestField::One(b"null")),
-        DENY,
-        Reason::NullOrigin,
+        outcome(DENY, Reason::NullOrigin),
     );
-    worker_buffer::note(tenant_ledger, recorded_name(Reason::Any, RequestField::One(b"app://x")), DENY, Reason::Any);
+    worker_buffer::note(
+        tenant_ledger,
+        recorded_name(Reason::Any, RequestField::One(b"app://x")),
+        outcome(DENY, Reason::Any),
+    );
     worker_buffer::note(
         tenant_ledger,
         recorded_name(Reason::NoMatch, RequestField::One(b"file://")),
-        DENY,
-        Reason::NoMatch,
+        outcome(DENY, Reason::NoMatch),
     );
     ledger.tend(at(1), Vec::new);
     let expected = [("app://x", 1), ("file://", 1), ("malformed", 2 * values.len() as u64 + 1), ("null", 1)];
@@ -317,10 +322,12 @@ fn origins_report_has_the_documented_fields() {
     let ledger = ledger(1_000, 256);
     let tenant_ledger = &tenant_ledgers(&ledger, 1)[0];
     for (verdict, reason) in [(VerdictLabel::Allow, Reason::Exact), (DENY, Reason::Method), (DENY, Reason::Header)] {
-        worker_buffer::note(tenant_ledger, b"https://app.test", verdict, reason);
+        worker_buffer::note(tenant_ledger, b"https://app.test", outcome(verdict, reason));
     }
     ledger.tend(at(60), Vec::new);
-    worker_buffer::note(tenant_ledger, b"https://app.test", VerdictLabel::WouldAllow, Reason::Exact);
+    let group = GroupLabel::of("frontend");
+    let last = RecordedOutcome { group, ..outcome(VerdictLabel::WouldAllow, Reason::Exact) };
+    worker_buffer::note(tenant_ledger, b"https://app.test", last);
     ledger.tend(at(90), Vec::new);
     let expected = json!({
         "enabled": true, "entries": 1, "entriesMax": 1_000, "entriesMaxPerTenant": 256,
@@ -328,7 +335,7 @@ fn origins_report_has_the_documented_fields() {
         "origins": [{
             "tenant": "acme", "origin": "https://app.test",
             "allowed": 1, "denied": 2, "wouldAllow": 1, "wouldDeny": 0, "error": 0,
-            "firstSeen": "2023-11-14T22:14:20Z", "lastSeen": "2023-11-14T22:14:50Z", "lastReason": "exact",
+            "firstSeen": "2023-11-14T22:14:20Z", "lastSeen": "2023-11-14T22:14:50Z", "lastReason": "exact", "lastGroup": "frontend",
         }],
     });
     assert_eq!(report_json(&ledger, &[("acme", tenant_ledger)], ""), expected);
@@ -345,7 +352,8 @@ fn origins_report_is_sorted_by_verdict_filter_and_cut_at_limit() {
         (a.1, "https://z.test", [0, 3, 2, 0]),
         (b.1, "https://y.test", [0, 4, 0, 1]),
     ] {
-        tenant_ledger.enter(&OriginSighting { origin: origin.as_bytes(), counts, last_reason: Reason::NoMatch });
+        let (last_reason, last_group) = (Reason::NoMatch, GroupLabel::NONE);
+        tenant_ledger.enter(&OriginSighting { origin: origin.as_bytes(), counts, last_reason, last_group });
     }
     let order = |query: &str| {
         let report = report_json(&ledger, &[a, b], query);

@@ -11,7 +11,7 @@
 
 use std::array;
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use ahash::RandomState;
@@ -19,7 +19,7 @@ use crossgate_policy::{Reason, is_origin};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::tenant_ledger::{OriginSighting, TenantLedger};
-use super::{Counts, MALFORMED, NULL};
+use super::{Counts, GroupLabel, MALFORMED, NULL, RecordedOutcome};
 use crate::metrics::VerdictLabel;
 
 /// Slots of one worker: the origins that a busy worker sees again within a moment. The table takes
@@ -50,7 +50,8 @@ struct SharedCounts {
 #[derive(Debug, Default)]
 struct OriginCounts {
     counts: [AtomicU32; VERDICTS],
-    last_reason: AtomicU8,
+    /// The last reason in the lowest eight bits, and the last group above them.
+    last: AtomicU32,
 }
 
 /// The origin that a slot belongs to.
@@ -86,8 +87,8 @@ thread_local! {
     static BUFFER: RefCell<WorkerBuffer> = RefCell::new(WorkerBuffer::new());
 }
 
-pub(super) fn note(tenant_ledger: &Arc<TenantLedger>, name: &[u8], verdict: VerdictLabel, reason: Reason) {
-    BUFFER.with_borrow_mut(|buffer| buffer.note(tenant_ledger, name, verdict, reason));
+pub(super) fn note(tenant_ledger: &Arc<TenantLedger>, name: &[u8], outcome: RecordedOutcome) {
+    BUFFER.with_borrow_mut(|buffer| buffer.note(tenant_ledger, name, outcome));
 }
 
 /// Enters what all workers have counted, and resets their allowance of newcomers.
@@ -112,25 +113,25 @@ impl WorkerBuffer {
         WorkerBuffer { hasher: RandomState::new(), slots: default_slots(), shared }
     }
 
-    fn note(&mut self, tenant_ledger: &Arc<TenantLedger>, name: &[u8], verdict: VerdictLabel, reason: Reason) {
+    fn note(&mut self, tenant_ledger: &Arc<TenantLedger>, name: &[u8], outcome: RecordedOutcome) {
         let at = address_of(tenant_ledger);
         let index = (self.hasher.hash_one((at, name)) % SLOTS as u64) as usize;
         let (Some(slot), Some(slot_counts)) = (self.slots.get_mut(index), self.shared.slot_counts.get(index)) else {
             return;
         };
         if slot.tenant_ledger == at && *slot.origin == *name {
-            return slot_counts.count(verdict, reason);
+            return slot_counts.count(outcome);
         }
         // The owner of a slot is well-formed, so only newcomers are checked.
         if name != MALFORMED && name != NULL && !is_origin(name) {
-            return self.note(tenant_ledger, MALFORMED, verdict, reason);
+            return self.note(tenant_ledger, MALFORMED, outcome);
         }
-        match self.shared.admit(index, slot_counts, tenant_ledger, name, verdict, reason) {
+        match self.shared.admit(index, slot_counts, tenant_ledger, name, outcome) {
             SlotAdmission::TookSlot => {
                 slot.tenant_ledger = at;
                 slot.origin.clear();
                 slot.origin.extend_from_slice(name);
-                slot_counts.count(verdict, reason);
+                slot_counts.count(outcome);
             }
             SlotAdmission::Entered => {}
             SlotAdmission::Dropped => tenant_ledger.ledger().count_dropped(1),
@@ -156,9 +157,9 @@ impl SharedCounts {
         slot_counts: &OriginCounts,
         tenant_ledger: &Arc<TenantLedger>,
         name: &[u8],
-        verdict: VerdictLabel,
-        reason: Reason,
+        outcome: RecordedOutcome,
     ) -> SlotAdmission {
+        let RecordedOutcome { verdict, reason, group } = outcome;
         let left = self.newcomers_left.load(Relaxed);
         let (Some(left), Some(mut owners)) = (left.checked_sub(1), self.owners.try_lock()) else {
             return SlotAdmission::Dropped;
@@ -171,7 +172,7 @@ impl SharedCounts {
             let mut counts = Counts::default();
             counts.iter_mut().zip(VerdictLabel::ALL).for_each(|(count, label)| *count = u64::from(label == verdict));
             tenant_ledger
-                .try_enter(&OriginSighting { origin: name, counts, last_reason: reason })
+                .try_enter(&OriginSighting { origin: name, counts, last_reason: reason, last_group: group })
                 .map(|()| SlotAdmission::Entered)
         } else {
             let still_there = owner.tenant_ledger.upgrade().filter(|_| new != [0; VERDICTS]);
@@ -222,26 +223,28 @@ impl SlotOwner {
     }
 
     fn seen(&self, new: [u32; VERDICTS], slot_counts: &OriginCounts) -> OriginSighting<'_> {
-        OriginSighting { origin: &self.origin, counts: new.map(u64::from), last_reason: slot_counts.last_reason() }
+        let (last_reason, last_group) = slot_counts.last();
+        OriginSighting { origin: &self.origin, counts: new.map(u64::from), last_reason, last_group }
     }
 }
 
 impl OriginCounts {
     /// Counts one request. Only the slot's worker may call this.
-    fn count(&self, verdict: VerdictLabel, reason: Reason) {
-        if let Some(count) = self.counts.get(verdict as usize) {
+    fn count(&self, outcome: RecordedOutcome) {
+        if let Some(count) = self.counts.get(outcome.verdict as usize) {
             count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
         }
-        self.last_reason.store(reason as u8, Relaxed);
+        self.last.store(u32::from(outcome.reason as u8) | outcome.group.bits() << u8::BITS, Relaxed);
     }
 
     fn read(&self) -> [u32; VERDICTS] {
         array::from_fn(|index| self.counts.get(index).map_or(0, |count| count.load(Relaxed)))
     }
 
-    fn last_reason(&self) -> Reason {
-        let index = usize::from(self.last_reason.load(Relaxed));
-        Reason::ALL.get(index).copied().unwrap_or(Reason::NoMatch)
+    fn last(&self) -> (Reason, GroupLabel) {
+        let last = self.last.load(Relaxed);
+        let reason = Reason::ALL.get(usize::from(last as u8)).copied().unwrap_or(Reason::NoMatch);
+        (reason, GroupLabel::from_bits(last >> u8::BITS))
     }
 }
 

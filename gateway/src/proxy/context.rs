@@ -10,10 +10,10 @@ use crossgate_policy::{RequestField, Scheme};
 use yoke::Yoke;
 
 use super::Salvage;
-use crate::counters::SentResponse;
+use crate::counters::{CountedEntry, SentResponse};
 use crate::denials::{DenialLabels, DenialVerdict};
 use crate::judge::Judgement;
-use crate::ledger::{self, JudgedOrigin};
+use crate::ledger::{self, GroupLabel, JudgedOrigin, RecordedOutcome};
 use crate::metrics::{ExchangePath, VerdictLabel};
 use crate::metrics::{UpstreamError, UpstreamRefusal};
 use crate::proxy_status::UpstreamFault;
@@ -190,7 +190,9 @@ pub fn count(metrics: &GatewayMetrics, judgement: &Judgement<'_>, response: Opti
             if let Some(route) = judged.route
                 && judges_origin(judged.verdict.kind)
             {
-                counters.count_origin(&route.handles, &route.policy, judged.verdict.entry, label);
+                let group = judged.verdict.group;
+                let entry = judged.verdict.entry.map(|entry| CountedEntry { entry, group });
+                counters.count_origin(&route.handles, &route.policy, entry, label);
             }
         }
     }
@@ -221,8 +223,10 @@ pub fn note_origin(metrics: &GatewayMetrics, judgement: &Judgement<'_>, origin: 
     match judgement {
         Judgement::Judged(judged) if judged.route.is_some() && judges_origin(judged.verdict.kind) => {
             if metrics.ledger.is_on() {
-                let (policy_reason, verdict, reason) = (judged.verdict.reason, judged.label(), judged.reason());
-                let seen = JudgedOrigin { origin, policy_reason, verdict, reason };
+                let group =
+                    judged.route.map_or(GroupLabel::NONE, |route| route.shared.group_label(judged.verdict.group));
+                let outcome = RecordedOutcome { verdict: judged.label(), reason: judged.reason(), group };
+                let seen = JudgedOrigin { origin, policy_reason: judged.verdict.reason, outcome };
                 ledger::note(judged.tenant.counters.tenant_ledger(&metrics.ledger), seen);
             }
         }

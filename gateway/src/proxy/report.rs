@@ -1,7 +1,7 @@
 //! Report mode's comparison: what enforcing a policy would change for the browser, against what the
 //! upstream says today.
 
-use crossgate_policy::{Outcome, RequestField, RequestKind};
+use crossgate_policy::{Outcome, Reason, RequestField, RequestKind};
 use http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 
 use crate::judge::PolicyMatch;
@@ -13,7 +13,7 @@ use crossgate_message::fields::{HeaderFields, KnownHeaders};
 pub(super) fn compare(judged: &PolicyMatch<'_>, fields: HeaderFields<'_>, request: &KnownHeaders<'_>) {
     let RequestField::One(origin) = request.origin else { return };
     let Some(allows) = upstream_allows(fields, judged.verdict.kind, origin) else { return };
-    let any = judged.policy().is_some_and(|policy| !policy.depends_on_origin());
+    let any = judged.verdict.reason == Reason::Any;
     let change = match (judged.verdict.outcome, allows) {
         (Outcome::Allow, UpstreamAllow::No) => Some(Change::NewlyAllowed),
         (Outcome::Deny, UpstreamAllow::Origin | UpstreamAllow::Any) => Some(Change::NewlyDenied),

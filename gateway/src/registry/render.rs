@@ -273,12 +273,13 @@ fn responses(tenants: &[Arc<TenantCounters>]) -> FamilyWriter {
 fn origin_requests(tenants: &[Arc<TenantCounters>]) -> FamilyWriter {
     let mut family = FamilyWriter::counter(
         "crossgate_origin_requests_total",
-        "Requests with an origin, by tenant, configured entry (or other) and verdict.",
+        "Requests with an origin, by tenant, configured entry (or other), its group and verdict.",
     );
     for tenant in tenants {
-        tenant.each_origin(|origin, verdict, count| {
-            let labels = [("tenant", tenant.id()), ("origin", origin), ("verdict", verdict.as_str())];
-            family.count(&labels, count);
+        tenant.each_origin(|origin, group, verdict, count| {
+            let labels = [("tenant", tenant.id()), ("origin", origin), ("verdict", verdict.as_str()), ("group", group)];
+            let len = if group.is_empty() { labels.len() - 1 } else { labels.len() };
+            family.count(labels.get(..len).unwrap_or(&labels), count);
         });
     }
     family

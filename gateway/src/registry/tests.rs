@@ -4,11 +4,11 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
-use crossgate_policy::{EntryId, Policy, PolicySpec, Reason, RequestKind, Template};
+use crossgate_policy::{EntryId, GroupId, Policy, PolicySpec, Reason, RequestKind, Template};
 use http::uri::PathAndQuery;
 
 use super::*;
-use crate::counters::{EntryHandles, SERIES_MAX_TENANT, SentResponse};
+use crate::counters::{CountedEntry, EntryHandles, SERIES_MAX_TENANT, SentResponse};
 use crate::metrics::{
     AcceptError, Change, CheckResult, EarlyClose, ReloadResult, UpstreamError, UpstreamRefusal, VerdictLabel,
 };
@@ -27,8 +27,12 @@ fn policy(origins: &[&str]) -> Policy {
     Policy::extend(Arc::new(template), &[]).unwrap().value
 }
 
-fn entries(policy: &Policy) -> Vec<EntryId> {
-    (0..).take(policy.entry_counts().template).map(EntryId::Template).collect()
+fn entries(policy: &Policy) -> Vec<CountedEntry> {
+    (0..).take(policy.entry_counts().template).map(EntryId::Template).map(outside_groups).collect()
+}
+
+fn outside_groups(entry: EntryId) -> CountedEntry {
+    CountedEntry { entry, group: GroupId::BASE }
 }
 
 fn series(text: &str) -> usize {
@@ -155,7 +159,7 @@ fn own_entries_are_counted_apart_from_template_entries() {
     let policy = Policy::extend(template, &["https://b.example".to_owned()]).unwrap().value;
     let handles = EntryHandles::new();
     for entry in [EntryId::Template(0), EntryId::Own(0), EntryId::Own(0)] {
-        tenant.count_origin(&handles, &policy, Some(entry), VerdictLabel::Allow);
+        tenant.count_origin(&handles, &policy, Some(outside_groups(entry)), VerdictLabel::Allow);
     }
     for (origin, count) in [("https://a.example", 1), ("https://b.example", 2)] {
         let labels = format!(r#"{{tenant="acme",origin="{origin}",verdict="allow"}}"#);

@@ -403,7 +403,7 @@ fn count_own_origins(tenant: &Tenant) {
             tenant.counters.count_origin(
                 &route.handles,
                 &route.policy,
-                Some(entry),
+                Some(crate::counters::CountedEntry { entry, group: crossgate_policy::GroupId::BASE }),
                 crate::metrics::VerdictLabel::Allow,
             );
         }

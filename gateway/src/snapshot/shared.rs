@@ -12,6 +12,7 @@ use ahash::{AHashMap, AHashSet};
 use crossgate_policy as engine;
 use engine::Template;
 
+use crate::ledger::GroupLabel;
 use crate::registry::GatewayMetrics;
 use crate::scripts::{ReportedScripts, Scripts};
 use crate::tenant::SharedPolicy;
@@ -182,7 +183,9 @@ impl<'a> SharedCompiler<'a> {
                 (bare(&spec), Vec::new(), true)
             }
         };
+        let group_labels = spec.groups.iter().map(|group| GroupLabel::of(&group.name)).collect();
         Arc::new(SharedPolicy {
+            group_labels,
             name: Arc::from(&*written.name.value),
             template: Arc::new(template),
             unmatched_requests: written.unmatched_requests,

@@ -28,6 +28,7 @@ mod explain;
 mod faults;
 mod gateway_api;
 mod gone;
+mod groups;
 mod harness;
 mod hops;
 mod http2;
