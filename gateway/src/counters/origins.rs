@@ -2,8 +2,9 @@
 //!
 //! A series is an entry's text, its group and a verdict. Its counter lives in the tenant and
 //! survives a recompile. A compiled route keeps a handle to it: found by the entry's text at the
-//! first count, by its index from then on. A reload drops the series of entries that no route has any more.
-//! Counts beyond the limits go to the tenant's `other` series and are also counted as overflow.
+//! first count, by its index from then on. A reload drops the series of entries that no route has
+//! any more. Counts beyond the limits go to the tenant's `other` series and are also counted as
+//! overflow.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;

@@ -8,7 +8,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use crossgate_policy::{CorsRequest, EntryId, OwnOrigin, Policy, RequestField};
+use crossgate_policy::{
+    CorsRequest, CrossSiteNavigations, CrossSiteProtection, EntryId, OwnOrigin, Policy, PolicySpec, RequestField,
+};
 
 use crate::tenant::Route;
 use crate::tenant::SharedPolicy;
@@ -39,17 +41,18 @@ impl StrictnessChecks {
     fn is_stricter(&self, route: &Route, above: &Route) -> bool {
         let rejects = |route: &Route| route.unmatched_requests == UnmatchedRequests::Reject;
         let enforces = |route: &Route| route.mode == Mode::Enforce;
-        let withholds = !route.shared.spec.allow_credentials && above.shared.spec.allow_credentials;
+        let withholds = !grants_credentials(route) && grants_credentials(above);
         // A route for `*` denies no origin.
         let is_looser = (!rejects(above) && rejects(route)) || (!enforces(above) && enforces(route)) || withholds;
-        route.policy.depends_on_origin() && (is_looser || self.is_narrower(route, above))
+        let denies_origins = !route.policy.allows_any() && (is_looser || self.is_narrower(route, above));
+        denies_origins || protects_more(route, above)
     }
 
     fn is_narrower(&self, route: &Route, above: &Route) -> bool {
         if Arc::ptr_eq(&route.policy, &above.policy) {
             return false;
         }
-        if !above.policy.depends_on_origin() {
+        if above.policy.allows_any() {
             return true;
         }
         let own = (0..).take(above.policy.entry_counts().own.min(ENTRIES_MAX)).map(EntryId::Own);
@@ -65,16 +68,44 @@ impl StrictnessChecks {
         }
         let pair = (Arc::as_ptr(route).addr(), Arc::as_ptr(above).addr());
         *self.narrower.borrow_mut().entry(pair).or_insert_with(|| {
-            let sets = above.spec.origin_sets.iter().flat_map(|set| &set.origins);
-            let mut entries = above.spec.allow_origins.iter().chain(sets).take(ENTRIES_MAX);
-            let regexes = &route.spec.allow_origin_regexes;
-            let lacks_regex = above.spec.allow_origin_regexes.iter().any(|regex| !regexes.contains(regex));
+            let mut entries = entries(&above.spec).take(ENTRIES_MAX);
+            let has_regex = |regex: &String| regexes(&route.spec).any(|known| known == regex);
+            let lacks_regex = regexes(&above.spec).any(|regex| !has_regex(regex));
             let lacks_rule = above.rule.is_some() && route.rule.is_none();
             let policy = Policy::extend(Arc::clone(&route.template), &[]).map(|compiled| compiled.value);
             let lacks = |entry: &String| policy.as_ref().map_or(true, |policy| !has(policy, entry));
             lacks_regex || lacks_rule || entries.any(lacks)
         })
     }
+}
+
+/// Returns whether any origin gets credentials.
+fn grants_credentials(route: &Route) -> bool {
+    let spec = &route.shared.spec;
+    spec.allow_credentials || spec.groups.iter().any(|group| group.allow_credentials == Some(true))
+}
+
+/// Returns whether a route refuses requests of other sites that the route above lets pass.
+fn protects_more(route: &Route, above: &Route) -> bool {
+    let protects = |route: &Route| {
+        route.mode == Mode::Enforce && route.policy.cross_site().protection == CrossSiteProtection::Protect
+    };
+    let navigates = |route: &Route| route.cross_site_navigations == CrossSiteNavigations::Allow;
+    let reads = |route: &Route| route.policy.cross_site().reads;
+    let is_stricter = !protects(above) || reads(route) > reads(above) || (navigates(above) && !navigates(route));
+    protects(route) && is_stricter
+}
+
+/// The origins and patterns of a policy and its groups.
+fn entries(spec: &PolicySpec) -> impl Iterator<Item = &String> {
+    let base = (&spec.allow_origins, &spec.origin_sets);
+    let groups = spec.groups.iter().map(|group| (&group.allow_origins, &group.origin_sets));
+    let lists = std::iter::once(base).chain(groups);
+    lists.flat_map(|(origins, sets)| origins.iter().chain(sets.iter().flat_map(|set| &set.origins)))
+}
+
+fn regexes(spec: &PolicySpec) -> impl Iterator<Item = &String> {
+    spec.allow_origin_regexes.iter().chain(spec.groups.iter().flat_map(|group| &group.allow_origin_regexes))
 }
 
 /// Returns whether a policy contains or covers an entry. Patterns are not origins, so they match
