@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
-use crossgate_benches::{Numbered, Random, compile, policy};
+use crossgate_benches::{Numbered, Random, compile, policy, policy_in_groups};
 use crossgate_policy::{CorsRequest, OwnOrigin, Policy, PolicySpec, RequestField, Verdict};
 
 const OWN: OwnOrigin<'_> = OwnOrigin { host: "api.example.test", port: None, scheme: None };
@@ -170,5 +170,23 @@ fn preflights(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, inputs, exact, wildcards, hostile, preflights);
+/// The largest table with and without groups: the value of an entry names its group, so a decision
+/// and its answer read no more of the table.
+fn grouped(criterion: &mut Criterion) {
+    let mut group = group(criterion, "1000000 exact, with edits");
+    let count = 1_000_000;
+    for (name, policy) in [("without groups", policy(EXACT, count)), ("in 32 groups", policy_in_groups(EXACT, count))] {
+        let (mut origin, mut random) = (Numbered::new(EXACT), Random::default());
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let origin = RequestField::One(black_box(origin.with(&[random.below(count)])));
+                let request = CorsRequest { origin, ..CorsRequest::new(b"GET", OWN) };
+                let verdict = policy.decide(&request).without_rule();
+                policy.edits(&verdict, &request).map(|edit| edit.value.as_bytes().len()).sum::<usize>()
+            });
+        });
+    }
+}
+
+criterion_group!(benches, inputs, exact, wildcards, hostile, preflights, grouped);
 criterion_main!(benches);

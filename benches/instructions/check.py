@@ -18,7 +18,13 @@ BUDGETS = pathlib.Path(__file__).resolve().parent / "budgets"
 DECISIONS = 1024
 GROWTH_PERCENT_MAX = 5.0
 # What a feature may add to a decision that passes: the bench with it, the one without it, and the most.
-ADDED_MAX = [(f"protect::{case}", f"decide::{case}", 40) for case in ("allowed_exact_1000", "allowed_any", "no_origin")]
+ADDED_MAX = [
+    *((f"protect::{case}", f"decide::{case}", 40) for case in ("allowed_exact_1000", "allowed_any", "no_origin")),
+    *((f"group::{case}", f"decide::{case}", 40) for case in ("allowed_exact_1000", "allowed_exact_100000", "allowed_wildcard_1000")),
+    ("group::denied_no_match", "group::ungrouped_no_match", 40),
+    ("answer::actual_in_group", "answer::actual", 40),
+    ("answer::preflight_in_group", "answer::preflight_full", 40),
+]
 # Other processors have their own files.
 PLAIN_MACHINE = "x86_64"
 # Gungraun's names of instructions and of atomic instructions.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crossgate_policy::{Policy, PolicySpec, Template};
+use crossgate_policy::{GROUPS_MAX, GroupSpec, Policy, PolicySpec, Template};
 
 pub mod tenants;
 
@@ -88,6 +88,27 @@ pub fn policy(shape: &str, count: u64) -> Policy {
         ..PolicySpec::default()
     };
     compile(&spec)
+}
+
+/// The same entries, spread over the most groups, each with terms of its own.
+///
+/// # Panics
+/// If `shape` is not a valid entry.
+pub fn policy_in_groups(shape: &str, count: u64) -> Policy {
+    let mut numbered = Numbered::new(shape);
+    let mut groups: Vec<GroupSpec> = (0..GROUPS_MAX)
+        .map(|number| GroupSpec {
+            name: format!("group-{number}"),
+            expose_headers: Some(vec![format!("x-{number}")]),
+            ..GroupSpec::default()
+        })
+        .collect();
+    for (number, index) in (0..count).zip((0..GROUPS_MAX).cycle()) {
+        if let Some(group) = groups.get_mut(index) {
+            group.allow_origins.push(String::from_utf8_lossy(numbered.with(&[number])).into_owned());
+        }
+    }
+    compile(&PolicySpec { groups, ..PolicySpec::default() })
 }
 
 /// Compiles a policy without origins of a tenant.

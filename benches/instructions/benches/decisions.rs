@@ -9,8 +9,8 @@ use std::hint::black_box;
 
 use crossgate_instructions::{EXACT, UNDER_WILD, WILD, Workload, actual, entries, preflight, spec};
 use crossgate_policy::{
-    CorsRequest, CrossSiteNavigations, CrossSiteProtection, CrossSiteTerms, Disclosure, PolicySpec, Reason,
-    RequestField, RequestedUpgrade,
+    CorsRequest, CrossSiteNavigations, CrossSiteProtection, CrossSiteTerms, Disclosure, GROUPS_MAX, GroupSpec,
+    PolicySpec, Reason, RequestField, RequestedUpgrade,
 };
 use gungraun::{Callgrind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
 
@@ -159,8 +159,56 @@ fn protect(workload: &'static Workload) {
     }
 }
 
+/// The entries of the plain benches in the most groups, each with terms of its own. `check.py`
+/// compares the two.
+fn grouped(shape: &str, count: u64) -> PolicySpec {
+    let group = |number: usize| GroupSpec {
+        name: format!("group-{number}"),
+        allow_origins: entries(shape, count).skip(number).step_by(GROUPS_MAX).collect(),
+        allow_methods: Some(vec!["PUT".to_owned(), format!("METHOD{number}")]),
+        ..GroupSpec::default()
+    };
+    PolicySpec { groups: (0..GROUPS_MAX).map(group).collect(), ..spec() }
+}
+
+fn grouped_exact(count: u64) -> &'static Workload {
+    Workload::new(&grouped(EXACT, count), actual(), EXACT, count, Reason::Exact)
+}
+
+fn grouped_wildcard(count: u64) -> &'static Workload {
+    Workload::new(&grouped(WILD, count), actual(), UNDER_WILD, count, Reason::Wildcard)
+}
+
+fn grouped_no_match() -> &'static Workload {
+    Workload::new(&grouped(EXACT, 1_000), actual(), "https://appx-#.example.com", 1_000, Reason::NoMatch)
+}
+
+fn ungrouped_no_match() -> &'static Workload {
+    Workload::new(&thousand(), actual(), "https://appx-#.example.com", 1_000, Reason::NoMatch)
+}
+
+fn grouped_preflight() -> &'static Workload {
+    Workload::new(&grouped(EXACT, 1_000), preflight(b"PUT", HEADERS), EXACT, 1_000, Reason::Exact)
+}
+
+#[library_benchmark]
+#[bench::allowed_exact_1000(grouped_exact(1_000))]
+#[bench::allowed_exact_100000(grouped_exact(100_000))]
+#[bench::allowed_wildcard_1000(grouped_wildcard(1_000))]
+#[bench::denied_no_match(grouped_no_match())]
+#[bench::ungrouped_no_match(ungrouped_no_match())]
+fn group(workload: &'static Workload) {
+    for (policy, requests) in workload.parts() {
+        for request in requests {
+            black_box(policy.decide(black_box(request)).without_rule());
+        }
+    }
+}
+
 #[library_benchmark]
 #[bench::actual(exact(1_000))]
+#[bench::actual_in_group(grouped_exact(1_000))]
+#[bench::preflight_in_group(grouped_preflight())]
 #[bench::preflight_full(disclosing(Disclosure::Full))]
 #[bench::preflight_minimal(disclosing(Disclosure::Minimal))]
 fn answer(workload: &'static Workload) {
@@ -173,7 +221,7 @@ fn answer(workload: &'static Workload) {
     }
 }
 
-library_benchmark_group!(name = decisions, benchmarks = [decide, protect, answer]);
+library_benchmark_group!(name = decisions, benchmarks = [decide, protect, group, answer]);
 
 // Bus events are atomic instructions: a lock, or a counter that cores share.
 main!(

@@ -71,7 +71,9 @@ impl Workload {
     }
 
     fn of(spec: &PolicySpec, requests: Vec<CorsRequest<'static>>, reason: Reason) -> &'static Self {
-        let seeds = if spec.allow_origins.len() < EVEN_LEN { SEEDS } else { 1 };
+        let grouped = spec.groups.iter().map(|group| group.allow_origins.len());
+        let entries = spec.allow_origins.len() + grouped.sum::<usize>();
+        let seeds = if entries < EVEN_LEN { SEEDS } else { 1 };
         let policies = (0..seeds).map(|_| compile(spec)).collect();
         let workload = Self { policies, requests };
         for (policy, requests) in workload.parts() {
