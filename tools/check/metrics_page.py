@@ -13,7 +13,7 @@ ROW = re.compile(r"^\| `(\w+)` \|.*\|$", re.MULTILINE)
 # A table of values: its heading names the metrics and the label.
 VALUES = re.compile(r"^### `(\w+)` of (.+)\n((?:.*\n)*?)(?=^#|\Z)", re.MULTILINE)
 # Labels whose values come from the configuration.
-OPEN_LABELS = {"tenant", "origin", "upstream", "rule", "certificate", "version", "status"}
+OPEN_LABELS = {"tenant", "origin", "group", "upstream", "rule", "certificate", "version", "status"}
 SAMPLE = re.compile(r'^(\w+?)(?:_bucket|_sum|_count)?\{(.*)\} ')
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 

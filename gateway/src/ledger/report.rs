@@ -124,7 +124,6 @@ struct ReportedOrigin {
     /// The reason of the last verdict, as in metrics.
     last_reason: &'static str,
     /// The name of the group whose terms the last verdict gave.
-    #[serde(skip_serializing_if = "Option::is_none")]
     last_group: Option<Box<str>>,
 }
 
