@@ -38,6 +38,11 @@ fn fetches_that_write_need_a_listed_origin() {
 }
 
 #[test]
+fn page_gets_the_terms_of_its_group() {
+    check(&Setup::start(), include_str!("cross_site_browser/groups.yaml"));
+}
+
+#[test]
 fn service_worker_can_send_a_foreign_navigation_again_as_its_own() {
     let setup = Setup::start();
     for scope in ["as-is", "again", "internal/as-is", "internal/again", "callback/as-is"] {
