@@ -4,7 +4,9 @@
 use super::rules;
 use super::terms;
 use crate::group::GroupId;
+use crate::origin::overlap::{self, OriginAutomaton};
 use crate::origin::pattern::quoted_message;
+use crate::origin::regexes::OriginRegex;
 use crate::origin::risk::EntryRestrictions;
 use crate::policy::Template;
 use crate::rule::Rule;
@@ -13,18 +15,46 @@ use crate::spec::{CompileFindings, CrossSiteProtection, PolicySpec, SpecLocation
 const ANY_NEXT_TO_CREDENTIALS: &str = "`*` next to origins with credentials lets pages of every site send requests with the user's cookies, \
      expected `crossSite: Protect`, or `dangerouslyAllowCrossSite` as well";
 
+/// The most entries with which the regexes of a group are compared.
+const COMPARED_MAX: usize = 256;
+
 /// Reports what is wrong with the groups as a whole.
 pub(super) fn check(spec: &PolicySpec, rule: Option<&Rule>, findings: &mut CompileFindings) {
     check_any(spec, findings);
     for (index, group) in spec.groups.iter().enumerate() {
         let is_answered = rule.is_some_and(|rule| rule.groups().iter().any(|name| **name == *group.name));
-        let is_empty = group.allow_origins.len() + group.origin_sets.len() + group.allow_origin_regexes.len() == 0;
-        if is_empty && !is_answered && !group.tenants_may_add {
-            let why = "can never be reached, expected origins in it, `tenantsMayAdd: true`, or a rule that lists it";
-            findings.within(GroupId::of_index(index)).warn(SpecLocation::Group, quoted_message(&group.name, why));
+        let has_origins = group.allow_origins.len() + group.origin_sets.len() > 0;
+        if has_origins || is_answered || group.tenants_may_add {
+            continue;
         }
+        let why = match group.allow_origin_regexes.as_slice() {
+            [] => "can never be reached, expected origins in it, `tenantsMayAdd: true`, or a rule that lists it",
+            regexes if are_covered(spec, regexes) => {
+                "can never be reached, since other entries cover all that its expressions match, and come first, expected \
+                 the origins themselves"
+            }
+            _ => continue,
+        };
+        findings.within(GroupId::of_index(index)).warn(SpecLocation::Group, quoted_message(&group.name, why));
     }
     findings.within(GroupId::BASE);
+}
+
+/// Whether origins and patterns cover all that these expressions match.
+fn are_covered(spec: &PolicySpec, regexes: &[String]) -> bool {
+    let entries: Vec<&str> = lists_of_origins(spec).flatten().map(|(_, text)| text.as_str()).collect();
+    // `*` comes last, and the schemes of extensions have no domains.
+    let entries: Vec<&str> = entries.into_iter().filter(|text| *text != "*" && !text.ends_with("://*")).collect();
+    if entries.is_empty() || entries.len() > COMPARED_MAX {
+        return false;
+    }
+    let expression = overlap::entries_expression(entries.into_iter());
+    let (listed, grammar) = (OriginAutomaton::new(&expression), OriginAutomaton::of_grammar());
+    let (Some(mut listed), Some(mut grammar)) = (listed, grammar) else { return false };
+    regexes.iter().all(|text| {
+        let regex = OriginRegex::new(text).ok().and_then(|regex| OriginAutomaton::new(&regex.anchored()));
+        regex.is_some_and(|mut regex| overlap::are_covered([&mut regex, &mut listed, &mut grammar]))
+    })
 }
 
 /// Refuses `*` next to entries with credentials, unless the policy protects from what `*` invites.

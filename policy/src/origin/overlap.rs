@@ -1,8 +1,10 @@
-//! Finds an origin that two entries of different groups both cover, although neither comes first.
+//! Finds an origin that two entries of different groups both cover, although neither comes first,
+//! and regexes that never decide.
 //!
 //! The order of entries is total except for two cases: stars within labels of one rank
 //! ([`set::rank`](super::set::rank)), and regexes. For stars the shortest common labels are tried.
-//! For regexes the product of both automata and of the grammar of origins is searched. All of this
+//! For regexes the product of both automata and of the grammar of origins is searched. All other
+//! entries come before a regex, so it never decides if they cover all that it matches. All of this
 //! runs when a policy is compiled.
 
 use std::collections::{HashMap, VecDeque};
@@ -108,54 +110,104 @@ impl OriginAutomaton {
     }
 }
 
-/// Returns the shortest origin that two expressions match, or that this cannot be found out.
+/// Returns the shortest origin that two expressions match, or that this cannot be found out. The
+/// third automaton is the one of the grammar.
 pub(crate) fn of_regexes(automata: [&mut OriginAutomaton; 3]) -> Option<RegexOverlap> {
-    search(automata).unwrap_or(Some(RegexOverlap::Unclear))
+    match search(automata, |states| states.iter().all(Option::is_some), |matches| matches == [true; 3]) {
+        Search::Found(origin) => Some(RegexOverlap::Witness(origin)),
+        Search::Exhausted => None,
+        Search::Unclear => Some(RegexOverlap::Unclear),
+    }
 }
 
-/// Searches the product of the automata. The outer `None` means that a limit was reached.
-fn search(mut automata: [&mut OriginAutomaton; 3]) -> Option<Option<RegexOverlap>> {
+/// Whether entries cover every origin that a regex matches. The automata are those of the regex, of
+/// the entries ([`entries_expression`]) and of the grammar. If this cannot be found out, the result
+/// is `false`.
+pub(crate) fn are_covered(automata: [&mut OriginAutomaton; 3]) -> bool {
+    let is_live = |[regex, _, grammar]: &ProductState| regex.is_some() && grammar.is_some();
+    matches!(search(automata, is_live, |matches| matches == [true, false, true]), Search::Exhausted)
+}
+
+/// Returns an anchored expression for origins without a star and patterns.
+pub(crate) fn entries_expression<'e>(entries: impl Iterator<Item = &'e str>) -> String {
+    let expressions: Vec<String> = entries.map(entry_expression).collect();
+    format!(r"\A(?:{})\z", expressions.join("|"))
+}
+
+fn entry_expression(entry: &str) -> String {
+    let (entry, port) = entry.strip_suffix(":*").map_or((entry, ""), |entry| (entry, r"(?::[0-9]+)?"));
+    let is_subdomains = entry.contains("://*.");
+    let star = if is_subdomains { r"[a-z0-9_.-]+" } else { r"[a-z0-9_-]+" };
+    format!("{}{port}", regex::escape(entry).replace(r"\*", star))
+}
+
+/// A state of each automaton. `None` if it can no longer match.
+type ProductState = [Option<LazyStateID>; 3];
+
+/// The result of searching a product of automata.
+enum Search {
+    Found(String),
+    Exhausted,
+    /// A limit was reached.
+    Unclear,
+}
+
+/// Searches the product for the shortest origin for which `is_found` holds on what the automata
+/// match. States that are not live are left out.
+fn search(
+    mut automata: [&mut OriginAutomaton; 3],
+    is_live: impl Fn(&ProductState) -> bool,
+    is_found: impl Fn([bool; 3]) -> bool,
+) -> Search {
     let [one, other, grammar] = &mut automata;
-    let first = [one.start()?, other.start()?, grammar.start()?];
+    let (Some(one), Some(other), Some(grammar)) = (one.start(), other.start(), grammar.start()) else {
+        return Search::Unclear;
+    };
+    let first = [Some(one), Some(other), Some(grammar)];
     let mut reached_by = HashMap::from([(first, None)]);
     let mut queue = VecDeque::from([first]);
     while let Some(states) = queue.pop_front() {
-        if zip_all(&mut automata, states, |automaton, state| automaton.is_match(state))?.iter().all(|matches| *matches)
-        {
+        let Some(matches) = zip_all(&mut automata, states, OriginAutomaton::is_match) else { return Search::Unclear };
+        if is_found(matches.map(|is_match| is_match == Some(true))) {
             let origin = text(&reached_by, states);
             if parse(origin.as_bytes()).is_ok() {
-                return Some(Some(RegexOverlap::Witness(origin)));
+                return Search::Found(origin);
             }
         }
         for byte in BYTES {
-            let nexts = zip_all(&mut automata, states, |automaton, state| automaton.step(state, *byte))?;
-            let [Some(one), Some(other), Some(grammar)] = nexts else { continue };
-            let next = [one, other, grammar];
-            if reached_by.contains_key(&next) {
+            let step = |automaton: &mut OriginAutomaton, state| automaton.step(state, *byte);
+            let Some(next) = zip_all(&mut automata, states, step) else { return Search::Unclear };
+            let next = next.map(Option::flatten);
+            if !is_live(&next) || reached_by.contains_key(&next) {
                 continue;
             }
             if reached_by.len() == STATES_MAX {
-                return None;
+                return Search::Unclear;
             }
             reached_by.insert(next, Some((states, *byte)));
             queue.push_back(next);
         }
     }
-    Some(None)
+    Search::Exhausted
 }
 
+/// Applies a function to each automaton and its state, if it has one. `None` if one fails.
 fn zip_all<T>(
     automata: &mut [&mut OriginAutomaton; 3],
-    [one, other, grammar]: [LazyStateID; 3],
+    [one, other, grammar]: ProductState,
     each: impl Fn(&mut OriginAutomaton, LazyStateID) -> Option<T>,
-) -> Option<[T; 3]> {
+) -> Option<[Option<T>; 3]> {
+    let mut apply = |automaton: &mut OriginAutomaton, state: Option<LazyStateID>| match state {
+        Some(state) => each(automaton, state).map(Some),
+        None => Some(None),
+    };
     let [first, second, third] = automata;
-    Some([each(first, one)?, each(second, other)?, each(third, grammar)?])
+    Some([apply(first, one)?, apply(second, other)?, apply(third, grammar)?])
 }
 
 /// Returns the bytes that lead to these states.
-fn text(reached_by: &HashMap<[LazyStateID; 3], Option<([LazyStateID; 3], u8)>>, states: [LazyStateID; 3]) -> String {
-    let before = |(states, _): &([LazyStateID; 3], u8)| reached_by.get(states).copied().flatten();
+fn text(reached_by: &HashMap<ProductState, Option<(ProductState, u8)>>, states: ProductState) -> String {
+    let before = |(states, _): &(ProductState, u8)| reached_by.get(states).copied().flatten();
     let steps = std::iter::successors(reached_by.get(&states).copied().flatten(), before);
     let mut bytes: Vec<u8> = steps.map(|(_, byte)| byte).collect();
     bytes.reverse();
@@ -216,6 +268,26 @@ mod tests {
         // Both match the text, but no browser sends it as an origin.
         assert_eq!(overlap(r"https://A\.test", r"https://[A-Z]\.test"), None);
         assert_eq!(overlap(r"https://a\.test/.*", r"https://a\.test/x"), None);
+    }
+
+    #[test]
+    fn expression_is_covered_by_entries_that_come_before_it() {
+        let is_covered = |regex: &str, entries: &[&str]| {
+            let automaton = |text: &str| OriginAutomaton::new(text).unwrap();
+            let mut regex = automaton(&OriginRegex::new(regex).unwrap().anchored());
+            let mut entries = automaton(&entries_expression(entries.iter().copied()));
+            are_covered([&mut regex, &mut entries, &mut OriginAutomaton::of_grammar().unwrap()])
+        };
+        let pr = r"https://pr-[0-9]+\.a\.test";
+        assert!(is_covered(pr, &["https://*.a.test"]) && is_covered(pr, &["https://b.test", "https://pr-*.a.test"]));
+        assert!(is_covered(r"https://(a|b)\.test", &["https://a.test", "https://b.test"]));
+        assert!(is_covered(r"https://a\.test(:[0-9]+)?", &["https://a.test:*"]));
+        assert!(!is_covered(r"https://(a|b)\.test", &["https://a.test"]));
+        assert!(!is_covered(r"https://([a-z]+\.)?a\.test", &["https://*.a.test"]));
+        assert!(
+            !is_covered(pr, &["https://pr-1*.a.test"]) && !is_covered(pr, &["http://*.a.test", "https://*.a.test:1"])
+        );
+        assert!(!is_covered(r"https://[a-z.]+\.a\.test", &["https://a*.a.test"]));
     }
 
     #[test]
