@@ -274,6 +274,17 @@ mod tests {
     }
 
     #[test]
+    fn case_expects_exactly_the_answered_group() {
+        let script = SCRIPT.replace("allow()", "allow(#{ group: \"partners\" })");
+        let check = |expected: &str| check(&[("a.rhai", &script), ("a.cases.yaml", &CASES.replace("allow", expected))]);
+        assert_eq!(check("{ allow: { group: partners } }").0, 0);
+        let (code, out, _) = check("allow");
+        assert!(code == 1 && out.contains("    + got       allow in group partners\n"), "{out}");
+        let (code, out, _) = check("{ allow: { group: guests } }");
+        assert!(code == 1 && out.contains("    - expected  allow in group guests\n"), "{out}");
+    }
+
+    #[test]
     fn broken_script_exits_1_with_its_location() {
         let (code, out, junit) = check(&[("a.rhai", "fn decide(req) { sleep(1) }"), ("data/x.yaml", "sets: 1\n")]);
         assert_eq!(code, 1);

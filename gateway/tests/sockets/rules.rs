@@ -291,3 +291,40 @@ fn no_stale_verdict_across_a_thousand_reloads_under_load() {
     });
     assert_eq!(site.upstream.seen().len(), 10);
 }
+
+#[test]
+fn rule_chooses_the_group_of_an_origin() {
+    let source = r#"fn decide(req) {
+    if req.host == "guest.test" { allow(#{ group: "guests", maxAge: 5 }) }
+    else if req.host == "staff.test" { allow() }
+}
+"#;
+    let policy = "    groups:
+      - { name: guests, allowCredentials: false, allowMethods: [DELETE], exposeHeaders: [x-total] }
+    rule: { script: preview.rhai, groups: [guests] }";
+    let site = Ruled::with(policy, source);
+    let guest = site.preflight(GUEST, "DELETE");
+    assert_eq!((guest.status, guest.headers.one("access-control-allow-methods")), (204, "DELETE"));
+    assert_eq!(guest.headers.one("access-control-max-age"), "5");
+    assert!(guest.headers.all("access-control-allow-credentials").is_empty(), "{guest:?}");
+    assert_eq!(site.get(GUEST).headers.one("access-control-expose-headers"), "x-total");
+    // Cached answers name the same group.
+    assert_eq!(site.get(GUEST).headers.one("access-control-expose-headers"), "x-total");
+    let staff = site.preflight("https://staff.test", "PUT");
+    assert_eq!(staff.headers.one("access-control-allow-methods"), "PUT");
+    assert_eq!(staff.headers.one("access-control-allow-credentials"), "true");
+    let explained = site.gateway.admin("GET", &format!("/explain?host={HOST}&origin={GUEST}")).json();
+    assert_eq!((&explained["group"], &explained["rule"]["group"]), (&"guests".into(), &"guests".into()), "{explained}");
+    let name = "crossgate_origin_requests_total";
+    let counted = site.gateway.metric(name, &[("origin", "rule:preview"), ("group", "guests")]);
+    assert_eq!(counted, 3.0, "one preflight and two requests");
+    let metrics = site.gateway.admin("GET", "/metrics").text();
+    let outside = format!(r#"{name}{{tenant="a",origin="rule:preview",verdict="allow"}} 1"#);
+    assert!(metrics.lines().any(|line| line == outside), "{metrics}");
+
+    // An answer to a group that the policy does not list is a mistake of the script, which keeps
+    // its last good version.
+    site.save(&source.replace("\"guests\"", "\"vips\""));
+    site.wait("the mistake is reported", || site.status()["reload"]["brokenFiles"].to_string().contains("vips"));
+    assert_eq!(site.get(GUEST).headers.one("access-control-expose-headers"), "x-total");
+}

@@ -197,7 +197,7 @@ fn zip_all<T>(
     [one, other, grammar]: ProductState,
     each: impl Fn(&mut OriginAutomaton, LazyStateID) -> Option<T>,
 ) -> Option<[Option<T>; 3]> {
-    let mut apply = |automaton: &mut OriginAutomaton, state: Option<LazyStateID>| match state {
+    let apply = |automaton: &mut OriginAutomaton, state: Option<LazyStateID>| match state {
         Some(state) => each(automaton, state).map(Some),
         None => Some(None),
     };
