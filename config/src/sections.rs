@@ -121,7 +121,7 @@ sections! {
     POLICY = PolicyKeys, "a policy";
     RULE = RuleKeys, "a rule", "{ script: # }";
     GROUP = GroupKeys, "a group";
-    GROUP_ORIGINS = GroupOriginsKeys, "origins of a group";
+    GROUP_ORIGINS = GroupOriginsKeys, "an addition to a group";
     TENANT = TenantKeys, "a tenant", "{ id: .., hosts: [#], upstream: .., policy: .. }";
     ROUTE = RouteKeys, "a route", "{ pathPrefix: # }";
 }

@@ -532,3 +532,81 @@ fn a4_routes_stricter_than_the_route_above_warn() {
     stricter("policy: wide, routes: [{ pathPrefix: /, methods: [PUT], policy: narrow }]", &[]);
     stricter("policy: lax, routes: [{ pathPrefix: /x, unmatchedRequests: Reject }]", &["/x"]);
 }
+
+#[test]
+fn mistakes_in_groups_are_reported_at_the_group() {
+    let text = r#"version: 1
+listeners: [{ address: "127.0.0.1:0" }]
+upstreams: { a: { servers: ["127.0.0.1:9001"] } }
+originSets: { partners: ["https://partner.example", "https://*.partner.example"] }
+policies:
+  api:
+    allowOrigins: ["https://app.example"]
+    groups:
+      - { name: one, allowOriginSets: [partners], tenantsMayAdd: true }
+      - name: two
+        allowOrigins: ["https://app.example", "https://a.example/"]
+        allowOriginSets: [missing, partners]
+        allowMethods: [TRACE]
+        maxAge: 48h
+      - { name: one, allowCredentials: true }
+      - { allowOrigins: ["https://b.example"] }
+  open: { allowOrigins: ["*"], groups: [{ name: front, allowOrigins: ["https://front.example"], allowCredentials: true }] }
+tenants:
+  - id: acme
+    hosts: [acme.example]
+    upstream: a
+    policy: api
+    allowOrigins: [{ group: three, origins: ["https://c.example"] }]
+"#;
+    let errors = findings(&compile_text(text, None).1, Severity::Error);
+    let expected = [
+        "12:27 there is no origin set `missing`",
+        "11:24 `https://app.example` is in the policy outside of groups too",
+        "11:47 `https://a.example/` has a path",
+        "12:36 `partners` is a set of the group `one` too",
+        "13:24 `TRACE` is a method that browsers never send",
+        "14:17 172800 seconds is too long",
+        "15:17 `one` is the name of a group already",
+        "16:9 missing key `name`",
+        "17:26 `*` next to origins with credentials",
+    ];
+    for expected in expected {
+        assert!(errors.iter().any(|found| found.starts_with(expected)), "{expected} is not in {errors:#?}");
+    }
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+}
+
+#[test]
+fn tenant_adds_only_to_groups_that_let_it() {
+    let policy = "policies:\n  api: { groups: [{ name: one, tenantsMayAdd: true }, { name: two, allowOrigins: [\"https://two.example\"] }] }\n";
+    let head = HEAD.split_once("policies:").unwrap().0;
+    let tenants = |origins: &str| {
+        format!(
+            "{head}{policy}tenants: [{{ id: a, hosts: [a.example], upstream: a, policy: api, allowOrigins: [{origins}] }}]\n"
+        )
+    };
+    let errors = |origins: &str| findings(&compile_text(&tenants(origins), None).1, Severity::Error);
+    let columns = tenants("").lines().last().unwrap().find("allowOrigins: [").unwrap() + "allowOrigins: [".len();
+    let at = |within: usize| format!("9:{} ", columns + within + 1);
+    assert_eq!(errors("{ group: one, origins: [\"https://own.example\"] }, https://plain.example"), [""; 0]);
+    for (origins, within, message) in [
+        (
+            "{ group: two, origins: [\"https://x.example\", \"https://y.example\"] }",
+            9,
+            "`two` is a group to which tenants may not add",
+        ),
+        (
+            "{ group: six, origins: [\"https://x.example\"] }",
+            9,
+            "`six` is no group of the policy, expected one of `one`, `two`",
+        ),
+        ("{ group: one, origins: [\"https://x.example/\"] }", 24, "`https://x.example/` has a path"),
+        ("{ group: one }", 0, "missing key `origins`"),
+        ("{ group: one, origins: [], x: 1 }", 27, "an addition to a group has no key `x`"),
+    ] {
+        let errors = errors(origins);
+        let expected = at(within) + message;
+        assert!(matches!(errors.as_slice(), [only] if only.starts_with(&expected)), "{expected}: {errors:#?}");
+    }
+}
