@@ -134,6 +134,7 @@ fn with_input<R>(origin: &[u8], headers: &HeaderMap, then: impl FnOnce(&RuleInpu
         method: b"GET",
         path: "/catalogue/7",
         query: "",
+        api_host: "api.test",
         requested_headers: &([] as [&[u8]; 0]),
         headers,
     }))

@@ -55,6 +55,7 @@ fn with_input<R>(origin: &str, then: impl FnOnce(&RuleInput<'_>) -> R) -> R {
         method: b"GET",
         path: "/catalogue/7",
         query: "zoom=3&key=k-1001",
+        api_host: "api.test",
         requested_headers: &no_lines,
         headers: &headers,
     })

@@ -32,7 +32,7 @@ const DATA_FILE: Section = Section::with_keys("a data file", || &["sets", "table
 const CASES_FILE: Section = Section::with_keys("a cases file", || &["cases"]);
 const CASE: Section = Section::with_keys("a case", || &["name", "request", "kind", "expect"]);
 const REQUEST: Section = Section::with_keys("a case's request", || {
-    &["origin", "tenant", "route", "path", "query", "method", "headers", "proxyHeaders", "requestedHeaders"]
+    &["origin", "tenant", "route", "apiHost", "path", "query", "method", "headers", "proxyHeaders", "requestedHeaders"]
 });
 const EXPECT: Section = Section::with_keys("an expectation", || &["allow", "deny", "error"]);
 const TERMS: Section = Section::with_keys("the terms of an answer", || &["group", "maxAge", "credentials"]);
@@ -59,6 +59,8 @@ pub struct CaseSpec {
     pub tenant: String,
     /// The prefix of the route.
     pub route: String,
+    /// The host that the request asks for.
+    pub api_host: String,
     pub path: String,
     /// The query, without `?`.
     pub query: String,
@@ -258,7 +260,7 @@ impl Decoder<'_> {
             text.unwrap_or(default).to_owned()
         };
         let (tenant, route, path) = (text("tenant", "test"), text("route", "/"), text("path", "/"));
-        let (query, method) = (text("query", ""), text("method", "GET"));
+        let (query, method, api_host) = (text("query", ""), text("method", "GET"), text("apiHost", "api.test"));
         let headers = request.find("headers").map(|node| self.headers(node)).unwrap_or_default();
         let proxy_headers = request.find("proxyHeaders").map(|node| self.headers(node)).unwrap_or_default();
         let requested = self.texts(request.find("requestedHeaders"), "header name", FIELDS_MAX);
@@ -267,6 +269,7 @@ impl Decoder<'_> {
             origin,
             tenant,
             route,
+            api_host,
             path,
             query,
             method,

@@ -101,6 +101,7 @@ fn input<'a>(origin: &'a str, headers: &'a HeaderMap) -> RuleInput<'a> {
         method: b"GET",
         path: "/",
         query: "",
+        api_host: "api.test",
         requested_headers: NO_LINES,
         headers,
     }

@@ -136,6 +136,8 @@ pub struct RuleInput<'a> {
     pub path: &'a str,
     /// The query after the `?`, as sent. Empty without a query.
     pub query: &'a str,
+    /// The host that the request asks for, in lower case, without a port.
+    pub api_host: &'a str,
     /// The lines of `Access-Control-Request-Headers`.
     pub requested_headers: &'a dyn FieldLines,
     /// All request fields. A rule can read those that its policy lists.

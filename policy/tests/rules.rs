@@ -62,6 +62,7 @@ fn with_input<R>(headers: &HeaderMap, then: impl FnOnce(&RuleInput<'_>) -> R) ->
         method: b"PUT",
         path: "/orders/1",
         query: "key=a%20b+c&x=1&key=2",
+        api_host: "api.test",
         requested_headers: NO_LINES,
         headers,
     })

@@ -92,6 +92,7 @@ fn run_as(rule: &Rule, case: &CaseSpec, kind: RequestKind) -> Result<RuleRun, St
         method: case.method.as_bytes(),
         path: &case.path,
         query: &case.query,
+        api_host: &case.api_host,
         requested_headers: &requested,
         headers: &headers,
     };

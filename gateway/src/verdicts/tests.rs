@@ -26,6 +26,7 @@ fn ask(tenant_rule: &TenantRule, origin: &str, path: &str, plan: &'static str) -
         method: b"GET",
         path,
         query: "",
+        api_host: "api.test",
         requested_headers: &([] as [&[u8]; 0]),
         headers: &headers,
     })
@@ -148,6 +149,7 @@ fn examining_a_rule_counts_and_caches_nothing() {
         method: b"GET",
         path: "/",
         query: "",
+        api_host: "api.test",
         requested_headers: &([] as [&[u8]; 0]),
         headers: &headers,
     };

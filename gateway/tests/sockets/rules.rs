@@ -328,3 +328,16 @@ fn rule_chooses_the_group_of_an_origin() {
     site.wait("the mistake is reported", || site.status()["reload"]["brokenFiles"].to_string().contains("vips"));
     assert_eq!(site.get(GUEST).headers.one("access-control-expose-headers"), "x-total");
 }
+
+#[test]
+fn rule_reads_the_host_that_is_asked_for() {
+    let site = Ruled::start(
+        "fn decide(req) { if req.host == \"guest.test\" && req.api_host == \"b.test\" { allow() } else { deny(req.api_host) } }\n",
+    );
+    for (host, status) in [("b.test", 200), ("B.test:80", 200), (HOST, 403), ("b.test", 200)] {
+        let answer = site.gateway.ask("GET", "/", host, &[("Origin", GUEST)]);
+        assert_eq!(answer.status, status, "{host}");
+        // A cache keys by host in any case.
+        assert_eq!(answer.headers.one("vary"), "Origin", "{host}");
+    }
+}

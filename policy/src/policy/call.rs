@@ -68,6 +68,7 @@ impl<'a> RuleCall<'a> {
             method: self.method(),
             path: context.path,
             query: context.query,
+            api_host: self.request.own.host,
             requested_headers: self.request.requested_headers,
             headers: context.headers,
         }

@@ -6,8 +6,8 @@
 //! counted.
 
 /// The fields of `req`, in the order of their bits in [`RuleReads`](super::RuleReads).
-pub(super) const FIELDS: [&str; 10] =
-    ["origin", "scheme", "host", "port", "tenant", "route", "method", "path", "kind", "requested_headers"];
+pub(super) const FIELDS: [&str; 11] =
+    ["origin", "scheme", "host", "port", "tenant", "route", "method", "path", "kind", "requested_headers", "api_host"];
 
 /// The callable functions, each with the numbers of arguments that it accepts. The value before the
 /// dot of a method call counts as an argument.

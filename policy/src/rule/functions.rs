@@ -52,6 +52,7 @@ fn register_req(engine: &mut Engine) {
         ("method", RequestPart::Method),
         ("path", RequestPart::Path),
         ("kind", RequestPart::Kind),
+        ("api_host", RequestPart::ApiHost),
     ];
     for (name, part) in fields {
         engine.register_get(name, move |req: &mut ScriptRequest| text(req.0.read(part)));

@@ -37,11 +37,12 @@ pub(super) enum RequestPart {
     Path,
     Kind,
     RequestedHeaders,
+    ApiHost,
     Header(usize),
     Query(usize),
 }
 
-const FIXED: [RequestPart; 10] = [
+const FIXED: [RequestPart; 11] = [
     RequestPart::Origin,
     RequestPart::Scheme,
     RequestPart::Host,
@@ -52,6 +53,7 @@ const FIXED: [RequestPart; 10] = [
     RequestPart::Path,
     RequestPart::Kind,
     RequestPart::RequestedHeaders,
+    RequestPart::ApiHost,
 ];
 
 /// The number of possible parts.
@@ -156,6 +158,7 @@ pub(super) fn write_value(part: RequestPart, rule: &Rule, input: &RuleInput<'_>,
         | RequestPart::Route
         | RequestPart::Path
         | RequestPart::Kind
+        | RequestPart::ApiHost
         | RequestPart::Method => true,
     }
 }
@@ -170,6 +173,7 @@ fn plain<'a>(part: RequestPart, input: &RuleInput<'a>) -> Option<&'a str> {
         RequestPart::Route => input.route,
         RequestPart::Path => input.path,
         RequestPart::Kind => input.kind.as_str(),
+        RequestPart::ApiHost => input.api_host,
         // Methods are tokens. Bytes that are not UTF-8 read as an empty method, which equals no
         // name.
         RequestPart::Method => str::from_utf8(input.method).unwrap_or_default(),

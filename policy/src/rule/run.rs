@@ -198,6 +198,7 @@ mod tests {
             method: b"GET",
             path: "/",
             query: "",
+            api_host: "api.test",
             requested_headers: &no_lines,
             headers: &headers,
         };

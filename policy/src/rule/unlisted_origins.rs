@@ -110,7 +110,13 @@ impl Rule {
 
     /// Returns the values for the fields. Empty if the rule reads no field that a client controls.
     fn fills<'t>(&self, name: &'t str, literals: &'t SourceLiterals) -> Vec<&'t str> {
-        let fields = [RequestPart::Route, RequestPart::Method, RequestPart::Path, RequestPart::RequestedHeaders];
+        let fields = [
+            RequestPart::Route,
+            RequestPart::Method,
+            RequestPart::Path,
+            RequestPart::RequestedHeaders,
+            RequestPart::ApiHost,
+        ];
         let reads_fields = fields.iter().any(|part| self.wanted & part.bit() != 0);
         if !reads_fields && self.headers.is_empty() && self.query.is_empty() {
             return Vec::new();
@@ -125,7 +131,7 @@ impl Rule {
             FieldFill::Text(text) if reads_fields => {
                 format!("`{}` with `{text}` in its header or query", probe.shown)
             }
-            FieldFill::Text(text) => format!("`{}` with `{text}` in its path or method", probe.shown),
+            FieldFill::Text(text) => format!("`{}` with `{text}` in its path, method or host", probe.shown),
         }
     }
 
@@ -152,6 +158,7 @@ impl Rule {
                 method: method.as_bytes(),
                 path,
                 query: &self.filled_query(value),
+                api_host: token.unwrap_or("api.invalid"),
                 requested_headers: &requested,
                 headers: &self.filled_headers(value),
             },

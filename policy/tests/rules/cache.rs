@@ -11,6 +11,7 @@ struct RequestParts {
     path: &'static str,
     method: &'static str,
     query: &'static str,
+    api_host: &'static str,
     plan: Option<&'static str>,
     kind: RequestKind,
 }
@@ -23,16 +24,18 @@ fn request_parts() -> impl Strategy<Value = RequestParts> {
         prop::sample::select(vec!["/", "/a", "/b"]),
         prop::sample::select(vec!["GET", "PUT"]),
         prop::sample::select(vec!["", "k=1", "k=2", "k", "k=", "x=1&k=1", "k=%31"]),
+        prop::sample::select(vec!["api.a.test", "api.b.test"]),
         prop::sample::select(vec![None, Some(""), Some("gold"), Some("silver")]),
         prop::sample::select(vec![RequestKind::Preflight, RequestKind::Actual, RequestKind::WebSocket]),
     );
-    parts.prop_map(|(host, port, tenant, path, method, query, plan, kind)| RequestParts {
+    parts.prop_map(|(host, port, tenant, path, method, query, api_host, plan, kind)| RequestParts {
         host,
         port,
         tenant,
         path,
         method,
         query,
+        api_host,
         plan,
         kind,
     })
@@ -50,6 +53,7 @@ fn condition() -> impl Strategy<Value = String> {
         "req.header(\"x-plan\") == \"gold\"",
         "req.header(\"x-plan\") == ()",
         "req.query(\"k\") == \"1\"",
+        "req.api_host == \"api.a.test\"",
         "req.query(\"k\") == ()",
         "req.origin.contains(\"a\")",
         "req.requested_headers.is_empty()",
@@ -75,7 +79,7 @@ fn with_parts<R>(parts: &RequestParts, then: impl FnOnce(&RuleInput<'_>) -> R) -
         Some(port) => format!("https://{}:{port}", parts.host),
         None => format!("https://{}", parts.host),
     };
-    let RequestParts { host, port, tenant, path, method, query, kind, .. } = *parts;
+    let RequestParts { host, port, tenant, path, method, query, api_host, kind, .. } = *parts;
     then(&RuleInput {
         origin: &origin,
         scheme: "https",
@@ -87,6 +91,7 @@ fn with_parts<R>(parts: &RequestParts, then: impl FnOnce(&RuleInput<'_>) -> R) -
         method: method.as_bytes(),
         path,
         query,
+        api_host,
         requested_headers: NO_LINES,
         headers: &headers,
     })
@@ -126,6 +131,7 @@ fn cache_keys_distinguish_absent_from_empty_and_value_ends() {
         path: "/",
         method: "GET",
         query: "",
+        api_host: "api.a.test",
         plan: None,
         kind: RequestKind::Actual,
     };

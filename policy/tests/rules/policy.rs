@@ -291,9 +291,13 @@ fn e_probes_fill_the_listed_fields() {
         ),
         (
             "if req.path.starts_with(\"/public\") { allow() }",
-            "`https://any-name.example` with `/public` in its path or method",
+            "`https://any-name.example` with `/public` in its path, method or host",
         ),
-        ("if req.method == \"PUT\" { allow() }", "`https://any-name.example` with `PUT` in its path or method"),
+        ("if req.method == \"PUT\" { allow() }", "`https://any-name.example` with `PUT` in its path, method or host"),
+        (
+            "if req.api_host == \"open.test\" { allow() }",
+            "`https://any-name.example` with `open.test` in its path, method or host",
+        ),
         ("if req.requested_headers.contains(\"x-a\") { allow() }", "`https://any-name.example` with `x-a` in its"),
     ] {
         let message = refusal(source).unwrap_or_else(|| panic!("{source} is accepted"));
