@@ -42,17 +42,21 @@ impl Decoder<'_> {
         if servers.is_empty() && self.found.len() == before {
             self.error(node.at, "empty list of servers; write one such as 127.0.0.1:9001 or orders.internal:9001");
         }
+        if !servers.is_empty() && servers.iter().all(|server| server.is_backup) {
+            self.error(node.at, "all servers are backups; remove `backup` from at least one");
+        }
         servers
     }
 
     fn server(&mut self, node: &YamlNode) -> Option<ServerSpec> {
         if !matches!(node.value, YamlValue::Map(_)) {
-            return Some(ServerSpec { address: self.server_address(node)?, weight: 1 });
+            return Some(ServerSpec { address: self.server_address(node)?, weight: 1, is_backup: false });
         }
         let fields = self.fields(node, &sections::SERVER)?;
         let weight = self.count_or(&fields, "weight", 1..=WEIGHT_MAX, 1);
+        let is_backup = fields.find("backup").and_then(|node| self.flag(node)) == Some(true);
         let node = self.required(&fields, "address")?;
-        Some(ServerSpec { address: self.server_address(node)?, weight })
+        Some(ServerSpec { address: self.server_address(node)?, weight, is_backup })
     }
 
     fn server_address(&mut self, node: &YamlNode) -> Option<ServerAddress> {

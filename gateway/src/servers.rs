@@ -3,7 +3,8 @@
 //!
 //! Five failures in a row eject a server for one second. If it fails again on its return, the time
 //! doubles, up to 30 seconds. Ejection never removes more than half of the servers, nor the only
-//! one: if most servers fail, the servers are probably not the cause. A server returns with one
+//! one, unless a backup server is available: if most servers fail, the servers are probably not the
+//! cause. A server returns with one
 //! regular request, and is ejected again if that fails. A server with failing health checks is
 //! excluded until they succeed. While no server fails, a request writes nothing here and reads no
 //! clock.
@@ -30,7 +31,7 @@ mod server;
 pub(crate) use self::endpoints::WeightedServer;
 pub(crate) use self::server::{ServerState, UpstreamServer, now_ms};
 
-use self::endpoints::Endpoints;
+use self::endpoints::{Endpoints, ServerEntry};
 
 /// The servers of one upstream.
 pub struct ServerPool {
@@ -172,8 +173,7 @@ impl ServerPool {
 
     fn eject(&self, endpoints: &Endpoints, server: &UpstreamServer, now: u64) {
         let _one = self.ejecting.lock();
-        let would_be_unavailable = endpoints.count_unavailable(now).saturating_add(1);
-        if server.has_no_faults() && would_be_unavailable * 2 <= endpoints.servers().len() {
+        if server.has_no_faults() && endpoints.may_exclude(server, now) {
             server.eject(now);
             self.counters.count_ejection();
         }
@@ -189,11 +189,10 @@ impl ServerPool {
         self.endpoints.with(|endpoints| endpoints.servers().to_vec())
     }
 
-    /// All servers with their weights and states.
-    pub(crate) fn server_states(&self) -> Vec<(SocketAddr, u32, ServerState)> {
+    /// All servers, each with its state.
+    pub(crate) fn server_states(&self) -> Vec<(WeightedServer, ServerState)> {
         let now = now_ms();
-        let of = |entry: &WeightedServer| (entry.server.address, entry.weight, entry.server.state(now));
-        self.endpoints.with(|endpoints| endpoints.servers().iter().map(of).collect())
+        self.weighted_servers().into_iter().map(|entry| (entry.clone(), entry.server.state(now))).collect()
     }
 
     /// A receiver that is notified when the set of servers changes.
@@ -297,18 +296,16 @@ fn resolved_before(spec: &ServerSpec, previous: Option<&ServerPool>) -> Resolved
     resolved().unwrap_or_default()
 }
 
-/// All addresses with their weights, those of names included.
-fn addresses<'a>(
-    specs: &'a [ServerSpec],
-    resolved: &'a [ResolvedName],
-) -> impl Iterator<Item = (SocketAddr, u32)> + 'a {
+/// All addresses, those of names included.
+fn addresses<'a>(specs: &'a [ServerSpec], resolved: &'a [ResolvedName]) -> impl Iterator<Item = ServerEntry> + 'a {
     specs.iter().zip(resolved).flat_map(|(spec, resolved)| {
         let (fixed, port) = match &spec.address {
             ServerAddress::Address(address) => (Some(*address), 0),
             ServerAddress::Name { port, .. } => (None, *port),
         };
         let named = resolved.addresses.iter().map(move |ip| SocketAddr::new(*ip, port));
-        fixed.into_iter().chain(named).map(|address| (address, spec.weight))
+        let entry = |address| ServerEntry { address, weight: spec.weight, is_backup: spec.is_backup };
+        fixed.into_iter().chain(named).map(entry)
     })
 }
 
@@ -365,7 +362,7 @@ mod tests {
     use crossgate_config::model::{Located, Position, Protocol, Timeouts};
 
     fn spec(servers: &[ServerAddress]) -> UpstreamSpec {
-        let server = |address: &ServerAddress| ServerSpec { address: address.clone(), weight: 1 };
+        let server = |address: &ServerAddress| ServerSpec { address: address.clone(), weight: 1, is_backup: false };
         UpstreamSpec {
             name: Located { value: "a".into(), at: Position::START },
             servers: servers.iter().map(server).collect(),
@@ -427,7 +424,7 @@ mod tests {
         assert_eq!(picked(&servers), [0, 1, 2]);
         fail(&servers, 1, 1);
         assert!(!picked(&servers).contains(&1));
-        assert_eq!(servers.server_states()[1].2, ServerState::Ejected);
+        assert_eq!(servers.server_states()[1].1, ServerState::Ejected);
     }
 
     #[test]
@@ -441,7 +438,7 @@ mod tests {
             seen.sort_unstable();
             seen.dedup();
             assert!(seen.len() <= left, "of {count}");
-            let up = servers.server_states().iter().filter(|(_, _, state)| *state == ServerState::Up).count();
+            let up = servers.server_states().iter().filter(|(_, state)| *state == ServerState::Up).count();
             assert_eq!(up, left, "of {count}");
         }
         assert!(servers(0).pick(0, None).is_none());
@@ -454,7 +451,7 @@ mod tests {
             servers.weighted_servers()[index].server.set_unhealthy(true);
         }
         fail(&servers, 2, FAILURES_MAX * 2);
-        assert_eq!(servers.server_states()[2].2, ServerState::Up);
+        assert_eq!(servers.server_states()[2].1, ServerState::Up);
     }
 
     #[test]
@@ -504,7 +501,7 @@ mod tests {
         servers.set_addresses(0, ips(&["10.0.0.2", "10.0.0.3"]));
         (0..FAILURES_MAX).for_each(|_| servers.failed(gone));
         servers.succeeded(gone);
-        assert!(servers.server_states().iter().all(|(_, _, state)| *state == ServerState::Up));
+        assert!(servers.server_states().iter().all(|(_, state)| *state == ServerState::Up));
     }
 
     #[test]
@@ -517,7 +514,7 @@ mod tests {
         assert!(!before.has_servers_of(&changed));
         let after = made(&changed, Some(&before));
         assert_eq!(shown(&after), ["10.0.0.1:80", "127.0.0.1:9001", "127.0.0.1:9003"]);
-        assert_eq!(after.server_states()[1].2, ServerState::Ejected);
+        assert_eq!(after.server_states()[1].1, ServerState::Ejected);
         assert_eq!(after.lost_names(), ["b.test"]);
     }
 
@@ -536,8 +533,8 @@ mod tests {
         let before = made(&checked, None);
         before.weighted_servers()[0].server.set_unhealthy(true);
         assert!(before.has_servers_of(&checked) && !before.has_servers_of(&plain));
-        assert_eq!(made(&checked, Some(&before)).server_states()[0].2, ServerState::Unhealthy);
-        assert_eq!(made(&plain, Some(&before)).server_states()[0].2, ServerState::Up);
+        assert_eq!(made(&checked, Some(&before)).server_states()[0].1, ServerState::Unhealthy);
+        assert_eq!(made(&plain, Some(&before)).server_states()[0].1, ServerState::Up);
     }
 
     #[test]

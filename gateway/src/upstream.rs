@@ -174,12 +174,12 @@ impl Upstream {
 impl ServingUpstream for Upstream {
     fn servers_by_state(&self) -> Vec<(&'static str, usize)> {
         let states = self.servers.server_states();
-        let count = |wanted| states.iter().filter(|(_, _, state)| *state == wanted).count();
+        let count = |wanted| states.iter().filter(|(_, state)| *state == wanted).count();
         ServerState::ALL.map(|standing| (standing.as_str(), count(standing))).to_vec()
     }
 
     fn ejected_servers(&self) -> usize {
-        self.servers.server_states().iter().filter(|(_, _, state)| *state == ServerState::Ejected).count()
+        self.servers.server_states().iter().filter(|(_, state)| *state == ServerState::Ejected).count()
     }
 
     fn is_checked(&self) -> bool {

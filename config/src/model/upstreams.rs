@@ -87,6 +87,8 @@ pub struct ServerSpec {
     pub address: ServerAddress,
     /// The share of turns, relative to servers of weight 1. Each address of a name has this weight.
     pub weight: u32,
+    /// Whether the server gets requests only while no other one is available.
+    pub is_backup: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

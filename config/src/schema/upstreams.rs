@@ -70,6 +70,9 @@ declare_keys! {
         /// name has this weight.
         #[schemars(range(min = 1, max = 256))]
         weight: Option<u32>,
+        /// Whether the server gets requests only while no other server of the upstream is
+        /// available. Default: `false`.
+        backup: Option<bool>,
     }
 
     /// A health check of each server, with the protocol and TLS of requests. It has either `path`

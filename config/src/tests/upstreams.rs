@@ -11,7 +11,7 @@ listeners: [{ address: "127.0.0.1:0" }]
 resolver: { servers: ["127.0.0.1:53", "[::1]:5353"], timeout: 500ms }
 upstreams:
   a:
-    servers: ["10.0.0.1:80", Orders.Internal:9001, "db.:1", { address: "[::1]:9002", weight: 7 }, { address: x:65535 }]
+    servers: ["10.0.0.1:80", Orders.Internal:9001, "db.:1", { address: "[::1]:9002", weight: 7 }, { address: x:65535, backup: true }]
     healthCheck: { path: "/healthz?full", interval: 5s, timeout: 1s, healthyAfter: 1, unhealthyAfter: 4, host: h.example }
     limits: { maxRequests: 10, maxPending: 0, pendingTimeout: 2s }
   b: { servers: ["10.0.0.1:80"], healthCheck: { path: / }, limits: { maxRequests: 3 } }
@@ -19,10 +19,18 @@ upstreams:
     let main = main_file(text);
     assert!(main.found.is_empty(), "{}", main.found);
     let [a, b] = &main.value.upstreams[..] else { panic!("two upstreams") };
-    let at = |address: &str, weight| ServerSpec { address: ServerAddress::Address(address.parse().unwrap()), weight };
-    let name = |name: &str, port| ServerSpec { address: ServerAddress::Name { name: name.into(), port }, weight: 1 };
-    let servers =
-        [at("10.0.0.1:80", 1), name("orders.internal", 9001), name("db.", 1), at("[::1]:9002", 7), name("x", 65_535)];
+    let at = |address: &str, weight| ServerSpec {
+        address: ServerAddress::Address(address.parse().unwrap()),
+        weight,
+        is_backup: false,
+    };
+    let name = |name: &str, port| ServerSpec {
+        address: ServerAddress::Name { name: name.into(), port },
+        weight: 1,
+        is_backup: false,
+    };
+    let spare = ServerSpec { is_backup: true, ..name("x", 65_535) };
+    let servers = [at("10.0.0.1:80", 1), name("orders.internal", 9001), name("db.", 1), at("[::1]:9002", 7), spare];
     assert_eq!(a.servers, servers);
     let seconds = Duration::from_secs;
     let check = HealthCheck {
@@ -57,6 +65,7 @@ upstreams:
   b: { servers: ["10.0.0.1:80"], healthCheck: { interval: 10s }, limits: { maxPending: 5 } }
   c: { servers: [{ adress: "a:1" }], healthCheck: { path: "/a b" } }
   d: { servers: ["10.0.0.1:80"], healthCheck: { path: "/<id>" } }
+  e: { servers: [{ address: "10.0.0.1:80", backup: true }] }
 "#;
     check(
         text,
@@ -84,6 +93,7 @@ upstreams:
             "10:20 a server has no key `adress`; did you mean `address`?",
             "10:59 invalid health check path `/a b`",
             "11:55 invalid health check path `/<id>`",
+            "12:17 all servers are backups",
         ],
     );
     check(

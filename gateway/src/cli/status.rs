@@ -48,6 +48,7 @@ struct UpstreamSection {
 #[serde(rename_all = "camelCase", default)]
 struct ServerSection {
     address: String,
+    backup: bool,
     state: String,
 }
 
@@ -99,7 +100,8 @@ fn print(
     row("tenants", &tenants.to_string())?;
     row("connections", &connections.to_string())?;
     for UpstreamSection { name, servers, lost_names } in upstreams {
-        let states = servers.iter().map(|server| format!("{} {}", server.address, server.state));
+        let kind = |server: &ServerSection| if server.backup { " backup" } else { "" };
+        let states = servers.iter().map(|server| format!("{}{} {}", server.address, kind(server), server.state));
         let lost = lost_names.iter().map(|name| format!("{name} cannot be resolved"));
         row("upstream", &format!("{name}: {}", states.chain(lost).collect::<Vec<_>>().join(", ")))?;
     }

@@ -3,7 +3,6 @@
 //! The admin module calls it through the `AdminControl` trait, so that its tests need no gateway.
 //! Absent on purpose: access control, which is in `admin/access.rs`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::SystemTime;
@@ -17,7 +16,7 @@ use crate::ledger::OriginsQuery;
 use crate::probe::ExplainedRequest;
 use crate::registry::GatewayMetrics;
 use crate::reload::Reloader;
-use crate::servers::ServerState;
+use crate::servers::{ServerState, WeightedServer};
 use crate::upstream::Upstream;
 use crate::version::COMMIT;
 
@@ -67,7 +66,10 @@ impl ProcessControl {
 
 /// The status of an upstream: its servers with their states, and its names that do not resolve.
 fn status_of(upstream: &Upstream) -> Value {
-    let server = |(address, weight, state): (SocketAddr, u32, ServerState)| json!({ "address": address, "weight": weight, "state": state.as_str() });
+    let server = |(entry, state): (WeightedServer, ServerState)| {
+        let WeightedServer { server, weight, is_backup } = entry;
+        json!({ "address": server.address, "weight": weight, "backup": is_backup, "state": state.as_str() })
+    };
     json!({
         "name": &*upstream.name,
         "servers": upstream.servers.server_states().into_iter().map(server).collect::<Vec<_>>(),

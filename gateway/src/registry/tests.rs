@@ -264,7 +264,7 @@ fn upstream_spec() -> UpstreamSpec {
     let name = ServerAddress::Name { name: "orders.internal".into(), port: 80 };
     UpstreamSpec {
         name: Located { value: "orders".into(), at: Position::START },
-        servers: [address, name].map(|address| ServerSpec { address, weight: 1 }).into(),
+        servers: [address, name].map(|address| ServerSpec { address, weight: 1, is_backup: false }).into(),
         timeouts: Timeouts::default(),
         attempts: 2,
         host: None,

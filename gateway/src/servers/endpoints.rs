@@ -5,6 +5,9 @@
 //! same order, so that its load is spread by weight and not on one neighbour. If more than half of
 //! the servers are unavailable, all are used, as in Envoy (panic mode): the servers are probably
 //! not the cause, and the few remaining ones would fail under the full load.
+//!
+//! Backup servers have an order of their own. They get a request only if no other server is
+//! available for it, and then no unavailable one does.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,38 +28,58 @@ const DRAWS_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
     servers: Box<[WeightedServer]>,
-    /// Indexes in `servers`, one for each turn.
+    /// Indexes in `servers`, one for each turn: of all servers but the backup ones.
     order: Box<[u16]>,
+    /// The same for backup servers.
+    backup_order: Box<[u16]>,
+}
+
+/// An address of a server, as configured or resolved.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ServerEntry {
+    pub(super) address: SocketAddr,
+    pub(super) weight: u32,
+    pub(super) is_backup: bool,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct WeightedServer {
     pub(crate) server: Arc<UpstreamServer>,
     pub(crate) weight: u32,
+    /// Whether the server gets requests only while no other one is available.
+    pub(crate) is_backup: bool,
 }
 
 impl Endpoints {
     /// Creates the set for these addresses. Servers in `before` with the same address are kept.
-    /// Duplicate addresses become one server with the sum of their weights.
-    pub(super) fn new(addresses: impl Iterator<Item = (SocketAddr, u32)>, before: &[WeightedServer]) -> Self {
+    /// Duplicate addresses become one server with the sum of their weights, which is a backup
+    /// server if all of them are.
+    pub(super) fn new(addresses: impl Iterator<Item = ServerEntry>, before: &[WeightedServer]) -> Self {
         let known: AHashMap<SocketAddr, &Arc<UpstreamServer>> =
             before.iter().map(|entry| (entry.server.address, &entry.server)).collect();
         let mut indexes: AHashMap<SocketAddr, usize> = AHashMap::new();
         let mut servers: Vec<WeightedServer> = Vec::new();
-        for (address, weight) in addresses {
+        for ServerEntry { address, weight, is_backup } in addresses {
             if let Some(entry) = indexes.get(&address).and_then(|index| servers.get_mut(*index)) {
                 entry.weight = entry.weight.saturating_add(weight);
+                entry.is_backup &= is_backup;
             } else if servers.len() < SERVERS_MAX {
                 indexes.insert(address, servers.len());
                 let server = known.get(&address).map(|server| Arc::clone(server));
                 servers.push(WeightedServer {
                     server: server.unwrap_or_else(|| Arc::new(UpstreamServer::new(address))),
                     weight,
+                    is_backup,
                 });
             }
         }
-        let order = order(&servers.iter().map(|entry| entry.weight).collect::<Vec<_>>());
-        Endpoints { servers: servers.into(), order }
+        // A server of the other kind has no turns.
+        let order_of = |is_backup: bool| {
+            let weight = |entry: &WeightedServer| if entry.is_backup == is_backup { entry.weight } else { 0 };
+            order(&servers.iter().map(weight).collect::<Vec<_>>())
+        };
+        let (order, backup_order) = (order_of(false), order_of(true));
+        Endpoints { servers: servers.into(), order, backup_order }
     }
 
     pub(super) fn servers(&self) -> &[WeightedServer] {
@@ -78,40 +101,78 @@ impl Endpoints {
         last: Option<SocketAddr>,
         now: impl Fn() -> u64,
     ) -> Option<(usize, &UpstreamServer)> {
-        let (index, server) = self.at(turn)?;
-        if last.is_none() && server.has_no_faults() {
-            return Some((index, server));
+        match self.at(&self.order, turn) {
+            Some((index, entry)) if last.is_none() && entry.server.has_no_faults() => Some((index, &entry.server)),
+            Some(_) | None => self.pick_other(turn, last, now()),
         }
-        self.pick_other(turn, last, now())
     }
 
     #[cold]
     fn pick_other(&self, turn: usize, last: Option<SocketAddr>, now: u64) -> Option<(usize, &UpstreamServer)> {
-        let use_all = self.count_unavailable(now) * 2 > self.servers.len();
-        let is_usable = |server: &UpstreamServer| use_all || !server.is_unavailable(now);
-        let drawn = (0..DRAWS_MAX).filter_map(|draw| self.at(scatter(turn, draw)));
+        let [main, backup] = [false, true].map(|is_backup| self.availability(is_backup, now));
+        let is_panicking = main.unavailable * 2 > main.all && (main.has_available() || !backup.has_available());
+        let is_usable =
+            |entry: &WeightedServer| !entry.server.is_unavailable(now) || (is_panicking && !entry.is_backup);
+        let is_other = |entry: &WeightedServer| is_usable(entry) && Some(entry.server.address) != last;
+        let other = self.draw(&self.order, turn, |entry| !entry.is_backup && is_other(entry));
+        let spare = || self.draw(&self.backup_order, turn, |entry| entry.is_backup && is_other(entry));
+        let is_same = |entry: &WeightedServer| Some(entry.server.address) == last && is_usable(entry);
+        let same = || self.server(self.servers.iter().position(is_same)?);
+        let any = || self.at(&self.order, turn).or_else(|| self.at(&self.backup_order, turn));
+        let (index, entry) = other.or_else(spare).or_else(same).or_else(any)?;
+        entry.server.readmit(now);
+        Some((index, &entry.server))
+    }
+
+    /// Draws a server from an order: the one whose turn it is, then others by their weights, then
+    /// all servers one by one.
+    fn draw(
+        &self,
+        order: &[u16],
+        turn: usize,
+        is_wanted: impl Fn(&WeightedServer) -> bool,
+    ) -> Option<(usize, &WeightedServer)> {
+        let drawn = (0..DRAWS_MAX).filter_map(|draw| self.at(order, scatter(turn, draw)));
         let in_order = (0..self.servers.len()).filter_map(|step| self.server(scatter(turn, 0).wrapping_add(step)));
-        let mut candidates = self.at(turn).into_iter().chain(drawn).chain(in_order);
-        let other = candidates.find(|(_, server)| is_usable(server) && Some(server.address) != last);
-        let same =
-            || self.servers.iter().position(|entry| Some(entry.server.address) == last && is_usable(&entry.server));
-        let picked = other.or_else(|| self.server(same()?)).or_else(|| self.at(turn));
-        picked.inspect(|(_, server)| server.readmit(now))
+        self.at(order, turn).into_iter().chain(drawn).chain(in_order).find(|(_, entry)| is_wanted(entry))
     }
 
-    /// The number of unavailable servers.
-    pub(super) fn count_unavailable(&self, now: u64) -> usize {
-        self.servers.iter().filter(|entry| entry.server.is_unavailable(now)).count()
+    /// Whether one more server may be excluded because requests fail: at most half of its kind, or
+    /// any number while a backup server is available in their place.
+    pub(super) fn may_exclude(&self, server: &UpstreamServer, now: u64) -> bool {
+        let is_backup = self.servers.iter().any(|entry| entry.is_backup && entry.server.address == server.address);
+        let kind = self.availability(is_backup, now);
+        let is_replaced = || !is_backup && self.availability(true, now).has_available();
+        (kind.unavailable + 1) * 2 <= kind.all || is_replaced()
     }
 
-    fn at(&self, turn: usize) -> Option<(usize, &UpstreamServer)> {
-        let index = *self.order.get(turn.checked_rem(self.order.len())?)?;
+    fn availability(&self, is_backup: bool, now: u64) -> KindAvailability {
+        let kind = || self.servers.iter().filter(|entry| entry.is_backup == is_backup);
+        let unavailable = kind().filter(|entry| entry.server.is_unavailable(now)).count();
+        KindAvailability { all: kind().count(), unavailable }
+    }
+
+    fn at(&self, order: &[u16], turn: usize) -> Option<(usize, &WeightedServer)> {
+        let index = *order.get(turn.checked_rem(order.len())?)?;
         self.server(usize::from(index))
     }
 
-    fn server(&self, index: usize) -> Option<(usize, &UpstreamServer)> {
+    fn server(&self, index: usize) -> Option<(usize, &WeightedServer)> {
         let index = index.checked_rem(self.servers.len())?;
-        self.servers.get(index).map(|entry| (index, &*entry.server))
+        self.servers.get(index).map(|entry| (index, entry))
+    }
+}
+
+/// How many servers there are of one kind, backup or not, and how many of them are unavailable.
+#[derive(Debug, Clone, Copy)]
+struct KindAvailability {
+    all: usize,
+    unavailable: usize,
+}
+
+impl KindAvailability {
+    fn has_available(self) -> bool {
+        self.unavailable < self.all
     }
 }
 
@@ -157,7 +218,15 @@ mod tests {
 
     /// Servers at ports from 1 with these weights.
     fn endpoints(weights: &[u32]) -> Endpoints {
-        Endpoints::new((1..).map(address).zip(weights.iter().copied()), &[])
+        Endpoints::new((1..).zip(weights.iter().copied()).map(entry), &[])
+    }
+
+    fn entry((port, weight): (u16, u32)) -> ServerEntry {
+        ServerEntry { address: address(port), weight, is_backup: false }
+    }
+
+    fn backup(port: u16, weight: u32) -> ServerEntry {
+        ServerEntry { is_backup: true, ..entry((port, weight)) }
     }
 
     /// The number of picks of each server.
@@ -233,8 +302,54 @@ mod tests {
     }
 
     #[test]
+    fn backup_servers_get_requests_while_no_other_server_is_available() {
+        let entries = [entry((1, 1)), entry((2, 1)), backup(3, 3), backup(4, 1)];
+        let endpoints = Endpoints::new(entries.into_iter(), &[]);
+        let set = |index: usize, is_down| endpoints.servers()[index].server.set_unhealthy(is_down);
+        assert_eq!(counts(&endpoints, 400), [200, 200, 0, 0]);
+        set(0, true);
+        assert_eq!(counts(&endpoints, 400), [0, 400, 0, 0]);
+        set(1, true);
+        assert_eq!(counts(&endpoints, 400), [0, 0, 300, 100]);
+        set(2, true);
+        assert_eq!(counts(&endpoints, 400), [0, 0, 0, 400]);
+        set(3, true);
+        assert_eq!(counts(&endpoints, 400), [200, 200, 0, 0], "all are down, so the main ones are tried");
+        set(0, false);
+        assert_eq!(counts(&endpoints, 400), [400, 0, 0, 0]);
+    }
+
+    #[test]
+    fn retry_goes_to_a_backup_server_if_there_is_no_other_one() {
+        let alone = Endpoints::new([entry((1, 1)), backup(2, 1)].into_iter(), &[]);
+        let retried =
+            |endpoints: &Endpoints, last: u16| endpoints.pick(0, Some(address(last)), || 1).unwrap().1.address.port();
+        assert_eq!(retried(&alone, 1), 2);
+        alone.servers()[1].server.set_unhealthy(true);
+        assert_eq!(retried(&alone, 1), 1);
+        let several = Endpoints::new([entry((1, 1)), entry((2, 1)), backup(3, 1)].into_iter(), &[]);
+        assert_eq!(retried(&several, 1), 2);
+        // Names that have not resolved yet have no servers.
+        let unresolved = Endpoints::new([backup(3, 1)].into_iter(), &[]);
+        assert_eq!(unresolved.pick(5, None, || 1).unwrap().1.address, address(3));
+    }
+
+    #[test]
+    fn available_backup_server_lets_all_others_be_excluded() {
+        let endpoints = Endpoints::new([entry((1, 1)), entry((2, 1)), backup(3, 1), backup(4, 1)].into_iter(), &[]);
+        let servers = endpoints.servers();
+        let may_exclude = |index: usize| endpoints.may_exclude(&servers[index].server, 1);
+        servers[0].server.set_unhealthy(true);
+        assert!(may_exclude(1) && may_exclude(2));
+        servers[2].server.set_unhealthy(true);
+        assert!(may_exclude(1) && !may_exclude(3), "a backup server is excluded like any other");
+        servers[3].server.set_unhealthy(true);
+        assert!(!may_exclude(1));
+    }
+
+    #[test]
     fn duplicate_address_is_one_server_with_the_sum_of_weights() {
-        let endpoints = Endpoints::new([(address(1), 1), (address(2), 1), (address(1), 2)].into_iter(), &[]);
+        let endpoints = Endpoints::new([(1, 1), (2, 1), (1, 2)].into_iter().map(entry), &[]);
         assert_eq!(endpoints.servers().len(), 2);
         assert_eq!(counts(&endpoints, 400), [300, 100]);
     }
@@ -243,7 +358,7 @@ mod tests {
     fn remaining_servers_keep_their_state() {
         let before = endpoints(&[1, 1]);
         before.servers()[1].server.set_unhealthy(true);
-        let after = Endpoints::new([(address(3), 1), (address(2), 5)].into_iter(), before.servers());
+        let after = Endpoints::new([(3, 1), (2, 5)].into_iter().map(entry), before.servers());
         assert!(Arc::ptr_eq(&after.servers()[1].server, &before.servers()[1].server));
         assert_eq!(after.find(7, address(2)).unwrap().address, address(2));
         assert!(after.find(0, address(1)).is_none());
@@ -251,7 +366,7 @@ mod tests {
 
     #[test]
     fn servers_and_turns_are_bounded() {
-        let many = Endpoints::new((1..).map(address).zip(std::iter::repeat_n(256, SERVERS_MAX + 5)), &[]);
+        let many = Endpoints::new((1..).zip(std::iter::repeat_n(256, SERVERS_MAX + 5)).map(entry), &[]);
         assert_eq!((many.servers().len(), many.order.len()), (SERVERS_MAX, SERVERS_MAX));
         let heavy = order(&[u32::MAX, u32::MAX - 1, 1]);
         assert!(heavy.len() <= TURNS_MAX as usize && heavy.contains(&2), "{}", heavy.len());

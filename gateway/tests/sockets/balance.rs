@@ -216,3 +216,32 @@ fn server_that_does_not_answer_is_unhealthy() {
     wait_until("unhealthy", || unhealthy(&gateway) == 2.0);
     count_answers(&gateway, 20);
 }
+
+#[test]
+fn backup_server_gets_requests_only_while_no_other_server_is_available() {
+    let (one, spare) = (Checked::start("one", 200), Checked::start("two", 200));
+    let servers = format!("{}, {{ address: {}, backup: true }}", one.upstream.address, spare.upstream.address);
+    let gateway = Gateway::start(&before(&servers, &format!(", {CHECK}")), &[]);
+    assert_eq!(count_answers(&gateway, 20), (20, 0));
+    one.health.store(500, SeqCst);
+    wait_until("the server is unhealthy", || unhealthy(&gateway) == 1.0);
+    assert_eq!(count_answers(&gateway, 20), (0, 20));
+    let status = gateway.admin("GET", "/status").json();
+    let servers = status["upstreams"][0]["servers"].as_array().unwrap();
+    let backup: Vec<_> = servers.iter().map(|server| (server["backup"] == true, server["state"].clone())).collect();
+    assert_eq!(backup, [(false, "unhealthy".into()), (true, "up".into())]);
+    one.health.store(200, SeqCst);
+    wait_until("the server is back", || unhealthy(&gateway) == 0.0);
+    assert_eq!(count_answers(&gateway, 20), (20, 0));
+}
+
+#[test]
+fn backup_server_takes_over_from_a_server_that_refuses_connections() {
+    let (refused, spare) = (RefusedAddress::new(), Checked::start("two", 200));
+    let servers = format!("{}, {{ address: {}, backup: true }}", refused.address, spare.upstream.address);
+    let gateway = Gateway::start(&before(&servers, ""), &[]);
+    // The first requests are tried again on the backup server, until the other one is excluded.
+    assert_eq!(count_answers(&gateway, 40), (0, 40));
+    let ejected = gateway.metric("crossgate_upstream_servers", &[("upstream", "api"), ("state", "ejected")]);
+    assert_eq!(ejected, 1.0);
+}

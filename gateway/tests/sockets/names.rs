@@ -61,7 +61,8 @@ fn requests_rotate_over_all_addresses_of_a_name() {
     assert_eq!((one.count("GET"), two.count("GET")), (10, 10));
     assert_eq!(gateway.metric("crossgate_upstream_servers", &[("state", "up")]), 2.0);
     let status = gateway.admin("GET", "/status").json();
-    let server = |address: SocketAddr| serde_json::json!({ "address": address, "weight": 1, "state": "up" });
+    let server =
+        |address: SocketAddr| serde_json::json!({ "address": address, "weight": 1, "backup": false, "state": "up" });
     let servers = [server(one.address), server(two.address)];
     assert_eq!(status["upstreams"], serde_json::json!([{ "name": "api", "servers": servers, "lostNames": [] }]));
 }
