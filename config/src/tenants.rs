@@ -118,9 +118,9 @@ impl Decoder<'_> {
         for (index, route) in routes.iter().enumerate() {
             let earlier = routes.iter().take(index).find(|earlier| overlap(earlier, route));
             if let Some(first) = earlier {
-                let what =
-                    format!("two routes have the prefix {} and the same methods", show_text(&route.prefix.value));
-                self.clash(route.prefix.at, format!("{what}; change one of them"), first.prefix.at);
+                let kind = if route.is_exact { "exact path" } else { "prefix" };
+                let what = format!("two routes have the {kind} {} and the same methods", show_text(&route.path.value));
+                self.clash(route.path.at, format!("{what}; change one of them"), first.path.at);
             }
         }
         routes
@@ -128,7 +128,7 @@ impl Decoder<'_> {
 
     fn route(&mut self, node: &YamlNode) -> Option<RouteSpec> {
         let fields = self.fields(node, &sections::ROUTE)?;
-        let prefix = self.required(&fields, "pathPrefix").and_then(|node| self.prefix(node));
+        let path = self.route_path(&fields);
         let methods = self.methods(&fields);
         let policy = fields.find("policy").and_then(|node| self.name(node, "the name of a policy"));
         let upstream = fields.find("upstream").and_then(|node| self.name(node, "the name of an upstream"));
@@ -136,8 +136,10 @@ impl Decoder<'_> {
         let unmatched_requests = self.unmatched_requests(&fields);
         let preflight_failures = self.preflight_failures(&fields);
         let cross_site_navigations = self.cross_site_navigations(&fields);
+        let (path, is_exact) = path?;
         Some(RouteSpec {
-            prefix: prefix?,
+            path,
+            is_exact,
             methods,
             policy,
             upstream,
@@ -146,6 +148,35 @@ impl Decoder<'_> {
             preflight_failures,
             cross_site_navigations,
         })
+    }
+
+    /// The path of a route, and whether it is exact.
+    fn route_path(&mut self, fields: &SectionFields<'_>) -> Option<(Text, bool)> {
+        match (fields.find("pathPrefix"), fields.find("pathExact")) {
+            (Some(_), Some(exact)) => {
+                self.error(exact.at, "a route has either `pathPrefix` or `pathExact`; remove one of them");
+                None
+            }
+            (Some(prefix), None) => Some((self.prefix(prefix)?, false)),
+            (None, Some(exact)) => Some((self.exact_path(exact)?, true)),
+            (None, None) => {
+                self.error(fields.at(), "missing key `pathPrefix` in a route; write it, or `pathExact`");
+                None
+            }
+        }
+    }
+
+    /// A normalized path, as written.
+    fn exact_path(&mut self, node: &YamlNode) -> Option<Text> {
+        let value = self.parse_text(node, "a path", |text| {
+            let target = RequestTarget::parse(text.as_bytes(), b"GET").map_err(|error| error.to_string())?;
+            match target.path_for_matching() {
+                _ if target.authority().is_some() => Err("write only the path, such as /healthz".to_owned()),
+                path if path == text => Ok(Box::from(path)),
+                path => Err(format!("paths are matched in normalized form; write {path}")),
+            }
+        })?;
+        Some(Located { value, at: node.at })
     }
 
     /// A normalized path. A trailing slash is removed, since a prefix matches whole segments.
@@ -220,5 +251,5 @@ fn trim_end(path: &str) -> &str {
 /// Whether some request matches both routes equally well.
 fn overlap(a: &RouteSpec, b: &RouteSpec) -> bool {
     let shared = a.methods.iter().any(|method| b.methods.contains(method));
-    a.prefix == b.prefix && (shared || a.methods.is_empty() && b.methods.is_empty())
+    a.path == b.path && a.is_exact == b.is_exact && (shared || a.methods.is_empty() && b.methods.is_empty())
 }

@@ -207,7 +207,7 @@ tenantsDir: tenants.d
     assert_eq!(main.policies[0].preflight_failures, model::PreflightFailures::Reject);
     assert_eq!(main.tenants[0].routes[0].preflight_failures, Some(model::PreflightFailures::Explain));
     assert_eq!(main.tenants[0].hosts[0].value, HostPattern::Exact("api.acme.example".into()));
-    assert_eq!(&*main.tenants[0].routes[0].prefix.value, "/x");
+    assert_eq!(&*main.tenants[0].routes[0].path.value, "/x");
     assert_eq!(main.tenants_dir.unwrap().value, Path::new("etc/tenants.d"));
 }
 

@@ -224,7 +224,7 @@ impl Explanation {
         Explanation {
             generation: snapshot.generation,
             tenant: Some(judged.tenant.id.to_string()),
-            route: route.map(|route| route.prefix.to_string()),
+            route: route.map(|route| route.path.to_string()),
             policy: route.map(|route| route.policy_name.to_string()),
             mode: route.map(|route| mode_name(route.mode)),
             preset: route.and_then(|route| preset_name(snapshot, route)),

@@ -323,7 +323,7 @@ fn rule_context<'a>(
 ) -> RuleContext<'a> {
     RuleContext {
         tenant: &tenant.id,
-        route: &route.prefix,
+        route: &route.path,
         path: target.path_for_matching(),
         query: target.query(),
         headers: &head.headers,

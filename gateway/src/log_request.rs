@@ -113,7 +113,7 @@ pub fn write(log: &AccessLog, request: &CompletedRequest<'_>) {
         request_id: request.request_id,
         trace_id: trace_context::trace_id(request.head.known.traceparent),
         tenant: log_fields.tenant,
-        route: judged.and_then(|judged| Some(&*judged.route?.prefix)),
+        route: judged.and_then(|judged| Some(&*judged.route?.path)),
         policy: judged.and_then(|judged| Some(&*judged.route?.policy_name)),
         kind: log_fields.kind,
         verdict: verdict_label(request.judgement),

@@ -28,8 +28,8 @@ pub struct Tenant {
     pub counters: Arc<TenantCounters>,
     /// The specification that the tenant was compiled from.
     pub(crate) spec: Arc<TenantSpec>,
-    /// The routes, longest prefix first; of equal prefixes, the route with methods first. Most
-    /// tenants have one.
+    /// The routes: exact paths first, then the longest prefix; of equal paths, the route with
+    /// methods first. Most tenants have one.
     pub(crate) routes: SmallVec<[Arc<Route>; 1]>,
     pub(crate) fallback: Option<Arc<Route>>,
     /// Whether every path has a route and all routes have the same terms, as with most tenants.
@@ -49,7 +49,7 @@ pub(crate) struct TenantWarning {
 impl Tenant {
     /// Returns whether all paths have routes with the same terms.
     pub(crate) fn are_uniform(routes: &[Arc<Route>]) -> bool {
-        let accepts_all = routes.last().filter(|last| &*last.prefix == "/" && last.methods.is_empty());
+        let accepts_all = routes.last().filter(|last| last.accepts_every_request());
         accepts_all.is_some_and(|last| routes.iter().all(|route| route.has_terms_of(last)))
     }
 
@@ -77,9 +77,17 @@ impl Tenant {
                 (Some(_), None) => true,
             };
             let in_any_case = |path: &str| self.route_in_any_case(path, method);
-            let is_other_in_any_case = |path: &str| is_other(self.route(path, method)) || is_other(in_any_case(path));
+            // A server may also ignore a slash at the end, which changes the route only if that is
+            // for an exact path.
+            let without_end_slash = |path: &str| {
+                let shorter = path.strip_suffix('/').filter(|shorter| !shorter.is_empty());
+                shorter.is_some_and(|shorter| is_other(in_any_case(shorter)))
+            };
+            let is_other_in_any_case = |path: &str| {
+                is_other(self.route(path, method)) || is_other(in_any_case(path)) || without_end_slash(path)
+            };
             let is_other_reading = || target::readings(path).any(|reading| is_other_in_any_case(&reading));
-            is_other(in_any_case(path)) || !target::is_readable(path) || is_other_reading()
+            is_other(in_any_case(path)) || without_end_slash(path) || !target::is_readable(path) || is_other_reading()
         })
     }
 
@@ -104,8 +112,10 @@ impl Tenant {
 /// The policy and the upstream for the requests below one path.
 #[derive(Debug)]
 pub struct Route {
-    /// Whole path segments from the start; `/` for all paths.
-    pub prefix: Arc<str>,
+    /// The path: a prefix of whole segments, `/` for all paths, or one exact path.
+    pub path: Arc<str>,
+    /// Whether the route is for exactly that path.
+    pub(crate) is_exact: bool,
     pub policy_name: Arc<str>,
     /// The policy, extended by the tenant's origins. Equal routes of a tenant share it.
     pub policy: Arc<Policy>,
@@ -127,24 +137,39 @@ pub struct Route {
 }
 
 impl Route {
-    /// Returns whether a path lies below the prefix: `/public` covers `/public` and `/public/x`,
-    /// never `/publicity`.
+    fn accepts_every_request(&self) -> bool {
+        &*self.path == "/" && !self.is_exact && self.methods.is_empty()
+    }
+
+    /// Returns whether the route is for a path: the exact one, or one below the prefix: `/public`
+    /// covers `/public` and `/public/x`, never `/publicity`.
     pub(crate) fn covers(&self, path: &str) -> bool {
-        if &*self.prefix == "/" {
+        if self.is_exact {
+            return *self.path == *path;
+        }
+        if &*self.path == "/" {
             return true;
         }
-        let rest = path.strip_prefix(&*self.prefix);
+        let rest = path.strip_prefix(&*self.path);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     fn covers_in_any_case(&self, path: &str) -> bool {
-        if &*self.prefix == "/" {
+        if self.is_exact {
+            return self.path.eq_ignore_ascii_case(path);
+        }
+        if &*self.path == "/" {
             return true;
         }
-        let parts = path.split_at_checked(self.prefix.len());
+        let parts = path.split_at_checked(self.path.len());
         parts.is_some_and(|(start, rest)| {
-            start.eq_ignore_ascii_case(&self.prefix) && (rest.is_empty() || rest.starts_with('/'))
+            start.eq_ignore_ascii_case(&self.path) && (rest.is_empty() || rest.starts_with('/'))
         })
+    }
+
+    /// Returns whether both routes are for the same paths.
+    pub(crate) fn has_path_of(&self, other: &Route) -> bool {
+        self.path == other.path && self.is_exact == other.is_exact
     }
 
     /// Returns whether the prefixes differ only in case, and both routes accept the same requests
@@ -153,7 +178,7 @@ impl Route {
         let shares_method = self.methods.is_empty() || other.methods.is_empty() || {
             self.methods.iter().any(|method| other.accepts(method.as_bytes()))
         };
-        let differs_in_case = self.prefix != other.prefix && self.prefix.eq_ignore_ascii_case(&other.prefix);
+        let differs_in_case = self.path != other.path && self.path.eq_ignore_ascii_case(&other.path);
         differs_in_case && shares_method && !self.has_terms_of(other)
     }
 

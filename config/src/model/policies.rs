@@ -284,8 +284,11 @@ pub struct TenantSpec {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteSpec {
-    /// Whole segments from the left: `/a` covers `/a` and `/a/b`. Only `/` ends with a slash.
-    pub prefix: Text,
+    /// The path of the route. As a prefix it consists of whole segments from the left: `/a` covers
+    /// `/a` and `/a/b`, and only `/` ends with a slash.
+    pub path: Text,
+    /// Whether the route is for exactly this path.
+    pub is_exact: bool,
     /// The methods of the route. An empty list stands for all.
     pub methods: Vec<Text>,
     pub policy: Option<Text>,

@@ -155,12 +155,15 @@ declare_keys! {
         origins: Vec<String>,
     }
 
-    /// A path with its own settings. The longest prefix wins, then the route that lists the method.
+    /// A path with its own settings: `pathPrefix` or `pathExact`. An exact path wins, then the
+    /// longest prefix, then the route that lists the method.
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
     struct RouteKeys as "Route" {
         /// Whole segments from the left: `/public` covers `/public` and `/public/x`, but not
         /// `/publicity`.
-        path_prefix: String,
+        path_prefix: Option<String>,
+        /// Exactly this path: `/healthz` covers neither `/healthz/` nor `/healthz/x`.
+        path_exact: Option<String>,
         /// The methods of this route. Default: all.
         methods: Option<Vec<String>>,
         /// The policy. Default: the tenant's. The allowOrigins of the tenant do not apply to this

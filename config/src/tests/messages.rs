@@ -324,3 +324,28 @@ fn preset_next_to_a_star_names_both() {
     }
     check_policy(&policy("allowHeaders: [x-a, Content-Type]"), &[]);
 }
+
+#[test]
+fn route_needs_either_a_prefix_or_an_exact_path() {
+    let route = |keys: &str| only(&format!("tenants:\n  - {{ id: a, hosts: [a.test], routes: [{{ {keys} }}] }}\n"));
+    for (keys, message) in [
+        ("policy: a", "missing key `pathPrefix` in a route; write it, or `pathExact`"),
+        ("pathPrefix: /a, pathExact: /a", "a route has either `pathPrefix` or `pathExact`; remove one of them"),
+        ("pathExact: healthz", "invalid path `healthz`"),
+        ("pathExact: /a//b", "invalid path `/a//b`: paths are matched in normalized form; write /a/b"),
+        ("pathExact: /a/../b", "invalid path `/a/../b`: paths are matched in normalized form; write /b"),
+        ("pathExact: http://a.test/b", "invalid path `http://a.test/b`"),
+        ("pathExact: /a }, { pathExact: /a", "two routes have the exact path `/a` and the same methods"),
+    ] {
+        let found = route(keys);
+        assert!(found.contains(message), "{found} lacks {message}");
+    }
+    for good in [
+        "pathExact: /a }, { pathPrefix: /a",
+        "pathExact: /a/ }, { pathExact: /a",
+        "pathExact: /a, methods: [GET] }, { pathExact: /a",
+    ] {
+        let found = findings(&format!("{HEAD}tenants:\n  - {{ id: a, hosts: [a.test], routes: [{{ {good} }}] }}\n"));
+        assert!(found.is_empty(), "{good}: {found:?}");
+    }
+}

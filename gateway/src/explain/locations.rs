@@ -259,7 +259,7 @@ pub(super) fn passed_over_notes(judged: &PolicyMatch<'_>, head: &RequestHead<'_>
         let methods: Vec<&str> = route.methods().collect();
         format!(
             "the route {} matches only the methods {}, not {}: add the method there if it should match",
-            route.prefix,
+            route.path,
             methods.join(", "),
             escaped(method)
         )

@@ -21,6 +21,7 @@ use crossgate_config::diagnostics::{Diagnostic, Diagnostics};
 use crossgate_config::model::{MainFile, Position, TenantSpec};
 use crossgate_config::show_text;
 use crossgate_config::warnings::WarningCode;
+use crossgate_message::health_path::HealthPath;
 use crossgate_message::host::HostPattern;
 use crossgate_wire::tls::{CertificateNames, ServerCertificate, Terminator};
 
@@ -127,13 +128,17 @@ impl<'a> SnapshotBuilder<'a> {
     /// it.
     fn check_health_paths(&self, file: &Path, spec: &TenantSpec, found: &mut Diagnostics) {
         for route in &spec.routes {
-            let covered = self.shared.health_paths.iter().find(|(path, _)| path.is_covered_by(&route.prefix.value));
+            let is_served = |path: &HealthPath| match route.is_exact {
+                true => path.as_str() == &*route.path.value,
+                false => path.is_covered_by(&route.path.value),
+            };
+            let covered = self.shared.health_paths.iter().find(|(path, _)| is_served(path));
             if let Some((path, place)) = covered {
-                let (path, prefix) = (path.as_str(), show_text(&route.prefix.value));
+                let (path, prefix) = (path.as_str(), show_text(&route.path.value));
                 let message = format!(
                     "the route {prefix} covers {path}, which a listener answers as its healthPath; choose another healthPath or prefix"
                 );
-                let found_here = Diagnostic::error(file, route.prefix.at, message);
+                let found_here = Diagnostic::error(file, route.path.at, message);
                 found.push(Diagnostic { also: Some(place.clone()), ..found_here });
             }
         }

@@ -32,7 +32,7 @@ impl StrictnessChecks {
     pub(super) fn stricter<'r>(&self, routes: &'r [Arc<Route>]) -> Vec<(&'r Route, &'r Route)> {
         let above = |index: usize, route: &Route| {
             let shorter = routes.get(index + 1..).unwrap_or_default();
-            shorter.iter().find(|other| other.prefix != route.prefix && other.covers(&route.prefix))
+            shorter.iter().find(|other| !other.has_path_of(route) && other.covers(&route.path))
         };
         let pairs = routes.iter().enumerate().filter_map(|(index, route)| Some((&**route, &**above(index, route)?)));
         pairs.filter(|(route, above)| self.is_stricter(route, above)).collect()

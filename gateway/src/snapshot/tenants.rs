@@ -5,6 +5,7 @@
 //! path does not open it to all partners of the tenant. A tenant with an upstream and a policy has
 //! a default route for every path; another tenant answers 404 where no route matches.
 
+use std::cmp::Reverse;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -72,7 +73,7 @@ fn has_same_locations(tenant: &Tenant, spec: &TenantSpec) -> bool {
 
 fn locations<'s>(spec: &'s TenantSpec) -> impl Iterator<Item = Position> + use<'s> {
     let own = |origins: &'s [OwnOriginConfig]| origins.iter().map(|own| &own.origin);
-    let routes = spec.routes.iter().flat_map(move |route| [&route.prefix].into_iter().chain(own(&route.allow_origins)));
+    let routes = spec.routes.iter().flat_map(move |route| [&route.path].into_iter().chain(own(&route.allow_origins)));
     let names = spec.policy.iter().chain(own(&spec.allow_origins)).chain(routes);
     [spec.id.at].into_iter().chain(spec.hosts.iter().map(|host| host.at)).chain(names.map(|text| text.at))
 }
@@ -94,7 +95,8 @@ impl TenantCompiler<'_> {
         }
         let fallback = self.fallback(spec, &defaults, &mut routes);
         good &= self.check_has_route(spec, &routes);
-        routes.sort_by_key(|route| (std::cmp::Reverse(route.prefix.len()), route.methods.is_empty()));
+        let order = |route: &Arc<Route>| (!route.is_exact, Reverse(route.path.len()), route.methods.is_empty());
+        routes.sort_by_key(order);
         if good {
             self.warn(spec, &routes);
         }
@@ -113,15 +115,15 @@ impl TenantCompiler<'_> {
         }
         self.warn_case_twins(spec, routes);
         for (route, looser) in self.strictness.stricter(routes) {
-            let Some(source) = spec.routes.iter().find(|source| *source.prefix.value == *route.prefix) else {
+            let Some(source) = source_of(spec, route) else {
                 continue;
             };
-            let (narrow, wide) = (show_text(&route.prefix), show_text(&looser.prefix));
+            let (narrow, wide) = (show_text(&route.path), show_text(&looser.path));
             let message = format!(
                 "{narrow} denies what {wide} allows, so an upstream that reads paths differently may serve it under the policy of {wide}; \
                  let the upstream deny it too, or give it its own host"
             );
-            self.warnings.push(TenantWarning { code: WarningCode::StricterRoute, at: source.prefix.at, message });
+            self.warnings.push(TenantWarning { code: WarningCode::StricterRoute, at: source.path.at, message });
         }
     }
 
@@ -130,16 +132,16 @@ impl TenantCompiler<'_> {
     fn warn_case_twins(&mut self, spec: &TenantSpec, routes: &[Arc<Route>]) {
         let mut seen: AHashMap<String, Vec<&Arc<Route>>> = AHashMap::new();
         for route in routes {
-            let same = seen.entry(route.prefix.to_ascii_lowercase()).or_default();
+            let same = seen.entry(route.path.to_ascii_lowercase()).or_default();
             if let Some(twin) = same.iter().find(|twin| twin.is_case_twin_of(route)) {
-                let source = spec.routes.iter().find(|source| *source.prefix.value == *route.prefix);
+                let source = source_of(spec, route);
                 let message = format!(
                     "{} and {} differ only in case, so requests that a server could match to either are refused; give both the \
                      same upstream, policy, allowOrigins and unmatchedRequests, or remove one",
-                    show_text(&route.prefix),
-                    show_text(&twin.prefix)
+                    show_text(&route.path),
+                    show_text(&twin.path)
                 );
-                let at = source.map_or(spec.id.at, |source| source.prefix.at);
+                let at = source.map_or(spec.id.at, |source| source.path.at);
                 self.warnings.push(TenantWarning { code: WarningCode::CaseTwins, at, message });
             }
             same.push(route);
@@ -295,10 +297,11 @@ impl TenantCompiler<'_> {
             ("policy", spec.policy.is_none() && tenant.policy.is_none()),
         ] {
             if missing && !self.partial {
-                self.error(spec.prefix.at, format!("this route has no {kind}; set one here or at the tenant"));
+                self.error(spec.path.at, format!("this route has no {kind}; set one here or at the tenant"));
             }
         }
-        let mut route = make_route(&spec.prefix.value, &policy?, upstream?);
+        let mut route = make_route(&spec.path.value, &policy?, upstream?);
+        route.is_exact = spec.is_exact;
         route.methods = spec.methods.iter().map(|method| method.value.clone()).collect();
         route.unmatched_requests = spec.unmatched_requests.unwrap_or(route.unmatched_requests);
         route.preflight_failures = spec.preflight_failures.unwrap_or(route.preflight_failures);
@@ -316,7 +319,7 @@ impl TenantCompiler<'_> {
         let protects = route.policy.cross_site().protection == CrossSiteProtection::Protect;
         // Where the policy itself forwards, that is reported there.
         if protects && spec.unmatched_requests == Some(UnmatchedRequests::Forward) {
-            self.error(spec.prefix.at, FORWARD_UNDER_PROTECTION);
+            self.error(spec.path.at, FORWARD_UNDER_PROTECTION);
         }
     }
 
@@ -368,9 +371,15 @@ impl TenantCompiler<'_> {
     }
 }
 
-fn make_route(prefix: &str, policy: &ExtendedPolicy, upstream: Arc<Upstream>) -> Route {
+/// The specification of a route.
+fn source_of<'s>(spec: &'s TenantSpec, route: &Route) -> Option<&'s RouteSpec> {
+    spec.routes.iter().find(|source| *source.path.value == *route.path && source.is_exact == route.is_exact)
+}
+
+fn make_route(path: &str, policy: &ExtendedPolicy, upstream: Arc<Upstream>) -> Route {
     Route {
-        prefix: Arc::from(prefix),
+        path: Arc::from(path),
+        is_exact: false,
         policy_name: Arc::clone(&policy.shared.name),
         policy: Arc::clone(&policy.policy),
         rule: policy.rule.clone(),

@@ -102,7 +102,7 @@ fn routes_match_by_longest_prefix_then_by_method() {
         ("/public/forms/1", "GET", "/public/forms", "open", "a"),
     ] {
         let route = tenant.route(path, method.as_bytes()).unwrap();
-        let got = (&*route.prefix, &*route.policy_name, &*route.upstream.name);
+        let got = (&*route.path, &*route.policy_name, &*route.upstream.name);
         assert_eq!(got, (prefix, policy, upstream), "{method} {path}");
     }
     let modes: Vec<_> = tenant.routes().iter().map(|route| (route.mode, route.unmatched_requests)).collect();
@@ -388,7 +388,7 @@ fn route_overrides_preflight_failures_of_its_policy() {
 "#;
     let snapshot = compile_text(&text, None).0.unwrap();
     let routes = tenant(&snapshot, "api.acme.example").routes();
-    let failures: Vec<_> = routes.iter().map(|route| (&*route.prefix, route.preflight_failures)).collect();
+    let failures: Vec<_> = routes.iter().map(|route| (&*route.path, route.preflight_failures)).collect();
     assert_eq!(failures, [("/ccc", Explain), ("/bb", Reject), ("/a", Reject), ("/", Explain)]);
 }
 
@@ -405,7 +405,7 @@ fn route_overrides_cross_site_navigations_of_its_policy() {
          { pathPrefix: /ccc, policy: sso, crossSiteNavigations: Deny }";
     let snapshot = compile_text(&text(routes), None).0.unwrap();
     let routes = tenant(&snapshot, "api.acme.example").routes();
-    let navigations: Vec<_> = routes.iter().map(|route| (&*route.prefix, route.cross_site_navigations)).collect();
+    let navigations: Vec<_> = routes.iter().map(|route| (&*route.path, route.cross_site_navigations)).collect();
     assert_eq!(navigations, [("/ccc", Deny), ("/bb", Allow), ("/a", Allow), ("/", Deny)]);
 
     let forwards = "{ pathPrefix: /a, unmatchedRequests: Forward }";

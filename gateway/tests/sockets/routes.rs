@@ -256,3 +256,88 @@ fn a4_path_ambiguous_between_equal_routes_is_forwarded() {
     let seen = site.upstream.seen();
     assert!(seen.iter().any(|seen| seen.target == "/api/v4/projects/group%2Fproject"), "{seen:?}");
 }
+
+/// A site whose exact paths have other terms than the paths around them.
+fn start_with_exact_paths() -> Setup {
+    let (upstream, other) = (RecordingUpstream::answering("hello"), RecordingUpstream::answering("other"));
+    let text = format!(
+        r#"
+upstreams:
+  api: {{ servers: [{}] }}
+  other: {{ servers: [{}] }}
+policies:
+  spa: {{ allowOrigins: ["{ORIGIN}"], allowMethods: [PUT], allowCredentials: true }}
+  open: {{ allowOrigins: ["*"], allowMethods: [DELETE] }}
+tenants:
+  - id: a
+    hosts: [{HOST}]
+    upstream: api
+    policy: spa
+    routes:
+      - {{ pathPrefix: /docs, policy: open }}
+      - {{ pathExact: /docs, policy: spa, upstream: other }}
+      - {{ pathExact: /Status, policy: open }}
+      - {{ pathExact: /orders, methods: [DELETE], policy: open, upstream: other }}
+      - {{ pathExact: /, policy: open, upstream: other }}
+"#,
+        upstream.address, other.address
+    );
+    Setup { gateway: Gateway::start(&config(&text), &[]), upstream, other }
+}
+
+#[test]
+fn exact_path_comes_before_every_prefix() {
+    let site = start_with_exact_paths();
+    for (path, is_open) in [
+        ("/docs", false),
+        ("/docs?x=1", false),
+        ("/docs/intro", true),
+        ("/Status", true),
+        ("/Status/x", false),
+        ("/Statusx", false),
+        ("/orders", false),
+        ("/", true),
+        ("/?x", true),
+        ("/x", false),
+    ] {
+        assert_eq!(site.is_open(path), is_open, "{path}");
+    }
+    let methods =
+        |method: &str| site.preflight("/orders", method, ORIGIN).headers.one("access-control-allow-methods").to_owned();
+    assert_eq!([methods("DELETE"), methods("PUT")], ["DELETE", "PUT"]);
+    let explained = site.gateway.admin("GET", &format!("/explain?host={HOST}&origin={EVIL}&path=/docs")).json();
+    assert_eq!((&explained["route"], &explained["policy"]), (&"/docs".into(), &"spa".into()), "{explained}");
+}
+
+#[test]
+fn a4_path_that_a_server_may_read_as_an_exact_path_is_refused() {
+    let site = start_with_exact_paths();
+    let over_http2 = Http2::open(site.gateway.data);
+    for path in [
+        "/docs/",
+        "/docs//",
+        "/docs/.",
+        "/docs/x/..",
+        "/docs%2f",
+        "/docs;x",
+        "/DOCS",
+        "/status",
+        "/Status/",
+        "/STATUS%2F",
+        "/%53tatus/",
+        "/Status%00",
+        "/Status.",
+    ] {
+        for origin in [EVIL, ORIGIN] {
+            let answer = site.gateway.ask("GET", path, HOST, &[("Origin", origin)]);
+            assert_edge_error(&answer, 400);
+            assert_never_readable(&answer);
+        }
+        let answer = over_http2.ask("GET", path, HOST, &[("Origin", EVIL)], b"").unwrap();
+        assert_eq!(answer.status, 400, "{path}");
+    }
+    assert_eq!((site.upstream.total(), site.other.total()), (0, 0));
+    // The method of the exact path differs, so there is no other route.
+    assert_eq!(site.gateway.ask("GET", "/orders/", HOST, &[("Origin", ORIGIN)]).status, 200);
+    assert_edge_error(&site.gateway.ask("DELETE", "/orders/", HOST, &[("Origin", ORIGIN)]), 400);
+}
