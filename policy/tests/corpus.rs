@@ -27,7 +27,7 @@ use crossgate_policy::{
 };
 use model::{Case, Expect, Headers, Lines, PatternCase, Policies, PolicyText, PreflightFailures, UnmatchedRequests};
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "a_classify",
     "b_origin",
     "c_method",
@@ -37,6 +37,7 @@ const FILES: [&str; 11] = [
     "g_actual",
     "h_private_network",
     "j_refused",
+    "n_groups",
     "origins",
     "x_cross_site",
 ];
