@@ -143,7 +143,8 @@ impl Policy {
         // Without groups, another entry next to `*` only exempts its origin from the protection.
         let has_effect = template.cross_site.protection != CrossSiteProtection::Off && has_others;
         let is_any_alone = any.is_some() && template.terms.groups.is_empty() && !has_effect;
-        findings.conclude(Self { template, own, any, is_any_alone })
+        // Locations are those of the tenant's origins.
+        findings.outside_groups().conclude(Self { template, own, any, is_any_alone })
     }
 
     /// Probes the rule with unlisted origins on behalf of one tenant: a rule that reads the tenant

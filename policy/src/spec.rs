@@ -274,6 +274,12 @@ impl CompileFindings {
         self.warnings.push(SpecProblem { group: self.group, location: place, message: message.into() });
     }
 
+    /// Lets all findings refer to the policy as a whole, or to a tenant's origins, and to no group.
+    pub(crate) fn outside_groups(mut self) -> Self {
+        self.errors.iter_mut().chain(&mut self.warnings).for_each(|problem| problem.group = None);
+        self
+    }
+
     /// Returns the value with its warnings, or every error.
     pub(crate) fn conclude<T>(self, value: T) -> Result<CompileOutput<T>, Vec<SpecProblem>> {
         if self.errors.is_empty() { Ok(CompileOutput { value, warnings: self.warnings }) } else { Err(self.errors) }

@@ -16,6 +16,9 @@ struct Case {
     id: String,
     title: String,
     policy: Value,
+    /// The origins that the tenant adds.
+    #[serde(default)]
+    own: Vec<Value>,
     #[serde(default)]
     refused: BTreeMap<String, String>,
     #[serde(default)]
@@ -30,22 +33,28 @@ fn cases() -> Vec<Case> {
 /// Renders a whole configuration around the policy. JSON is valid YAML.
 fn text(case: &Case) -> String {
     let mut policy = case.policy.clone();
-    let sets = policy.as_object_mut().unwrap().remove("originSets").unwrap_or(json!([]));
-    let sets: BTreeMap<String, Value> = sets
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|set| (set["name"].as_str().unwrap().to_owned(), set["origins"].clone()))
-        .collect();
-    if !sets.is_empty() {
-        policy["allowOriginSets"] = json!(sets.keys().collect::<Vec<_>>());
+    let mut sets = named_sets(&mut policy);
+    for group in policy.get_mut("groups").and_then(Value::as_array_mut).into_iter().flatten() {
+        sets.extend(named_sets(group));
     }
     let rest = format!(
         "upstreams: {{ api: {{ servers: [127.0.0.1:9] }} }}\noriginSets: {}\npolicies:\n  it: {policy}\n\
-         tenants: [{{ id: it, hosts: [it.test], upstream: api, policy: it }}]\n",
-        json!(sets)
+         tenants: [{{ id: it, hosts: [it.test], upstream: api, policy: it, allowOrigins: {} }}]\n",
+        json!(sets),
+        json!(case.own)
     );
     config(&rest)
+}
+
+/// Replaces the origin sets of a policy or group by their names, and returns them.
+fn named_sets(terms: &mut Value) -> BTreeMap<String, Value> {
+    let sets = terms.as_object_mut().unwrap().remove("originSets").unwrap_or(json!([]));
+    let named = |set: &Value| (set["name"].as_str().unwrap().to_owned(), set["origins"].clone());
+    let sets: BTreeMap<String, Value> = sets.as_array().unwrap().iter().map(named).collect();
+    if !sets.is_empty() {
+        terms["allowOriginSets"] = json!(sets.keys().collect::<Vec<_>>());
+    }
+    sets
 }
 
 /// Runs `crossgate check` and returns its exit code and its output.
