@@ -1,7 +1,11 @@
 //! An independent choice of the entry that decides: it lists every entry that covers an origin and
 //! sorts the list, without tables or fast paths.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use regex::Regex;
 
 use super::matcher;
 
@@ -15,13 +19,13 @@ pub(crate) struct ListedEntry {
     pub(crate) is_regex: bool,
 }
 
-/// The order of covering entries; the least one decides.
-type Order<'a> = (u8, Reverse<usize>, u8, Reverse<usize>, bool, bool, &'a str);
+/// The rank of an entry; the least one decides.
+pub(crate) type Rank = (u8, Reverse<usize>, u8, Reverse<usize>, bool);
 
 /// Returns the entry that decides on an origin, besides a rule.
 pub(crate) fn deciding<'a>(entries: &'a [ListedEntry], origin: &[u8]) -> Option<&'a ListedEntry> {
     let mut covering: Vec<&ListedEntry> = entries.iter().filter(|entry| covers(entry, origin)).collect();
-    covering.sort_by_key(|entry| order(entry));
+    covering.sort_by_key(|entry| (rank(entry), entry.is_own, entry.text.as_str()));
     covering.first().copied()
 }
 
@@ -32,13 +36,26 @@ pub(crate) fn covers(entry: &ListedEntry, origin: &[u8]) -> bool {
         "*" => true,
         "null" => text == "null",
         _ if !matcher::is_origin(origin) => false,
-        regex if entry.is_regex => regex::Regex::new(&format!("^(?:{regex})$")).is_ok_and(|regex| regex.is_match(text)),
+        regex if entry.is_regex => is_match(regex, text),
         entry => matcher::covers(entry, text),
     }
 }
 
-fn order(entry: &ListedEntry) -> Order<'_> {
+/// Whether an expression matches a whole text. Each expression is compiled once.
+fn is_match(expression: &str, text: &str) -> bool {
+    thread_local! {
+        static COMPILED: RefCell<HashMap<String, Option<Regex>>> = RefCell::default();
+    }
+    COMPILED.with_borrow_mut(|compiled| {
+        let regex = compiled.entry(expression.to_owned());
+        let regex = regex.or_insert_with(|| Regex::new(&format!("^(?:{expression})$")).ok());
+        regex.as_ref().is_some_and(|regex| regex.is_match(text))
+    })
+}
+
+pub(crate) fn rank(entry: &ListedEntry) -> Rank {
     let text = entry.text.as_str();
+    // `*` comes after the rule.
     let class = match text {
         "*" => 4,
         _ if entry.is_regex => 2,
@@ -52,5 +69,5 @@ fn order(entry: &ListedEntry) -> Order<'_> {
     let suffix = if first.contains('*') { rest } else { host };
     let shape = if first == "*" { 1 } else { 0 };
     let literals = if first.contains('*') { first.len() - 1 } else { 0 };
-    (class, Reverse(suffix.split('.').count()), shape, Reverse(literals), is_any_port, entry.is_own, text)
+    (class, Reverse(suffix.split('.').count()), shape, Reverse(literals), is_any_port)
 }
