@@ -137,7 +137,6 @@ impl<'f> Decoder<'f> {
                 _ if hints::split_without_space(&key.name).is_some() => {
                     "; a space is missing after the colon".to_owned()
                 }
-                _ if is_timing(&key.name) => TIMING.to_owned(),
                 _ if is_private_network(&key.name) => WITHDRAWN.to_owned(),
                 Some(known) => format!("; did you mean `{known}`?"),
                 None => format!("; its keys are {}", join_quoted(section.keys())),
@@ -459,14 +458,6 @@ pub(super) const ADDRESS_FORM: &str =
     "write an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080 (names are not looked up)";
 
 const TLS_APART: &str = " (the key `tls` enables TLS)";
-
-const TIMING: &str = "; the `Timing-Allow-Origin` header of the upstream passes unchanged, so remove the key";
-
-/// Whether a key stands for <https://www.w3.org/TR/resource-timing/#sec-timing-allow-origin>.
-fn is_timing(key: &str) -> bool {
-    let letters: String = key.chars().filter(char::is_ascii_alphabetic).collect::<String>().to_ascii_lowercase();
-    letters.starts_with("timingallow")
-}
 
 const WITHDRAWN: &str = "; browsers removed Private Network Access and ask the user instead, so remove the key";
 

@@ -19,7 +19,7 @@ pub use self::log_fields::{LogField, LogFieldSet};
 pub use self::policies::{
     CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, GroupConfig, Mode,
     NO_TENANT, OTHER_TENANTS, OriginSetConfig, OwnOriginConfig, PolicyConfig, PolicyOverrides, PreflightFailures,
-    Preset, PresetLists, RouteSpec, RuleSpec, TenantSpec, UnmatchedRequests,
+    Preset, PresetLists, ResourcePolicy, RouteSpec, RuleSpec, TenantSpec, TimingAllowOrigins, UnmatchedRequests,
 };
 pub use self::settings::{
     AccessLogSettings, Admin, AlwaysLogged, BodyMax, CacheLimits, LedgerLimits, Limits, LogAlways, LogLevel,

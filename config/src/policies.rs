@@ -6,14 +6,14 @@
 
 use http::HeaderValue;
 
-use super::decode::{Decoder, SectionFields, duration_of};
+use super::decode::{Decoder, SectionFields, duration_of, show_text};
 use super::hints;
 use super::model::{
     CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, GroupConfig, Located,
-    Mode, OriginSetConfig, PolicyConfig, PolicyOverrides, PreflightFailures, Preset, Protocol, Text, Timeouts,
-    UnmatchedRequests, UpstreamSpec,
+    Mode, OriginSetConfig, PolicyConfig, PolicyOverrides, PreflightFailures, Preset, Protocol, ResourcePolicy, Text,
+    Timeouts, TimingAllowOrigins, UnmatchedRequests, UpstreamSpec,
 };
-use super::node::YamlNode;
+use super::node::{YamlNode, YamlValue};
 use super::sections::{self, ReferenceKind};
 use super::settings::duration_range;
 use super::warnings::WarningCode;
@@ -24,6 +24,8 @@ use crossgate_policy::GROUPS_MAX;
 pub(super) const ORIGINS_MAX: usize = 1_000_000;
 /// Maximum length of the other lists of a policy.
 const ENTRIES_MAX: usize = 1_000;
+/// Maximum number of origins in `timingAllowOrigins`: they are in every response.
+const TIMING_ORIGINS_MAX: usize = 16;
 /// Maximum number of tries of one request.
 const ATTEMPTS_MAX: u32 = 10;
 /// Default time in seconds that browsers may cache a preflight, as in the policy engine.
@@ -122,6 +124,8 @@ impl Decoder<'_> {
             cross_site: CrossSiteSetting::Off,
             cross_site_reads: CrossSiteReadsSetting::Allow,
             cross_site_navigations: None,
+            timing_allow_origins: None,
+            cross_origin_resource_policy: None,
             mode: Located { value: Mode::Enforce, at },
             rule: None,
             dangerously: PolicyOverrides::default(),
@@ -132,6 +136,7 @@ impl Decoder<'_> {
                 let policy = self.policy_fields(blank, &fields);
                 self.warn_unwise(&policy, &fields);
                 self.check_preset(&policy);
+                self.warn_about_embedding(&policy);
                 policy
             }
             None => blank,
@@ -156,6 +161,10 @@ impl Decoder<'_> {
             cross_site: fields.find("crossSite").and_then(|node| self.variant(node)).unwrap_or(blank.cross_site),
             cross_site_reads: self.cross_site_reads(fields).unwrap_or(blank.cross_site_reads),
             cross_site_navigations: self.cross_site_navigations(fields),
+            timing_allow_origins: fields.find("timingAllowOrigins").and_then(|node| self.timing_allow_origins(node)),
+            cross_origin_resource_policy: fields
+                .find("crossOriginResourcePolicy")
+                .and_then(|node| self.variant(node).map(|value| Located { value, at: node.at })),
             mode: fields.find("mode").and_then(|node| self.mode(node)).unwrap_or(blank.mode),
             rule: fields.find("rule").and_then(|node| self.rule(node)),
             dangerously: self.dangerously(fields),
@@ -276,6 +285,64 @@ impl Decoder<'_> {
                 let name = preset.value.as_str();
                 self.error(star.at, format!("`*` in {key} includes what `preset: {name}` adds; remove one of them"));
             }
+        }
+    }
+
+    /// `Same`, `*` alone, or origins in full.
+    fn timing_allow_origins(&mut self, node: &YamlNode) -> Option<TimingAllowOrigins> {
+        if let YamlValue::Text(text) = &node.value {
+            if &**text == "Same" {
+                return Some(TimingAllowOrigins::Same);
+            }
+            let what = show_text(text);
+            self.error(node.at, format!("unknown value {what}; write Same, or a list of origins such as [\"*\"]"));
+            return None;
+        }
+        let before = self.found.len();
+        let origins = self.texts(Some(node), "origin", TIMING_ORIGINS_MAX);
+        let is_any = origins.iter().any(|origin| &*origin.value == "*");
+        for (index, origin) in origins.iter().enumerate() {
+            let what = show_text(&origin.value);
+            if &*origin.value == "*" {
+                if origins.len() > 1 {
+                    self.error(origin.at, "`*` stands for all origins; write it alone, or remove it");
+                }
+            } else if !crossgate_policy::is_origin(origin.value.as_bytes()) {
+                self.error(
+                    origin.at,
+                    format!("invalid origin {what}: write it in full, such as https://app.example.com"),
+                );
+            } else if origins.iter().take(index).any(|earlier| earlier.value == origin.value) {
+                self.error(origin.at, format!("{what} is in the list twice; remove one of them"));
+            }
+        }
+        if origins.is_empty() && self.found.len() == before {
+            self.error(node.at, "empty list of origins; write some, or remove the key to keep the upstream's field");
+        }
+        if self.found.len() > before {
+            return None;
+        }
+        let listed = || origins.into_iter().map(|origin| origin.value).collect();
+        Some(if is_any { TimingAllowOrigins::Any } else { TimingAllowOrigins::Listed(listed()) })
+    }
+
+    /// Reports a policy for embedding that contradicts what the policy allows otherwise.
+    fn warn_about_embedding(&mut self, policy: &PolicyConfig) {
+        let Some(Located { value, at }) = policy.cross_origin_resource_policy else { return };
+        let has_star = policy.allow_origins.iter().any(|origin| &*origin.value == "*");
+        let refuses_reads =
+            policy.cross_site == CrossSiteSetting::Protect && policy.cross_site_reads != CrossSiteReadsSetting::Allow;
+        let name = value.as_str();
+        if value != ResourcePolicy::CrossOrigin && has_star {
+            let message = format!(
+                "with {name}, pages of other sites cannot embed what `*` lets their scripts read; write cross-origin"
+            );
+            self.warn(WarningCode::DoubtfulPolicy, at, message);
+        }
+        if value == ResourcePolicy::CrossOrigin && refuses_reads {
+            let message = "with cross-origin, all pages may embed responses, but crossSiteReads refuses the requests of \
+                           other sites; write same-origin or same-site";
+            self.warn(WarningCode::DoubtfulPolicy, at, message);
         }
     }
 

@@ -102,6 +102,10 @@ scalars! {
         { "type": "integer", "minimum": 0 },
         { "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" },
     ] }
+    TimingOrigins: { "anyOf": [
+        { "const": "Same" },
+        { "type": "array", "items": { "type": "string" }, "maxItems": 16 },
+    ] }
     LogField: { "enum": (super::model::LogField::ALL.map(super::model::LogField::as_str).to_vec()) }
     Threads: { "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1 }] }
 }

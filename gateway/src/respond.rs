@@ -11,13 +11,14 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use crossgate_policy::{
-    CorsRequest, EditValue, HeaderEdit, Outcome, OwnOrigin, Reason, RequestKind, is_cors_response_field, missing_vary,
+    CorsRequest, EditValue, HeaderEdit, Outcome, OwnOrigin, Reason, RequestField, RequestKind, is_cors_response_field,
+    is_origin, missing_vary,
 };
 use http::header::{
     ACCEPT, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
     ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use smallvec::SmallVec;
 
@@ -26,6 +27,7 @@ use crate::judge::{Judgement, PolicyMatch, RequestAction, is_navigation};
 use crate::metrics::CheckResult;
 use crate::proxy_status::{self, PROXY_STATUS, UpstreamFault};
 use crate::request_head::RequestHead;
+use crate::tenant::{EmbeddingFields, TimingField};
 use crossgate_config::model::ProxyStatus;
 use crossgate_message::field_sink::{FieldSink, write_field};
 use crossgate_message::fields::X_REQUEST_ID;
@@ -41,6 +43,16 @@ pub struct AnswerContext<'a> {
     /// The reason why the upstream's answer cannot be forwarded.
     pub fault: UpstreamFault<'a>,
 }
+
+/// <https://www.w3.org/TR/resource-timing/#sec-timing-allow-origin>
+const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static(TIMING_ALLOW_ORIGIN_NAME);
+const TIMING_ALLOW_ORIGIN_NAME: &str = "timing-allow-origin";
+
+/// <https://fetch.spec.whatwg.org/#cross-origin-resource-policy-header>
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static(CROSS_ORIGIN_RESOURCE_POLICY_NAME);
+const CROSS_ORIGIN_RESOURCE_POLICY_NAME: &str = "cross-origin-resource-policy";
+
+static STAR: HeaderValue = HeaderValue::from_static("*");
 
 /// The reason of a failed health check.
 const DRAINING: &str = "draining";
@@ -120,6 +132,7 @@ pub fn error(
         write_cors(None, judged, head, &mut answer.fields);
     } else {
         write_vary(None, judged, &mut answer.fields);
+        write_embedding(judged, None, &mut answer.fields);
     }
     finish(answer, head.method)
 }
@@ -241,9 +254,27 @@ pub fn complete(
 }
 
 /// Whether a field of an upstream's response gives way to the gateway's: every `Access-Control-*`,
-/// of 1xx too. In report mode nothing changes. The name may be in any case.
+/// of 1xx too, and the embedding fields that the policy sets. In report mode nothing changes. The
+/// name may be in any case.
 pub fn replaces(name: &[u8], judged: &PolicyMatch<'_>) -> bool {
-    judged.action != RequestAction::Report && is_cors_response_field(name)
+    judged.action != RequestAction::Report && (is_cors_response_field(name) || replaces_embedding(name, judged))
+}
+
+// Called for every field, nearly all of which have another length.
+fn replaces_embedding(name: &[u8], judged: &PolicyMatch<'_>) -> bool {
+    const TIMING_LEN: usize = TIMING_ALLOW_ORIGIN_NAME.len();
+    const RESOURCE_POLICY_LEN: usize = CROSS_ORIGIN_RESOURCE_POLICY_NAME.len();
+    let is_set = |field: fn(&EmbeddingFields) -> bool| judged.route.is_some_and(|route| field(&route.shared.embedding));
+    match name.len() {
+        TIMING_LEN => {
+            name.eq_ignore_ascii_case(TIMING_ALLOW_ORIGIN_NAME.as_bytes()) && is_set(|fields| fields.timing.is_some())
+        }
+        RESOURCE_POLICY_LEN => {
+            let is_name = name.eq_ignore_ascii_case(CROSS_ORIGIN_RESOURCE_POLICY_NAME.as_bytes());
+            is_name && is_set(|fields| fields.resource_policy.is_some())
+        }
+        _ => false,
+    }
 }
 
 /// Whether a field of an upstream's final response gives way to the request's id.
@@ -271,6 +302,39 @@ fn write_cors(
         }
     });
     write_vary(vary, judged, sink);
+    write_embedding(judged, Some(head), sink);
+}
+
+/// Writes the embedding fields of the policy, on every response other than to preflights, which are
+/// no responses of the resource. `head` is the request of a response that a page may read.
+fn write_embedding(judged: &PolicyMatch<'_>, head: Option<&RequestHead<'_>>, sink: &mut impl FieldSink) {
+    let is_response = judged.action != RequestAction::Report && judged.verdict.kind != RequestKind::Preflight;
+    let Some(route) = judged.route.filter(|_| is_response) else { return };
+    let EmbeddingFields { timing, resource_policy } = &route.shared.embedding;
+    match timing {
+        None => {}
+        Some(TimingField::Public(origins)) => sink.own(&TIMING_ALLOW_ORIGIN, EditValue::Rendered(origins)),
+        Some(TimingField::Same) => match head.and_then(|head| timed_origin(judged, head)) {
+            // Without `Vary: Origin` a cache may give the response to any page, all of which may
+            // read it.
+            Some(_) if !route.policy.depends_on_origin() => sink.own(&TIMING_ALLOW_ORIGIN, EditValue::Fixed(&STAR)),
+            Some(origin) => sink.own(&TIMING_ALLOW_ORIGIN, EditValue::Request(origin)),
+            None => {}
+        },
+    }
+    if let Some(value) = resource_policy {
+        sink.own(&CROSS_ORIGIN_RESOURCE_POLICY, EditValue::Rendered(value));
+    }
+}
+
+/// The origin that may read the timing of the response to its request.
+fn timed_origin<'h>(judged: &PolicyMatch<'_>, head: &RequestHead<'h>) -> Option<&'h [u8]> {
+    // `*` may cover `null` and malformed origins, which no field must repeat.
+    let is_readable = judged.verdict.is_allowed() && judged.verdict.reason != Reason::Navigation;
+    match head.known.origin {
+        RequestField::One(origin) if is_readable && is_origin(origin) => Some(origin),
+        RequestField::One(_) | RequestField::Absent | RequestField::Many => None,
+    }
 }
 
 fn append<'a>(edits: impl Iterator<Item = HeaderEdit<'a>>, sink: &mut impl FieldSink) {

@@ -9,13 +9,16 @@ use std::sync::{Arc, OnceLock};
 
 use crossgate_policy as engine;
 use crossgate_policy::{CrossSiteNavigations, Policy, Template};
+use http::HeaderValue;
 use smallvec::SmallVec;
 
 use crate::counters::{EntryHandles, TenantCounters};
 use crate::ledger::GroupLabel;
 use crate::upstream::Upstream;
 use crate::verdicts::{CompiledRule, TenantRule};
-use crossgate_config::model::{Mode, PolicyConfig, Position, PreflightFailures, TenantSpec, UnmatchedRequests};
+use crossgate_config::model::{
+    Mode, PolicyConfig, Position, PreflightFailures, TenantSpec, TimingAllowOrigins, UnmatchedRequests,
+};
 use crossgate_config::warnings::WarningCode;
 use crossgate_message::target;
 
@@ -222,6 +225,42 @@ pub struct SharedPolicy {
     pub(crate) spec: engine::PolicySpec,
     /// The label of each group in the ledger.
     pub(crate) group_labels: Box<[GroupLabel]>,
+    pub(crate) embedding: EmbeddingFields,
+}
+
+/// The fields that say which pages may embed a response and read its timing. They replace the
+/// upstream's.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct EmbeddingFields {
+    /// `Timing-Allow-Origin`.
+    pub(crate) timing: Option<TimingField>,
+    /// `Cross-Origin-Resource-Policy`.
+    pub(crate) resource_policy: Option<HeaderValue>,
+}
+
+/// The value of `Timing-Allow-Origin`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum TimingField {
+    /// The origin of an allowed request, on its response.
+    Same,
+    /// One value for all responses.
+    Public(HeaderValue),
+}
+
+impl EmbeddingFields {
+    pub(crate) fn of(source: &PolicyConfig) -> Self {
+        let timing = source.timing_allow_origins.as_ref().map(|timing| match timing {
+            TimingAllowOrigins::Same => TimingField::Same,
+            TimingAllowOrigins::Any => TimingField::Public(HeaderValue::from_static("*")),
+            // Origins are visible ASCII.
+            TimingAllowOrigins::Listed(origins) => TimingField::Public(
+                HeaderValue::from_str(&origins.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("null")),
+            ),
+        });
+        let resource_policy = source.cross_origin_resource_policy.as_ref();
+        let resource_policy = resource_policy.map(|policy| HeaderValue::from_static(policy.value.as_str()));
+        EmbeddingFields { timing, resource_policy }
+    }
 }
 
 impl SharedPolicy {
@@ -251,7 +290,8 @@ impl SharedPolicy {
         let rest = self.mode == source.mode.value
             && self.unmatched_requests == source.unmatched_requests
             && self.preflight_failures == source.preflight_failures
-            && self.cross_site_navigations == source.cross_site_navigations.map(Into::into);
+            && self.cross_site_navigations == source.cross_site_navigations.map(Into::into)
+            && self.embedding == EmbeddingFields::of(source);
         let same_rule = self.rule.as_ref().map(Arc::as_ptr) == rule.map(Arc::as_ptr);
         rest && same_rule && !self.broken && self.spec == *spec
     }

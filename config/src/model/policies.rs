@@ -43,6 +43,10 @@ pub struct PolicyConfig {
     pub cross_site_reads: CrossSiteReadsSetting,
     /// `None` if the policy leaves it out.
     pub cross_site_navigations: Option<CrossSiteNavigationsSetting>,
+    /// Which pages may read the timing of responses. `None` leaves the upstream's field.
+    pub timing_allow_origins: Option<TimingAllowOrigins>,
+    /// Which pages may embed responses. `None` leaves the upstream's field.
+    pub cross_origin_resource_policy: Option<Located<ResourcePolicy>>,
     pub mode: Located<Mode>,
     /// The script for origins that no entry matches.
     pub rule: Option<RuleSpec>,
@@ -235,6 +239,40 @@ impl From<CrossSiteNavigationsSetting> for CrossSiteNavigations {
         match setting {
             CrossSiteNavigationsSetting::Deny => CrossSiteNavigations::Deny,
             CrossSiteNavigationsSetting::Allow => CrossSiteNavigations::Allow,
+        }
+    }
+}
+
+/// Which pages may read the timing of a response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TimingAllowOrigins {
+    /// The page of an allowed request.
+    Same,
+    /// All pages.
+    Any,
+    /// The pages of these origins.
+    Listed(Vec<Box<str>>),
+}
+
+/// Which pages may embed a response: `Cross-Origin-Resource-Policy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResourcePolicy {
+    /// Pages of the API's own origin.
+    SameOrigin,
+    /// Pages of the API's own site.
+    SameSite,
+    /// All pages.
+    CrossOrigin,
+}
+
+impl ResourcePolicy {
+    /// The value of the response field.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ResourcePolicy::SameOrigin => "same-origin",
+            ResourcePolicy::SameSite => "same-site",
+            ResourcePolicy::CrossOrigin => "cross-origin",
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The keys of policies, rules, tenants and routes.
 
-use super::{Duration, declare_keys};
+use super::{Duration, TimingOrigins, declare_keys};
 use crate::model::{
     CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, Mode, PreflightFailures,
-    Preset, UnmatchedRequests,
+    Preset, ResourcePolicy, UnmatchedRequests,
 };
 
 declare_keys! {
@@ -51,6 +51,13 @@ declare_keys! {
         /// Whether form posts from other sites pass. Default: they get 403. Required with
         /// `unmatchedRequests: Forward` under `crossSite: Protect`.
         cross_site_navigations: Option<CrossSiteNavigationsSetting>,
+        /// Which pages may read how long a response took (`Timing-Allow-Origin`): `Same` for the
+        /// pages of allowed requests, `["*"]` for all, or a list of at most 16 origins. The
+        /// upstream's field is replaced. Default: the upstream's.
+        timing_allow_origins: Option<TimingOrigins>,
+        /// Which pages may embed responses, as images or scripts. The upstream's field is replaced.
+        /// Default: the upstream's.
+        cross_origin_resource_policy: Option<ResourcePolicy>,
         /// Whether verdicts are enforced. Default: `Enforce`.
         mode: Option<Mode>,
         /// A script that decides about origins that no entry covers. Default: they are denied.

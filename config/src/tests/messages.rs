@@ -282,10 +282,9 @@ fn placeholder_of_another_tool_is_reported() {
 
 #[test]
 fn dissimilar_key_gets_no_suggestion() {
-    for key in ["timingAllowOrigins", "timingAllowOrigin", "Timing-Allow-Origin"] {
+    for key in ["timingAllowOrigin", "Timing-Allow-Origin", "timing_allow_origins"] {
         let message = only(&format!("policies: {{ a: {{ {key}: [] }} }}\n"));
-        let expected = "; the `Timing-Allow-Origin` header of the upstream passes unchanged, so remove the key";
-        assert_eq!(message, format!("3:18 a policy has no key `{key}`{expected}"));
+        assert!(message.ends_with("did you mean `timingAllowOrigins`?"), "{message}");
     }
     let message = only("policies: { a: { forbiddenAllowOrigins: [] } }\n");
     assert!(message.contains("; its keys are `allowOrigins`"), "{message}");
@@ -347,5 +346,38 @@ fn route_needs_either_a_prefix_or_an_exact_path() {
     ] {
         let found = findings(&format!("{HEAD}tenants:\n  - {{ id: a, hosts: [a.test], routes: [{{ {good} }}] }}\n"));
         assert!(found.is_empty(), "{good}: {found:?}");
+    }
+}
+
+#[test]
+fn timing_origins_and_embedding_that_cannot_be_meant_are_reported() {
+    let of = |value: &str| {
+        let text = format!("{HEAD}policies: {{ a: {{ allowOrigins: [\"*\"], {value} }} }}\n");
+        findings(&text).into_iter().map(|found| found.split_once(' ').unwrap().1.to_owned()).collect::<Vec<_>>()
+    };
+    let many: Vec<String> = (0..17).map(|number| format!("\"https://a{number}.test\"")).collect();
+    for (value, message) in [
+        ("timingAllowOrigins: same", "unknown value `same`; write Same, or a list of origins"),
+        ("timingAllowOrigins: []", "empty list of origins; write some, or remove the key"),
+        ("timingAllowOrigins: [\"*\", \"https://a.test\"]", "`*` stands for all origins; write it alone"),
+        ("timingAllowOrigins: [\"https://*.a.test\"]", "invalid origin `https://*.a.test`: write it in full"),
+        ("timingAllowOrigins: [\"null\"]", "invalid origin `null`: write it in full"),
+        ("timingAllowOrigins: [\"https://a.test/\"]", "invalid origin `https://a.test/`: write it in full"),
+        ("timingAllowOrigins: [\"https://a.test\\r\\nx: y\"]", "invalid origin `https://a.test"),
+        ("timingAllowOrigins: [\"https://a.test\", \"https://a.test\"]", "`https://a.test` is in the list twice"),
+        (&format!("timingAllowOrigins: [{}]", many.join(", ")), "too many entries (17)"),
+        ("crossOriginResourcePolicy: SameOrigin", "unknown value `SameOrigin`; did you mean same-origin?"),
+        ("crossOriginResourcePolicy: same-origin", "with same-origin, pages of other sites cannot embed"),
+        ("crossOriginResourcePolicy: same-site", "with same-site, pages of other sites cannot embed"),
+        (
+            "crossOriginResourcePolicy: cross-origin, crossSite: Protect, crossSiteReads: Deny",
+            "with cross-origin, all pages may embed responses, but crossSiteReads refuses",
+        ),
+    ] {
+        let found = of(value);
+        assert!(matches!(found.as_slice(), [only] if only.starts_with(message)), "{value}: {found:?}");
+    }
+    for good in ["timingAllowOrigins: Same", "timingAllowOrigins: [\"*\"]", "crossOriginResourcePolicy: cross-origin"] {
+        assert_eq!(of(good), [""; 0], "{good}");
     }
 }

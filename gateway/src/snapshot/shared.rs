@@ -15,6 +15,7 @@ use engine::Template;
 use crate::ledger::GroupLabel;
 use crate::registry::GatewayMetrics;
 use crate::scripts::{ReportedScripts, Scripts};
+use crate::tenant::EmbeddingFields;
 use crate::tenant::SharedPolicy;
 use crate::tenant::Tenant;
 use crate::upstream::Upstream;
@@ -186,6 +187,7 @@ impl<'a> SharedCompiler<'a> {
         let group_labels = spec.groups.iter().map(|group| GroupLabel::of(&group.name)).collect();
         Arc::new(SharedPolicy {
             group_labels,
+            embedding: EmbeddingFields::of(written),
             name: Arc::from(&*written.name.value),
             template: Arc::new(template),
             unmatched_requests: written.unmatched_requests,

@@ -43,6 +43,11 @@ fn page_gets_the_terms_of_its_group() {
 }
 
 #[test]
+fn pages_read_timing_and_embed_as_the_policy_says() {
+    check(&Setup::start(), include_str!("cross_site_browser/embedding.yaml"));
+}
+
+#[test]
 fn service_worker_can_send_a_foreign_navigation_again_as_its_own() {
     let setup = Setup::start();
     for scope in ["as-is", "again", "internal/as-is", "internal/again", "callback/as-is"] {

@@ -23,6 +23,7 @@ mod cross_site;
 mod cross_site_browser;
 mod demo;
 mod diagnostics;
+mod embedding;
 mod exchange;
 mod explain;
 mod faults;
