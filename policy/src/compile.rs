@@ -133,9 +133,7 @@ impl Policy {
         if own_origins.is_empty() && is_empty(&template.set, &template.regexes) && template.rule.is_none() {
             findings.error(SpecLocation::Policy, "no origin is allowed, expected at least one in `allowOrigins`");
         }
-        if let Some(star) = own_origins.iter().position(|own| own.origin == "*") {
-            groups::check_own_any(&template, star, &mut findings);
-        }
+        groups::check_own_any(&template, own_origins, &mut findings);
         let shared_any = template.set.any().map(GroupedEntry::shared);
         let any = shared_any.or_else(|| own.any().map(GroupedEntry::own));
         let others = template.set.len() + template.regexes.len() + own.len();

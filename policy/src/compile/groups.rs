@@ -10,7 +10,7 @@ use crate::origin::regexes::OriginRegex;
 use crate::origin::risk::EntryRestrictions;
 use crate::policy::Template;
 use crate::rule::Rule;
-use crate::spec::{CompileFindings, CrossSiteProtection, PolicySpec, SpecLocation};
+use crate::spec::{CompileFindings, CrossSiteProtection, OwnOriginSpec, PolicySpec, SpecLocation};
 
 const ANY_NEXT_TO_CREDENTIALS: &str = "`*` next to origins with credentials lets pages of every site send requests with the user's cookies, \
      expected `crossSite: Protect`, or `dangerouslyAllowCrossSite` as well";
@@ -89,15 +89,19 @@ pub(super) fn lists_of_origins(spec: &PolicySpec) -> impl Iterator<Item = Vec<(S
 }
 
 /// Checks `*` among a tenant's own origins.
-pub(super) fn check_own_any(template: &Template, star: usize, findings: &mut CompileFindings) {
+pub(super) fn check_own_any(template: &Template, own_origins: &[OwnOriginSpec], findings: &mut CompileFindings) {
+    let Some((star, own)) = own_origins.iter().enumerate().find(|(_, own)| own.origin == "*") else { return };
     let place = SpecLocation::AllowOrigins(star);
     if template.rule.is_some() && template.terms.groups.is_empty() {
         findings.error(place, rules::NEXT_TO_ANY);
     }
     let is_protected =
         template.cross_site.protection == CrossSiteProtection::Protect || template.dangerously().allow_cross_site;
-    let has_credentials = template.terms.groups.iter().any(|group| group.terms.has_credentials());
-    if has_credentials && !is_protected {
+    let has_credentials = template.terms.all().any(|(_, terms)| terms.has_credentials());
+    // With credentials of its own, `*` is refused in any case.
+    let group = own.group.as_deref().and_then(|name| template.terms.named(name));
+    let is_refused = template.terms.of(group.map(|(group, _)| group).unwrap_or_default()).has_credentials();
+    if has_credentials && !is_refused && !is_protected {
         findings.error(place, ANY_NEXT_TO_CREDENTIALS);
     }
 }
