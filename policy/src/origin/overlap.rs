@@ -7,7 +7,7 @@
 //! entries come before a regex, so it never decides if they cover all that it matches. All of this
 //! runs when a policy is compiled.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use regex_automata::hybrid::LazyStateID;
 use regex_automata::hybrid::dfa::{Cache, DFA};
@@ -29,14 +29,16 @@ const CACHE_LEN_MAX: usize = 8 << 20;
 const BYTES: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789-._:/[]+";
 
 /// The grammar of origins, without the limits of lengths and numbers.
-const GRAMMAR: &str = r"\A[a-z][a-z0-9+.-]*://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?\z";
+const GRAMMAR: &str =
+    r"\A(file://|app://\.|[a-z][a-z0-9+.-]*://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?)\z";
 
 /// Two expressions that may match one origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RegexOverlap {
     /// Both match this origin.
     Witness(String),
-    /// The expressions are too complex to compare.
+    /// The expressions are too complex to compare, or the search found only texts that are no
+    /// origins, such as one with a default port.
     Unclear,
 }
 
@@ -148,7 +150,7 @@ type ProductState = [Option<LazyStateID>; 3];
 enum Search {
     Found(String),
     Exhausted,
-    /// A limit was reached.
+    /// A limit was reached, or only texts were found that are no origins.
     Unclear,
 }
 
@@ -166,29 +168,42 @@ fn search(
     let first = [Some(one), Some(other), Some(grammar)];
     let mut reached_by = HashMap::from([(first, None)]);
     let mut queue = VecDeque::from([first]);
+    // The grammar knows no limits, so a text may be no origin: `https://a.test:443`. Other texts
+    // that lead to the same states may be origins, so those are tried as well.
+    let mut rejected = HashSet::new();
     while let Some(states) = queue.pop_front() {
-        let Some(matches) = zip_all(&mut automata, states, OriginAutomaton::is_match) else { return Search::Unclear };
-        if is_found(matches.map(|is_match| is_match == Some(true))) {
-            let origin = text(&reached_by, states);
-            if parse(origin.as_bytes()).is_ok() {
-                return Search::Found(origin);
-            }
-        }
         for byte in BYTES {
             let step = |automaton: &mut OriginAutomaton, state| automaton.step(state, *byte);
             let Some(next) = zip_all(&mut automata, states, step) else { return Search::Unclear };
             let next = next.map(Option::flatten);
-            if !is_live(&next) || reached_by.contains_key(&next) {
+            if !is_live(&next) {
                 continue;
             }
-            if reached_by.len() == STATES_MAX {
-                return Search::Unclear;
+            let is_new = !reached_by.contains_key(&next);
+            if is_new {
+                if reached_by.len() == STATES_MAX {
+                    return Search::Unclear;
+                }
+                reached_by.insert(next, Some((states, *byte)));
+                queue.push_back(next);
             }
-            reached_by.insert(next, Some((states, *byte)));
-            queue.push_back(next);
+            let mut is_candidate = rejected.contains(&next);
+            if is_new {
+                let Some(matches) = zip_all(&mut automata, next, OriginAutomaton::is_match) else {
+                    return Search::Unclear;
+                };
+                is_candidate = is_found(matches.map(|is_match| is_match == Some(true)));
+            }
+            if is_candidate {
+                let origin = text(&reached_by, states, *byte);
+                if parse(origin.as_bytes()).is_ok() {
+                    return Search::Found(origin);
+                }
+                rejected.insert(next);
+            }
         }
     }
-    Search::Exhausted
+    if rejected.is_empty() { Search::Exhausted } else { Search::Unclear }
 }
 
 /// Applies a function to each automaton and its state, if it has one. `None` if one fails.
@@ -205,11 +220,11 @@ fn zip_all<T>(
     Some([apply(first, one)?, apply(second, other)?, apply(third, grammar)?])
 }
 
-/// Returns the bytes that lead to these states.
-fn text(reached_by: &HashMap<ProductState, Option<(ProductState, u8)>>, states: ProductState) -> String {
+/// Returns the bytes that lead to these states, and the last one.
+fn text(reached_by: &HashMap<ProductState, Option<(ProductState, u8)>>, states: ProductState, last: u8) -> String {
     let before = |(states, _): &(ProductState, u8)| reached_by.get(states).copied().flatten();
     let steps = std::iter::successors(reached_by.get(&states).copied().flatten(), before);
-    let mut bytes: Vec<u8> = steps.map(|(_, byte)| byte).collect();
+    let mut bytes: Vec<u8> = std::iter::once(last).chain(steps.map(|(_, byte)| byte)).collect();
     bytes.reverse();
     bytes.into_iter().map(char::from).collect()
 }
@@ -268,6 +283,24 @@ mod tests {
         // Both match the text, but no browser sends it as an origin.
         assert_eq!(overlap(r"https://A\.test", r"https://[A-Z]\.test"), None);
         assert_eq!(overlap(r"https://a\.test/.*", r"https://a\.test/x"), None);
+        assert_eq!(overlap(r"file://|https://a\.test", r"file://|https://b\.test"), witness("file://"));
+        assert_eq!(overlap(r"app://.|https://a\.test", r"app://\.|https://b\.test"), witness("app://."));
+    }
+
+    // The states after the first text are those after other texts as well.
+    #[test]
+    fn text_that_is_no_origin_does_not_hide_an_overlap() {
+        let port = |text: &str| format!(r"https://a\.test:{text}");
+        let witness = Some(RegexOverlap::Witness("https://a.test:444".to_owned()));
+        assert_eq!(overlap(&port("44[3-9]"), &port("44[34]")), witness);
+        for (one, other) in [
+            (r"https://[0-9]{3}\.0\.0\.1", r"https://[0-9]{3}\.0\.0\.1|https://b\.test"),
+            (r"https://\[[0-9a-f:]{3,}\]", r"https://\[[0-9:]+\]"),
+            (&port("443"), r"https://[a-z]\.test:443"),
+        ] {
+            assert_eq!(overlap(one, other), Some(RegexOverlap::Unclear), "{one} {other}");
+        }
+        assert_eq!(overlap(r"https://\[::1\]:\d+", r"https://\[::2\]:\d+"), None);
     }
 
     #[test]
