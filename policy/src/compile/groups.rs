@@ -23,7 +23,8 @@ pub(super) fn check(spec: &PolicySpec, rule: Option<&Rule>, findings: &mut Compi
     check_any(spec, findings);
     for (index, group) in spec.groups.iter().enumerate() {
         let is_answered = rule.is_some_and(|rule| rule.groups().iter().any(|name| **name == *group.name));
-        let has_origins = group.allow_origins.len() + group.origin_sets.len() > 0;
+        let in_sets: usize = group.origin_sets.iter().map(|set| set.origins.len()).sum();
+        let has_origins = group.allow_origins.len() + in_sets > 0;
         if has_origins || is_answered || group.tenants_may_add {
             continue;
         }

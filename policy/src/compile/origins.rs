@@ -137,7 +137,8 @@ fn warn_next_to_any(
     if !template.terms.groups.is_empty() || template.cross_site.protection != CrossSiteProtection::Off {
         return;
     }
-    let others = template.set.len() + template.regexes.len() + own.len() - usize::from(own.any().is_some());
+    let stars = [&template.set, own].into_iter().filter(|set| set.any().is_some()).count();
+    let others = template.set.len() + template.regexes.len() + own.len() - stars;
     match own_origins.iter().position(|own| own.origin == "*") {
         None if template.set.any().is_some() && !own_origins.is_empty() => findings.warn(
             SpecLocation::AllowOrigins(0),
@@ -323,7 +324,8 @@ impl CoveringSets<'_> {
     /// Warns about an entry without which its origins would get the same terms.
     fn warn_if_covered(&self, Placed { group, place, entry }: &Placed<'_>, findings: &mut CompileFindings) {
         let (text, covering) = match entry {
-            OriginEntry::Any | OriginEntry::Null => return,
+            OriginEntry::Any => ("*", self.shared.and_then(CompiledOrigins::any).map(|_| "*".to_owned())),
+            OriginEntry::Null => ("null", self.shared.and_then(CompiledOrigins::null).map(|_| "null".to_owned())),
             OriginEntry::Exact(text) => (*text, self.covering_origin(text, *group)),
             OriginEntry::Starred(pattern) => (pattern.text(), self.covering_pattern(pattern, *group)),
             OriginEntry::Extensions(scheme) => (scheme.star(), self.covering_star(*scheme)),
