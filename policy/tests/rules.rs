@@ -15,6 +15,8 @@ use http::{HeaderMap, HeaderName};
 mod audit;
 #[path = "rules/cache.rs"]
 mod cache;
+#[path = "rules/groups.rs"]
+mod groups;
 #[path = "rules/hostile.rs"]
 mod hostile;
 #[path = "rules/language.rs"]
