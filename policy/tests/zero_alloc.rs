@@ -1,15 +1,16 @@
 //! Checks that the static path allocates nothing: classification, decision, header edits, explained
-//! refusals and `Vary`, with 10,000 origins, for hits, misses and hostile input. Also measures the
-//! memory of a tenant's own origins.
+//! refusals, `Vary` and the check of cross-site requests, with 10,000 origins and with 32 groups,
+//! for hits, misses and hostile input. Also measures the memory of a tenant's own origins.
 
-#![expect(clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::panic, clippy::indexing_slicing, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::hint::black_box;
 use std::sync::Arc;
 
 use crossgate_policy::{
-    CorsRequest, CredentialFields, DangerousSwitches, Disclosure, FieldLines, Outcome, OwnOrigin, Policy, PolicySpec,
-    RequestField, RequestedUpgrade, Template, missing_vary,
+    CorsRequest, CredentialFields, CrossSiteNavigations, CrossSiteOutcome, CrossSiteProtection, CrossSiteReads,
+    CrossSiteTerms, DangerousSwitches, Disclosure, FieldLines, GROUPS_MAX, GroupSpec, Outcome, OwnOrigin,
+    OwnOriginSpec, Policy, PolicySpec, RequestField, RequestedUpgrade, Template, missing_vary,
 };
 
 const OWN: OwnOrigin<'_> = OwnOrigin { host: "api.example.test", port: None, scheme: None };
@@ -157,6 +158,113 @@ fn the_static_path_allocates_nothing() {
         let [allowed, explained, bytes] = seen;
         let is_mixed = (1..walked).contains(&allowed) && (1..walked).contains(&explained);
         assert!((is_mixed || number == 2) && bytes > 0, "policy {number}: {seen:?} of {walked}");
+    }
+}
+
+/// A policy with as many groups as there may be, each with an exact origin, patterns and terms of
+/// its own. A tenant adds origins to some of them.
+fn grouped(disclosure: Disclosure) -> Policy {
+    let text = |text: String| vec![text];
+    let group = |number: usize| GroupSpec {
+        name: format!("group-{number}"),
+        allow_origins: vec![
+            format!("https://app-{number}.example.com"),
+            format!("https://*.zone-{number}.example.net"),
+            format!("https://preview-*.zone-{number}.example.org:*"),
+        ],
+        allow_methods: number.is_multiple_of(2).then(|| text("DELETE".to_owned())),
+        allow_headers: number.is_multiple_of(3).then(|| text(format!("x-{number}"))),
+        expose_headers: Some(text(format!("x-seen-{number}"))),
+        allow_credentials: Some(number.is_multiple_of(2)),
+        max_age_seconds: Some(u32::try_from(number).unwrap()),
+        tenants_may_add: true,
+        ..GroupSpec::default()
+    };
+    let others = ["*", "moz-extension://*", "https://*.zone-1.example.org"].map(str::to_owned);
+    let spec = PolicySpec {
+        allow_origins: others.to_vec(),
+        allow_methods: text("PUT".to_owned()),
+        allow_headers: ["authorization", "x-req"].map(str::to_owned).to_vec(),
+        groups: (0..GROUPS_MAX).map(group).collect(),
+        cross_site: CrossSiteTerms { protection: CrossSiteProtection::Protect, reads: CrossSiteReads::NavigationsOnly },
+        disclosure,
+        ..PolicySpec::default()
+    };
+    let template = Template::compile(&spec).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let own = |number: usize| OwnOriginSpec {
+        origin: format!("https://*.own-{number}.example.net"),
+        group: (number > 0).then(|| format!("group-{number}")),
+    };
+    let own: Vec<_> = (0..GROUPS_MAX).map(own).collect();
+    Policy::extend_groups(Arc::new(template.value), &own).unwrap_or_else(|problems| panic!("{problems:?}")).value
+}
+
+/// Returns the origins of the other tests, and some of every group.
+fn grouped_origins() -> Vec<Vec<u8>> {
+    let of_group = |number: usize| {
+        [
+            format!("https://app-{number}.example.com"),
+            format!("https://a.zone-{number}.example.net"),
+            format!("https://preview-7.zone-{number}.example.org:1"),
+            format!("https://a.own-{number}.example.net"),
+            format!("http://app-{number}.example.com"),
+        ]
+    };
+    let in_groups = (0..GROUPS_MAX).flat_map(of_group).map(String::into_bytes);
+    origins().into_iter().chain(in_groups).collect()
+}
+
+/// Checks a request with each value of the fields that the check of cross-site requests reads.
+/// Returns the number of refusals.
+fn walk_sites(policy: &Policy, origins: &[Vec<u8>]) -> usize {
+    let one = RequestField::One;
+    let sites = [RequestField::Absent, RequestField::Many, one(b"cross-site"), one(b"same-origin"), one(b"\xff")];
+    let dests = [RequestField::Absent, one(b"document"), one(b"object")];
+    let fields = origins.iter().map(|origin| one(origin)).chain([RequestField::Absent, RequestField::Many]);
+    let mut refused = 0;
+    for origin in fields {
+        for method in [&b"GET"[..], b"POST", b"OPTIONS", b""] {
+            for (sec_fetch_site, sec_fetch_dest) in sites.iter().flat_map(|site| dests.map(|dest| (*site, dest))) {
+                let request = CorsRequest {
+                    origin,
+                    sec_fetch_site,
+                    sec_fetch_dest,
+                    sec_fetch_mode: one(b"navigate"),
+                    credentials: CredentialFields::Ambient,
+                    ..CorsRequest::new(method, OWN)
+                };
+                let mut verdict = policy.decide(black_box(&request)).without_rule();
+                let navigations = CrossSiteNavigations::Deny;
+                let outcome = policy.check_cross_site(&request, &verdict, navigations);
+                outcome.apply(&mut verdict);
+                refused += usize::from(outcome == CrossSiteOutcome::Denied);
+                black_box(policy.edits(&verdict, &request).count());
+            }
+        }
+    }
+    refused
+}
+
+#[test]
+fn decisions_with_groups_allocate_nothing() {
+    let (origins, lines) = (grouped_origins(), header_lines());
+    for disclosure in [Disclosure::Full, Disclosure::Minimal] {
+        let policy = grouped(disclosure);
+        let (mut seen, mut refused, mut groups) = ([0; 3], 0, [0_usize; GROUPS_MAX]);
+        let counted = allocation_counter::measure(|| {
+            // The long lists of headers are in the other test.
+            seen = walk_all(&policy, &origins, &lines[..6]);
+            refused = walk_sites(&policy, &origins);
+            for origin in &origins {
+                let request = CorsRequest { origin: RequestField::One(origin), ..CorsRequest::new(b"GET", OWN) };
+                let group = policy.decide(black_box(&request)).without_rule().group;
+                black_box(policy.group_name(group));
+                group.index().into_iter().for_each(|index| groups[index] += 1);
+            }
+        });
+        assert_eq!(counted.count_total, 0, "{disclosure:?}");
+        assert!(groups.iter().all(|count| *count >= 3), "{groups:?}");
+        assert!(seen.iter().all(|count| *count > 0) && refused > 0, "{seen:?} {refused}");
     }
 }
 
