@@ -399,6 +399,6 @@ files! {
     private_network => "h_private_network.yaml" [[2, 2], [2, 2]],
     refused_preflights => "j_refused.yaml" [[63, 63], [63, 63]],
     origins => "origins.yaml" [[270, 259], [270, 259]],
-    groups => "n_groups.yaml" [[60, 58], [60, 58]],
+    groups => "n_groups.yaml" [[132, 123], [128, 123]],
     cross_site => "x_cross_site.yaml" [[71, 70], [71, 70]],
 }

@@ -5,12 +5,10 @@ use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use regex::Regex;
-
 use super::matcher;
 
 /// A configured entry.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ListedEntry {
     pub(crate) text: String,
     /// The name of its group; `None` for the policy's own terms.
@@ -19,14 +17,21 @@ pub(crate) struct ListedEntry {
     pub(crate) is_regex: bool,
 }
 
-/// The rank of an entry; the least one decides.
-pub(crate) type Rank = (u8, Reverse<usize>, u8, Reverse<usize>, bool);
+/// The rank of a covering entry; the least one decides.
+type Rank = (u8, Reverse<usize>, u8, Reverse<usize>, bool);
 
 /// Returns the entry that decides on an origin, besides a rule.
 pub(crate) fn deciding<'a>(entries: &'a [ListedEntry], origin: &[u8]) -> Option<&'a ListedEntry> {
+    best(entries, origin).first().copied()
+}
+
+/// Returns the entries of the best rank that cover an origin. Those of the template come first.
+pub(crate) fn best<'a>(entries: &'a [ListedEntry], origin: &[u8]) -> Vec<&'a ListedEntry> {
     let mut covering: Vec<&ListedEntry> = entries.iter().filter(|entry| covers(entry, origin)).collect();
     covering.sort_by_key(|entry| (rank(entry), entry.is_own, entry.text.as_str()));
-    covering.first().copied()
+    let least = covering.first().map(|entry| rank(entry));
+    covering.retain(|entry| Some(rank(entry)) == least);
+    covering
 }
 
 /// Whether an entry covers the value of one `Origin` field.
@@ -35,30 +40,29 @@ pub(crate) fn covers(entry: &ListedEntry, origin: &[u8]) -> bool {
     match entry.text.as_str() {
         "*" => true,
         "null" => text == "null",
-        _ if !matcher::is_origin(origin) => false,
-        regex if entry.is_regex => is_match(regex, text),
-        entry => matcher::covers(entry, text),
+        regex if entry.is_regex => matches(regex, text) && matcher::is_origin(origin),
+        entry => matcher::covers(entry, text) && matcher::is_origin(origin),
     }
 }
 
-/// Whether an expression matches a whole text. Each expression is compiled once.
-fn is_match(expression: &str, text: &str) -> bool {
+/// Whether an expression matches the whole text. Each expression is compiled once.
+fn matches(expression: &str, text: &str) -> bool {
     thread_local! {
-        static COMPILED: RefCell<HashMap<String, Option<Regex>>> = RefCell::default();
+        static COMPILED: RefCell<HashMap<String, Option<regex::Regex>>> = RefCell::default();
     }
     COMPILED.with_borrow_mut(|compiled| {
-        let regex = compiled.entry(expression.to_owned());
-        let regex = regex.or_insert_with(|| Regex::new(&format!("^(?:{expression})$")).ok());
-        regex.as_ref().is_some_and(|regex| regex.is_match(text))
+        let compile = || regex::Regex::new(&format!("^(?:{expression})$")).ok();
+        let whole = compiled.entry(expression.to_owned()).or_insert_with(compile);
+        whole.as_ref().is_some_and(|whole| whole.is_match(text))
     })
 }
 
-pub(crate) fn rank(entry: &ListedEntry) -> Rank {
+fn rank(entry: &ListedEntry) -> Rank {
     let text = entry.text.as_str();
-    // `*` comes after the rule.
     let class = match text {
         "*" => 4,
-        _ if entry.is_regex => 2,
+        // Expressions have no order among each other.
+        _ if entry.is_regex => return (2, Reverse(0), 0, Reverse(0), false),
         _ if text.contains('*') => 1,
         _ => 0,
     };
