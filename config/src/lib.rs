@@ -14,6 +14,7 @@ pub mod warnings;
 mod address_ranges;
 mod decode;
 pub mod files;
+mod header_edits;
 mod hints;
 mod keys;
 mod listener_tls;

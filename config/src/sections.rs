@@ -6,7 +6,9 @@ use serde::de::DeserializeOwned;
 
 use super::keys;
 use super::schema::listeners::{CertificateKeys, ListenerKeys, ListenerTlsKeys, ProxyProtocolKeys};
-use super::schema::policies::{GroupKeys, GroupOriginsKeys, PolicyKeys, RouteKeys, RuleKeys, TenantKeys};
+use super::schema::policies::{
+    GroupKeys, GroupOriginsKeys, HeaderEditsKeys, PolicyKeys, RouteKeys, RuleKeys, TenantKeys,
+};
 use super::schema::settings::{
     AccessLogKeys, AdminKeys, LedgerKeys, LimitsKeys, RotateKeys, RuleLimitsKeys, RuntimeKeys, ShutdownKeys,
 };
@@ -123,6 +125,7 @@ sections! {
     GROUP = GroupKeys, "a group";
     GROUP_ORIGINS = GroupOriginsKeys, "an addition to a group";
     TENANT = TenantKeys, "a tenant", "{ id: .., hosts: [#], upstream: .., policy: .. }";
+    HEADER_EDITS = HeaderEditsKeys, "changes of headers", "{ remove: [#] }";
     ROUTE = RouteKeys, "a route", "{ pathPrefix: # }";
 }
 

@@ -57,7 +57,18 @@ impl Decoder<'_> {
         let policy = fields.find("policy").and_then(|node| self.name(node, "the name of a policy"));
         let allow_origins = self.own_origins(fields.find("allowOrigins"));
         let routes = self.routes(fields.find("routes"));
-        Some(TenantSpec { id: id?, hosts: hosts?, upstream, policy, allow_origins, routes })
+        let request_headers = self.request_headers(&fields);
+        let response_headers = self.response_headers(&fields);
+        Some(TenantSpec {
+            id: id?,
+            hosts: hosts?,
+            upstream,
+            policy,
+            allow_origins,
+            routes,
+            request_headers,
+            response_headers,
+        })
     }
 
     /// Origins, and lists of origins with the group that they are added to.
@@ -136,6 +147,8 @@ impl Decoder<'_> {
         let unmatched_requests = self.unmatched_requests(&fields);
         let preflight_failures = self.preflight_failures(&fields);
         let cross_site_navigations = self.cross_site_navigations(&fields);
+        let request_headers = self.request_headers(&fields);
+        let response_headers = self.response_headers(&fields);
         let (path, is_exact) = path?;
         Some(RouteSpec {
             path,
@@ -147,6 +160,8 @@ impl Decoder<'_> {
             unmatched_requests,
             preflight_failures,
             cross_site_navigations,
+            request_headers,
+            response_headers,
         })
     }
 

@@ -8,7 +8,7 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
     "address_ranges",
     "own_sockets",
     "scalars",
@@ -30,6 +30,7 @@ const ORDER: [&str; 22] = [
     "settings",
     "policies",
     "servers",
+    "header_edits",
     "tenants",
 ];
 

@@ -310,13 +310,16 @@ impl ExplainedResponse {
     fn by_upstream(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, request_id: &str) -> Self {
         let mut response =
             ExplainedResponse { by: ResponseAuthor::Upstream, status: None, headers: Vec::new(), removes: None };
-        if judged.action == RequestAction::Report {
-            return response;
-        }
         let mut fields = HeaderMap::new();
-        respond::complete(None, judged, head, request_id, &mut fields);
+        if let Some(edits) = judged.response_edits() {
+            edits.write(&mut fields);
+        }
+        if judged.action != RequestAction::Report {
+            respond::complete(None, judged, head, request_id, &mut fields);
+            response.removes = Some("access-control-");
+        }
         response.headers = rendered_headers(&fields);
-        ExplainedResponse { removes: Some("access-control-"), ..response }
+        response
     }
 
     fn status_only(status: u16) -> Self {

@@ -22,6 +22,7 @@ use crate::snapshot::{HostMatch, Snapshot};
 use crate::tenant::{Route, Tenant};
 use crate::verdicts::{RuleOutcome, TenantRule};
 use crossgate_config::{Mode, PreflightFailures, UnmatchedRequests};
+use crossgate_message::field_edits::FieldEdits;
 use crossgate_message::fields::NamedField;
 use crossgate_message::hop_by_hop;
 use crossgate_message::host::{Authority, parse_authority};
@@ -101,6 +102,14 @@ impl<'s> PolicyMatch<'s> {
     /// The policy that applies, if a route was found.
     pub fn policy(&self) -> Option<&'s Policy> {
         self.route.map(|route| &*route.policy)
+    }
+
+    /// The configured changes of the response.
+    pub fn response_edits(&self) -> Option<&'s FieldEdits> {
+        match self.route {
+            Some(route) => route.response_edits.as_deref(),
+            None => self.tenant.spec.response_headers.as_deref(),
+        }
     }
 
     /// The name of the group whose terms apply, if it is not the policy itself.

@@ -29,6 +29,7 @@ use crate::proxy_status::{self, PROXY_STATUS, UpstreamFault};
 use crate::request_head::RequestHead;
 use crate::tenant::{EmbeddingFields, TimingField};
 use crossgate_config::model::ProxyStatus;
+use crossgate_message::field_edits::FieldEdits;
 use crossgate_message::field_sink::{FieldSink, write_field};
 use crossgate_message::fields::X_REQUEST_ID;
 use crossgate_message::fields::{HeaderFields, NamedField};
@@ -134,7 +135,21 @@ pub fn error(
         write_vary(None, judged, &mut answer.fields);
         write_embedding(judged, None, &mut answer.fields);
     }
+    write_edits(judged, &mut answer.fields);
     finish(answer, head.method)
+}
+
+/// Writes the fields of the configuration to an answer of the gateway, except for those that the
+/// answer has already. `Vary` gets a further line.
+fn write_edits(judged: &PolicyMatch<'_>, fields: &mut HeaderMap) {
+    if judged.verdict.kind == RequestKind::Preflight {
+        return;
+    }
+    for (name, value) in judged.response_edits().into_iter().flat_map(FieldEdits::written) {
+        if *name == VARY || !fields.contains_key(name) {
+            fields.append(name, value.clone());
+        }
+    }
 }
 
 /// The problem details of a denial. They name a refused method or header: the client sent it, so

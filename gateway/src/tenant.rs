@@ -20,6 +20,7 @@ use crossgate_config::model::{
     Mode, PolicyConfig, Position, PreflightFailures, TenantSpec, TimingAllowOrigins, UnmatchedRequests,
 };
 use crossgate_config::warnings::WarningCode;
+use crossgate_message::field_edits::FieldEdits;
 use crossgate_message::target;
 
 /// A tenant: the owner of a set of hosts.
@@ -137,6 +138,10 @@ pub struct Route {
     pub rule: Option<Arc<TenantRule>>,
     pub(crate) methods: Box<[Box<str>]>,
     pub(crate) shared: Arc<SharedPolicy>,
+    /// The configured changes of requests to the upstream.
+    pub(crate) request_edits: Option<Arc<FieldEdits>>,
+    /// The configured changes of responses.
+    pub(crate) response_edits: Option<Arc<FieldEdits>>,
 }
 
 impl Route {
@@ -192,6 +197,8 @@ impl Route {
             && self.unmatched_requests == other.unmatched_requests
             && self.cross_site_navigations == other.cross_site_navigations
             && self.mode == other.mode
+            && self.request_edits == other.request_edits
+            && self.response_edits == other.response_edits
     }
 
     pub(crate) fn accepts(&self, method: &[u8]) -> bool {

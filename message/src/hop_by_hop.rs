@@ -49,11 +49,17 @@ fn is_harmless(token: &[u8]) -> bool {
 /// Whether a name is a kept field for any server. CGI and similar servers read `_`, and some `.`,
 /// as `-`.
 fn is_kept(name: &[u8]) -> bool {
-    let same = |one: &u8, other: &u8| one.eq_ignore_ascii_case(other) || (matches!(one, b'_' | b'.') && *other == b'-');
-    let begins_with =
-        |text: &[u8]| text.len() <= name.len() && name.iter().zip(text).all(|(one, other)| same(one, other));
-    KEPT.iter().any(|kept| kept.len() == name.len() && begins_with(kept.as_bytes()))
-        || KEPT_PREFIXES.iter().any(|prefix| begins_with(prefix.as_bytes()))
+    KEPT.iter().any(|kept| is_same_for_servers(name, kept.as_bytes()))
+        || KEPT_PREFIXES
+            .iter()
+            .any(|prefix| name.get(..prefix.len()).is_some_and(|start| is_same_for_servers(start, prefix.as_bytes())))
+}
+
+/// Whether some servers read two names as the same.
+pub(crate) fn is_same_for_servers(name: &[u8], other: &[u8]) -> bool {
+    let is_separator = |byte: &u8| matches!(byte, b'_' | b'.' | b'-');
+    let same = |one: &u8, other: &u8| one.eq_ignore_ascii_case(other) || is_separator(one) && is_separator(other);
+    name.len() == other.len() && name.iter().zip(other).all(|(one, other)| same(one, other))
 }
 
 /// Whether a byte may be part of a token, RFC 9110, section 5.6.2.

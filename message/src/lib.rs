@@ -6,6 +6,7 @@
 
 pub mod content_length;
 pub mod escape;
+pub mod field_edits;
 pub mod field_sink;
 pub mod fields;
 pub mod forwarded;

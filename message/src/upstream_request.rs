@@ -7,6 +7,7 @@
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue};
 
+use crate::field_edits::FieldEdits;
 use crate::field_sink::FieldSink;
 use crate::fields::{RequestField, is_named};
 use crate::forwarded::{self, Forwarding};
@@ -23,6 +24,8 @@ pub struct UpstreamRequest<'a> {
     pub is_traced: bool,
     /// The `Host` of the upstream's configuration, in place of the client's.
     pub host: Option<&'a HeaderValue>,
+    /// The changes that the configuration makes.
+    pub edits: Option<&'a FieldEdits>,
 }
 
 impl UpstreamRequest<'_> {
@@ -54,6 +57,9 @@ impl UpstreamRequest<'_> {
     fn append(&self, sink: &mut impl FieldSink) {
         let ReceivedHead { fields, known, .. } = self.received;
         self.forwarding.write(*fields, known.host, sink);
+        if let Some(edits) = self.edits {
+            edits.write(sink);
+        }
     }
 
     /// Whether a received field does not reach the upstream. The name may be in any case.
@@ -64,6 +70,7 @@ impl UpstreamRequest<'_> {
             || forwarded::is_replaced(name)
             || self.is_left_out(name)
             || hop_by_hop::is_confusable(name)
+            || self.edits.is_some_and(|edits| edits.replaces_for_servers(name))
             || known.connection != RequestField::Absent && hop_by_hop::is_listed(*fields, name)
     }
 
@@ -98,6 +105,16 @@ mod tests {
 
     /// The received fields that stay, sorted, as both engines have them.
     fn kept(version: Version, lines: &Lines, host: Option<&'static str>, is_traced: bool) -> Vec<String> {
+        edited(version, lines, host, is_traced, None)
+    }
+
+    fn edited(
+        version: Version,
+        lines: &Lines,
+        host: Option<&'static str>,
+        is_traced: bool,
+        edits: Option<&FieldEdits>,
+    ) -> Vec<String> {
         let text: String = lines.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head = format!("{text}\r\n");
         let mut parsed = [httparse::EMPTY_HEADER; 16];
@@ -106,7 +123,8 @@ mod tests {
         spans.set(head.as_bytes(), parsed);
         let received = ReceivedHead::new(&Method::GET, b"/", version, HeaderFields::Spans(head.as_bytes(), &spans));
         let host = host.map(HeaderValue::from_static);
-        let request = UpstreamRequest { received: &received, forwarding: FORWARDING, is_traced, host: host.as_ref() };
+        let request =
+            UpstreamRequest { received: &received, forwarding: FORWARDING, is_traced, host: host.as_ref(), edits };
         let mut written = HeaderMap::new();
         request.write(&mut written);
         let mut edited: HeaderMap =
@@ -159,5 +177,16 @@ mod tests {
         assert_eq!(kept(Version::HTTP_11, &lines, None, true), traced);
         let replaced = ["host: b.test", "x-forwarded-host: a.test"];
         assert_eq!(kept(Version::HTTP_11, &lines, Some("b.test"), false), replaced);
+    }
+
+    #[test]
+    fn edits_of_the_configuration_replace_and_add_fields() {
+        let mut edits = FieldEdits::default();
+        edits.set(http::HeaderName::from_static("x-edge"), HeaderValue::from_static("eu-1"));
+        edits.add(http::HeaderName::from_static("x-b"), HeaderValue::from_static("2"));
+        edits.remove(http::HeaderName::from_static("x-internal"));
+        let lines = [("X-Edge", "forged"), ("X_Edge", "forged"), ("x-b", "1"), ("X-Internal", "1"), ("x-c", "1")];
+        let expected = ["x-b: 1", "x-b: 2", "x-c: 1", "x-edge: eu-1"];
+        assert_eq!(edited(Version::HTTP_11, &lines, None, false, Some(&edits)), expected);
     }
 }

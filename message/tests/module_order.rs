@@ -8,7 +8,7 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "content_length",
     "escape",
     "fields",
@@ -23,6 +23,7 @@ const ORDER: [&str; 15] = [
     "rewrite",
     "hop_by_hop",
     "response_head",
+    "field_edits",
     "upstream_request",
 ];
 

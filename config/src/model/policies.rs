@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Located, Text};
+use crossgate_message::field_edits::FieldEdits;
 use crossgate_message::host::HostPattern;
 
 /// The metric label of requests without a tenant, reserved as an id.
@@ -318,6 +319,10 @@ pub struct TenantSpec {
     /// Origins that are added to the policy.
     pub allow_origins: Vec<OwnOriginConfig>,
     pub routes: Vec<RouteSpec>,
+    /// Changes of the requests that upstreams get.
+    pub request_headers: Option<Arc<FieldEdits>>,
+    /// Changes of responses.
+    pub response_headers: Option<Arc<FieldEdits>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -335,4 +340,8 @@ pub struct RouteSpec {
     pub unmatched_requests: Option<UnmatchedRequests>,
     pub preflight_failures: Option<PreflightFailures>,
     pub cross_site_navigations: Option<CrossSiteNavigationsSetting>,
+    /// Changes of requests. They override those of the tenant by field.
+    pub request_headers: Option<Arc<FieldEdits>>,
+    /// Changes of responses, in the same way.
+    pub response_headers: Option<Arc<FieldEdits>>,
 }

@@ -1,5 +1,7 @@
 //! The keys of policies, rules, tenants and routes.
 
+use std::collections::BTreeMap;
+
 use super::{Duration, TimingOrigins, declare_keys};
 use crate::model::{
     CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, Mode, PreflightFailures,
@@ -141,6 +143,11 @@ declare_keys! {
         allow_origins: Option<Vec<OwnOriginEntry>>,
         /// Paths with other settings. Default: `[]`.
         routes: Option<Vec<RouteKeys>>,
+        /// Header fields that are changed in requests to the upstream. Default: none.
+        request_headers: Option<HeaderEditsKeys>,
+        /// Header fields that are changed in responses, also in errors of the gateway.
+        /// Default: none.
+        response_headers: Option<HeaderEditsKeys>,
     }
 
     /// An origin that gets the policy's own terms, or origins of a group.
@@ -187,5 +194,22 @@ declare_keys! {
         preflight_failures: Option<PreflightFailures>,
         /// Whether form posts from other sites pass. Default: as the policy says.
         cross_site_navigations: Option<CrossSiteNavigationsSetting>,
+        /// Header fields that are changed in requests to the upstream. Fields that the tenant
+        /// changes too are changed as written here. Default: as the tenant says.
+        request_headers: Option<HeaderEditsKeys>,
+        /// Header fields that are changed in responses, also in errors of the gateway. Fields that
+        /// the tenant changes too are changed as written here. Default: as the tenant says.
+        response_headers: Option<HeaderEditsKeys>,
+    }
+
+    /// Header fields of requests or responses that are changed. Each name is in one of the three.
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct HeaderEditsKeys as "HeaderEdits" {
+        /// Fields with their values, which replace the received ones. Default: `{}`.
+        set: Option<BTreeMap<String, String>>,
+        /// Fields with their values, which are sent after the received ones. Default: `{}`.
+        add: Option<BTreeMap<String, String>>,
+        /// Fields that are not passed on. Default: `[]`.
+        remove: Option<Vec<String>>,
     }
 }

@@ -381,3 +381,51 @@ fn timing_origins_and_embedding_that_cannot_be_meant_are_reported() {
         assert_eq!(of(good), [""; 0], "{good}");
     }
 }
+
+#[test]
+fn headers_that_cannot_be_changed_are_reported() {
+    let of = |section: &str| {
+        let text = format!(
+            "{HEAD}tenants:\n  - {{ id: a, hosts: [a.test], {section}, routes: [{{ pathPrefix: /b, {section} }}] }}\n"
+        );
+        findings(&text).into_iter().map(|found| found.split_once(' ').unwrap().1.to_owned()).collect::<Vec<_>>()
+    };
+    let long = format!("responseHeaders: {{ set: {{ a: {} }} }}", "x".repeat(4_097));
+    let many: String = (0..65).map(|number| format!("a{number}: b, ")).collect();
+    let many = format!("requestHeaders: {{ add: {{ {many} }} }}");
+    for (section, message) in [
+        ("requestHeaders: x-a", "expected changes of headers (a mapping)"),
+        ("requestHeaders: { put: { a: b } }", "changes of headers has no key `put`"),
+        ("requestHeaders: { set: [a] }", "expected header names with a value each (a mapping)"),
+        ("requestHeaders: { set: { a: 1 } }", "expected a header value"),
+        ("requestHeaders: { set: { a: \"\" } }", "invalid header value ``: write a value, or list the name"),
+        ("requestHeaders: { set: { a: \" b\" } }", "invalid header value ` b`: write visible ASCII"),
+        ("requestHeaders: { set: { a: \"b\\r\\nc: d\" } }", "invalid header value"),
+        ("responseHeaders: { add: { a: \"\u{e9}\" } }", "invalid header value"),
+        ("requestHeaders: { set: { \"a b\": c } }", "invalid header name `a b`"),
+        ("requestHeaders: { remove: [\":path\"] }", "invalid header name `:path`"),
+        ("requestHeaders: { set: { A: b }, remove: [a] }", "`a` is here twice"),
+        (
+            "requestHeaders: { set: { Host: b } }",
+            "`Host` cannot be changed here: the key `host` of an upstream sets it",
+        ),
+        ("requestHeaders: { remove: [Sec-Fetch-Site] }", "`Sec-Fetch-Site` cannot be changed here: the policy decides"),
+        ("requestHeaders: { add: { x-forwarded-for: b } }", "`x-forwarded-for` cannot be changed here: the gateway"),
+        ("responseHeaders: { remove: [vary] }", "`vary` cannot be changed here: caches would mix up responses"),
+        ("responseHeaders: { set: { access-control-max-age: b } }", "`access-control-max-age` cannot be changed here"),
+        ("responseHeaders: { add: { set-cookie: a=b } }", "`set-cookie` cannot be changed here"),
+        (&long, "invalid header value"),
+        (&many, "65 headers are too many, expected at most 64"),
+    ] {
+        let found = of(section);
+        let good = |text: &String| text.starts_with(message);
+        assert!(found.len() == 2 && found.iter().all(good), "{section}: {found:?}");
+    }
+    for good in [
+        "requestHeaders: { set: { authorization: \"Basic YQ==\", x-a: b }, remove: [x-b] }",
+        "responseHeaders: { add: { vary: accept-language, link: \"<a>; rel=b\" }, remove: [server] }",
+        "responseHeaders: {}",
+    ] {
+        assert_eq!(of(good), [""; 0], "{good}");
+    }
+}

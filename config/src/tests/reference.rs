@@ -43,7 +43,10 @@ tenants:
   - id: a
     hosts: [a.example]
     allowOrigins: [{ group: a, origins: [] }]
-    routes: [{ pathPrefix: /a, allowOrigins: [{ group: a, origins: [] }] }]
+    requestHeaders: {}
+    responseHeaders: {}
+    routes:
+      - { pathPrefix: /a, allowOrigins: [{ group: a, origins: [] }], requestHeaders: {}, responseHeaders: {} }
 scriptsDir: scripts
 "#;
 

@@ -33,6 +33,7 @@ pub(super) fn upstream_request<'a>(
         forwarding: Forwarding { peer: *peer, scheme: *scheme, request_id, tenant: &judged.tenant.id },
         is_traced: *is_traced,
         host: judged.route.and_then(|route| route.upstream.host.as_ref()),
+        edits: judged.route.and_then(|route| route.request_edits.as_deref()),
     }
 }
 
@@ -99,11 +100,22 @@ impl UpstreamResponse<'_> {
     }
 
     fn replaces(&self, name: &[u8]) -> bool {
-        respond::replaces(name, self.judged) || self.is_final() && respond::replaces_id(name, self.judged)
+        let is_replaced_at_end = || {
+            respond::replaces_id(name, self.judged)
+                || self.judged.response_edits().is_some_and(|edits| edits.replaces(name))
+        };
+        respond::replaces(name, self.judged) || self.is_final() && is_replaced_at_end()
     }
 
     fn append(&self, received: HeaderFields<'_>, present: PresentFields, sink: &mut impl FieldSink) {
-        if !self.is_final() || self.judged.action == RequestAction::Report {
+        if !self.is_final() {
+            return;
+        }
+        // A policy that only reports has no part in these.
+        if let Some(edits) = self.judged.response_edits() {
+            edits.write(sink);
+        }
+        if self.judged.action == RequestAction::Report {
             return;
         }
         let vary = present.vary.then_some(received);

@@ -25,6 +25,7 @@ use crossgate_config::diagnostics::{Diagnostic, Diagnostics};
 use crossgate_config::model::{OwnOriginConfig, Position, RouteSpec, TenantSpec, Text, UnmatchedRequests};
 use crossgate_config::warnings::WarningCode;
 use crossgate_config::{ReferenceKind, show_text};
+use crossgate_message::field_edits::FieldEdits;
 use crossgate_message::host::HostPattern;
 
 /// Compiles the tenants of one file.
@@ -300,7 +301,9 @@ impl TenantCompiler<'_> {
                 self.error(spec.path.at, format!("this route has no {kind}; set one here or at the tenant"));
             }
         }
-        let mut route = make_route(&spec.path.value, &policy?, upstream?);
+        let mut route = make_route(tenant, &spec.path.value, &policy?, upstream?);
+        route.request_edits = overridden(&route.request_edits, &spec.request_headers);
+        route.response_edits = overridden(&route.response_edits, &spec.response_headers);
         route.is_exact = spec.is_exact;
         route.methods = spec.methods.iter().map(|method| method.value.clone()).collect();
         route.unmatched_requests = spec.unmatched_requests.unwrap_or(route.unmatched_requests);
@@ -349,7 +352,7 @@ impl TenantCompiler<'_> {
     ) -> Option<Arc<Route>> {
         let (upstream, policy) = (defaults.0.as_ref(), defaults.1.as_ref()?);
         let somewhere = upstream.cloned().or_else(|| routes.first().map(|route| Arc::clone(&route.upstream)))?;
-        let route = Arc::new(make_route("/", policy, somewhere));
+        let route = Arc::new(make_route(spec, "/", policy, somewhere));
         if spec.upstream.is_some() {
             routes.push(Arc::clone(&route));
         }
@@ -376,7 +379,15 @@ fn source_of<'s>(spec: &'s TenantSpec, route: &Route) -> Option<&'s RouteSpec> {
     spec.routes.iter().find(|source| *source.path.value == *route.path && source.is_exact == route.is_exact)
 }
 
-fn make_route(path: &str, policy: &ExtendedPolicy, upstream: Arc<Upstream>) -> Route {
+/// The changes of a tenant, overridden by those of a route.
+fn overridden(tenant: &Option<Arc<FieldEdits>>, route: &Option<Arc<FieldEdits>>) -> Option<Arc<FieldEdits>> {
+    match (tenant, route) {
+        (Some(tenant), Some(route)) => Some(Arc::new(tenant.overridden_by(route))),
+        (one, None) | (None, one) => one.clone(),
+    }
+}
+
+fn make_route(tenant: &TenantSpec, path: &str, policy: &ExtendedPolicy, upstream: Arc<Upstream>) -> Route {
     Route {
         path: Arc::from(path),
         is_exact: false,
@@ -391,5 +402,7 @@ fn make_route(path: &str, policy: &ExtendedPolicy, upstream: Arc<Upstream>) -> R
         handles: EntryHandles::new(),
         methods: Box::default(),
         shared: Arc::clone(&policy.shared),
+        request_edits: tenant.request_headers.clone(),
+        response_edits: tenant.response_headers.clone(),
     }
 }

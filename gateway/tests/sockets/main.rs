@@ -31,6 +31,7 @@ mod gateway_api;
 mod gone;
 mod groups;
 mod harness;
+mod headers;
 mod hops;
 mod http2;
 mod kept;
