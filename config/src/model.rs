@@ -17,9 +17,10 @@ use std::sync::Arc;
 pub use self::listeners::{CertificateSpec, Http2Support, Listener, ListenerTls, TlsVersion, TrustedBalancers};
 pub use self::log_fields::{LogField, LogFieldSet};
 pub use self::policies::{
-    CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, GroupConfig, Mode,
-    NO_TENANT, OTHER_TENANTS, OriginSetConfig, OwnOriginConfig, PolicyConfig, PolicyOverrides, PreflightFailures,
-    Preset, PresetLists, ResourcePolicy, RouteSpec, RuleSpec, TenantSpec, TimingAllowOrigins, UnmatchedRequests,
+    CookieWarnings, CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting,
+    GroupConfig, Mode, NO_TENANT, OTHER_TENANTS, OriginSetConfig, OwnOriginConfig, PolicyConfig, PolicyOverrides,
+    PreflightFailures, Preset, PresetLists, ResourcePolicy, RouteSpec, RuleSpec, TenantSpec, TimingAllowOrigins,
+    UnmatchedRequests,
 };
 pub use self::settings::{
     AccessLogSettings, Admin, AlwaysLogged, BodyMax, CacheLimits, LedgerLimits, Limits, LogAlways, LogLevel,

@@ -9,9 +9,9 @@ use http::HeaderValue;
 use super::decode::{Decoder, SectionFields, duration_of, show_text};
 use super::hints;
 use super::model::{
-    CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, GroupConfig, Located,
-    Mode, OriginSetConfig, PolicyConfig, PolicyOverrides, PreflightFailures, Preset, Protocol, ResourcePolicy, Text,
-    Timeouts, TimingAllowOrigins, UnmatchedRequests, UpstreamSpec,
+    CookieWarnings, CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting,
+    GroupConfig, Located, Mode, OriginSetConfig, PolicyConfig, PolicyOverrides, PreflightFailures, Preset, Protocol,
+    ResourcePolicy, Text, Timeouts, TimingAllowOrigins, UnmatchedRequests, UpstreamSpec,
 };
 use super::node::{YamlNode, YamlValue};
 use super::sections::{self, ReferenceKind};
@@ -126,6 +126,7 @@ impl Decoder<'_> {
             cross_site_navigations: None,
             timing_allow_origins: None,
             cross_origin_resource_policy: None,
+            cookies: CookieWarnings::Off,
             mode: Located { value: Mode::Enforce, at },
             rule: None,
             dangerously: PolicyOverrides::default(),
@@ -165,6 +166,7 @@ impl Decoder<'_> {
             cross_origin_resource_policy: fields
                 .find("crossOriginResourcePolicy")
                 .and_then(|node| self.variant(node).map(|value| Located { value, at: node.at })),
+            cookies: fields.find("cookies").and_then(|node| self.variant(node)).unwrap_or(blank.cookies),
             mode: fields.find("mode").and_then(|node| self.mode(node)).unwrap_or(blank.mode),
             rule: fields.find("rule").and_then(|node| self.rule(node)),
             dangerously: self.dangerously(fields),

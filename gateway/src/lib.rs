@@ -11,6 +11,7 @@ pub mod admin;
 pub mod background;
 pub mod breaker;
 pub mod cli;
+mod cookies;
 pub mod counters;
 pub mod demo_upstream;
 pub mod denials;

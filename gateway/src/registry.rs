@@ -22,6 +22,9 @@ use crossgate_telemetry::{LiveCounters, SampledTimer};
 mod render;
 mod rules;
 
+/// The most tenants that the status lists for their cookies.
+const COOKIE_TENANTS_MAX: usize = 16;
+
 /// From 50 ns, a hit in a small table, to a millisecond, which no decision should take.
 const DECISION_BOUNDS_NS: [u64; 12] = [50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 50_000, 200_000, 1_000_000];
 
@@ -131,6 +134,16 @@ impl GatewayMetrics {
             .filter_map(|tenant| Some((tenant.id().into(), Arc::clone(tenant.tenant_ledger_if_any()?))))
             .collect();
         ledger::report(&self.ledger, &tenant_ledgers, query)
+    }
+
+    /// The tenants with the most responses that set cookies which pages cannot send back, and the
+    /// numbers of these responses.
+    pub fn unsendable_cookies(&self) -> Vec<(String, u64)> {
+        let counted = |tenant: &Arc<TenantCounters>| (tenant.id().to_owned(), tenant.unsendable_cookies());
+        let mut tenants: Vec<_> = self.tenants.all().iter().map(counted).filter(|(_, count)| *count > 0).collect();
+        tenants.sort_unstable_by(|(a, fewer), (b, more)| more.cmp(fewer).then_with(|| a.cmp(b)));
+        tenants.truncate(COOKIE_TENANTS_MAX);
+        tenants
     }
 
     fn tenant_ledgers(&self) -> Vec<Arc<TenantLedger>> {

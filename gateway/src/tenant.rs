@@ -17,7 +17,7 @@ use crate::ledger::GroupLabel;
 use crate::upstream::Upstream;
 use crate::verdicts::{CompiledRule, TenantRule};
 use crossgate_config::model::{
-    Mode, PolicyConfig, Position, PreflightFailures, TenantSpec, TimingAllowOrigins, UnmatchedRequests,
+    CookieWarnings, Mode, PolicyConfig, Position, PreflightFailures, TenantSpec, TimingAllowOrigins, UnmatchedRequests,
 };
 use crossgate_config::warnings::WarningCode;
 use crossgate_message::field_edits::FieldEdits;
@@ -233,6 +233,7 @@ pub struct SharedPolicy {
     /// The label of each group in the ledger.
     pub(crate) group_labels: Box<[GroupLabel]>,
     pub(crate) embedding: EmbeddingFields,
+    pub(crate) cookies: CookieWarnings,
 }
 
 /// The fields that say which pages may embed a response and read its timing. They replace the
@@ -298,7 +299,8 @@ impl SharedPolicy {
             && self.unmatched_requests == source.unmatched_requests
             && self.preflight_failures == source.preflight_failures
             && self.cross_site_navigations == source.cross_site_navigations.map(Into::into)
-            && self.embedding == EmbeddingFields::of(source);
+            && self.embedding == EmbeddingFields::of(source)
+            && self.cookies == source.cookies;
         let same_rule = self.rule.as_ref().map(Arc::as_ptr) == rule.map(Arc::as_ptr);
         rest && same_rule && !self.broken && self.spec == *spec
     }

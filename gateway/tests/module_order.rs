@@ -8,7 +8,7 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 38] = [
+const ORDER: [&str; 39] = [
     // Leaves.
     "version",
     "html",
@@ -37,6 +37,7 @@ const ORDER: [&str; 38] = [
     "snapshot",
     // One request.
     "judge",
+    "cookies",
     "log_request",
     "proxy_status",
     "respond",

@@ -26,6 +26,7 @@ mod policy;
 mod request;
 mod request_headers;
 mod rule;
+mod site;
 mod spec;
 mod verdict;
 
@@ -42,6 +43,7 @@ pub use rule::{
     MESSAGE_LEN_MAX, RULE_HEADERS_MAX, RULE_QUERY_MAX, Rule, RuleAnswer, RuleData, RuleError, RuleErrorKind, RuleInput,
     RuleLimits, RuleReads, RuleRun, Script, ScriptLocation, ScriptProblem, callable_names, field_names, split_origin,
 };
+pub use site::is_other_site;
 pub use spec::{
     CompileOutput, CrossSiteNavigations, CrossSiteProtection, CrossSiteReads, CrossSiteTerms, DangerousSwitches,
     Disclosure, GroupSpec, MAX_AGE_SECONDS_DEFAULT, OriginSetSpec, OwnOriginSpec, PolicySpec, SpecLocation,

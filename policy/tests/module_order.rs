@@ -8,7 +8,7 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 14] = [
     "group",
     "spec",
     "names",
@@ -19,6 +19,7 @@ const ORDER: [&str; 13] = [
     "headers",
     "rule",
     "policy",
+    "site",
     "cross_site",
     "near_miss",
     "compile",

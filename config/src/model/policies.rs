@@ -48,6 +48,7 @@ pub struct PolicyConfig {
     pub timing_allow_origins: Option<TimingAllowOrigins>,
     /// Which pages may embed responses. `None` leaves the upstream's field.
     pub cross_origin_resource_policy: Option<Located<ResourcePolicy>>,
+    pub cookies: CookieWarnings,
     pub mode: Located<Mode>,
     /// The script for origins that no entry matches.
     pub rule: Option<RuleSpec>,
@@ -189,6 +190,17 @@ pub enum CrossSiteSetting {
     Report,
     /// They get 403 if no entry covers their origin.
     Protect,
+}
+
+/// Whether cookies that browsers would not send back are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "Cookies")]
+pub enum CookieWarnings {
+    /// They are not looked at.
+    Off,
+    /// Responses are counted that set a cookie for a page of another site which cannot send it
+    /// back.
+    Warn,
 }
 
 /// Which GET and HEAD requests from other sites pass, if no entry covers their origin.

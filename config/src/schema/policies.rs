@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Duration, TimingOrigins, declare_keys};
 use crate::model::{
-    CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, Mode, PreflightFailures,
-    Preset, ResourcePolicy, UnmatchedRequests,
+    CookieWarnings, CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, Mode,
+    PreflightFailures, Preset, ResourcePolicy, UnmatchedRequests,
 };
 
 declare_keys! {
@@ -60,6 +60,9 @@ declare_keys! {
         /// Which pages may embed responses, as images or scripts. The upstream's field is replaced.
         /// Default: the upstream's.
         cross_origin_resource_policy: Option<ResourcePolicy>,
+        /// Whether cookies are counted that pages of other sites cannot send back.
+        /// Default: `"Off"`.
+        cookies: Option<CookieWarnings>,
         /// Whether verdicts are enforced. Default: `Enforce`.
         mode: Option<Mode>,
         /// A script that decides about origins that no entry covers. Default: they are denied.

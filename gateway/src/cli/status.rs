@@ -12,6 +12,9 @@ use super::reload::{BrokenFileSection, print_broken_files, print_diagnostics, re
 use super::{GOOD, WRONG};
 use crossgate_config::diagnostics::Diagnostic;
 
+const UNSENDABLE: &str = "a cookie that browsers will not send back from the page's site: write `SameSite=None; Secure` \
+     (Safari never sends it)";
+
 /// The parts of `/status` that are printed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -24,6 +27,14 @@ struct StatusAnswer {
     connections: u64,
     reload: ReloadSection,
     upstreams: Vec<UpstreamSection>,
+    unsendable_cookies: Vec<CookieSection>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct CookieSection {
+    tenant: String,
+    responses: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -88,8 +99,7 @@ fn print(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<()> {
-    let StatusAnswer { version, commit, generation, uptime_seconds, tenants, connections, reload, upstreams } =
-        gateway_status;
+    let StatusAnswer { version, commit, generation, uptime_seconds, tenants, connections, reload, .. } = gateway_status;
     let commit = commit.as_ref().map(|commit| format!(" ({commit})")).unwrap_or_default();
     let mut row = |name: &str, value: &str| writeln!(out, "{name:<12} {value}");
     row("version", &format!("{version}{commit}"))?;
@@ -99,11 +109,14 @@ fn print(
     row("reload", &reload.last_result)?;
     row("tenants", &tenants.to_string())?;
     row("connections", &connections.to_string())?;
-    for UpstreamSection { name, servers, lost_names } in upstreams {
+    for UpstreamSection { name, servers, lost_names } in &gateway_status.upstreams {
         let kind = |server: &ServerSection| if server.backup { " backup" } else { "" };
         let states = servers.iter().map(|server| format!("{}{} {}", server.address, kind(server), server.state));
         let lost = lost_names.iter().map(|name| format!("{name} cannot be resolved"));
         row("upstream", &format!("{name}: {}", states.chain(lost).collect::<Vec<_>>().join(", ")))?;
+    }
+    for CookieSection { tenant, responses } in &gateway_status.unsendable_cookies {
+        row("cookies", &format!("{tenant}: {responses} responses with {UNSENDABLE}"))?;
     }
     if !reload.warnings.is_empty() {
         row("warnings", &reload.warnings.len().to_string())?;

@@ -43,6 +43,7 @@ struct TenantTables {
     requests: [OnceLock<CounterCells>; RequestKind::ALL.len()],
     responses: OnceLock<ResponseCounters>,
     disagreements: CounterCells,
+    unsendable_cookies: CounterCells,
     other: CounterCells,
     origins: OriginSeries,
 }
@@ -137,6 +138,11 @@ impl TenantCounters {
         self.tables().disagreements.count(change as usize);
     }
 
+    /// Counts one response that sets a cookie which the page cannot send back.
+    pub fn count_unsendable_cookie(&self) {
+        self.tables().unsendable_cookies.count(0);
+    }
+
     /// The entries that have a series, each with its group, in order; an entry occurs once for
     /// every verdict.
     pub(crate) fn counted_origins(&self) -> Vec<(Box<str>, Box<str>)> {
@@ -161,6 +167,7 @@ impl TenantCounters {
                 requests: array::from_fn(|_| OnceLock::new()),
                 responses: OnceLock::new(),
                 disagreements: CounterCells::new(Change::ALL.len()),
+                unsendable_cookies: CounterCells::new(1),
                 other: CounterCells::new(VerdictLabel::ALL.len()),
                 origins: OriginSeries::new(Arc::clone(&self.budget)),
             })
@@ -207,6 +214,11 @@ impl TenantCounters {
     /// The number of requests whose entry has no series because of the limits.
     pub(crate) fn overflow(&self) -> u64 {
         self.tables.get().map_or(0, |tables| tables.origins.overflow())
+    }
+
+    /// The number of responses with cookies that the page cannot send back.
+    pub(crate) fn unsendable_cookies(&self) -> u64 {
+        self.tables.get().map_or(0, |tables| tables.unsendable_cookies.read(0))
     }
 
     /// Calls `visit` with every kind of disagreement that has a count.

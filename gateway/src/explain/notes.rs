@@ -5,6 +5,7 @@
 
 use crossgate_policy::{CredentialFields, CrossSiteOutcome, Outcome, Policy, Reason, RequestKind};
 
+use crate::cookies;
 use crate::judge::{PolicyMatch, RequestAction, is_denied_cross_site_navigation, is_denied_navigation, is_navigation};
 use crate::log_request::{CROSS_SITE_NAVIGATION_NOTE, NAVIGATION_NOTE};
 use crate::request_head::RequestHead;
@@ -31,6 +32,8 @@ const CROSS_SITE_REPORT: &str =
     "`crossSite: Protect` would refuse this request: it comes from another site, and no entry covers its origin";
 const CROSS_SITE_NAVIGATION: &str = "a form of another site has sent this request, and `crossSiteNavigations: Allow` forwards it: the upstream must \
      recognize what it has asked for itself, by a state or a token";
+const COOKIES: &str = "the page is on another site than the API: browsers send it a cookie back only if that has \
+     `SameSite=None; Secure`, and Safari never does";
 const NO_ROUTE: &str = "no route of the tenant matches the path and method";
 
 const HEALTH_CHECK: &str = "this path is the `healthPath` of a listener, which answers GET and HEAD of it for any host; this explanation \
@@ -97,6 +100,7 @@ pub(super) fn of(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> Vec<String
         (is_forwarded_without_cors(judged), FORWARDED_WITHOUT_CORS),
         (is_refused_for_credentials(judged, head), SOCKET_WITH_CREDENTIALS),
         (needs_preflight(judged, head), PREFLIGHT_FIRST),
+        (cookies::concerns(judged, head), COOKIES),
     ];
     candidates.into_iter().filter(|(applies, _)| *applies).map(|(_, note)| note.to_owned()).collect()
 }

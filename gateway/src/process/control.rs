@@ -52,6 +52,11 @@ impl ProcessControl {
         upstreams.into_iter().map(|upstream| status_of(upstream)).collect()
     }
 
+    fn unsendable_cookies(&self) -> Vec<Value> {
+        let tenants = self.metrics.unsendable_cookies().into_iter();
+        tenants.map(|(tenant, responses)| json!({ "tenant": tenant, "responses": responses })).collect()
+    }
+
     /// Makes connections close after their current response.
     pub(super) fn close(&self) {
         self.is_closing.store(true, SeqCst);
@@ -98,6 +103,7 @@ impl AdminControl for ProcessControl {
             "connections": self.metrics.connections.active(),
             "listening": self.listening,
             "reload": self.reloader.status(),
+            "unsendableCookies": self.unsendable_cookies(),
             "upstreams": self.upstreams(),
         })
     }

@@ -6,6 +6,7 @@ use http::{HeaderMap, StatusCode, Version};
 
 use super::context::RequestState;
 use super::report;
+use crate::cookies;
 use crate::judge::{PolicyMatch, RequestAction};
 use crate::proxy_status::{self, PROXY_STATUS};
 use crate::request_head::RequestHead;
@@ -92,9 +93,13 @@ impl UpstreamResponse<'_> {
         Ok(reframed)
     }
 
-    /// Compares a policy that only reports with what the upstream says itself.
+    /// Counts what the response says in contradiction to the policy.
     fn compare(&self, fields: HeaderFields<'_>) {
-        if self.is_final() && self.judged.action == RequestAction::Report {
+        if !self.is_final() {
+            return;
+        }
+        cookies::watch(self.judged, self.head, fields);
+        if self.judged.action == RequestAction::Report {
             report::compare(self.judged, fields, &self.head.known);
         }
     }

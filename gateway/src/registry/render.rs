@@ -235,6 +235,7 @@ fn push_tenants(exposition: &mut Exposition, tenants: &[Arc<TenantCounters>]) {
     exposition.push(origin_requests(tenants));
     exposition.push(overflow(tenants));
     exposition.push(disagreements(tenants));
+    exposition.push(unsendable_cookies(tenants));
 }
 
 fn requests(tenants: &[Arc<TenantCounters>]) -> FamilyWriter {
@@ -308,6 +309,20 @@ fn disagreements(tenants: &[Arc<TenantCounters>]) -> FamilyWriter {
         tenant.each_disagreement(|change, count| {
             family.count(&[("tenant", tenant.id()), ("change", change.as_str())], count);
         });
+    }
+    family
+}
+
+fn unsendable_cookies(tenants: &[Arc<TenantCounters>]) -> FamilyWriter {
+    let mut family = FamilyWriter::counter(
+        "crossgate_cookies_unsendable_total",
+        "Responses that set a cookie which the page, of another site, cannot send back, by tenant.",
+    );
+    for tenant in tenants {
+        let count = tenant.unsendable_cookies();
+        if count > 0 {
+            family.count(&[("tenant", tenant.id())], count);
+        }
     }
     family
 }

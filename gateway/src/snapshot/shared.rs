@@ -188,6 +188,7 @@ impl<'a> SharedCompiler<'a> {
         Arc::new(SharedPolicy {
             group_labels,
             embedding: EmbeddingFields::of(written),
+            cookies: written.cookies,
             name: Arc::from(&*written.name.value),
             template: Arc::new(template),
             unmatched_requests: written.unmatched_requests,

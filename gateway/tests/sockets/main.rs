@@ -18,6 +18,7 @@ mod cache;
 mod check;
 mod checks;
 mod commands;
+mod cookies;
 mod corpus;
 mod cross_site;
 mod cross_site_browser;

@@ -44,6 +44,11 @@ pub(crate) fn below(domain: &str) -> impl Iterator<Item = String> {
     names.filter(|name| is_open(name))
 }
 
+/// Returns the registrable domain of a host that is not an address.
+pub(crate) fn registrable_domain(host: &str) -> Option<&str> {
+    str::from_utf8(psl::domain(host.as_bytes())?.as_bytes()).ok()
+}
+
 fn is_public_suffix(name: &str) -> bool {
     psl::suffix(name.as_bytes()).is_some_and(|suffix| suffix.as_bytes() == name.as_bytes())
 }

@@ -13,6 +13,7 @@ use super::input::{InputValues, RequestPart};
 use super::run::{HostFault, ScriptAnswer};
 use super::{MESSAGE_LEN_MAX, RuleErrorKind, RuleLimits};
 
+use crate::origin::suffix;
 use crate::verdict::RuleTerms;
 
 /// The value `req` of a script. A clone refers to the same request.
@@ -142,8 +143,7 @@ fn register_hosts(engine: &mut Engine) {
         optional(index.and_then(|index| host.split('.').nth(index)).filter(|_| !is_address(host)))
     });
     engine.register_fn("registrable_domain", |host: &str| {
-        let domain = psl::domain(host.as_bytes()).filter(|_| !is_address(host));
-        optional(domain.and_then(|domain| str::from_utf8(domain.as_bytes()).ok()))
+        optional(suffix::registrable_domain(host).filter(|_| !is_address(host)))
     });
     engine.register_fn("glob", glob);
 }

@@ -18,7 +18,7 @@ use super::{Rule, RuleAnswer, RuleInput, RuleRun};
 use crate::names::is_token;
 use crate::origin::extension::ExtensionScheme;
 use crate::origin::host::is_loopback;
-use crate::origin::parse;
+use crate::origin::{parse, suffix};
 use crate::verdict::RequestKind;
 
 /// The most probes of one load. They take some milliseconds for most rules.
@@ -287,6 +287,5 @@ fn host_part(text: &str) -> &str {
 
 /// Returns the registrable domain of a host.
 fn registrable(host: &str) -> Option<&str> {
-    let host = host.trim_start_matches(['*', '.']);
-    str::from_utf8(psl::domain(host.as_bytes())?.as_bytes()).ok()
+    suffix::registrable_domain(host.trim_start_matches(['*', '.']))
 }
