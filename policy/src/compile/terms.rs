@@ -132,6 +132,7 @@ impl<'a> TermsSpec<'a> {
         let headers =
             self.headers.compile(findings, |names, findings| lists::request_headers(names, credentials, findings));
         let exposed = self.exposed.compile(findings, lists::exposed);
+        self.check_inherited_star(&headers, findings);
         self.check_exposed_star(findings);
         self.check_max_age(findings);
         let rendered = RenderedHeaders {
@@ -147,6 +148,16 @@ impl<'a> TermsSpec<'a> {
         };
         let restrictions = EntryRestrictions { credentials, dangerously: self.policy.dangerously };
         OriginTerms { restrictions, methods, headers, rendered: rendered.with_preflight_lines(credentials) }
+    }
+
+    /// Warns about a `*` that covers less in this group than in its policy, which has credentials.
+    fn check_inherited_star(&self, headers: &AllowedHeaders, findings: &mut CompileFindings) {
+        let is_narrower = self.headers.is_inherited && self.policy.allow_credentials;
+        if is_narrower && matches!(headers, AllowedHeaders::AllButAuthorization) {
+            let why = "`authorization` is not covered by the policy's `*` without credentials, expected `allowHeaders` in \
+                       the group if it is allowed";
+            findings.warn(SpecLocation::Group, why);
+        }
     }
 
     // https://fetch.spec.whatwg.org/#cors-protocol-and-credentials: with credentials, browsers take
