@@ -18,8 +18,7 @@ use crossgate_message::host::parse_authority;
 
 /// Counts a response that sets a cookie which the page cannot send back.
 pub(crate) fn watch(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, response: HeaderFields<'_>) {
-    let is_watched = judged.route.is_some_and(|route| route.shared.cookies == CookieWarnings::Warn);
-    if is_watched && is_from_other_site(judged, head) && response.lines(&SET_COOKIE).any(is_unsendable) {
+    if concerns(judged, head) && response.lines(&SET_COOKIE).any(is_unsendable) {
         judged.tenant.counters.count_unsendable_cookie();
     }
 }

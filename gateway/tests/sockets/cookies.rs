@@ -1,4 +1,5 @@
-//! `cookies: Warn`: cookies that pages of other sites cannot send back are counted.
+//! `cookies: Warn`: cookies that pages of other sites cannot send back are counted. The shipped
+//! sample is driven too.
 
 use crate::support::{Gateway, Http2, Http2Upstream, Process, RecordingUpstream, Response, config};
 
@@ -107,7 +108,9 @@ fn addresses_are_sites_of_their_own() {
 #[test]
 fn status_and_explain_name_unsendable_cookies() {
     let upstream = RecordingUpstream::start(|exchange| exchange.answer(200, &[("set-cookie", "a=b")], b"hello"));
-    let gateway = start(&format!("servers: [\"{}\"]", upstream.address));
+    let (_, rest) = include_str!("../../../ops/config/third-party-cookies.yaml").split_once("\nupstreams:").unwrap();
+    let text = format!("upstreams:{rest}").replace("10.1.0.11:9001", &upstream.address.to_string());
+    let gateway = Gateway::start(&config(&text), &[]);
     let cookies = || gateway.admin("GET", "/status").json()["unsendableCookies"].clone();
     assert_eq!(cookies(), serde_json::json!([]));
     for _ in 0..2 {
