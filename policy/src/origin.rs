@@ -5,6 +5,7 @@
 //! configured text, with messages that show an accepted form. Origins of requests are never
 //! normalised: text that needs normalising is not an origin.
 
+mod automaton;
 pub(crate) mod extension;
 pub(crate) mod hash;
 pub(crate) mod host;

@@ -4,6 +4,7 @@
 //! entries. Duplicates and entries that a wider entry covers get a warning.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::groups::{self, KnownGroups};
 use super::overlaps;
@@ -255,16 +256,17 @@ fn read<'a>(
                 continue;
             }
         };
-        match seen.insert(text.as_str(), group) {
-            None => {}
-            Some(first) => {
-                seen.insert(text.as_str(), first);
-                if first == group {
-                    findings.warn(place, quoted_message(text, "is listed twice, expected once"));
-                } else {
-                    let why = format!("is in {} too, expected it in one place", known.place(first));
-                    findings.error(place, quoted_message(text, &why));
-                }
+        match seen.entry(text.as_str()) {
+            Entry::Vacant(place) => {
+                place.insert(group);
+            }
+            Entry::Occupied(first) if *first.get() == group => {
+                findings.warn(place, quoted_message(text, "is listed twice, expected once"));
+                continue;
+            }
+            Entry::Occupied(first) => {
+                let why = format!("is in {} too, expected it in one place", known.place(*first.get()));
+                findings.error(place, quoted_message(text, &why));
                 continue;
             }
         }

@@ -9,21 +9,19 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use regex_automata::Anchored;
 use regex_automata::hybrid::LazyStateID;
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::nfa::thompson;
-use regex_automata::util::{start, syntax};
-use regex_automata::{Anchored, MatchKind};
+use regex_automata::util::start;
 
+use super::automaton;
 use super::parse::parse;
 use super::pattern::{OriginPattern, PortPattern};
 use super::set::rank;
 
 /// The most states of a product that are searched for one pair of expressions.
 const STATES_MAX: usize = 4096;
-
-/// The most memory of one automaton, in bytes.
-const CACHE_LEN_MAX: usize = 8 << 20;
 
 /// The bytes of origins. Those that make the best witness come first.
 const BYTES: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789-._:/[]+";
@@ -74,20 +72,7 @@ pub(crate) struct OriginAutomaton {
 impl OriginAutomaton {
     /// Builds the automaton of an anchored expression. `None` if it is too large.
     pub(crate) fn new(whole: &str) -> Option<Self> {
-        let config = DFA::config()
-            .match_kind(MatchKind::All)
-            .unicode_word_boundary(true)
-            .cache_capacity(CACHE_LEN_MAX)
-            .skip_cache_capacity_check(true)
-            // A cleared cache would renumber the states, so the search gives up instead.
-            .minimum_cache_clear_count(Some(0));
-        let dfa = DFA::builder()
-            .configure(config)
-            .syntax(syntax::Config::new().utf8(false))
-            .thompson(thompson::Config::new().utf8(false).nfa_size_limit(Some(CACHE_LEN_MAX)))
-            .build(whole)
-            .ok()?;
-        let cache = dfa.create_cache();
+        let (dfa, cache) = automaton::with_stable_states(whole, thompson::Config::new())?;
         Some(Self { dfa, cache })
     }
 
@@ -232,15 +217,8 @@ fn text(reached_by: &HashMap<ProductState, Option<(ProductState, u8)>>, states: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::origin::pattern::{OriginEntry, parse_entry};
+    use crate::origin::pattern::tests::pattern;
     use crate::origin::regexes::OriginRegex;
-
-    fn pattern(text: &str) -> OriginPattern {
-        match parse_entry(text) {
-            Ok(OriginEntry::Starred(pattern)) => pattern,
-            other => panic!("{text}: {other:?}"),
-        }
-    }
 
     fn overlap(one: &str, other: &str) -> Option<RegexOverlap> {
         let automaton = |text: &str| OriginAutomaton::new(&OriginRegex::new(text).unwrap().anchored()).unwrap();

@@ -381,10 +381,11 @@ impl TextSpan {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn pattern(text: &str) -> OriginPattern {
+    /// Parses a pattern.
+    pub(crate) fn pattern(text: &str) -> OriginPattern {
         match parse_entry(text) {
             Ok(OriginEntry::Starred(pattern)) => pattern,
             other => panic!("{text}: {other:?}"),

@@ -10,12 +10,13 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use regex_automata::Anchored;
 use regex_automata::hybrid::LazyStateID;
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::nfa::thompson;
 use regex_automata::util::{start, syntax};
-use regex_automata::{Anchored, MatchKind};
 
+use super::automaton::{self, CACHE_LEN_MAX};
 use super::extension::ExtensionScheme;
 use super::parse::parse;
 use super::suffix;
@@ -35,9 +36,6 @@ const SAMPLE_STEPS_MAX: usize = 1024;
 
 /// The most states that are searched for the scheme of a sample.
 const SCHEME_STEPS_MAX: usize = 128;
-
-/// The most memory of one automaton, in bytes.
-const CACHE_LEN_MAX: usize = 8 << 20;
 
 /// The longest host and the longest port, in bytes.
 const HOST_LEN_MAX: usize = 253;
@@ -182,20 +180,7 @@ impl BackwardWalk {
     }
 
     fn new(whole: &str) -> Option<Self> {
-        let config = DFA::config()
-            .match_kind(MatchKind::All)
-            .unicode_word_boundary(true)
-            .cache_capacity(CACHE_LEN_MAX)
-            .skip_cache_capacity_check(true)
-            // A cleared cache would renumber the states, so the walk gives up instead.
-            .minimum_cache_clear_count(Some(0));
-        let dfa = DFA::builder()
-            .configure(config)
-            .syntax(syntax::Config::new().utf8(false))
-            .thompson(thompson::Config::new().reverse(true).utf8(false).nfa_size_limit(Some(CACHE_LEN_MAX)))
-            .build(whole)
-            .ok()?;
-        let cache = dfa.create_cache();
+        let (dfa, cache) = automaton::with_stable_states(whole, thompson::Config::new().reverse(true))?;
         Some(Self { dfa, cache, steps_left: STEPS_MAX, literal_steps_left: LITERAL_STEPS_MAX })
     }
 
