@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use rayon::prelude::*;
 
+use self::candidates::{FileCandidate, ServedFile, SnapshotAssembly, VersionChoice};
 use self::certificates::GoodCertificates;
+use self::restart::{merge_startup_settings, restart_needed};
 use self::trust::GoodTrust;
 use super::stamp::{FileStamp, FinishedStates};
 use super::watch::WatchedPaths;
@@ -25,17 +27,17 @@ use crate::access_log;
 use crate::admin::AdminTokens;
 use crate::registry::GatewayMetrics;
 use crate::scripts::{self, DirectoryReading, RefusedFile, ReportedScripts, Scripts};
-use crate::snapshot::{RejectedScript, SharedSections, Snapshot, SnapshotBuilder, SnapshotParts, SourceFiles};
+use crate::snapshot::{RejectedScript, SharedSections, Snapshot, SnapshotParts, SourceFiles};
 use crossgate_config as config;
 use crossgate_config::diagnostics::{Diagnostic, Diagnostics};
-use crossgate_config::model::{Listener, Located, MainFile};
+use crossgate_config::model::{Located, MainFile};
 use crossgate_config::warnings::WarningCode;
-use crossgate_config::{DecodedFile, Settings, TenantsFile};
-use crossgate_message::host::HostPattern;
-use crossgate_wire::tls::ServerCertificate;
+use crossgate_config::{DecodedFile, Settings};
 
+mod candidates;
 mod certificates;
 mod renewal;
+mod restart;
 mod secrets;
 mod tokens;
 mod trust;
@@ -88,27 +90,6 @@ struct LiveConfig {
     snapshot: Arc<Snapshot>,
 }
 
-/// Active version of a tenants file.
-#[derive(Clone)]
-struct ServedFile {
-    /// The last good version.
-    good: Option<GoodFile>,
-    /// Hosts that answer 503, of a file that has been broken since the start.
-    broken_hosts: Arc<[HostPattern]>,
-}
-
-#[derive(Clone)]
-struct GoodFile {
-    file: Arc<TenantsFile>,
-    stamp: Option<FileStamp>,
-}
-
-impl GoodFile {
-    fn is_on_disk(&self, now: Option<FileStamp>) -> bool {
-        self.stamp.zip(now).is_some_and(|(read, now)| read.proves_unchanged(&now))
-    }
-}
-
 /// Every file that the last load used, and its stamp from before it was read.
 #[derive(Default)]
 struct SeenFiles {
@@ -151,26 +132,6 @@ pub(super) struct LoadOutcome {
     pub(super) restart_needed: Vec<&'static str>,
     /// Set if the configuration, or the set of broken files, differs from the previous load.
     pub(super) is_different: bool,
-}
-
-/// A tenants file in a load: the version on disk and the version served before.
-struct FileCandidate {
-    path: Arc<Path>,
-    stamp: Option<FileStamp>,
-    fresh: Arc<TenantsFile>,
-    found: Diagnostics,
-    before: Option<ServedFile>,
-    choice: VersionChoice,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum VersionChoice {
-    /// The last good version, which is the version on disk.
-    Unchanged,
-    /// The version on disk.
-    Fresh,
-    /// The last good version, if there is one, because the version on disk is refused.
-    Fallback,
 }
 
 impl ConfigLoader {
@@ -524,171 +485,9 @@ impl LiveConfig {
     }
 }
 
-impl FileCandidate {
-    /// Reads a file, unless its stamp proves that it still is the last good version.
-    fn read(path: Arc<Path>, stamp: Option<FileStamp>, before: Option<ServedFile>) -> Self {
-        let good = before.as_ref().and_then(|serving| serving.good.clone());
-        if let Some(good) = good.as_ref().filter(|good| good.is_on_disk(stamp)) {
-            return FileCandidate::unchanged(path, stamp, &good.file, before);
-        }
-        let DecodedFile { value, found } = config::read_tenants(&path);
-        match good.filter(|good| found.is_empty() && good.file.tenants == value.tenants) {
-            Some(good) => FileCandidate::unchanged(path, stamp, &good.file, before),
-            None => FileCandidate { path, stamp, fresh: Arc::new(value), found, before, choice: VersionChoice::Fresh },
-        }
-    }
-
-    fn unchanged(
-        path: Arc<Path>,
-        stamp: Option<FileStamp>,
-        file: &Arc<TenantsFile>,
-        before: Option<ServedFile>,
-    ) -> Self {
-        let fresh = Arc::clone(file);
-        FileCandidate { path, stamp, fresh, found: Diagnostics::default(), before, choice: VersionChoice::Unchanged }
-    }
-
-    fn good(&self) -> Option<&GoodFile> {
-        self.before.as_ref().and_then(|before| before.good.as_ref())
-    }
-
-    /// The version to add to the snapshot.
-    fn offered(&self) -> Option<&Arc<TenantsFile>> {
-        match self.choice {
-            VersionChoice::Unchanged | VersionChoice::Fresh => Some(&self.fresh),
-            VersionChoice::Fallback => self.good().map(|good| &good.file),
-        }
-    }
-
-    fn broken(&self) -> Option<BrokenFile> {
-        let errors = self.found.clone();
-        (self.choice == VersionChoice::Fallback).then(|| BrokenFile { file: self.path.to_path_buf(), errors })
-    }
-
-    /// Hosts that answer 503: those of a file that has never been valid since the start.
-    fn broken_hosts(&self, at_start: bool) -> Arc<[HostPattern]> {
-        match &self.before {
-            _ if self.choice != VersionChoice::Fallback || self.good().is_some() => Arc::default(),
-            None if at_start => self.fresh.hosts.as_slice().into(),
-            None => Arc::default(),
-            Some(before) => Arc::clone(&before.broken_hosts),
-        }
-    }
-
-    fn into_serving(self, at_start: bool) -> (Arc<Path>, ServedFile) {
-        let broken_hosts = self.broken_hosts(at_start);
-        let good = match self.choice {
-            VersionChoice::Unchanged | VersionChoice::Fresh => Some(GoodFile { file: self.fresh, stamp: self.stamp }),
-            VersionChoice::Fallback => self.before.and_then(|before| before.good),
-        };
-        (self.path, ServedFile { good, broken_hosts })
-    }
-}
-
-/// Inputs for the assembly of all tenants into a snapshot.
-struct SnapshotAssembly<'a> {
-    shared: &'a SharedSections,
-    previous: Option<&'a Snapshot>,
-    metrics: &'a GatewayMetrics,
-    /// All certificates, if every listener uses TLS.
-    certificates: Option<&'a [Arc<ServerCertificate>]>,
-}
-
-impl SnapshotAssembly<'_> {
-    /// Puts all files into one snapshot; also returns the warnings. A file that is refused is
-    /// replaced with its last good version. Other files may clash with that version, so the
-    /// assembly starts again. Each round uses fewer fresh files, so the loop ends.
-    fn assemble(
-        &self,
-        main: &MainFile,
-        main_path: &Arc<Path>,
-        found: &Diagnostics,
-        candidates: &mut [FileCandidate],
-        tolerates_broken_tenants: bool,
-    ) -> Result<(SnapshotParts, Diagnostics), Diagnostics> {
-        candidates.sort_by_key(|candidate| candidate.choice != VersionChoice::Unchanged);
-        loop {
-            let mut builder = SnapshotBuilder::new(self.shared, self.previous, self.metrics);
-            let mut all = builder.add(main_path, &main.tenants, found.clone());
-            let retry = offer(&mut builder, candidates, tolerates_broken_tenants, &mut all);
-            if all.has_errors() {
-                return Err(all);
-            }
-            if !retry {
-                builder.warn_unused(main, main_path, &mut all);
-                if candidates.iter().all(|candidate| candidate.choice != VersionChoice::Fallback) {
-                    builder.warn_no_tenants(main, main_path, &mut all);
-                }
-                self.certificates.into_iter().for_each(|certificates| builder.warn_uncovered(certificates, &mut all));
-                self.claim_broken(&mut builder, candidates);
-                return Ok((builder.finish(), all));
-            }
-        }
-    }
-
-    fn claim_broken(&self, builder: &mut SnapshotBuilder<'_>, candidates: &[FileCandidate]) {
-        for candidate in candidates {
-            builder.claim_broken(&candidate.broken_hosts(self.previous.is_none()));
-        }
-    }
-}
-
-/// Adds every file in turn. Returns true if a file must be replaced with its last good version.
-fn offer(
-    builder: &mut SnapshotBuilder<'_>,
-    candidates: &mut [FileCandidate],
-    tolerates_broken_tenants: bool,
-    all: &mut Diagnostics,
-) -> bool {
-    let mut retry = false;
-    for candidate in candidates {
-        let Some(file) = candidate.offered().map(Arc::clone) else { continue };
-        let fresh = candidate.choice == VersionChoice::Fresh;
-        let found = if fresh { candidate.found.clone() } else { Diagnostics::default() };
-        let found = builder.add(&candidate.path, &file.tenants, found);
-        if found.has_errors() && fresh && tolerates_broken_tenants {
-            candidate.choice = VersionChoice::Fallback;
-            candidate.found = found;
-            retry |= candidate.good().is_some();
-        } else {
-            all.extend(found);
-        }
-    }
-    retry
-}
-
 fn unreadable_directory(file: &Path, dir: &Located<PathBuf>, error: &std::io::Error) -> Diagnostic {
     let message = format!("cannot read the directory {}: {error}", dir.value.display());
     Diagnostic::error(file, dir.at, message)
-}
-
-/// Lists the changed sections of the settings that apply only after a restart.
-fn restart_needed(started: &Settings, wanted: &Settings) -> Vec<&'static str> {
-    let changed = [
-        ("listeners", !started.listeners.iter().map(fixed_settings).eq(wanted.listeners.iter().map(fixed_settings))),
-        ("admin", started.admin != wanted.admin),
-        ("runtime", started.runtime != wanted.runtime),
-    ];
-    changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
-}
-
-/// The parts of a listener that are fixed until a restart. Its certificates are not among them.
-fn fixed_settings(
-    Listener { address, trusted_proxies, tls, proxy_protocol, http2, health_path }: &Listener,
-) -> impl PartialEq + '_ {
-    (address, trusted_proxies, tls.is_some(), proxy_protocol, http2, health_path)
-}
-
-fn merge_startup_settings(started: &Arc<Settings>, wanted: &Arc<Settings>) -> Arc<Settings> {
-    if restart_needed(started, wanted).is_empty() {
-        return Arc::clone(wanted);
-    }
-    Arc::new(Settings {
-        listeners: started.listeners.clone(),
-        admin: started.admin.clone(),
-        runtime: started.runtime,
-        ..Settings::clone(wanted)
-    })
 }
 
 /// Requirement for keys, certificates, `ca` files and token files to exist on this machine.

@@ -12,7 +12,11 @@ use crate::snapshot::HostMatch;
 use crate::tenant::Tenant;
 
 mod certificates;
+mod origin_series;
 mod renewal;
+mod rules;
+mod slow_writes;
+mod tokens;
 mod trust;
 
 const MAIN: &str = r#"version: 1
@@ -395,61 +399,6 @@ fn unreadable_and_huge_files_are_refused_without_reading() {
     assert!(check(&main).to_string().contains("gateway.yaml:2:4"), "{}", check(&main));
 }
 
-/// Counts one request for every origin that the tenant itself lists.
-fn count_own_origins(tenant: &Tenant) {
-    for route in tenant.routes() {
-        let entries = (0..).take(route.policy.entry_counts().own).map(crossgate_policy::EntryId::Own);
-        for entry in entries {
-            tenant.counters.count_origin(
-                &route.handles,
-                &route.policy,
-                Some(crate::counters::CountedEntry { entry, group: crossgate_policy::GroupId::BASE }),
-                crate::metrics::VerdictLabel::Allow,
-            );
-        }
-    }
-}
-
-#[test]
-fn origin_series_of_removed_entries_are_dropped() {
-    let files = Files::new(&[]);
-    let metrics = GatewayMetrics::new();
-    let write = |round: usize| {
-        let origins: Vec<_> = (0..1_000).map(|n| format!("\"https://r{round}-{n}.example\"")).collect();
-        files.replace("tenants.d/acme.yaml", &tenant("acme", &format!(", allowOrigins: [{}]", origins.join(", "))));
-    };
-    write(0);
-    let reloader =
-        Reloader::start(&files.path("gateway.yaml"), BrokenTenants::Refuse, &metrics).unwrap_or_else(|e| panic!("{e}"));
-    for round in 1..=4 {
-        count_own_origins(reloader.current().latest().tenant_by_id("acme").unwrap());
-        let text = metrics.render();
-        let series: Vec<_> = text.lines().filter(|line| line.contains(r#"origin="https://"#)).collect();
-        let last = format!(r#"origin="https://r{}-"#, round - 1);
-        assert!(series.iter().all(|line| line.contains(&last) && line.ends_with("} 1")), "{round}: {}", series[0]);
-        assert_eq!(series.len(), 1_000, "{round}");
-        assert!(!text.contains("crossgate_metrics_overflow_total{"), "{round}");
-        write(round);
-        reloader.reload_now().unwrap();
-    }
-}
-
-#[test]
-fn origin_series_of_kept_entries_continue() {
-    let files = Files::new(&["acme"]);
-    let metrics = GatewayMetrics::new();
-    let add = |more: &str| files.replace("tenants.d/acme.yaml", &tenant("acme", more));
-    add(r#", allowOrigins: ["https://own.example"]"#);
-    let reloader =
-        Reloader::start(&files.path("gateway.yaml"), BrokenTenants::Refuse, &metrics).unwrap_or_else(|e| panic!("{e}"));
-    count_own_origins(reloader.current().latest().tenant_by_id("acme").unwrap());
-    add(r#", allowOrigins: ["https://new.example", "https://own.example"]"#);
-    reloader.reload_now().unwrap();
-    count_own_origins(reloader.current().latest().tenant_by_id("acme").unwrap());
-    let text = metrics.render();
-    assert!(text.contains(r#"origin="https://own.example",verdict="allow"} 2"#), "{text}");
-}
-
 #[test]
 fn recreated_tenants_directory_is_loaded() {
     let files = Files::new(&[]);
@@ -458,106 +407,6 @@ fn recreated_tenants_directory_is_loaded() {
     wait_for("the removal", || reloader.status().failures_total == 1);
     fs::create_dir(files.path("tenants.d")).unwrap();
     wait_for("the return", || reloader.status().last_result == LastResult::Success);
-}
-
-#[test]
-fn unusable_token_file_is_an_error_at_its_key() {
-    let files = Files::new(&[]);
-    files.write("gateway.yaml", &format!("{MAIN}admin: {{ address: \"127.0.0.1:0\", tokenFile: token }}\n"));
-    for token in [None, Some("short"), Some(&*"x".repeat(5_000))] {
-        token.iter().for_each(|token| files.write("token", token));
-        let found = check(&files.path("gateway.yaml"));
-        let first = found.iter().next().unwrap();
-        assert_eq!((first.place.line, first.place.column), (8, 45), "{found}");
-        assert!(first.message.contains("admin token file"), "{found}");
-        assert!(files.start_with(BrokenTenants::Skip).is_err());
-    }
-    files.write("token", "0123456789abcdef\n");
-    assert!(!check(&files.path("gateway.yaml")).has_errors());
-    let reloader = files.start();
-    fs::remove_file(files.path("token")).unwrap();
-    assert!(reloader.reload_now().is_ok(), "a token file of the start is required again");
-}
-
-#[test]
-fn c4_read_token_equal_to_full_token_is_refused() {
-    let files = Files::new(&[]);
-    let admin = "admin: { address: \"127.0.0.1:0\", tokenFile: token, readTokenFile: read }\n";
-    files.write("gateway.yaml", &format!("{MAIN}{admin}"));
-    files.write("token", "0123456789abcdef\n");
-    for (token, expected) in [
-        (None, "cannot read the admin token file"),
-        (Some("short"), "invalid token in the admin token file"),
-        (Some(" 0123456789abcdef"), "contains the same token as tokenFile"),
-    ] {
-        token.iter().for_each(|token| files.write("read", token));
-        let found = check(&files.path("gateway.yaml"));
-        let first =
-            found.iter().find(|found| found.severity == crossgate_config::diagnostics::Severity::Error).unwrap();
-        assert_eq!((first.place.line, first.place.column), (8, 67), "{found}");
-        assert!(first.message.contains(expected), "{found}");
-        assert!(files.start_with(BrokenTenants::Skip).is_err());
-    }
-    files.write("read", "fedcba9876543210\n");
-    assert!(!check(&files.path("gateway.yaml")).has_errors());
-    let reloader = files.start();
-    fs::remove_file(files.path("token")).unwrap();
-    fs::remove_file(files.path("read")).unwrap();
-    assert!(reloader.reload_now().is_ok(), "token files of the start are required again");
-}
-
-#[test]
-fn changed_token_file_replaces_the_admin_token() {
-    let files = Files::new(&[]);
-    let main =
-        |full: &str| format!("{MAIN}admin: {{ address: \"127.0.0.1:0\", tokenFile: {full}, readTokenFile: read }}\n");
-    files.write("gateway.yaml", &main("token"));
-    let [first, second, reading] = ["0123456789abcdef", "aaaaaaaaaaaaaaaa", "fedcba9876543210"];
-    files.write("token", first);
-    files.write("read", reading);
-    let reloader = files.start();
-    let in_force = || {
-        let tokens = reloader.admin_tokens().current();
-        tokens.each().map(|token| String::from_utf8(token.to_vec()).unwrap()).collect::<Vec<_>>()
-    };
-    assert_eq!(in_force(), [first, reading]);
-    files.replace("token", second);
-    wait_for("the new token", || in_force() == [second, reading]);
-    assert_eq!(reloader.status().generation, 1, "a changed token made a new generation");
-    // An invalid token, or one equal to the read token, refuses the load; the old token stays.
-    for bad in ["short", reading] {
-        files.replace("token", bad);
-        assert!(reloader.reload_now().unwrap_err().iter().any(|found| found.message.contains("token")));
-        assert_eq!(in_force(), [second, reading]);
-    }
-    // The token of a removed file stays valid.
-    fs::remove_file(files.path("token")).unwrap();
-    assert!(reloader.reload_now().is_ok());
-    assert_eq!(in_force(), [second, reading]);
-    // A leaked token is replaced despite a mistake in the main file.
-    files.replace("gateway.yaml", &format!("{}colour: red\n", main("token")));
-    files.write("token", first);
-    assert!(reloader.reload_now().is_err());
-    assert_eq!(in_force(), [first, reading]);
-    files.replace("token", second);
-    wait_for("the new token", || in_force() == [second, reading]);
-    // Another token file applies at the next start.
-    files.write("other", first);
-    files.replace("gateway.yaml", &main("other"));
-    assert_eq!(reloader.reload_now().unwrap().restart_needed, ["admin"]);
-    assert_eq!(in_force(), [second, reading]);
-    files.replace("token", "cccccccccccccccc");
-    wait_for("the new token", || in_force() == ["cccccccccccccccc", reading]);
-}
-
-#[test]
-fn missing_token_file_is_loaded_once_it_exists() {
-    let files = Files::new(&[]);
-    let reloader = files.start();
-    files.replace("gateway.yaml", &format!("{MAIN}admin: {{ address: \"127.0.0.1:0\", tokenFile: token }}\n"));
-    wait_for("the missing token", || reloader.status().failures_total == 1);
-    files.write("token", "0123456789abcdef\n");
-    wait_for("the token", || reloader.status().restart_needed == ["admin"]);
 }
 
 #[test]
@@ -592,57 +441,6 @@ fn the_documented_example_draws_no_warning() {
     }
     let found = check(&files.path("gateway.yaml"));
     assert!(found.is_empty(), "{found}");
-}
-
-/// Creates a configuration whose policy names a rule.
-fn files_with_rule() -> Files {
-    let files = Files::new(&[]);
-    let main = MAIN.replace("[s] }", "[s], rule: { script: a.rhai } }") + "scriptsDir: scripts\n";
-    files.write("gateway.yaml", &main);
-    files
-}
-
-fn messages(found: &Diagnostics) -> Vec<String> {
-    found.iter().map(|one| one.message.clone()).collect()
-}
-
-#[test]
-fn e_refused_rule_is_reported_once_with_its_cause() {
-    let files = files_with_rule();
-    let found = files.start_with(BrokenTenants::Refuse).err().unwrap();
-    let [message] = &messages(&found)[..] else { panic!("{found}") };
-    assert!(message.starts_with("cannot read the directory") && message.contains("scripts: "), "{message}");
-
-    files.write("scripts/b.rhai", "fn decide(req) { deny() }");
-    let missing = "there is no script `a.rhai` in scriptsDir; did you mean `b.rhai`?";
-    assert_eq!(messages(&files.start_with(BrokenTenants::Refuse).err().unwrap()), [missing]);
-
-    files.write("scripts/a.rhai", "fn decide(req) { deny() }");
-    files.write(
-        "scripts/a.cases.yaml",
-        "cases: [{ name: it, kind: actual, request: { origin: \"https://a.example\" }, expect: allow }]\n",
-    );
-    let found = files.start_with(BrokenTenants::Refuse).err().unwrap();
-    let [message] = &messages(&found)[..] else { panic!("{found}") };
-    assert!(message.contains("`it`"), "{message}");
-    assert!(found.iter().all(|one| one.place.file.ends_with("scripts/a.cases.yaml")), "{found}");
-
-    files.write("scripts/a.rhai", "fn decide(req) { print(1) }");
-    let found = files.start_with(BrokenTenants::Refuse).err().unwrap();
-    let [message] = &messages(&found)[..] else { panic!("{found}") };
-    assert!(message.starts_with("a rule may not call `print`"), "{message}");
-}
-
-#[test]
-fn e_reload_naming_a_refused_script_reports_the_cause() {
-    let files = Files::new(&[]);
-    let reloader = files.start();
-    files.write("scripts/a.rhai", "fn decide(req) { print(1) }");
-    let main = MAIN.replace("[s] }", "[s], rule: { script: a.rhai } }") + "scriptsDir: scripts\n";
-    files.replace("gateway.yaml", &main);
-    let found = reloader.reload_now().err().unwrap();
-    let [message] = &messages(&found)[..] else { panic!("{found}") };
-    assert!(message.starts_with("a rule may not call `print`"), "{message}");
 }
 
 #[test]
@@ -708,85 +506,6 @@ fn d2_unopenable_new_access_log_is_refused() {
     files.write("gateway.yaml", &format!("{MAIN}accessLog: {{ path: logs }}\n"));
     let found = check(&files.path("gateway.yaml")).to_string();
     assert!(found.contains("logs is a directory: expected a file") && found.contains("gateway.yaml:8:"), "{found}");
-}
-
-/// Splits a tenants file of two tenants into two pieces, of which the first is a valid file too.
-fn split_tenants_file(ids: [&str; 2]) -> [String; 2] {
-    let entry = |id: &str| format!("  - {{ id: {id}, hosts: [{id}.example], upstream: a, policy: spa }}\n");
-    [format!("tenants:\n{}", entry(ids[0])), entry(ids[1])]
-}
-
-/// Writes a file in place with a pause in the middle, during which `check` runs repeatedly. Returns
-/// the file, still open.
-fn write_slowly(path: &std::path::Path, [first, second]: [&str; 2], check: impl Fn()) -> fs::File {
-    use std::io::Write as _;
-    let mut file = fs::File::create(path).unwrap();
-    file.write_all(first.as_bytes()).unwrap();
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(300) {
-        check();
-        thread::sleep(Duration::from_millis(1));
-    }
-    file.write_all(second.as_bytes()).unwrap();
-    file
-}
-
-#[test]
-fn f5_half_of_a_file_that_is_written_slowly_is_never_served() {
-    let files = Files::new(&[]);
-    files.write("tenants.d/a.yaml", &split_tenants_file(["a", "b"]).concat());
-    let reloader = files.start();
-    let path = files.path("tenants.d/a.yaml");
-    for (number, is_closed) in [true, false, true, false].into_iter().enumerate() {
-        let (before, now) = (generation(&reloader), format!("b{number}"));
-        let old = if number == 0 { "b.example".to_owned() } else { format!("b{}.example", number - 1) };
-        let [first, second] = split_tenants_file(["a", &now]);
-        let old_version_is_active = || {
-            assert_eq!(generation(&reloader), before, "half of the file is active");
-            assert!(find(&reloader, &old).is_some());
-        };
-        let file = write_slowly(&path, [&first, &second], old_version_is_active);
-        let open = if is_closed { None } else { Some(file) };
-        wait_for("the whole file", || find(&reloader, &format!("{now}.example")).is_some());
-        assert!(find(&reloader, "a.example").is_some());
-        drop(open);
-    }
-    assert_eq!(reloader.status().failures_total, 0);
-}
-
-#[test]
-fn f5_half_of_a_main_file_or_a_script_is_never_served() {
-    let files = Files::new(&[]);
-    let main =
-        format!("{}scriptsDir: scripts\n", MAIN.replace("spa: {", "ruled: { rule: { script: one.rhai } }, spa: {"));
-    files.write("gateway.yaml", &main);
-    files.write("scripts/one.rhai", "fn decide(req) {\n    allow()\n}\n");
-    let reloader = files.start();
-    let before = generation(&reloader);
-    let is_unchanged = || assert_eq!((generation(&reloader), reloader.status().failures_total), (before, 0));
-    let (first, second) = main.split_at(main.find("tenantsDir").unwrap());
-    drop(write_slowly(
-        &files.path("gateway.yaml"),
-        [first, &format!("{second}ledger: {{ origins: 7 }}\n")],
-        is_unchanged,
-    ));
-    wait_for("the main file", || generation(&reloader) > before);
-    let before = generation(&reloader);
-    let is_unchanged = || assert_eq!((generation(&reloader), broken_names(&reloader).len()), (before, 0));
-    drop(write_slowly(&files.path("scripts/one.rhai"), ["fn decide(req) {\n", "    deny(\"no\")\n}\n"], is_unchanged));
-    wait_for("the script", || generation(&reloader) > before);
-}
-
-#[test]
-fn f5_a_file_that_stays_open_is_served_half_a_second_after_its_last_write() {
-    let files = Files::new(&["a"]);
-    let reloader = files.start();
-    let path = files.path("tenants.d/a.yaml");
-    let [first, second] = split_tenants_file(["b", "c"]);
-    let _open = write_slowly(&path, [&first, &second], || {});
-    let begun = Instant::now();
-    wait_for("the file", || find(&reloader, "c.example").is_some());
-    assert!(begun.elapsed() > Duration::from_millis(400), "{:?}", begun.elapsed());
 }
 
 #[test]
