@@ -4,10 +4,9 @@
 //! Five failures in a row eject a server for one second. If it fails again on its return, the time
 //! doubles, up to 30 seconds. Ejection never removes more than half of the servers, nor the only
 //! one, unless a backup server is available: if most servers fail, the servers are probably not the
-//! cause. A server returns with one
-//! regular request, and is ejected again if that fails. A server with failing health checks is
-//! excluded until they succeed. While no server fails, a request writes nothing here and reads no
-//! clock.
+//! cause. A server returns with one regular request, and is ejected again if that fails. A server
+//! with failing health checks is excluded until they succeed. While no server fails, a request
+//! writes nothing here and reads no clock.
 //!
 //! State outlives a reload: servers that the next configuration names too are kept, and so are the
 //! addresses of the same names. Absent on purpose: lookups and checks themselves, which are in

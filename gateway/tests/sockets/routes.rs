@@ -18,12 +18,10 @@ fn start() -> Setup {
         let own = [("Access-Control-Allow-Origin", EVIL), ("Vary", "Accept"), ("X-Own", "1")];
         exchange.answer(200, &own, b"hello")
     });
-    let other = RecordingUpstream::answering("other");
-    let text = format!(
-        r#"
-upstreams:
-  api: {{ servers: [{}] }}
-  other: {{ servers: [{}] }}
+    Setup::start(
+        upstream,
+        &format!(
+            r#"
 policies:
   spa:
     allowOrigins: ["{ORIGIN}"]
@@ -49,13 +47,22 @@ tenants:
     policy: spa
     routes: [{{ pathPrefix: /only, upstream: other }}]
   - {{ id: c, hosts: [c.b.test], upstream: api, policy: open }}
-"#,
-        upstream.address, other.address
-    );
-    Setup { gateway: Gateway::start(&config(&text), &[]), upstream, other }
+"#
+        ),
+    )
 }
 
 impl Setup {
+    /// Starts a gateway before `upstream`, which is `api`, and before one more.
+    fn start(upstream: RecordingUpstream, rest: &str) -> Self {
+        let other = RecordingUpstream::answering("other");
+        let servers = format!(
+            "upstreams: {{ api: {{ servers: [\"{}\"] }}, other: {{ servers: [\"{}\"] }} }}",
+            upstream.address, other.address
+        );
+        Setup { gateway: Gateway::start(&config(&format!("{servers}{rest}")), &[]), upstream, other }
+    }
+
     /// Checks whether the open policy applied, which answers `*` to every origin.
     fn is_open(&self, path: &str) -> bool {
         let answer = self.gateway.ask("GET", path, HOST, &[("Origin", EVIL)]);
@@ -152,12 +159,10 @@ fn report_mode_only_counts_denials() {
 
 /// Starts a tenant with a policy for partners and a stricter one for `/admin`.
 fn start_with_admin() -> Setup {
-    let (upstream, other) = (RecordingUpstream::answering("hello"), RecordingUpstream::answering("other"));
-    let text = format!(
-        r#"
-upstreams:
-  api: {{ servers: [{}] }}
-  other: {{ servers: [{}] }}
+    Setup::start(
+        RecordingUpstream::answering("hello"),
+        &format!(
+            r#"
 policies:
   partner: {{ allowOrigins: ["{ORIGIN}", "https://partner.test"], allowMethods: [PUT], allowCredentials: true }}
   staff: {{ allowOrigins: ["{ORIGIN}"], allowCredentials: true }}
@@ -175,10 +180,9 @@ tenants:
     policy: partner
     routes: [{{ pathPrefix: /only, upstream: other }}]
   - {{ id: c, hosts: [c.test], upstream: api, policy: partner }}
-"#,
-        upstream.address, other.address
-    );
-    Setup { gateway: Gateway::start(&config(&text), &[]), upstream, other }
+"#
+        ),
+    )
 }
 
 #[test]
@@ -259,12 +263,10 @@ fn a4_path_ambiguous_between_equal_routes_is_forwarded() {
 
 /// A site whose exact paths have other terms than the paths around them.
 fn start_with_exact_paths() -> Setup {
-    let (upstream, other) = (RecordingUpstream::answering("hello"), RecordingUpstream::answering("other"));
-    let text = format!(
-        r#"
-upstreams:
-  api: {{ servers: [{}] }}
-  other: {{ servers: [{}] }}
+    Setup::start(
+        RecordingUpstream::answering("hello"),
+        &format!(
+            r#"
 policies:
   spa: {{ allowOrigins: ["{ORIGIN}"], allowMethods: [PUT], allowCredentials: true }}
   open: {{ allowOrigins: ["*"], allowMethods: [DELETE] }}
@@ -279,10 +281,9 @@ tenants:
       - {{ pathExact: /Status, policy: open }}
       - {{ pathExact: /orders, methods: [DELETE], policy: open, upstream: other }}
       - {{ pathExact: /, policy: open, upstream: other }}
-"#,
-        upstream.address, other.address
-    );
-    Setup { gateway: Gateway::start(&config(&text), &[]), upstream, other }
+"#
+        ),
+    )
 }
 
 #[test]
