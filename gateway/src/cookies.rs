@@ -1,14 +1,15 @@
-//! Cookies that pages of other sites cannot send back.
+//! Cookies that pages of other sites cannot send back, and responses to cookies that caches share.
 //!
-//! CORS lets such a page send cookies, but the cookies decide by themselves whether they go: a
-//! browser sends them to another site only with `SameSite=None; Secure`. Safari, and others by
-//! their settings, send none at all.
+//! CORS lets a page of another site send cookies, but the cookies decide by themselves whether they
+//! go: a browser sends them to another site only with `SameSite=None; Secure`. Safari, and others
+//! by their settings, send none at all. A cache may give a response marked `public` to
+//! other users than the one for whom it was made.
 //!
-//! Source: <https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis>, sections 5.6 and
-//! 5.8.
+//! Sources: <https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis>, sections 5.6 and
+//! 5.8; RFC 9111, section 5.2.2.9.
 
-use crossgate_policy::{RequestField, is_other_site};
-use http::header::SET_COOKIE;
+use crossgate_policy::{CredentialFields, RequestField, is_other_site};
+use http::header::{CACHE_CONTROL, SET_COOKIE};
 
 use crate::judge::PolicyMatch;
 use crate::request_head::RequestHead;
@@ -16,24 +17,34 @@ use crossgate_config::model::CookieWarnings;
 use crossgate_message::fields::HeaderFields;
 use crossgate_message::host::parse_authority;
 
-/// Counts a response that sets a cookie which the page cannot send back.
+/// Counts a response that sets a cookie which the page cannot send back, and one to cookies that
+/// caches may give to other users.
 pub(crate) fn watch(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, response: HeaderFields<'_>) {
-    if concerns(judged, head) && response.lines(&SET_COOKIE).any(is_unsendable) {
+    if !is_watched(judged) {
+        return;
+    }
+    if is_from_other_site(head) && response.lines(&SET_COOKIE).any(is_unsendable) {
         judged.tenant.counters.count_unsendable_cookie();
+    }
+    let is_public = || response.elements(&CACHE_CONTROL).any(|directive| directive.eq_ignore_ascii_case(b"public"));
+    if head.known.credentials == CredentialFields::Ambient && is_public() {
+        judged.tenant.counters.count_public_response();
     }
 }
 
 /// Whether a page of another site may send the request with credentials, and its policy warns of
 /// cookies.
 pub(crate) fn concerns(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> bool {
-    let is_watched = judged.route.is_some_and(|route| route.shared.cookies == CookieWarnings::Warn);
-    is_watched && is_from_other_site(judged, head)
+    is_watched(judged) && is_from_other_site(head)
 }
 
-fn is_from_other_site(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> bool {
-    if !judged.policy().is_some_and(|policy| policy.grants_credentials(&judged.verdict)) {
-        return false;
-    }
+/// Whether the policy warns of cookies, and gives the page of this request credentials.
+fn is_watched(judged: &PolicyMatch<'_>) -> bool {
+    let watching = judged.route.filter(|route| route.shared.cookies == CookieWarnings::Warn);
+    watching.is_some_and(|route| route.policy.grants_credentials(&judged.verdict))
+}
+
+fn is_from_other_site(head: &RequestHead<'_>) -> bool {
     match (head.known.sec_fetch_site, head.known.origin, head.known.host) {
         (RequestField::One(site), _, _) => site == b"cross-site",
         // An older browser.

@@ -35,6 +35,7 @@ class Load:
         yield from 2 * [("GET", "/orders", HOST, {"Origin": preview}, 200)]
         yield "GET", "/orders", HOST, {"Origin": "https://pr-12.acme.example"}, 200
         yield "POST", "/session", HOST, {"Origin": APP, "Sec-Fetch-Site": "cross-site"}, 200
+        yield "GET", "/menu", HOST, {"Origin": APP, "Cookie": "demo_session=42"}, 200
         yield "GET", "/public", HOST, {"Origin": "https://any.example"}, 404
         yield "GET", "/guarded", HOST, {"Origin": APP}, 404
         yield "GET", "/orders", HOST, {"Origin": f"http://{HOST}"}, 200

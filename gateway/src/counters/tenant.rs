@@ -44,6 +44,7 @@ struct TenantTables {
     responses: OnceLock<ResponseCounters>,
     disagreements: CounterCells,
     unsendable_cookies: CounterCells,
+    public_responses: CounterCells,
     other: CounterCells,
     origins: OriginSeries,
 }
@@ -143,6 +144,11 @@ impl TenantCounters {
         self.tables().unsendable_cookies.count(0);
     }
 
+    /// Counts one response to a request with cookies that caches may give to other users.
+    pub fn count_public_response(&self) {
+        self.tables().public_responses.count(0);
+    }
+
     /// The entries that have a series, each with its group, in order; an entry occurs once for
     /// every verdict.
     pub(crate) fn counted_origins(&self) -> Vec<(Box<str>, Box<str>)> {
@@ -168,6 +174,7 @@ impl TenantCounters {
                 responses: OnceLock::new(),
                 disagreements: CounterCells::new(Change::ALL.len()),
                 unsendable_cookies: CounterCells::new(1),
+                public_responses: CounterCells::new(1),
                 other: CounterCells::new(VerdictLabel::ALL.len()),
                 origins: OriginSeries::new(Arc::clone(&self.budget)),
             })
@@ -219,6 +226,11 @@ impl TenantCounters {
     /// The number of responses with cookies that the page cannot send back.
     pub(crate) fn unsendable_cookies(&self) -> u64 {
         self.tables.get().map_or(0, |tables| tables.unsendable_cookies.read(0))
+    }
+
+    /// The number of responses to requests with cookies that caches may give to other users.
+    pub(crate) fn public_responses(&self) -> u64 {
+        self.tables.get().map_or(0, |tables| tables.public_responses.read(0))
     }
 
     /// Calls `visit` with every kind of disagreement that has a count.

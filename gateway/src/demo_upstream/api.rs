@@ -1,9 +1,10 @@
 //! The demo API: reports which parts of a request it received, and does not implement CORS.
 //!
 //! `/orders` (GET, POST, PUT, PATCH) reports which parts of the request arrived; `/session` sets a
-//! cookie; `/slow` responds after a delay; `/events` is an event stream. `/requests` returns the
-//! counters and is not counted itself, so reading them does not change them. A plain `OPTIONS` is
-//! served like any other method: a preflight that came through would be counted.
+//! cookie; `/menu` may be cached for all users; `/slow` responds after a delay; `/events` is an
+//! event stream. `/requests` returns the counters and is not counted itself, so reading them does
+//! not change them. A plain `OPTIONS` is served like any other method: a preflight that came
+//! through would be counted.
 
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ pub(super) async fn answer(request: Request, counts: &MethodCounts) -> Response 
         "/requests" => json(StatusCode::OK, &counts.to_json()),
         "/orders" => orders(request).await,
         "/session" => session(),
+        "/menu" => menu(),
         "/slow" => slow().await,
         "/events" => events(),
         _ => json(StatusCode::NOT_FOUND, &json!({ "error": "nothing here; try /orders, /requests, /slow or /events" })),
@@ -73,6 +75,13 @@ fn not_allowed() -> Response {
 fn session() -> Response {
     let mut response = json(StatusCode::OK, &json!({ "cookie": "set" }));
     response.headers_mut().insert(header::SET_COOKIE, header::HeaderValue::from_static(COOKIE));
+    response
+}
+
+/// A response that caches may give to all users, cookies or not.
+fn menu() -> Response {
+    let mut response = json(StatusCode::OK, &json!({ "menu": ["tea", "biscuits"] }));
+    response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("public, max-age=60"));
     response
 }
 

@@ -233,9 +233,25 @@ fn push_tenants(exposition: &mut Exposition, tenants: &[Arc<TenantCounters>]) {
     exposition.push(requests(tenants));
     exposition.push(responses(tenants));
     exposition.push(origin_requests(tenants));
-    exposition.push(overflow(tenants));
+    exposition.push(by_tenant(
+        tenants,
+        "crossgate_metrics_overflow_total",
+        "Requests counted under origin \"other\" because of the limit of origin series, by tenant.",
+        TenantCounters::overflow,
+    ));
     exposition.push(disagreements(tenants));
-    exposition.push(unsendable_cookies(tenants));
+    exposition.push(by_tenant(
+        tenants,
+        "crossgate_cookies_unsendable_total",
+        "Responses that set a cookie which the page, of another site, cannot send back, by tenant.",
+        TenantCounters::unsendable_cookies,
+    ));
+    exposition.push(by_tenant(
+        tenants,
+        "crossgate_cookies_public_total",
+        "Responses to requests with cookies that caches may give to other users, by tenant.",
+        TenantCounters::public_responses,
+    ));
 }
 
 fn requests(tenants: &[Arc<TenantCounters>]) -> FamilyWriter {
@@ -286,16 +302,16 @@ fn origin_requests(tenants: &[Arc<TenantCounters>]) -> FamilyWriter {
     family
 }
 
-fn overflow(tenants: &[Arc<TenantCounters>]) -> FamilyWriter {
-    let mut family = FamilyWriter::counter(
-        "crossgate_metrics_overflow_total",
-        "Requests counted under origin \"other\" because of the limit of origin series, by tenant.",
-    );
-    for tenant in tenants {
-        let count = tenant.overflow();
-        if count > 0 {
-            family.count(&[("tenant", tenant.id())], count);
-        }
+/// A counter by tenant, of the tenants that have counted something.
+fn by_tenant(
+    tenants: &[Arc<TenantCounters>],
+    name: &'static str,
+    help: &'static str,
+    read: impl Fn(&TenantCounters) -> u64,
+) -> FamilyWriter {
+    let mut family = FamilyWriter::counter(name, help);
+    for (tenant, count) in tenants.iter().map(|tenant| (tenant, read(tenant))).filter(|(_, count)| *count > 0) {
+        family.count(&[("tenant", tenant.id())], count);
     }
     family
 }
@@ -309,20 +325,6 @@ fn disagreements(tenants: &[Arc<TenantCounters>]) -> FamilyWriter {
         tenant.each_disagreement(|change, count| {
             family.count(&[("tenant", tenant.id()), ("change", change.as_str())], count);
         });
-    }
-    family
-}
-
-fn unsendable_cookies(tenants: &[Arc<TenantCounters>]) -> FamilyWriter {
-    let mut family = FamilyWriter::counter(
-        "crossgate_cookies_unsendable_total",
-        "Responses that set a cookie which the page, of another site, cannot send back, by tenant.",
-    );
-    for tenant in tenants {
-        let count = tenant.unsendable_cookies();
-        if count > 0 {
-            family.count(&[("tenant", tenant.id())], count);
-        }
     }
     family
 }

@@ -96,6 +96,46 @@ fn unsendable_cookies_are_counted_over_every_path() {
 }
 
 #[test]
+fn public_responses_to_cookies_are_counted() {
+    let fields = |target: &str| match target.split_once('?') {
+        Some((_, "public")) => vec![("cache-control", "max-age=60, PUBLIC")],
+        Some((_, "private")) => vec![("cache-control", "private, max-age=60, x=public")],
+        _ => vec![],
+    };
+    let http1 = RecordingUpstream::start(move |exchange| {
+        let fields = fields(&exchange.seen.target);
+        exchange.answer(200, &fields, b"hello")
+    });
+    let http2 = Http2Upstream::start(move |asked| {
+        let fields = fields(&asked.seen.target);
+        async move { asked.answer(200, &fields, b"hello").await }
+    });
+    for upstream in
+        [format!("servers: [\"{}\"]", http1.address), format!("servers: [\"{}\"], protocol: Http2", http2.address)]
+    {
+        let gateway = start(&upstream);
+        let mut expected = 0.0;
+        for (target, origin, cookie, is_counted) in [
+            ("/?public", OWN_SITE, "a=b", true),
+            ("/?public", OTHER_SITE, "a=b", true),
+            ("/groups?public", "https://a.shop.example", "a=b", true),
+            ("/?public", OWN_SITE, "", false),
+            ("/?private", OWN_SITE, "a=b", false),
+            ("/", OWN_SITE, "a=b", false),
+            ("/?public", "", "a=b", false),
+            ("/groups?public", OTHER_SITE, "a=b", false),
+            ("/quiet?public", OTHER_SITE, "a=b", false),
+        ] {
+            let fields = [("Origin", origin), ("Cookie", cookie)];
+            let fields: Vec<_> = fields.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+            assert_eq!(gateway.ask("GET", target, HOST, &fields).status, 200);
+            expected += if is_counted { 1.0 } else { 0.0 };
+            assert_eq!(gateway.metric("crossgate_cookies_public_total", &[("tenant", "acme")]), expected, "{target}");
+        }
+    }
+}
+
+#[test]
 fn addresses_are_sites_of_their_own() {
     let upstream = RecordingUpstream::start(|exchange| exchange.answer(200, &[("set-cookie", "a=b")], b"hello"));
     let gateway = start(&format!("servers: [\"{}\"]", upstream.address));
