@@ -90,12 +90,12 @@ impl WorkerIntakes {
     pub(super) fn drain(&self) -> Vec<RecordedDenial> {
         let mut all = Vec::new();
         for buffer in &self.buffers {
-            let mut buffer = buffer.lock();
-            buffer.turn = buffer.turn.wrapping_add(1);
-            for part in &mut buffer.parts {
-                part.bytes = 0;
-                all.append(&mut part.denials);
-            }
+            let mut locked = buffer.lock();
+            locked.turn = locked.turn.wrapping_add(1);
+            let parts = std::mem::take(&mut locked.parts);
+            // Workers that find the lock taken drop their denials, so it is released first.
+            drop(locked);
+            all.extend(parts.into_iter().flat_map(|part| part.denials));
         }
         all
     }

@@ -13,7 +13,8 @@ use ahash::RandomState;
 use crossgate_policy::Reason;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{Counts, GroupLabel, Ledger};
+use super::{Counts, GroupLabel, Ledger, RecordedOutcome};
+use crate::metrics::VerdictLabel;
 
 #[derive(Debug)]
 pub struct TenantLedger {
@@ -75,6 +76,14 @@ pub(super) struct OriginSighting<'a> {
     pub(super) counts: Counts,
     pub(super) last_reason: Reason,
     pub(super) last_group: GroupLabel,
+}
+
+impl<'a> OriginSighting<'a> {
+    /// One request.
+    pub(super) fn of_one(origin: &'a [u8], outcome: RecordedOutcome) -> Self {
+        let counts = VerdictLabel::ALL.map(|label| u64::from(label == outcome.verdict));
+        OriginSighting { origin, counts, last_reason: outcome.reason, last_group: outcome.group }
+    }
 }
 
 /// Another thread holds the lock.

@@ -5,9 +5,9 @@
 //! and the previous owner's counts are entered in its ledger. An owner that was seen several times
 //! since the last turn keeps the slot, and the newcomer is entered directly. Slots change owners
 //! only under the table's lock, which the ledger thread holds for a moment at each turn. A worker
-//! never waits: if the lock is taken, or too many newcomers came since the last turn, the request
-//! is counted as dropped. A flood of made-up origins therefore costs little, and frequent origins
-//! are counted exactly.
+//! never waits: if the lock is taken, the request goes to a short queue for the ledger thread. If
+//! too many newcomers came since the last turn, the request is counted as dropped. A flood of
+//! made-up origins therefore costs little, and frequent origins are counted exactly.
 
 use std::array;
 use std::cell::RefCell;
@@ -15,11 +15,12 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use ahash::RandomState;
+use crossbeam_queue::ArrayQueue;
 use crossgate_policy::{Reason, is_origin};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::tenant_ledger::{OriginSighting, TenantLedger};
-use super::{Counts, GroupLabel, MALFORMED, NULL, RecordedOutcome};
+use super::{GroupLabel, MALFORMED, NULL, RecordedOutcome};
 use crate::metrics::VerdictLabel;
 
 /// Slots of one worker: the origins that a busy worker sees again within a moment. The table takes
@@ -31,8 +32,11 @@ const SLOTS: usize = 1_024;
 const NEWCOMERS_MAX: u32 = 2_048;
 /// An owner with this many requests since the last turn keeps its slot.
 const KEEPS_AT: u32 = 2;
-/// Slots that the ledger thread enters at once. During this time the worker drops newcomers.
+/// Slots that the ledger thread enters at once. During this time newcomers go to the queue.
 const SLOTS_AT_ONCE: usize = 64;
+/// Newcomers that wait for the ledger thread, in the 16 moments of a turn in which it holds the
+/// lock.
+const LATE_MAX: usize = 64;
 
 const VERDICTS: usize = VerdictLabel::ALL.len();
 
@@ -43,6 +47,16 @@ struct SharedCounts {
     slot_counts: Box<[OriginCounts]>,
     newcomers_left: AtomicU32,
     owners: Mutex<Box<[SlotOwner]>>,
+    /// Newcomers that found a lock taken.
+    late: ArrayQueue<LateNewcomer>,
+}
+
+/// A request that its worker could not enter, because another thread held a lock.
+#[derive(Debug)]
+struct LateNewcomer {
+    tenant_ledger: Weak<TenantLedger>,
+    origin: Box<[u8]>,
+    outcome: RecordedOutcome,
 }
 
 /// The requests of one slot. The counts never start again at zero; 32 bits are enough between two
@@ -108,6 +122,7 @@ impl WorkerBuffer {
             slot_counts: default_slots(),
             newcomers_left: AtomicU32::new(NEWCOMERS_MAX),
             owners: Mutex::new(default_slots()),
+            late: ArrayQueue::new(LATE_MAX),
         });
         ALL.lock().push(Arc::clone(&shared));
         WorkerBuffer { hasher: RandomState::new(), slots: default_slots(), shared }
@@ -134,6 +149,7 @@ impl WorkerBuffer {
                 slot_counts.count(outcome);
             }
             SlotAdmission::Entered => {}
+            SlotAdmission::Busy => self.shared.enter_later(tenant_ledger, name, outcome),
             SlotAdmission::Dropped => tenant_ledger.ledger().count_dropped(1),
         }
     }
@@ -145,7 +161,9 @@ enum SlotAdmission {
     TookSlot,
     /// Its request was added to the tenant's ledger.
     Entered,
-    /// The lock was taken, or the allowance of newcomers was used up.
+    /// Another thread held a lock.
+    Busy,
+    /// The allowance of newcomers was used up.
     Dropped,
 }
 
@@ -159,21 +177,15 @@ impl SharedCounts {
         name: &[u8],
         outcome: RecordedOutcome,
     ) -> SlotAdmission {
-        let RecordedOutcome { verdict, reason, group } = outcome;
         let left = self.newcomers_left.load(Relaxed);
-        let (Some(left), Some(mut owners)) = (left.checked_sub(1), self.owners.try_lock()) else {
-            return SlotAdmission::Dropped;
-        };
+        let Some(left) = left.checked_sub(1) else { return SlotAdmission::Dropped };
+        let Some(mut owners) = self.owners.try_lock() else { return SlotAdmission::Busy };
         let Some(owner) = owners.get_mut(index) else { return SlotAdmission::Dropped };
         self.newcomers_left.store(left, Relaxed);
         let counts = slot_counts.read();
         let new = owner.new_counts(&counts);
         let is_done = if new.iter().sum::<u32>() >= KEEPS_AT {
-            let mut counts = Counts::default();
-            counts.iter_mut().zip(VerdictLabel::ALL).for_each(|(count, label)| *count = u64::from(label == verdict));
-            tenant_ledger
-                .try_enter(&OriginSighting { origin: name, counts, last_reason: reason, last_group: group })
-                .map(|()| SlotAdmission::Entered)
+            tenant_ledger.try_enter(&OriginSighting::of_one(name, outcome)).map(|()| SlotAdmission::Entered)
         } else {
             let still_there = owner.tenant_ledger.upgrade().filter(|_| new != [0; VERDICTS]);
             let entered = still_there.map_or(Ok(()), |old| old.try_enter(&owner.seen(new, slot_counts)));
@@ -185,7 +197,15 @@ impl SharedCounts {
                 SlotAdmission::TookSlot
             })
         };
-        is_done.unwrap_or(SlotAdmission::Dropped)
+        is_done.unwrap_or(SlotAdmission::Busy)
+    }
+
+    /// Hands a request to the ledger thread, if the queue has room.
+    fn enter_later(&self, tenant_ledger: &Arc<TenantLedger>, name: &[u8], outcome: RecordedOutcome) {
+        let late = LateNewcomer { tenant_ledger: Arc::downgrade(tenant_ledger), origin: name.into(), outcome };
+        if self.late.push(late).is_err() {
+            tenant_ledger.ledger().count_dropped(1);
+        }
     }
 
     fn enter_all(&self) {
@@ -195,11 +215,18 @@ impl SharedCounts {
             owners.iter_mut().zip(slot_counts).for_each(|(owner, slot_counts)| owner.enter(slot_counts));
         }
         self.newcomers_left.store(NEWCOMERS_MAX, Relaxed);
+        // No more than the queue holds, so that a busy worker cannot keep this thread here.
+        for late in (0..LATE_MAX).map_while(|_| self.late.pop()) {
+            if let Some(tenant_ledger) = late.tenant_ledger.upgrade() {
+                tenant_ledger.enter(&OriginSighting::of_one(&late.origin, late.outcome));
+            }
+        }
     }
 
     fn has_new_counts(&self) -> bool {
         let owners: MutexGuard<'_, _> = self.owners.lock();
-        owners.iter().zip(&self.slot_counts).any(|(owner, slot_counts)| owner.entered != slot_counts.read())
+        !self.late.is_empty()
+            || owners.iter().zip(&self.slot_counts).any(|(owner, slot_counts)| owner.entered != slot_counts.read())
     }
 }
 
@@ -254,4 +281,30 @@ fn default_slots<T: Default>() -> Box<[T]> {
 
 fn address_of(tenant_ledger: &Arc<TenantLedger>) -> usize {
     Arc::as_ptr(tenant_ledger).addr()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::super::Ledger;
+    use super::*;
+
+    #[test]
+    fn newcomers_that_find_the_table_locked_are_entered_later() {
+        let ledger = Ledger::new(UNIX_EPOCH);
+        let tenant_ledger = TenantLedger::new(Arc::clone(&ledger));
+        let mut buffer = WorkerBuffer::new();
+        let shared = Arc::clone(&buffer.shared);
+        let outcome = RecordedOutcome { verdict: VerdictLabel::Deny, reason: Reason::NoMatch, group: GroupLabel::NONE };
+        let locked = shared.owners.lock();
+        for number in 0..=LATE_MAX {
+            buffer.note(&tenant_ledger, format!("https://{number}.test").as_bytes(), outcome);
+        }
+        drop(locked);
+        assert_eq!((tenant_ledger.len(), ledger.dropped()), (0, 1));
+        shared.enter_all();
+        assert_eq!((tenant_ledger.len(), ledger.dropped()), (LATE_MAX, 1));
+        assert!(!shared.has_new_counts());
+    }
 }

@@ -252,11 +252,12 @@ fn answer_preflight(
     let took = timer.took(is_logged);
     // From here on it is counted by its verdict.
     drop(lost);
-    context::count(&gateway.metrics, &judgement, Some(SentResponse::by_gateway(status)), took);
     context::note_origin(&gateway.metrics, &judgement, head.known.origin);
     if allowed_preflight(&judgement).is_none() {
         context::note_denial(&gateway.metrics, snapshot.generation, &judgement, &head, &request_id);
     }
+    // The count comes after the records, so that a reader who sees it finds them.
+    context::count(&gateway.metrics, &judgement, Some(SentResponse::by_gateway(status)), took);
     if is_logged {
         let finished = CompletedRequest {
             version: preflight.version,
