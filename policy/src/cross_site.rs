@@ -95,6 +95,7 @@ impl Policy {
     }
 
     /// Checks a request from another site, whose origin no entry covers, other than perhaps `*`.
+    #[inline]
     fn check_foreign(
         &self,
         request: &CorsRequest<'_>,
