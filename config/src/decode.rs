@@ -33,6 +33,8 @@ const KNOWN_WORDS_MAX: usize = 256;
 pub(super) struct Decoder<'f> {
     pub(super) file: &'f Path,
     pub(super) found: Diagnostics,
+    /// The files with bodies that were read. `None` where none may be named.
+    pub(super) body_files: Option<Vec<PathBuf>>,
 }
 
 /// The known entries of a mapping, each key at most once.
@@ -60,7 +62,7 @@ impl<'t> SectionFields<'t> {
 
 impl<'f> Decoder<'f> {
     pub(super) fn new(file: &'f Path) -> Self {
-        Decoder { file, found: Diagnostics::default() }
+        Decoder { file, found: Diagnostics::default(), body_files: None }
     }
 
     pub(super) fn error(&mut self, at: Position, message: impl Into<String>) {

@@ -21,6 +21,7 @@ mod listener_tls;
 mod node;
 pub mod own_sockets;
 mod policies;
+mod route_actions;
 mod rules;
 mod scalars;
 mod sections;
@@ -158,13 +159,16 @@ impl Decoder<'_> {
         self.check_own_sockets(&settings, &upstreams);
         let origin_sets = self.origin_sets(fields.find("originSets"));
         let policies = self.policies(fields.find("policies"));
+        self.body_files = Some(Vec::new());
+        let tenants = self.tenants(fields.find("tenants")).specs;
         self.check_rules(&policies, scripts_dir.is_some());
         MainFile {
             settings,
             upstreams,
             origin_sets,
             policies,
-            tenants: self.tenants(fields.find("tenants")).specs,
+            tenants,
+            body_files: self.body_files.take().unwrap_or_default(),
             tenants_dir,
             scripts_dir,
         }

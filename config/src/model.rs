@@ -9,6 +9,7 @@ mod listeners;
 mod log_fields;
 mod policies;
 mod settings;
+mod tenants;
 mod upstreams;
 
 use std::path::PathBuf;
@@ -19,13 +20,13 @@ pub use self::log_fields::{LogField, LogFieldSet};
 pub use self::policies::{
     CookieWarnings, CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting,
     GroupConfig, Mode, NO_TENANT, OTHER_TENANTS, OriginSetConfig, OwnOriginConfig, PolicyConfig, PolicyOverrides,
-    PreflightFailures, Preset, PresetLists, ResourcePolicy, RouteSpec, RuleSpec, TenantSpec, TimingAllowOrigins,
-    UnmatchedRequests,
+    PreflightFailures, Preset, PresetLists, ResourcePolicy, RuleSpec, TimingAllowOrigins, UnmatchedRequests,
 };
 pub use self::settings::{
     AccessLogSettings, Admin, AlwaysLogged, BodyMax, CacheLimits, LedgerLimits, Limits, LogAlways, LogLevel,
     LogRotation, ProxyStatus, RuleBounds, RuleTimes, Runtime, Shutdown, Threads,
 };
+pub use self::tenants::{ForwardSpec, LocationFields, Rewrite, RouteActionSpec, RouteSpec, TenantSpec, covers};
 pub use self::upstreams::{
     CheckRequest, ClientCertificateSpec, HealthCheck, Protocol, Resolver, SERVERS_MAX, ServerAddress, ServerSpec,
     Timeouts, TlsSpec, UpstreamLimits, UpstreamSpec,
@@ -58,6 +59,8 @@ pub struct MainFile {
     pub origin_sets: Vec<OriginSetConfig>,
     pub policies: Vec<PolicyConfig>,
     pub tenants: Vec<Arc<TenantSpec>>,
+    /// The files with bodies of fixed responses.
+    pub body_files: Vec<PathBuf>,
     pub tenants_dir: Option<Located<PathBuf>>,
     pub scripts_dir: Option<Located<PathBuf>>,
 }

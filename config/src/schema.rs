@@ -106,6 +106,8 @@ scalars! {
         { "const": "Same" },
         { "type": "array", "items": { "type": "string" }, "maxItems": 16 },
     ] }
+    RedirectStatus: { "enum": [301, 302, 303, 307, 308] }
+    RedirectScheme: { "enum": ["http", "https"] }
     LogField: { "enum": (super::model::LogField::ALL.map(super::model::LogField::as_str).to_vec()) }
     Threads: { "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1 }] }
 }

@@ -3,10 +3,11 @@
 //! A tenant without a valid id or host is omitted after its mistakes are reported. Its hosts are
 //! kept, because with `--skip-broken-tenants` they get a 503 response.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::decode::{Decoder, SectionFields, show_text};
-use super::model::{Located, NO_TENANT, OTHER_TENANTS, OwnOriginConfig, RouteSpec, TenantSpec, Text};
+use super::model::{Located, NO_TENANT, OTHER_TENANTS, OwnOriginConfig, RouteActionSpec, RouteSpec, TenantSpec, Text};
 use super::node::{YamlNode, YamlValue};
 use super::policies::ORIGINS_MAX;
 use super::sections;
@@ -57,6 +58,7 @@ impl Decoder<'_> {
         let policy = fields.find("policy").and_then(|node| self.name(node, "the name of a policy"));
         let allow_origins = self.own_origins(fields.find("allowOrigins"));
         let routes = self.routes(fields.find("routes"));
+        self.check_circles(hosts.as_deref().unwrap_or_default(), &routes);
         let request_headers = self.request_headers(&fields);
         let response_headers = self.response_headers(&fields);
         Some(TenantSpec {
@@ -137,12 +139,37 @@ impl Decoder<'_> {
         routes
     }
 
+    /// Reports redirects that lead back to themselves, also by other redirects of the tenant.
+    fn check_circles(&mut self, hosts: &[Located<HostPattern>], routes: &[RouteSpec]) {
+        let takes_get =
+            |route: &&RouteSpec| route.methods.is_empty() || route.methods.iter().any(|m| *m.value == *"GET");
+        let found = |path: &str| {
+            let covering = routes.iter().filter(takes_get).filter(|route| route.covers(path));
+            covering.min_by_key(|route| (!route.is_exact, Reverse(route.path.value.len())))
+        };
+        for route in routes {
+            let mut seen = vec![route];
+            let mut path = route.path.value.to_string();
+            while let Some(next) = seen.last().and_then(|route| next_path(route, hosts, &path)) {
+                let Some(route) = found(&next) else { break };
+                if seen.iter().any(|seen| std::ptr::eq(*seen, route)) {
+                    let from = seen.first().unwrap_or(&route);
+                    let message = format!("this redirect leads to {} and so back to itself", show_text(&next));
+                    self.error(from.path.at, format!("{message}; redirect to a path with another route"));
+                    break;
+                }
+                seen.push(route);
+                path = next;
+            }
+        }
+    }
+
     fn route(&mut self, node: &YamlNode) -> Option<RouteSpec> {
         let fields = self.fields(node, &sections::ROUTE)?;
         let path = self.route_path(&fields);
         let methods = self.methods(&fields);
         let policy = fields.find("policy").and_then(|node| self.name(node, "the name of a policy"));
-        let upstream = fields.find("upstream").and_then(|node| self.name(node, "the name of an upstream"));
+        let action = self.route_action(&fields, path.as_ref().map(|(path, _)| &*path.value));
         let allow_origins = self.own_origins(fields.find("allowOrigins"));
         let unmatched_requests = self.unmatched_requests(&fields);
         let preflight_failures = self.preflight_failures(&fields);
@@ -155,7 +182,7 @@ impl Decoder<'_> {
             is_exact,
             methods,
             policy,
-            upstream,
+            action: action?,
             allow_origins,
             unmatched_requests,
             preflight_failures,
@@ -253,6 +280,20 @@ impl Decoder<'_> {
                 "empty list of methods; write some such as [GET, PUT], or remove the key for all methods",
             );
         }
+    }
+}
+
+/// The path that a redirect within the tenant leads to.
+fn next_path(route: &RouteSpec, hosts: &[Located<HostPattern>], path: &str) -> Option<String> {
+    let RouteActionSpec::Redirect(redirect) = &route.action else { return None };
+    let is_own = |host: &str| hosts.iter().any(|own| matches!(&own.value, HostPattern::Exact(own) if **own == *host));
+    let is_same_host = redirect.host.as_deref().is_none_or(is_own);
+    if redirect.scheme.is_some() || redirect.port.is_some() || !is_same_host {
+        return None;
+    }
+    match &redirect.path {
+        Some(change) => change.changed(path),
+        None => Some(path.to_owned()),
     }
 }
 

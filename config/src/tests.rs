@@ -9,6 +9,7 @@ use super::*;
 mod listeners;
 mod messages;
 mod reference;
+mod routes;
 mod text;
 mod upstreams;
 

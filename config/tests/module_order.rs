@@ -8,7 +8,7 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 23] = [
+const ORDER: [&str; 24] = [
     "address_ranges",
     "own_sockets",
     "scalars",
@@ -31,6 +31,7 @@ const ORDER: [&str; 23] = [
     "policies",
     "servers",
     "header_edits",
+    "route_actions",
     "tenants",
 ];
 

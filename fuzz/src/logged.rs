@@ -71,6 +71,7 @@ fn check_line(bytes: &[u8]) {
         status: 403,
         duration: Duration::ZERO,
         upstream: None,
+        upstream_path: None,
         upstream_duration: None,
         client: None,
         generation: 1,

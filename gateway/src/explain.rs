@@ -14,8 +14,8 @@ use crate::judge::{Judgement, PolicyMatch, RequestAction, judge, with_request};
 use crate::metrics::VerdictLabel;
 use crate::request_head::RequestHead;
 use crate::respond::AnswerContext;
+use crate::route::Route;
 use crate::snapshot::Snapshot;
-use crate::tenant::Route;
 use crate::{proxy, respond};
 use crossgate_config::Mode;
 use crossgate_message::escape::EscapedBytes;
@@ -53,6 +53,8 @@ pub struct Explanation {
     pub tenant: Option<String>,
     /// The route's path prefix.
     pub route: Option<String>,
+    /// The path that the upstream receives, if the route rewrites it.
+    pub upstream_path: Option<String>,
     /// The name of the policy.
     pub policy: Option<String>,
     /// `Enforce` or `Report`.
@@ -193,6 +195,7 @@ impl Explanation {
             generation: snapshot.generation,
             tenant: None,
             route: None,
+            upstream_path: None,
             policy: None,
             mode: None,
             preset: None,
@@ -225,6 +228,7 @@ impl Explanation {
             generation: snapshot.generation,
             tenant: Some(judged.tenant.id.to_string()),
             route: route.map(|route| route.path.to_string()),
+            upstream_path: upstream_path(judged),
             policy: route.map(|route| route.policy_name.to_string()),
             mode: route.map(|route| mode_name(route.mode)),
             preset: route.and_then(|route| preset_name(snapshot, route)),
@@ -275,6 +279,13 @@ fn mode_name(mode: Mode) -> &'static str {
         Mode::Enforce => "Enforce",
         Mode::Report => "Report",
     }
+}
+
+/// The rewritten path of a request that is forwarded.
+fn upstream_path(judged: &PolicyMatch<'_>) -> Option<String> {
+    let is_forwarded = matches!(judged.action, RequestAction::Forward | RequestAction::Report);
+    let path = judged.rewritten_path().filter(|_| is_forwarded)?;
+    Some(String::from_utf8_lossy(path).into_owned())
 }
 
 fn preset_name(snapshot: &Snapshot, route: &Route) -> Option<&'static str> {

@@ -12,14 +12,16 @@ use crossgate_policy::{
     CorsRequest, CrossSiteOutcome, Decision, Outcome, OwnOrigin, Policy, Reason, RequestField, RequestKind,
     RequestedUpgrade, RuleAnswer, RuleContext, RuleInput, Verdict,
 };
-use http::StatusCode;
 use http::header::ACCESS_CONTROL_REQUEST_HEADERS;
+use http::{HeaderValue, StatusCode};
 use yoke::Yokeable;
 
 use crate::metrics::VerdictLabel;
 use crate::request_head::RequestHead;
+use crate::route::{Route, RouteAction};
 use crate::snapshot::{HostMatch, Snapshot};
-use crate::tenant::{Route, Tenant};
+use crate::tenant::Tenant;
+use crate::upstream::Upstream;
 use crate::verdicts::{RuleOutcome, TenantRule};
 use crossgate_config::{Mode, PreflightFailures, UnmatchedRequests};
 use crossgate_message::field_edits::FieldEdits;
@@ -75,8 +77,11 @@ pub struct PolicyMatch<'s> {
     pub rule_outcome: Option<RuleOutcome>,
     /// The action that the verdict leads to.
     pub action: RequestAction,
-    /// The target in canonical form, if the client sent another form.
+    /// The target that the upstream receives, if the client sent another: in canonical form, and
+    /// rewritten by the route.
     pub rewritten: Option<String>,
+    /// The `Location` of the route's redirect.
+    pub location: Option<HeaderValue>,
 }
 
 /// The action for a judged request.
@@ -96,12 +101,25 @@ pub enum RequestAction {
     Forward,
     /// Forward and return unchanged: the policy only reports.
     Report,
+    /// Answer with the redirect or the fixed response of the route, and the policy's headers.
+    AnswerHere,
 }
 
 impl<'s> PolicyMatch<'s> {
     /// The policy that applies, if a route was found.
     pub fn policy(&self) -> Option<&'s Policy> {
         self.route.map(|route| &*route.policy)
+    }
+
+    /// The upstream that the request is forwarded to, if it is.
+    pub fn upstream(&self) -> Option<&'s Upstream> {
+        self.route?.upstream().map(|upstream| &**upstream)
+    }
+
+    /// The path that the route rewrites for the upstream, without the query.
+    pub fn rewritten_path(&self) -> Option<&[u8]> {
+        self.route?.rewrite()?.path.as_ref()?;
+        self.rewritten.as_deref()?.split('?').next().map(str::as_bytes)
     }
 
     /// The configured changes of the response.
@@ -127,12 +145,17 @@ impl<'s> PolicyMatch<'s> {
 
     /// The verdict's label in metrics and logs.
     pub fn label(&self) -> VerdictLabel {
+        let only_reports = || self.route.is_some_and(|route| route.mode == Mode::Report);
         match self.action {
             RequestAction::Report => VerdictLabel::reported(self.verdict.outcome),
-            RequestAction::Forward if self.cross_site == CrossSiteOutcome::WouldDeny => VerdictLabel::WouldDeny,
+            RequestAction::AnswerHere if only_reports() => VerdictLabel::reported(self.verdict.outcome),
+            RequestAction::Forward | RequestAction::AnswerHere if self.cross_site == CrossSiteOutcome::WouldDeny => {
+                VerdictLabel::WouldDeny
+            }
             RequestAction::AnswerPreflight
             | RequestAction::ExplainPreflight
             | RequestAction::Deny
+            | RequestAction::AnswerHere
             | RequestAction::Forward => VerdictLabel::enforced(self.verdict.outcome),
             RequestAction::NotFound => VerdictLabel::Deny,
         }
@@ -142,11 +165,14 @@ impl<'s> PolicyMatch<'s> {
     pub fn reason(&self) -> Reason {
         match self.action {
             RequestAction::NotFound => Reason::UnknownRoute,
-            RequestAction::Forward if self.cross_site == CrossSiteOutcome::WouldDeny => Reason::CrossSite,
+            RequestAction::Forward | RequestAction::AnswerHere if self.cross_site == CrossSiteOutcome::WouldDeny => {
+                Reason::CrossSite
+            }
             RequestAction::AnswerPreflight
             | RequestAction::ExplainPreflight
             | RequestAction::Deny
             | RequestAction::Forward
+            | RequestAction::AnswerHere
             | RequestAction::Report => self.verdict.reason,
         }
     }
@@ -302,11 +328,26 @@ fn decide<'s, E>(
         let check = |route: &Route| route.policy.check_cross_site(request, &verdict, route.cross_site_navigations);
         let cross_site = route.map_or(CrossSiteOutcome::Passes, check);
         cross_site.apply(&mut verdict);
-        let action = choose_action(&verdict, request, route, has_route);
-        let sent = target.upstream();
-        let rewritten = (sent.as_bytes() != head.target).then(|| sent.to_owned());
-        Ok(PolicyMatch { tenant, route, verdict, cross_site, rule_outcome, action, rewritten })
+        let location = match route.map(|route| &route.action) {
+            Some(RouteAction::Redirect(redirect)) => redirect.location(target, authority, head.scheme),
+            Some(RouteAction::Forward(_) | RouteAction::Respond(_) | RouteAction::NotFound) | None => None,
+        };
+        let has_answer = has_route && (route.is_none_or(|route| !route.redirects()) || location.is_some());
+        let action = choose_action(&verdict, request, route, has_answer);
+        let rewritten = sent_target(route, target, head);
+        Ok(PolicyMatch { tenant, route, verdict, cross_site, rule_outcome, action, rewritten, location })
     })
+}
+
+/// The target for the upstream, if it differs from the client's. A path that the rewrite has no
+/// result for is refused before.
+fn sent_target(route: Option<&Route>, target: &RequestTarget<'_>, head: &RequestHead<'_>) -> Option<String> {
+    let change = route.and_then(Route::rewrite).and_then(|rewrite| rewrite.path.as_ref());
+    if let Some(changed) = change.and_then(|change| change.apply(target)) {
+        return Some(changed);
+    }
+    let sent = target.upstream();
+    (sent.as_bytes() != head.target).then(|| sent.to_owned())
 }
 
 /// The policy's verdict, and the rule's answer if it was needed.
@@ -346,6 +387,9 @@ fn choose_action(
     has_route: bool,
 ) -> RequestAction {
     let Some(route) = route else { return RequestAction::NotFound };
+    if route.answers_itself() && has_route {
+        return choose_own_answer(verdict, request, route);
+    }
     match (route.mode, verdict.kind, verdict.outcome) {
         (Mode::Report, _, _) if has_route => RequestAction::Report,
         (Mode::Report, _, _) => RequestAction::NotFound,
@@ -362,6 +406,23 @@ fn choose_action(
         (Mode::Enforce, _, _) if !has_route => RequestAction::NotFound,
         (Mode::Enforce, RequestKind::Preflight, Outcome::Allow) => RequestAction::AnswerPreflight,
         (Mode::Enforce, _, _) => RequestAction::Forward,
+    }
+}
+
+/// The action on a route without an upstream. A policy that only reports denies nothing, but its
+/// headers are sent: there is no upstream that would send others.
+fn choose_own_answer(verdict: &Verdict, request: &CorsRequest<'_>, route: &Route) -> RequestAction {
+    match (verdict.kind, verdict.outcome) {
+        (RequestKind::Preflight, Outcome::Allow) => RequestAction::AnswerPreflight,
+        (RequestKind::Preflight, Outcome::Deny) if is_explained(route, verdict, request) => {
+            RequestAction::ExplainPreflight
+        }
+        (RequestKind::Preflight, Outcome::Deny) => RequestAction::Deny,
+        (_, Outcome::Deny) if route.mode == Mode::Report => RequestAction::AnswerHere,
+        (RequestKind::WebSocket, Outcome::Deny) => RequestAction::Deny,
+        (_, Outcome::Deny) if verdict.reason == Reason::CrossSite => RequestAction::Deny,
+        (_, Outcome::Deny) if route.unmatched_requests == UnmatchedRequests::Reject => RequestAction::Deny,
+        (_, Outcome::Allow | Outcome::Deny) => RequestAction::AnswerHere,
     }
 }
 

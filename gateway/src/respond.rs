@@ -16,7 +16,7 @@ use crossgate_policy::{
 };
 use http::header::{
     ACCEPT, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-    ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
+    LOCATION, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
@@ -27,7 +27,8 @@ use crate::judge::{Judgement, PolicyMatch, RequestAction, is_navigation};
 use crate::metrics::CheckResult;
 use crate::proxy_status::{self, PROXY_STATUS, UpstreamFault};
 use crate::request_head::RequestHead;
-use crate::tenant::{EmbeddingFields, TimingField};
+use crate::route::RouteAction;
+use crate::shared_policy::{EmbeddingFields, TimingField};
 use crossgate_config::model::ProxyStatus;
 use crossgate_message::field_edits::FieldEdits;
 use crossgate_message::field_sink::{FieldSink, write_field};
@@ -102,7 +103,38 @@ pub fn answer(judgement: &Judgement<'_>, head: &RequestHead<'_>, context: Answer
         RequestAction::ExplainPreflight => Some(explained_refusal(judged, head, context)),
         RequestAction::Deny => Some(error(StatusCode::FORBIDDEN, judged, head, context)),
         RequestAction::NotFound => Some(error(StatusCode::NOT_FOUND, judged, head, context)),
+        RequestAction::AnswerHere => Some(route_answer(judged, head, context)),
     }
+}
+
+/// The redirect or the fixed response of a route.
+fn route_answer(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, context: AnswerContext<'_>) -> EdgeAnswer {
+    let mut fields = HeaderMap::with_capacity(FIELDS_USUAL);
+    let (status, body) = match judged.route.map(|route| &route.action) {
+        Some(RouteAction::Redirect(redirect)) => {
+            if let Some(location) = &judged.location {
+                fields.insert(LOCATION, location.clone());
+            }
+            (redirect.status, Bytes::new())
+        }
+        Some(RouteAction::Respond(fixed)) => {
+            if let Some(content_type) = &fixed.content_type {
+                fields.insert(CONTENT_TYPE, content_type.clone());
+                fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            }
+            (fixed.status, fixed.body.clone())
+        }
+        Some(RouteAction::Forward(_) | RouteAction::NotFound) | None => (StatusCode::NOT_FOUND, Bytes::new()),
+    };
+    if let Ok(id) = HeaderValue::from_str(context.request_id) {
+        fields.insert(X_REQUEST_ID, id);
+    }
+    if context.proxy_status == ProxyStatus::Sent {
+        fields.insert(PROXY_STATUS, proxy_status::of_own_answer());
+    }
+    write_cors(None, judged, head, &mut fields);
+    write_edits(judged, &mut fields);
+    finish(EdgeAnswer { status, fields, body }, head.method)
 }
 
 /// A 204 answer to a denied preflight: the browser then reports the refused method or header, and
@@ -433,7 +465,10 @@ fn mark_refusal(fields: &mut HeaderMap, proxy_status: HeaderValue, context: Answ
 
 /// Sets `Content-Length`, and drops the body of an answer to HEAD.
 fn finish(mut answer: EdgeAnswer, method: &[u8]) -> EdgeAnswer {
-    answer.fields.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
+    // RFC 9110, section 8.6: none with 204.
+    if answer.status != StatusCode::NO_CONTENT {
+        answer.fields.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
+    }
     // RFC 9110, section 9.3.2: HEAD has the fields of GET, and no body.
     if method == b"HEAD" {
         answer.body = Bytes::new();

@@ -8,7 +8,7 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 39] = [
+const ORDER: [&str; 41] = [
     // Leaves.
     "version",
     "html",
@@ -33,6 +33,8 @@ const ORDER: [&str; 39] = [
     "upstream",
     "verdicts",
     "registry",
+    "shared_policy",
+    "route",
     "tenant",
     "snapshot",
     // One request.

@@ -30,6 +30,8 @@ const GATEWAY_PREFIX: &str = "crossgate-";
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static(X_FORWARDED_PREFIX_NAME);
+const X_FORWARDED_PREFIX_NAME: &str = "x-forwarded-prefix";
 
 /// The longest request id that is kept from a trusted proxy: a UUID has 36 bytes, a trace context
 /// 55.
@@ -150,6 +152,11 @@ pub fn is_claim(name: &[u8], peer: ConnectionPeer) -> bool {
     }
 }
 
+/// Whether a field says which part of the path was taken away. The name may be in any case.
+pub(crate) fn is_prefix(name: &[u8]) -> bool {
+    is_named(name, X_FORWARDED_PREFIX_NAME)
+}
+
 /// Whether the gateway writes this field itself, in place of the received one.
 pub(crate) fn is_replaced(name: &[u8]) -> bool {
     let is = |other: &HeaderName| is_named(name, other.as_str());
@@ -196,13 +203,15 @@ pub struct Forwarding<'a> {
     pub request_id: &'a str,
     /// The id of the tenant.
     pub tenant: &'a str,
+    /// The prefix that a route takes away from the path.
+    pub stripped: Option<&'a str>,
 }
 
 impl Forwarding<'_> {
     /// Writes the forwarding fields of a request with these fields. The caller leaves out those
     /// that [`is_claim`] and [`is_replaced`] name.
     pub(crate) fn write(&self, fields: HeaderFields<'_>, host: RequestField<'_>, sink: &mut impl FieldSink) {
-        let Forwarding { peer, scheme, request_id, tenant } = self;
+        let Forwarding { peer, scheme, request_id, tenant, stripped } = self;
         let address = peer.address.map(|address| address.to_canonical());
         let chain = chain(fields, address, peer.is_trusted);
         if !chain.is_empty() {
@@ -217,6 +226,12 @@ impl Forwarding<'_> {
         sink.own(&X_FORWARDED_PROTO, EditValue::Request(proto.as_str().as_bytes()));
         if let RequestField::One(host) = host {
             sink.own(&X_FORWARDED_HOST, EditValue::Request(host));
+        }
+        if let Some(prefix) = stripped {
+            // An earlier proxy has taken away what came before.
+            let earlier = fields.lines(&X_FORWARDED_PREFIX).last().filter(|_| peer.is_trusted).unwrap_or_default();
+            let earlier = earlier.strip_suffix(b"/").unwrap_or(earlier);
+            sink.own(&X_FORWARDED_PREFIX, EditValue::Request(&[earlier, prefix.as_bytes()].concat()));
         }
         sink.own(&X_REQUEST_ID, EditValue::Request(request_id.as_bytes()));
         sink.own(&X_CROSSGATE_TENANT, EditValue::Request(tenant.as_bytes()));
@@ -305,7 +320,11 @@ mod tests {
                 sent.received(line);
             }
         });
-        Forwarding { peer, scheme, request_id, tenant: "acme" }.write((&request).into(), known.host, &mut sent);
+        Forwarding { peer, scheme, request_id, tenant: "acme", stripped: None }.write(
+            (&request).into(),
+            known.host,
+            &mut sent,
+        );
         let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
         assert_eq!(sent.remove(CDN_LOOP).as_ref(), Some(own_name()));
         let mut all: Vec<_> = sent.iter().map(|(name, value)| (name.to_string(), text(value))).collect();

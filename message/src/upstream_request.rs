@@ -68,6 +68,7 @@ impl UpstreamRequest<'_> {
         hop_by_hop::ends_request_hop(name)
             || forwarded::is_claim(name, self.forwarding.peer)
             || forwarded::is_replaced(name)
+            || self.forwarding.stripped.is_some() && forwarded::is_prefix(name)
             || self.is_left_out(name)
             || hop_by_hop::is_confusable(name)
             || self.edits.is_some_and(|edits| edits.replaces_for_servers(name))
@@ -99,6 +100,7 @@ mod tests {
         scheme: None,
         request_id: "id",
         tenant: "acme",
+        stripped: None,
     };
 
     const OWN: [&str; 4] = ["cdn-loop", "x-crossgate-tenant", "x-forwarded-proto", "x-request-id"];

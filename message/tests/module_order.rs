@@ -8,7 +8,7 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 19] = [
     "content_length",
     "escape",
     "fields",
@@ -16,6 +16,9 @@ const ORDER: [&str; 16] = [
     "received_head",
     "host",
     "target",
+    "path_change",
+    "redirect",
+    "location",
     "trace_context",
     "head_flaw",
     "health_path",

@@ -55,6 +55,7 @@ fields! {
     Status => "status",
     DurationMs => "duration_ms",
     Upstream => "upstream",
+    UpstreamPath => "upstream_path",
     UpstreamDurationMs => "upstream_duration_ms",
     Client => "client",
     Generation => "generation",

@@ -7,8 +7,6 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Located, Text};
-use crossgate_message::field_edits::FieldEdits;
-use crossgate_message::host::HostPattern;
 
 /// The metric label of requests without a tenant, reserved as an id.
 pub const NO_TENANT: &str = "none";
@@ -317,43 +315,4 @@ pub struct PolicyOverrides {
     pub allow_any_origin: bool,
     /// Accepts `*` next to origins with credentials, without protection from cross-site requests.
     pub allow_cross_site: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TenantSpec {
-    /// The name in metrics, logs and headers.
-    pub id: Located<Arc<str>>,
-    pub hosts: Vec<Located<HostPattern>>,
-    /// The upstream for routes without one.
-    pub upstream: Option<Text>,
-    /// The policy for routes without one.
-    pub policy: Option<Text>,
-    /// Origins that are added to the policy.
-    pub allow_origins: Vec<OwnOriginConfig>,
-    pub routes: Vec<RouteSpec>,
-    /// Changes of the requests that upstreams get.
-    pub request_headers: Option<Arc<FieldEdits>>,
-    /// Changes of responses.
-    pub response_headers: Option<Arc<FieldEdits>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouteSpec {
-    /// The path of the route. As a prefix it consists of whole segments from the left: `/a` covers
-    /// `/a` and `/a/b`, and only `/` ends with a slash.
-    pub path: Text,
-    /// Whether the route is for exactly this path.
-    pub is_exact: bool,
-    /// The methods of the route. An empty list stands for all.
-    pub methods: Vec<Text>,
-    pub policy: Option<Text>,
-    pub upstream: Option<Text>,
-    pub allow_origins: Vec<OwnOriginConfig>,
-    pub unmatched_requests: Option<UnmatchedRequests>,
-    pub preflight_failures: Option<PreflightFailures>,
-    pub cross_site_navigations: Option<CrossSiteNavigationsSetting>,
-    /// Changes of requests. They override those of the tenant by field.
-    pub request_headers: Option<Arc<FieldEdits>>,
-    /// Changes of responses, in the same way.
-    pub response_headers: Option<Arc<FieldEdits>>,
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Duration, TimingOrigins, declare_keys};
+use super::{Duration, RedirectScheme, RedirectStatus, TimingOrigins, declare_keys};
 use crate::model::{
-    CookieWarnings, CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting, Mode,
-    PreflightFailures, Preset, ResourcePolicy, UnmatchedRequests,
+    CookieWarnings, CrossSiteNavigationsSetting, CrossSiteReadsSetting, CrossSiteSetting, DisclosureSetting,
+    LocationFields, Mode, PreflightFailures, Preset, ResourcePolicy, UnmatchedRequests,
 };
 
 declare_keys! {
@@ -188,6 +188,12 @@ declare_keys! {
         policy: Option<String>,
         /// The upstream. Default: the tenant's.
         upstream: Option<String>,
+        /// Changes of the path that the upstream receives. Default: it receives the client's.
+        rewrite: Option<RewriteKeys>,
+        /// A redirect, instead of an upstream. Preflights are answered and not redirected.
+        redirect: Option<RedirectKeys>,
+        /// A fixed response, instead of an upstream.
+        respond: Option<RespondKeys>,
         /// Origins that this route adds to its policy, or to a group of it. Default: `[]`.
         allow_origins: Option<Vec<OwnOriginEntry>>,
         /// What happens to requests from origins that are not allowed. Default: as the policy says.
@@ -203,6 +209,49 @@ declare_keys! {
         /// Header fields that are changed in responses, also in errors of the gateway. Fields that
         /// the tenant changes too are changed as written here. Default: as the tenant says.
         response_headers: Option<HeaderEditsKeys>,
+    }
+
+    /// Changes of the path that the upstream receives: `pathPrefix` or `path`. The query stays.
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct RewriteKeys as "Rewrite" {
+        /// The prefix in place of the route's path: `/` strips it.
+        path_prefix: Option<String>,
+        /// The path in place of the whole path.
+        path: Option<String>,
+        /// What happens to a `Location` of the upstream that leads to the upstream itself.
+        /// Default: `Map`.
+        location: Option<LocationFields>,
+    }
+
+    /// A redirect. What is left out stays as in the request, and so does the query.
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct RedirectKeys as "Redirect" {
+        /// The status: 301, 302, 303, 307 or 308. Browsers keep 301 and 308; after 303, and often
+        /// after 301 and 302, they ask with GET.
+        status: RedirectStatus,
+        /// The scheme: `http` or `https`.
+        scheme: Option<RedirectScheme>,
+        /// The host, without a port.
+        host: Option<String>,
+        /// The port. Default: that of the scheme, if scheme or host change.
+        port: Option<u16>,
+        /// The prefix in place of the route's path.
+        path_prefix: Option<String>,
+        /// The path in place of the whole path.
+        path: Option<String>,
+    }
+
+    /// A response that is the same for every request.
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct RespondKeys as "Respond" {
+        /// The status, from 200 to 599 without those of redirects.
+        status: u16,
+        /// The body, at most 64 KiB. Default: none.
+        body: Option<String>,
+        /// A file with the body, at most 64 KiB. Only in the main file.
+        body_file: Option<String>,
+        /// The media type of the body. Default: `text/plain; charset=utf-8`.
+        content_type: Option<String>,
     }
 
     /// Header fields of requests or responses that are changed. Each name is in one of the three.

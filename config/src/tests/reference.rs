@@ -46,7 +46,13 @@ tenants:
     requestHeaders: {}
     responseHeaders: {}
     routes:
-      - { pathPrefix: /a, allowOrigins: [{ group: a, origins: [] }], requestHeaders: {}, responseHeaders: {} }
+      - pathPrefix: /a
+        allowOrigins: [{ group: a, origins: [] }]
+        requestHeaders: {}
+        responseHeaders: {}
+        rewrite: { pathPrefix: / }
+      - { pathPrefix: /b, redirect: { status: 307, pathPrefix: /c } }
+      - { pathPrefix: /d, respond: { status: 200 } }
 scriptsDir: scripts
 "#;
 
@@ -81,9 +87,14 @@ fn section_of<'s>(root: &'s Value, key: &'s Value) -> Option<(&'s Value, &'stati
         .or_else(|| Some((found(&key["additionalProperties"])?, "/name", " The value of each name has these keys:")))
 }
 
-/// In the base, a health check over gRPC has an upstream of its own, since it excludes a path.
-fn grpc_pointer(pointer: String, key: &str) -> String {
-    if key == "grpc" { pointer.replace("/name/", "/grpc/") } else { pointer }
+/// In the base, sections that exclude each other have an upstream or a route of their own.
+fn pointer_for(pointer: String, key: &str) -> String {
+    match key {
+        "grpc" => pointer.replace("/name/", "/grpc/"),
+        "redirect" => pointer.replace("/routes/0", "/routes/1"),
+        "respond" => pointer.replace("/routes/0", "/routes/2"),
+        _ => pointer,
+    }
 }
 
 fn sections(root: &Value) -> Vec<PageSection<'_>> {
@@ -95,7 +106,7 @@ fn sections(root: &Value) -> Vec<PageSection<'_>> {
             let (schema, step, shape) = section_of(root, schema)?;
             let name = format!("{}.{key}", section.name).trim_start_matches('.').to_owned();
             let pointer = format!("{}/{key}{step}", section.pointer);
-            Some(PageSection { name, pointer: grpc_pointer(pointer, key), shape, schema })
+            Some(PageSection { name, pointer: pointer_for(pointer, key), shape, schema })
         });
         open.extend(nested.collect::<Vec<_>>().into_iter().rev());
         sections.push(section);
@@ -116,7 +127,7 @@ fn with_key(section: &PageSection<'_>, key: &str, value: Option<Value>) -> Strin
 
 /// The type and range of a key, from the message of the decoder about null.
 fn expected_type(section: &PageSection<'_>, key: &str) -> String {
-    let pointer = grpc_pointer(section.pointer.clone(), key);
+    let pointer = pointer_for(section.pointer.clone(), key);
     let text = with_key(&PageSection { pointer, name: section.name.clone(), ..*section }, key, Some(Value::Null));
     let column = text.split("null").next().unwrap().chars().count() + 1;
     let found = main_file(&text).found;

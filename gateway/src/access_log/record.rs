@@ -120,6 +120,9 @@ pub struct LogRecord<'a> {
     /// The name of the upstream that received the request, or would have but for its limits or
     /// unresolved names.
     pub upstream: Option<&'a str>,
+    /// The path that the upstream receives, if the route rewrites it, without the query and capped
+    /// at 256 bytes.
+    pub upstream_path: Option<EscapedBytes<'a, PATH_LEN_MAX>>,
     /// The time until the end of the upstream's response head, in milliseconds.
     pub upstream_duration: Option<Duration>,
     /// The client's address, as derived from the peer and trusted forwarding fields.
@@ -196,6 +199,7 @@ impl LogRecord<'_> {
         line.put(LogField::Status, self.status);
         line.put(LogField::DurationMs, milliseconds(self.duration));
         line.put_some(LogField::Upstream, self.upstream);
+        line.put_some(LogField::UpstreamPath, self.upstream_path);
         line.put_some(LogField::UpstreamDurationMs, self.upstream_duration.map(milliseconds));
         line.put_some(LogField::Client, self.client);
         line.put(LogField::Generation, self.generation);

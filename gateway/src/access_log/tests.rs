@@ -50,6 +50,7 @@ fn record(verdict: VerdictLabel) -> LogRecord<'static> {
         status: 403,
         duration: Duration::from_micros(1_250),
         upstream: None,
+        upstream_path: None,
         upstream_duration: None,
         client: Some([192, 0, 2, 1].into()),
         generation: 7,

@@ -19,6 +19,7 @@ impl fmt::Display for Explanation {
         let rows = [
             ("tenant", self.tenant.as_deref()),
             ("route", self.route.as_deref()),
+            ("rewritten", self.upstream_path.as_deref()),
             ("policy", policy.as_deref()),
             ("preset", self.preset),
             ("mode", self.mode),

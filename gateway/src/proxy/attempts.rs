@@ -28,15 +28,15 @@ impl Gateway {
     /// The server for the next attempt of a request.
     pub(super) fn next_server(&self, context: &mut RequestContext) -> Result<AttemptTarget> {
         let (_, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
-        let route = judged.route.ok_or_else(|| internal("no route"))?;
-        let turn = context.turn.unwrap_or_else(|| route.upstream.draw_turn());
-        let Some(server) = route.upstream.server(turn, context.attempts, context.server) else {
+        let upstream = judged.upstream().ok_or_else(|| internal("no upstream"))?;
+        let turn = context.turn.unwrap_or_else(|| upstream.draw_turn());
+        let Some(server) = upstream.server(turn, context.attempts, context.server) else {
             return Err(admission::refuse(context, UpstreamRefusal::NoAddress));
         };
         if self.admin.is_some_and(|admin| own_sockets::reaches(admin, server.address)) {
             return Err(admission::refuse(context, UpstreamRefusal::OwnAdmin));
         }
-        if route.upstream.tls.is_some() && route.upstream.servers.pauses_handshakes(server) {
+        if upstream.tls.is_some() && upstream.servers.pauses_handshakes(server) {
             context.upstream_error = Some(UpstreamError::TlsHandshake);
             let what = "handshakes with this server keep failing";
             return Err(Error::explain(ErrorType::TLSHandshakeFailure, what).into_up());
@@ -90,8 +90,8 @@ pub(super) fn enter_response(
         essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
     };
     let long = upgraded || content_type.is_some_and(is_stream);
-    if let (true, Some(route)) = (long, judged.route) {
-        watch.set_idle(route.upstream.timeouts.upgraded_idle);
+    if let (true, Some(upstream)) = (long, judged.upstream()) {
+        watch.set_idle(upstream.timeouts.upgraded_idle);
     }
     watch.enter(if upgraded { ExchangePhase::Upgraded } else { ExchangePhase::Streaming });
     long
@@ -202,8 +202,7 @@ pub(super) fn note_answer(
     status: StatusCode,
     took: Option<Duration>,
 ) {
-    let Some(route) = judged.route else { return };
-    let upstream = &route.upstream;
+    let Some(upstream) = judged.upstream() else { return };
     if let Some(server) = server {
         if upstream.tls.is_some() {
             upstream.servers.note_handshake(server, true);
@@ -240,5 +239,5 @@ pub(super) fn has_budget(context: &RequestContext) -> bool {
 }
 
 pub(super) fn upstream_of(context: &RequestContext) -> Option<&Upstream> {
-    judged(context).and_then(|(_, judged)| judged.route.map(|route| &*route.upstream))
+    judged(context).and_then(|(_, judged)| judged.upstream())
 }

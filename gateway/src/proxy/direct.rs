@@ -61,8 +61,8 @@ pub(super) fn begin(
     let limits = request.snapshot().settings.limits;
     let answer = answer_at_edge(request.snapshot(), request.judgement(), &head, &request.request_id);
     let speaks_http2 = judged(&context)
-        .and_then(|(_, judged)| judged.route)
-        .is_some_and(|route| route.upstream.protocol == Protocol::Http2);
+        .and_then(|(_, judged)| judged.upstream())
+        .is_some_and(|upstream| upstream.protocol == Protocol::Http2);
     if answer.is_none() && speaks_http2 {
         state.decline(Box::new(context));
         return ExchangeStart::Declined;
@@ -122,7 +122,7 @@ impl UpstreamSide for DirectUpstream {
             self.write_head(received, head)?;
         }
         let (request, judged) = judged(&self.context).ok_or_else(|| internal("not judged"))?;
-        let upstream = &judged.route.ok_or_else(|| internal("no route"))?.upstream;
+        let upstream = judged.upstream().ok_or_else(|| internal("no upstream"))?;
         request.watch.begin_attempt(upstream.timeouts.head, upstream.timeouts.idle);
         let (connector, time) = (Arc::clone(&upstream.connector), upstream.timeouts.connect);
         let is_http1 = upstream.protocol == Protocol::Http1 || !may_decline;
@@ -158,7 +158,8 @@ impl UpstreamSide for DirectUpstream {
         let Some((request, judged)) = judged(&self.context) else { return };
         let view = head_view(received, request.peer, &request.watch);
         let status = head.status;
-        UpstreamResponse { status, head: &view, request, judged }.write(head, sink);
+        let server = self.context.server.map(|server| server.address);
+        UpstreamResponse { status, head: &view, request, judged, server }.write(head, sink);
         if !status.is_informational() {
             let lasts = enter_response(&request.watch, judged, status, head.content_type);
             note_final(&mut self.context, status, lasts);

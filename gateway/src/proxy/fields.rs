@@ -1,8 +1,11 @@
 //! The fields of requests and responses on their way through the gateway, by the same rules for
 //! both engines: the direct exchange writes new heads, Pingora's proxy has its own changed.
 
-use http::header::VARY;
-use http::{HeaderMap, StatusCode, Version};
+use std::net::SocketAddr;
+
+use crossgate_policy::{EditValue, RequestField, Scheme};
+use http::header::{LOCATION, VARY};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 
 use super::context::RequestState;
 use super::report;
@@ -11,12 +14,14 @@ use crate::judge::{PolicyMatch, RequestAction};
 use crate::proxy_status::{self, PROXY_STATUS};
 use crate::request_head::RequestHead;
 use crate::respond;
-use crossgate_config::model::ProxyStatus;
+use crate::route::Route;
+use crossgate_config::model::{LocationFields, ProxyStatus};
 use crossgate_message::field_sink::FieldSink;
 use crossgate_message::fields::HeaderFields;
 use crossgate_message::forwarded::Forwarding;
 use crossgate_message::head_flaw::HeadFlaw;
 use crossgate_message::hop_by_hop::{self, ClientFraming, ResponseHop};
+use crossgate_message::location::LocationMap;
 use crossgate_message::received_head::ReceivedHead;
 use crossgate_message::response_head::{self, ResponseHead};
 use crossgate_message::rewrite;
@@ -31,9 +36,15 @@ pub(super) fn upstream_request<'a>(
     let RequestState { peer, scheme, request_id, is_traced, .. } = request;
     UpstreamRequest {
         received,
-        forwarding: Forwarding { peer: *peer, scheme: *scheme, request_id, tenant: &judged.tenant.id },
+        forwarding: Forwarding {
+            peer: *peer,
+            scheme: *scheme,
+            request_id,
+            tenant: &judged.tenant.id,
+            stripped: judged.route.and_then(Route::rewrite).and_then(|rewrite| rewrite.path.as_ref()?.stripped()),
+        },
         is_traced: *is_traced,
-        host: judged.route.and_then(|route| route.upstream.host.as_ref()),
+        host: judged.upstream().and_then(|upstream| upstream.host.as_ref()),
         edits: judged.route.and_then(|route| route.request_edits.as_deref()),
     }
 }
@@ -45,6 +56,8 @@ pub(super) struct UpstreamResponse<'a> {
     pub(super) head: &'a RequestHead<'a>,
     pub(super) request: &'a RequestState,
     pub(super) judged: &'a PolicyMatch<'a>,
+    /// The server that sent it.
+    pub(super) server: Option<SocketAddr>,
 }
 
 impl UpstreamResponse<'_> {
@@ -59,10 +72,12 @@ impl UpstreamResponse<'_> {
         let fields = received.fields;
         self.compare(fields);
         let hop = ResponseHop::new(self.status, fields, received.has_connection);
+        let location = self.mapped_location(fields);
         fields.for_each(|line| {
             let name = line.name();
             let is_date = || self.is_final() && name.eq_ignore_ascii_case(b"date");
-            let is_written_later = response_head::is_framing_field(name) || is_date();
+            let is_mapped = || location.is_some() && name.eq_ignore_ascii_case(LOCATION.as_str().as_bytes());
+            let is_written_later = response_head::is_framing_field(name) || is_date() || is_mapped();
             if !is_written_later && !hop.drops(name) && !self.replaces(name) {
                 sink.received(line);
             }
@@ -72,6 +87,9 @@ impl UpstreamResponse<'_> {
             vary: received.has_vary && !hop.drops(b"vary"),
             proxy_status: received.has_proxy_status && !hop.drops(b"proxy-status"),
         };
+        if let Some(location) = location {
+            sink.own(&LOCATION, EditValue::Request(location.as_bytes()));
+        }
         self.append(fields, present, sink);
     }
 
@@ -84,6 +102,10 @@ impl UpstreamResponse<'_> {
         let reframed = hop_by_hop::strip_response(self.status, fields, client)?;
         rewrite::remove(fields, |name| self.replaces(name.as_str().as_bytes()));
         let mut own = HeaderMap::new();
+        if let Some(location) = self.mapped_location((&*fields).into()) {
+            rewrite::remove(fields, |name| *name == LOCATION);
+            own.own(&LOCATION, EditValue::Request(location.as_bytes()));
+        }
         let present =
             PresentFields { vary: fields.contains_key(VARY), proxy_status: fields.contains_key(PROXY_STATUS) };
         self.append((&*fields).into(), present, &mut own);
@@ -102,6 +124,29 @@ impl UpstreamResponse<'_> {
         if self.judged.action == RequestAction::Report {
             report::compare(self.judged, fields, &self.head.known);
         }
+    }
+
+    /// The `Location` for the client, if the route rewrites paths and the upstream leads to itself.
+    fn mapped_location(&self, fields: HeaderFields<'_>) -> Option<String> {
+        let rewrite = self.judged.route?.rewrite()?;
+        let edits = self.judged.response_edits();
+        let is_set_here = edits.is_some_and(|edits| edits.replaces(LOCATION.as_str().as_bytes()));
+        if rewrite.location == LocationFields::Keep || is_set_here || !self.is_final() {
+            return None;
+        }
+        let mut lines = fields.lines(&LOCATION);
+        let (Some(location), None) = (lines.next(), lines.next()) else { return None };
+        let upstream = self.judged.upstream()?;
+        let RequestField::One(client_host) = self.head.known.host else { return None };
+        let map = LocationMap {
+            change: rewrite.path.as_ref(),
+            sent_host: upstream.host.as_ref().map_or(client_host, HeaderValue::as_bytes),
+            server: self.server,
+            sent_scheme: if upstream.tls.is_some() { Scheme::Https } else { Scheme::Http },
+            client_host,
+            client_scheme: self.head.scheme,
+        };
+        map.map(location)
     }
 
     fn replaces(&self, name: &[u8]) -> bool {

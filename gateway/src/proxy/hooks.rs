@@ -118,16 +118,16 @@ impl ProxyHttp for Gateway {
         }
         let target = self.next_server(context)?;
         let (request, judged) = judged(context).ok_or_else(|| internal("not judged"))?;
-        let route = judged.route.ok_or_else(|| internal("no route"))?;
+        let upstream = judged.upstream().ok_or_else(|| internal("no upstream"))?;
         let server = target.server;
-        let transport = match protocol_for(session, &route.upstream)? {
+        let transport = match protocol_for(session, upstream)? {
             Protocol::Http2 => Transport::Pingora,
-            Protocol::Auto if route.upstream.servers.is_http2(server) => Transport::Pingora,
+            Protocol::Auto if upstream.servers.is_http2(server) => Transport::Pingora,
             protocol @ (Protocol::Http1 | Protocol::Auto) => {
                 Transport::Own(Wanted { is_new: context.needs_new_connection, is_http1: protocol == Protocol::Http1 })
             }
         };
-        request.watch.begin_attempt(route.upstream.timeouts.head, route.upstream.timeouts.idle);
+        request.watch.begin_attempt(upstream.timeouts.head, upstream.timeouts.idle);
         let path = match &transport {
             Transport::Pingora => ExchangePath::Http2Upstream,
             Transport::Own(_) if hop_by_hop::is_upgrade(session.req_header()) => ExchangePath::Upgrade,
@@ -140,12 +140,12 @@ impl ProxyHttp for Gateway {
                     salvage =
                         Some(Box::new(Salvage { head: session.req_header().clone(), log: Arc::clone(&self.log) }));
                 }
-                upstream::http2_peer(&route.upstream, server.address, route.upstream.servers.is_pinned(server))
+                upstream::http2_peer(upstream, server.address, upstream.servers.is_pinned(server))
             }
             Transport::Own(wanted) => {
                 let progress = Arc::new(RequestProgress::default());
                 request.watch.set_progress(Arc::clone(&progress));
-                upstream::http1_peer(&route.upstream, server.address, wanted, progress)
+                upstream::http1_peer(upstream, server.address, wanted, progress)
             }
         };
         context.salvage = context.salvage.take().or(salvage);
@@ -259,7 +259,8 @@ impl ProxyHttp for Gateway {
             note_response(&progress, &request.watch, header);
         }
         let is_final = !status.is_informational() || is_upgrade;
-        let response = UpstreamResponse { status, head: &head, request, judged };
+        let server = context.server.map(|server| server.address);
+        let response = UpstreamResponse { status, head: &head, request, judged, server };
         let reframed = rewrite::edit_response(header, |fields| response.edit(fields, client));
         let reframed = match reframed {
             Ok(reframed) => reframed,

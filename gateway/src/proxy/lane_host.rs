@@ -20,7 +20,7 @@ use crate::proxy::context::LostIfPanicked;
 use crate::request_head::RequestHead;
 use crate::respond;
 use crate::respond::AnswerContext;
-use crate::tenant::Route;
+use crate::route::Route;
 use crate::verdicts::TenantRule;
 use crossgate_config::{Limits, Mode};
 use crossgate_message::fields::{HeaderFields, KnownHeaders};

@@ -97,6 +97,8 @@ struct SeenFiles {
     /// Token files of the admin listener.
     token_files: Vec<PathBuf>,
     scripts_dir: Option<PathBuf>,
+    /// Bodies of fixed responses.
+    body_files: Vec<PathBuf>,
     /// Certificates, keys and `ca` files, of listeners and of upstreams.
     certificates: BTreeSet<PathBuf>,
     stamps: BTreeMap<PathBuf, Option<FileStamp>>,
@@ -193,6 +195,11 @@ impl ConfigLoader {
             Some(text) => config::decode_main(&main_path, text),
             None => config::read_main(&main_path),
         };
+        // One that changed before this is not settled, and so is read again.
+        for file in &main.body_files {
+            self.note_stamp(file);
+        }
+        self.seen.body_files.clone_from(&main.body_files);
         let tokens = self.check_tokens(&main.settings, &mut found);
         secrets::warn_open(&main, &main_path, &mut found);
         self.check_access_log(&main.settings, &mut found);
@@ -421,7 +428,7 @@ impl ConfigLoader {
     /// `finished` contains the states in which files were closed. Reads no file.
     pub(super) fn staleness(&self, finished: &FinishedStates) -> FileStaleness {
         let mut paths = BTreeSet::from([self.main_path.to_path_buf()]);
-        paths.extend(self.seen.token_files.iter().cloned());
+        paths.extend(self.seen.token_files.iter().chain(&self.seen.body_files).cloned());
         paths.extend(self.seen.certificates.iter().cloned());
         if let Some(dir) = &self.seen.scripts_dir {
             paths.extend(scripts::list_watched_files(dir));
@@ -457,7 +464,8 @@ impl ConfigLoader {
     pub(super) fn watched_paths(&self) -> WatchedPaths {
         let mut watched_paths = WatchedPaths::default();
         watched_paths.add_file(&self.main_path);
-        self.seen.token_files.iter().chain(&self.seen.certificates).for_each(|file| watched_paths.add_file(file));
+        let files = self.seen.token_files.iter().chain(&self.seen.certificates).chain(&self.seen.body_files);
+        files.for_each(|file| watched_paths.add_file(file));
         if let Some(dir) = &self.seen.scripts_dir {
             watched_paths.add_directory(dir);
             watched_paths.add_directory(&scripts::data_dir(dir));

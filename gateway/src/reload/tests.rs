@@ -11,6 +11,7 @@ use super::*;
 use crate::snapshot::HostMatch;
 use crate::tenant::Tenant;
 
+mod bodies;
 mod certificates;
 mod origin_series;
 mod renewal;

@@ -15,8 +15,7 @@ use engine::Template;
 use crate::ledger::GroupLabel;
 use crate::registry::GatewayMetrics;
 use crate::scripts::{ReportedScripts, Scripts};
-use crate::tenant::EmbeddingFields;
-use crate::tenant::SharedPolicy;
+use crate::shared_policy::{EmbeddingFields, SharedPolicy};
 use crate::tenant::Tenant;
 use crate::upstream::Upstream;
 use crate::upstream::UpstreamTls;
@@ -99,7 +98,7 @@ impl SharedSections {
     pub(super) fn warn_unused(main: &MainFile, file: &Path, tenants: &[Arc<Tenant>], found: &mut Diagnostics) {
         let routes = || tenants.iter().flat_map(|tenant| tenant.routes.iter().chain(&tenant.fallback));
         let policies: AHashSet<&str> = routes().map(|route| &*route.policy_name).collect();
-        let upstreams: AHashSet<&str> = routes().map(|route| &*route.upstream.name).collect();
+        let upstreams: AHashSet<&str> = routes().filter_map(|route| Some(&*route.upstream()?.name)).collect();
         let sets: AHashSet<&str> = main.policies.iter().flat_map(named_sets).flatten().map(|set| &*set.value).collect();
         let mut warn = |kind: ReferenceKind, name: &Text, used: &AHashSet<&str>| {
             if !used.contains(&*name.value) {

@@ -12,8 +12,8 @@ use crossgate_policy::{
     CorsRequest, CrossSiteNavigations, CrossSiteProtection, EntryId, OwnOrigin, Policy, PolicySpec, RequestField,
 };
 
-use crate::tenant::Route;
-use crate::tenant::SharedPolicy;
+use crate::route::Route;
+use crate::shared_policy::SharedPolicy;
 use crossgate_config::{Mode, UnmatchedRequests};
 
 /// The maximum number of entries of a policy that are compared.

@@ -16,13 +16,16 @@ use super::shared::{SharedSections, code_of, resolve};
 use super::strictness::StrictnessChecks;
 use crate::counters::EntryHandles;
 use crate::registry::GatewayMetrics;
-use crate::tenant::SharedPolicy;
-use crate::tenant::{Route, Tenant, TenantWarning};
+use crate::route::{Forward, Route, RouteAction};
+use crate::shared_policy::SharedPolicy;
+use crate::tenant::{Tenant, TenantWarning};
 use crate::upstream::Upstream;
 use crate::verdicts::{CompiledRule, TenantRule};
 use crossgate_config::FORWARD_UNDER_PROTECTION;
 use crossgate_config::diagnostics::{Diagnostic, Diagnostics};
-use crossgate_config::model::{OwnOriginConfig, Position, RouteSpec, TenantSpec, Text, UnmatchedRequests};
+use crossgate_config::model::{
+    OwnOriginConfig, Position, RouteActionSpec, RouteSpec, TenantSpec, Text, UnmatchedRequests,
+};
 use crossgate_config::warnings::WarningCode;
 use crossgate_config::{ReferenceKind, show_text};
 use crossgate_message::field_edits::FieldEdits;
@@ -58,9 +61,11 @@ struct ExtendedPolicy {
 pub(super) fn is_current(tenant: &Tenant, spec: &Arc<TenantSpec>, shared: &SharedSections) -> bool {
     let current = |route: &Arc<Route>| {
         let policy = shared.policies.get(&*route.policy_name);
-        let upstream = shared.upstreams.get(&*route.upstream.name);
+        let is_upstream_current = |upstream: &Arc<Upstream>| {
+            shared.upstreams.get(&*upstream.name).is_some_and(|current| Arc::ptr_eq(current, upstream))
+        };
         policy.is_some_and(|policy| Arc::ptr_eq(policy, &route.shared))
-            && upstream.is_some_and(|upstream| Arc::ptr_eq(upstream, &route.upstream))
+            && route.upstream().is_none_or(is_upstream_current)
     };
     let same = Arc::ptr_eq(&tenant.spec, spec) || tenant.spec == *spec && has_same_locations(tenant, spec);
     same && tenant.routes.iter().chain(&tenant.fallback).all(current)
@@ -288,20 +293,12 @@ impl TenantCompiler<'_> {
         spec: &RouteSpec,
         defaults: &(Option<Arc<Upstream>>, Option<ExtendedPolicy>),
     ) -> Option<Route> {
-        let upstream = match &spec.upstream {
-            Some(name) => self.upstream(Some(name)).flatten(),
-            None => defaults.0.clone(),
-        };
+        let action = self.action(tenant, spec, defaults.0.as_ref());
         let policy = self.route_policy(tenant, spec, defaults.1.as_ref());
-        for (kind, missing) in [
-            ("upstream", spec.upstream.is_none() && tenant.upstream.is_none()),
-            ("policy", spec.policy.is_none() && tenant.policy.is_none()),
-        ] {
-            if missing && !self.partial {
-                self.error(spec.path.at, format!("this route has no {kind}; set one here or at the tenant"));
-            }
+        if spec.policy.is_none() && tenant.policy.is_none() && !self.partial {
+            self.error(spec.path.at, "this route has no policy; set one here or at the tenant");
         }
-        let mut route = make_route(tenant, &spec.path.value, &policy?, upstream?);
+        let mut route = make_route(tenant, &spec.path.value, &policy?, action?);
         route.request_edits = overridden(&route.request_edits, &spec.request_headers);
         route.response_edits = overridden(&route.response_edits, &spec.response_headers);
         route.is_exact = spec.is_exact;
@@ -314,6 +311,31 @@ impl TenantCompiler<'_> {
         }
         route.cross_site_navigations = navigations.unwrap_or(route.cross_site_navigations);
         Some(route)
+    }
+
+    /// What becomes of the requests of a route that pass.
+    fn action(
+        &mut self,
+        tenant: &TenantSpec,
+        spec: &RouteSpec,
+        default: Option<&Arc<Upstream>>,
+    ) -> Option<RouteAction> {
+        let forward = match &spec.action {
+            RouteActionSpec::Forward(forward) => forward,
+            RouteActionSpec::Redirect(redirect) => return Some(RouteAction::Redirect(Arc::clone(redirect))),
+            RouteActionSpec::Respond(fixed) => return Some(RouteAction::Respond(Arc::clone(fixed))),
+        };
+        let upstream = match &forward.upstream {
+            Some(name) => self.upstream(Some(name)).flatten(),
+            None => default.cloned(),
+        };
+        if forward.upstream.is_none() && tenant.upstream.is_none() && !self.partial {
+            self.error(
+                spec.path.at,
+                "this route has no upstream; set one here or at the tenant, or write `redirect` or `respond`",
+            );
+        }
+        Some(RouteAction::Forward(Forward { upstream: upstream?, rewrite: forward.rewrite.clone() }))
     }
 
     /// Reports a route that forwards what its policy denies, but that has lost the requests for
@@ -351,8 +373,11 @@ impl TenantCompiler<'_> {
         routes: &mut Vec<Arc<Route>>,
     ) -> Option<Arc<Route>> {
         let (upstream, policy) = (defaults.0.as_ref(), defaults.1.as_ref()?);
-        let somewhere = upstream.cloned().or_else(|| routes.first().map(|route| Arc::clone(&route.upstream)))?;
-        let route = Arc::new(make_route(spec, "/", policy, somewhere));
+        let action = match upstream {
+            Some(upstream) => RouteAction::Forward(Forward { upstream: Arc::clone(upstream), rewrite: None }),
+            None => RouteAction::NotFound,
+        };
+        let route = Arc::new(make_route(spec, "/", policy, action));
         if spec.upstream.is_some() {
             routes.push(Arc::clone(&route));
         }
@@ -387,14 +412,14 @@ fn overridden(tenant: &Option<Arc<FieldEdits>>, route: &Option<Arc<FieldEdits>>)
     }
 }
 
-fn make_route(tenant: &TenantSpec, path: &str, policy: &ExtendedPolicy, upstream: Arc<Upstream>) -> Route {
+fn make_route(tenant: &TenantSpec, path: &str, policy: &ExtendedPolicy, action: RouteAction) -> Route {
     Route {
         path: Arc::from(path),
         is_exact: false,
         policy_name: Arc::clone(&policy.shared.name),
         policy: Arc::clone(&policy.policy),
         rule: policy.rule.clone(),
-        upstream,
+        action,
         unmatched_requests: policy.shared.unmatched_requests,
         preflight_failures: policy.shared.preflight_failures,
         cross_site_navigations: policy.shared.cross_site_navigations.unwrap_or_default(),

@@ -102,7 +102,7 @@ fn routes_match_by_longest_prefix_then_by_method() {
         ("/public/forms/1", "GET", "/public/forms", "open", "a"),
     ] {
         let route = tenant.route(path, method.as_bytes()).unwrap();
-        let got = (&*route.path, &*route.policy_name, &*route.upstream.name);
+        let got = (&*route.path, &*route.policy_name, &*route.upstream().unwrap().name);
         assert_eq!(got, (prefix, policy, upstream), "{method} {path}");
     }
     let modes: Vec<_> = tenant.routes().iter().map(|route| (route.mode, route.unmatched_requests)).collect();
@@ -158,7 +158,7 @@ fn method_without_a_route_uses_a_shorter_route_or_none() {
 "#,
     );
     let acme = tenant(&snapshot, "acme.example");
-    let upstream = |path, method: &[u8]| acme.route(path, method).map(|route| &*route.upstream.name);
+    let upstream = |path, method: &[u8]| acme.route(path, method).map(|route| &*route.upstream().unwrap().name);
     assert_eq!(upstream("/x", b"PUT"), Some("a"));
     assert_eq!(upstream("/x", b"GET"), Some("b"));
     assert_eq!(upstream("/x", b"POST"), None);
@@ -171,7 +171,7 @@ fn method_without_a_route_uses_a_shorter_route_or_none() {
 #[test]
 fn servers_are_used_in_turn() {
     let snapshot = good("tenants: [{ id: x, hosts: [x], upstream: a, policy: spa }]\n");
-    let upstream = &tenant(&snapshot, "x").routes()[0].upstream;
+    let upstream = tenant(&snapshot, "x").routes()[0].upstream().unwrap();
     let ports: Vec<_> =
         (0..4).map(|_| upstream.server(upstream.draw_turn(), 0, None).unwrap().address.port()).collect();
     assert_eq!(ports, [9001, 9002, 9001, 9002]);

@@ -52,6 +52,7 @@ mod refusals;
 mod reload;
 mod request_ids;
 mod requests;
+mod route_actions;
 mod routes;
 mod rules;
 mod secrets;

@@ -49,7 +49,7 @@ fn refused_main_file_changes_only_certificates() {
     assert_eq!(["main", "b", "c", "b2", "c2"].map(known), [true, true, true, false, false]);
     let tls = |snapshot: &Snapshot| snapshot.upstreams().next().unwrap().tls.clone();
     assert!(
-        serving.tenant_by_id("b").unwrap().routes()[0].upstream.tls == tls(&serving),
+        serving.tenant_by_id("b").unwrap().routes()[0].upstream().unwrap().tls == tls(&serving),
         "tenants do not use the renewed upstream"
     );
     let status = reloader.status();
