@@ -22,6 +22,7 @@ mod node;
 pub mod own_sockets;
 mod policies;
 mod route_actions;
+mod route_matches;
 mod rules;
 mod scalars;
 mod sections;

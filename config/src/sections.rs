@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use super::keys;
 use super::schema::listeners::{CertificateKeys, ListenerKeys, ListenerTlsKeys, ProxyProtocolKeys};
 use super::schema::policies::{
-    GroupKeys, GroupOriginsKeys, HeaderEditsKeys, PolicyKeys, RedirectKeys, RespondKeys, RewriteKeys, RouteKeys,
-    RuleKeys, TenantKeys,
+    GroupKeys, GroupOriginsKeys, HeaderEditsKeys, PolicyKeys, PresenceKeys, RedirectKeys, RespondKeys, RewriteKeys,
+    RouteKeys, RuleKeys, TenantKeys,
 };
 use super::schema::settings::{
     AccessLogKeys, AdminKeys, LedgerKeys, LimitsKeys, RotateKeys, RuleLimitsKeys, RuntimeKeys, ShutdownKeys,
@@ -127,6 +127,7 @@ sections! {
     GROUP_ORIGINS = GroupOriginsKeys, "an addition to a group";
     TENANT = TenantKeys, "a tenant", "{ id: .., hosts: [#], upstream: .., policy: .. }";
     HEADER_EDITS = HeaderEditsKeys, "changes of headers", "{ remove: [#] }";
+    PRESENCE = PresenceKeys, "a condition";
     REWRITE = RewriteKeys, "a rewrite", "{ pathPrefix: # }";
     REDIRECT = RedirectKeys, "a redirect", "{ status: 307, path: # }";
     RESPOND = RespondKeys, "a fixed response", "{ status: 200, body: # }";

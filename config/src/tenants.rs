@@ -4,6 +4,7 @@
 //! kept, because with `--skip-broken-tenants` they get a 503 response.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::decode::{Decoder, SectionFields, show_text};
@@ -18,8 +19,8 @@ use crossgate_message::target::RequestTarget;
 const TENANTS_MAX: usize = 1_000_000;
 /// Maximum number of hosts of one tenant.
 const HOSTS_MAX: usize = 10_000;
-/// Maximum number of routes of one tenant, which are searched linearly.
-const ROUTES_MAX: usize = 256;
+/// Maximum number of routes of one tenant.
+const ROUTES_MAX: usize = 4_096;
 /// Maximum number of methods of one route.
 const METHODS_MAX: usize = 64;
 /// Methods that the gateway answers with 405 before it selects a route. Pages cannot send them
@@ -128,21 +129,27 @@ impl Decoder<'_> {
         let items =
             node.map_or(&[][..], |node| self.section_list(node, "a list of routes", ROUTES_MAX, &sections::ROUTE));
         let routes: Vec<_> = items.iter().filter_map(|item| self.route(item)).collect();
-        for (index, route) in routes.iter().enumerate() {
-            let earlier = routes.iter().take(index).find(|earlier| overlap(earlier, route));
-            if let Some(first) = earlier {
+        let mut seen: HashMap<(&str, bool), Vec<&RouteSpec>> = HashMap::new();
+        for route in &routes {
+            let same_path = seen.entry((&route.path.value, route.is_exact)).or_default();
+            if let Some(first) = same_path.iter().find(|earlier| overlap(earlier, route)) {
                 let kind = if route.is_exact { "exact path" } else { "prefix" };
-                let what = format!("two routes have the {kind} {} and the same methods", show_text(&route.path.value));
+                let has_conditions = route.conditions.counts() != (0, 0);
+                let and = if has_conditions { "methods and conditions" } else { "methods" };
+                let what = format!("two routes have the {kind} {} and the same {and}", show_text(&route.path.value));
                 self.clash(route.path.at, format!("{what}; change one of them"), first.path.at);
             }
+            same_path.push(route);
         }
         routes
     }
 
     /// Reports redirects that lead back to themselves, also by other redirects of the tenant.
     fn check_circles(&mut self, hosts: &[Located<HostPattern>], routes: &[RouteSpec]) {
-        let takes_get =
-            |route: &&RouteSpec| route.methods.is_empty() || route.methods.iter().any(|m| *m.value == *"GET");
+        let takes_get = |route: &&RouteSpec| {
+            let has_method = route.methods.is_empty() || route.methods.iter().any(|method| *method.value == *"GET");
+            has_method && route.conditions.counts() == (0, 0)
+        };
         let found = |path: &str| {
             let covering = routes.iter().filter(takes_get).filter(|route| route.covers(path));
             covering.min_by_key(|route| (!route.is_exact, Reverse(route.path.value.len())))
@@ -168,6 +175,7 @@ impl Decoder<'_> {
         let fields = self.fields(node, &sections::ROUTE)?;
         let path = self.route_path(&fields);
         let methods = self.methods(&fields);
+        let conditions = Arc::new(self.route_conditions(&fields));
         let policy = fields.find("policy").and_then(|node| self.name(node, "the name of a policy"));
         let action = self.route_action(&fields, path.as_ref().map(|(path, _)| &*path.value));
         let allow_origins = self.own_origins(fields.find("allowOrigins"));
@@ -181,6 +189,7 @@ impl Decoder<'_> {
             path,
             is_exact,
             methods,
+            conditions,
             policy,
             action: action?,
             allow_origins,
@@ -304,8 +313,8 @@ fn trim_end(path: &str) -> &str {
     }
 }
 
-/// Whether some request matches both routes equally well.
+/// Whether some request matches both routes, which have one path, equally well.
 fn overlap(a: &RouteSpec, b: &RouteSpec) -> bool {
     let shared = a.methods.iter().any(|method| b.methods.contains(method));
-    a.path == b.path && a.is_exact == b.is_exact && (shared || a.methods.is_empty() && b.methods.is_empty())
+    a.conditions == b.conditions && (shared || a.methods.is_empty() && b.methods.is_empty())
 }

@@ -51,6 +51,8 @@ codes! {
     OpenTrustedProxies = "open-trusted-proxies";
     /// A policy with credentials has `*` in a list of methods or headers.
     StarWithCredentials = "star-with-credentials";
+    /// Only the order of the file decides between two routes.
+    RouteOrder = "route-order";
     /// A route denies what the route above it allows.
     StricterRoute = "stricter-route";
     /// A certificate has expired or is not valid yet.

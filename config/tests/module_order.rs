@@ -8,7 +8,7 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 25] = [
     "address_ranges",
     "own_sockets",
     "scalars",
@@ -32,6 +32,7 @@ const ORDER: [&str; 24] = [
     "servers",
     "header_edits",
     "route_actions",
+    "route_matches",
     "tenants",
 ];
 

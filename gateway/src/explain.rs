@@ -246,7 +246,11 @@ impl Explanation {
             group: judged.group_name().map(str::to_owned),
             near_misses,
             rule: None,
-            notes: notes::of(judged, head).into_iter().chain(locations::passed_over_notes(judged, head)).collect(),
+            notes: notes::of(judged, head)
+                .into_iter()
+                .chain(notes::left_out(judged, head))
+                .chain(locations::passed_over_notes(judged, head))
+                .collect(),
             locations: locations::locations(snapshot, judged),
             refused: locations::refused(snapshot, judged, head),
             response,

@@ -13,12 +13,12 @@ use crossgate_policy::{
     RequestedUpgrade, RuleAnswer, RuleContext, RuleInput, Verdict,
 };
 use http::header::ACCESS_CONTROL_REQUEST_HEADERS;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use yoke::Yokeable;
 
 use crate::metrics::VerdictLabel;
 use crate::request_head::RequestHead;
-use crate::route::{Route, RouteAction};
+use crate::route::{Route, RouteAction, RouteRequest};
 use crate::snapshot::{HostMatch, Snapshot};
 use crate::tenant::Tenant;
 use crate::upstream::Upstream;
@@ -82,6 +82,8 @@ pub struct PolicyMatch<'s> {
     pub rewritten: Option<String>,
     /// The `Location` of the route's redirect.
     pub location: Option<HeaderValue>,
+    /// The headers that the choice of the route depended on.
+    pub route_vary: Vec<&'s HeaderName>,
 }
 
 /// The action for a judged request.
@@ -278,11 +280,13 @@ fn locate<'s, 'a>(snapshot: &'s Snapshot, head: &RequestHead<'a>) -> Result<Loca
 /// A preflight is about another request, so that request's method is checked too.
 fn is_ambiguous(tenant: &Tenant, target: &RequestTarget<'_>, head: &RequestHead<'_>) -> bool {
     let path = target.path_for_matching();
+    let query = target.query();
+    let own = RouteRequest { method: head.method, fields: Some(head.headers), query };
     match head.known.requested_method {
         RequestField::One(requested) if head.method == b"OPTIONS" => {
-            tenant.is_ambiguous(path, &[head.method, requested])
+            tenant.is_ambiguous(path, &[own, RouteRequest { method: requested, fields: None, query }])
         }
-        RequestField::Absent | RequestField::One(_) | RequestField::Many => tenant.is_ambiguous(path, &[head.method]),
+        RequestField::Absent | RequestField::One(_) | RequestField::Many => tenant.is_ambiguous(path, &[own]),
     }
 }
 
@@ -309,12 +313,9 @@ fn decide<'s, E>(
         tenant.counters.prefetch(kind);
         #[cfg(test)]
         crate::fault::panic_at("judging", head.target);
-        // A preflight is about another request, so that request's method selects the route.
-        let method = match (kind, request.requested_method) {
-            (RequestKind::Preflight, RequestField::One(method)) => method,
-            _ => head.method,
-        };
-        let matched = tenant.route(target.path_for_matching(), method);
+        let wanted = route_request(kind, head, target.query());
+        let matched = tenant.route(target.path_for_matching(), &wanted);
+        let route_vary = header_names(tenant, target, &wanted, matched);
         let has_route = matched.is_some();
         let route = matched.or_else(|| tenant.fallback());
         if let Some(route) = route {
@@ -335,8 +336,39 @@ fn decide<'s, E>(
         let has_answer = has_route && (route.is_none_or(|route| !route.redirects()) || location.is_some());
         let action = choose_action(&verdict, request, route, has_answer);
         let rewritten = sent_target(route, target, head);
-        Ok(PolicyMatch { tenant, route, verdict, cross_site, rule_outcome, action, rewritten, location })
+        Ok(PolicyMatch { tenant, route, verdict, cross_site, rule_outcome, action, rewritten, location, route_vary })
     })
+}
+
+/// What selects the route of a request. A preflight is about another request, so that request's
+/// method selects it.
+pub(crate) fn route_request<'a>(kind: RequestKind, head: &RequestHead<'a>, query: &'a str) -> RouteRequest<'a> {
+    match (kind, head.known.requested_method) {
+        (RequestKind::Preflight, RequestField::One(method)) => RouteRequest { method, fields: None, query },
+        _ => RouteRequest { method: head.method, fields: Some(head.headers), query },
+    }
+}
+
+/// The names of the headers that routes before the matched one, and that one, expect.
+fn header_names<'s>(
+    tenant: &'s Tenant,
+    target: &RequestTarget<'_>,
+    wanted: &RouteRequest<'_>,
+    matched: Option<&Route>,
+) -> Vec<&'s HeaderName> {
+    let mut names = Vec::new();
+    if !tenant.has_header_conditions || wanted.fields.is_none() {
+        return names;
+    }
+    tenant.find(target.path_for_matching(), |route| {
+        if route.accepts(wanted.method) {
+            names.extend(route.conditions.header_names());
+        }
+        matched.is_some_and(|matched| std::ptr::eq(matched, route))
+    });
+    names.sort_unstable_by_key(|name| name.as_str());
+    names.dedup();
+    names
 }
 
 /// The target for the upstream, if it differs from the client's. A path that the rewrite has no

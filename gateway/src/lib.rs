@@ -35,6 +35,7 @@ pub mod reload;
 pub mod request_head;
 pub mod respond;
 pub mod route;
+mod route_index;
 pub mod scripts;
 pub mod servers;
 mod service_manager;

@@ -133,6 +133,7 @@ fn route_answer(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, context: Answe
         fields.insert(PROXY_STATUS, proxy_status::of_own_answer());
     }
     write_cors(None, judged, head, &mut fields);
+    write_route_vary(judged, &mut fields);
     write_edits(judged, &mut fields);
     finish(EdgeAnswer { status, fields, body }, head.method)
 }
@@ -167,6 +168,7 @@ pub fn error(
         write_vary(None, judged, &mut answer.fields);
         write_embedding(judged, None, &mut answer.fields);
     }
+    write_route_vary(judged, &mut answer.fields);
     write_edits(judged, &mut answer.fields);
     finish(answer, head.method)
 }
@@ -404,6 +406,15 @@ fn with_quoted<R>(judged: &PolicyMatch<'_>, head: &RequestHead<'_>, then: impl F
 /// Removes CORS fields from trailers. Fetch ignores them there, but other clients might not.
 pub fn strip_cors_trailers(trailers: &mut HeaderMap) {
     rewrite::remove(trailers, |name| is_cors_response_field(name.as_str()));
+}
+
+/// Writes the headers that the choice of the route depended on, as a further line of `Vary`.
+pub fn write_route_vary(judged: &PolicyMatch<'_>, sink: &mut impl FieldSink) {
+    if judged.route_vary.is_empty() {
+        return;
+    }
+    let names: Vec<&str> = judged.route_vary.iter().map(|name| name.as_str()).collect();
+    sink.own(&VARY, EditValue::Request(names.join(", ").as_bytes()));
 }
 
 fn write_vary(received: Option<HeaderFields<'_>>, judged: &PolicyMatch<'_>, sink: &mut impl FieldSink) {

@@ -11,8 +11,10 @@ use crate::upstream::Upstream;
 use crate::verdicts::TenantRule;
 use crossgate_config::model::{Mode, PreflightFailures, Rewrite, UnmatchedRequests, covers};
 use crossgate_message::field_edits::FieldEdits;
+use crossgate_message::fields::HeaderFields;
 use crossgate_message::path_change::PathChange;
 use crossgate_message::redirect::{FixedResponse, Redirect};
+use crossgate_message::route_match::RouteConditions;
 
 /// The policy for the requests below one path, and what becomes of those that pass.
 #[derive(Debug)]
@@ -38,6 +40,7 @@ pub struct Route {
     /// The policy's rule, with its cached answers for this tenant.
     pub rule: Option<Arc<TenantRule>>,
     pub(crate) methods: Box<[Box<str>]>,
+    pub(crate) conditions: Arc<RouteConditions>,
     pub(crate) shared: Arc<SharedPolicy>,
     /// The configured changes of requests to the upstream.
     pub(crate) request_edits: Option<Arc<FieldEdits>>,
@@ -47,7 +50,7 @@ pub struct Route {
 
 impl Route {
     pub(crate) fn accepts_every_request(&self) -> bool {
-        &*self.path == "/" && !self.is_exact && self.methods.is_empty()
+        &*self.path == "/" && !self.is_exact && self.methods.is_empty() && self.conditions.counts() == (0, 0)
     }
 
     /// Returns whether the route is for a path: the exact one, or one below the prefix: `/public`
@@ -99,6 +102,20 @@ impl Route {
         self.methods.is_empty() || self.methods.iter().any(|known| known.as_bytes() == method)
     }
 
+    /// Whether the route takes a request for a path that it covers.
+    pub(crate) fn takes(&self, request: &RouteRequest<'_>) -> bool {
+        self.accepts(request.method) && self.conditions.unfulfilled(request.fields, request.query).is_none()
+    }
+
+    /// Whether both routes judge requests in the same way.
+    pub(crate) fn judges_as(&self, other: &Route) -> bool {
+        Arc::ptr_eq(&self.policy, &other.policy)
+            && self.unmatched_requests == other.unmatched_requests
+            && self.preflight_failures == other.preflight_failures
+            && self.cross_site_navigations == other.cross_site_navigations
+            && self.mode == other.mode
+    }
+
     /// The upstream that requests are forwarded to, if they are.
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
         match &self.action {
@@ -140,6 +157,16 @@ impl Route {
     pub fn methods(&self) -> impl Iterator<Item = &str> {
         self.methods.iter().map(|method| &**method)
     }
+}
+
+/// What selects a route among those that cover a path.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteRequest<'a> {
+    /// Of a preflight, the method that it asks for.
+    pub method: &'a [u8],
+    /// `None` for a preflight, which carries none of the fields of its request.
+    pub fields: Option<HeaderFields<'a>>,
+    pub query: &'a str,
 }
 
 /// What becomes of the requests that pass.

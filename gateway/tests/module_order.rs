@@ -8,7 +8,7 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 41] = [
+const ORDER: [&str; 42] = [
     // Leaves.
     "version",
     "html",
@@ -35,6 +35,7 @@ const ORDER: [&str; 41] = [
     "registry",
     "shared_policy",
     "route",
+    "route_index",
     "tenant",
     "snapshot",
     // One request.

@@ -20,6 +20,7 @@ pub mod received_head;
 pub mod redirect;
 pub mod response_head;
 pub mod rewrite;
+pub mod route_match;
 pub mod target;
 pub mod trace_context;
 pub mod upstream_request;

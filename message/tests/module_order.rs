@@ -8,7 +8,7 @@ mod module_order;
 use std::path::Path;
 
 /// The modules of this crate, lowest first.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 20] = [
     "content_length",
     "escape",
     "fields",
@@ -28,6 +28,7 @@ const ORDER: [&str; 19] = [
     "response_head",
     "field_edits",
     "upstream_request",
+    "route_match",
 ];
 
 #[test]

@@ -8,6 +8,7 @@ use crossgate_message::field_edits::FieldEdits;
 use crossgate_message::host::HostPattern;
 use crossgate_message::path_change::PathChange;
 use crossgate_message::redirect::{FixedResponse, Redirect};
+use crossgate_message::route_match::RouteConditions;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantSpec {
@@ -36,6 +37,7 @@ pub struct RouteSpec {
     pub is_exact: bool,
     /// The methods of the route. An empty list stands for all.
     pub methods: Vec<Text>,
+    pub conditions: Arc<RouteConditions>,
     pub policy: Option<Text>,
     pub action: RouteActionSpec,
     pub allow_origins: Vec<OwnOriginConfig>,

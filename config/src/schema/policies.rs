@@ -173,7 +173,8 @@ declare_keys! {
     }
 
     /// A path with its own settings: `pathPrefix` or `pathExact`. An exact path wins, then the
-    /// longest prefix, then the route that lists the method.
+    /// longest prefix, then the route that lists the method, then the one with more headers, and
+    /// then with more query parameters.
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
     struct RouteKeys as "Route" {
         /// Whole segments from the left: `/public` covers `/public` and `/public/x`, but not
@@ -183,6 +184,12 @@ declare_keys! {
         path_exact: Option<String>,
         /// The methods of this route. Default: all.
         methods: Option<Vec<String>>,
+        /// Headers that a request of this route has, each once, with their values. Preflights have
+        /// none of them, so the other routes of the path need the same policy. Default: none.
+        headers: Option<BTreeMap<String, RouteCondition>>,
+        /// Query parameters that a request of this route has, each once, with their values.
+        /// Default: none.
+        query: Option<BTreeMap<String, RouteCondition>>,
         /// The policy. Default: the tenant's. The allowOrigins of the tenant do not apply to this
         /// policy.
         policy: Option<String>,
@@ -209,6 +216,22 @@ declare_keys! {
         /// Header fields that are changed in responses, also in errors of the gateway. Fields that
         /// the tenant changes too are changed as written here. Default: as the tenant says.
         response_headers: Option<HeaderEditsKeys>,
+    }
+
+    /// What a route expects of a header or of a query parameter.
+    #[serde(untagged)]
+    enum RouteCondition {
+        /// This value.
+        Value(String),
+        /// Any value.
+        Presence(PresenceKeys),
+    }
+
+    /// A condition for any value.
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct PresenceKeys as "Presence" {
+        /// Whether there is one: `true`.
+        present: bool,
     }
 
     /// Changes of the path that the upstream receives: `pathPrefix` or `path`. The query stays.

@@ -47,6 +47,8 @@ tenants:
     responseHeaders: {}
     routes:
       - pathPrefix: /a
+        headers: { name: { present: true } }
+        query: { name: { present: true } }
         allowOrigins: [{ group: a, origins: [] }]
         requestHeaders: {}
         responseHeaders: {}

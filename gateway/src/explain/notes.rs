@@ -6,12 +6,15 @@
 use crossgate_policy::{CredentialFields, CrossSiteOutcome, Outcome, Policy, Reason, RequestKind};
 
 use crate::cookies;
-use crate::judge::{PolicyMatch, RequestAction, is_denied_cross_site_navigation, is_denied_navigation, is_navigation};
+use crate::judge::{
+    PolicyMatch, RequestAction, is_denied_cross_site_navigation, is_denied_navigation, is_navigation, route_request,
+};
 use crate::log_request::{CROSS_SITE_NAVIGATION_NOTE, NAVIGATION_NOTE};
 use crate::request_head::RequestHead;
 use crate::snapshot::Snapshot;
-use crossgate_config::{Mode, UnmatchedRequests};
+use crossgate_config::{Mode, UnmatchedRequests, show_text};
 use crossgate_message::escape::EscapedBytes;
+use crossgate_message::target::RequestTarget;
 
 use super::Explanation;
 use crate::probe::{ExplainedRequest, LoggedOutcome, SenderTrust};
@@ -34,6 +37,9 @@ const CROSS_SITE_NAVIGATION: &str = "a form of another site has sent this reques
      recognize what it has asked for itself, by a state or a token";
 const COOKIES: &str = "the page is on another site than the API: browsers send it a cookie back only if that has \
      `SameSite=None; Secure`, and Safari never does";
+/// The most notes on routes that were left out.
+const LEFT_OUT_MAX: usize = 8;
+
 const NO_ROUTE: &str = "no route of the tenant matches the path and method";
 
 const HEALTH_CHECK: &str = "this path is the `healthPath` of a listener, which answers GET and HEAD of it for any host; this explanation \
@@ -105,8 +111,29 @@ pub(super) fn of(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> Vec<String
     candidates.into_iter().filter(|(applies, _)| *applies).map(|(_, note)| note.to_owned()).collect()
 }
 
+/// Notes on routes that come before the matched one and cover the path, but not the request.
+pub(super) fn left_out(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> Vec<String> {
+    let Ok(target) = RequestTarget::parse(head.target, head.method) else { return Vec::new() };
+    let wanted = route_request(judged.verdict.kind, head, target.query());
+    let mut notes = Vec::new();
+    judged.tenant.find(target.path_for_matching(), |route| {
+        let lacks = match route.accepts(wanted.method) {
+            false => Some(format!("it is for {}", route.methods().collect::<Vec<_>>().join(", "))),
+            true => {
+                let unfulfilled = route.conditions.unfulfilled(wanted.fields, wanted.query);
+                unfulfilled.map(|condition| format!("the request does not fulfil its condition on {condition}"))
+            }
+        };
+        if let Some(lacks) = lacks.filter(|_| notes.len() < LEFT_OUT_MAX) {
+            notes.push(format!("the route {} was left out: {lacks}", show_text(&route.path)));
+        }
+        route.takes(&wanted)
+    });
+    notes
+}
+
 fn is_report(judged: &PolicyMatch<'_>) -> bool {
-    judged.route.as_ref().is_some_and(|route| route.mode == Mode::Report)
+    judged.route.is_some_and(|route| route.mode == Mode::Report && !route.answers_itself())
 }
 
 fn is_maybe_form_post(judged: &PolicyMatch<'_>, head: &RequestHead<'_>) -> bool {

@@ -162,6 +162,7 @@ impl UpstreamResponse<'_> {
             return;
         }
         // A policy that only reports has no part in these.
+        respond::write_route_vary(self.judged, sink);
         if let Some(edits) = self.judged.response_edits() {
             edits.write(sink);
         }

@@ -18,7 +18,7 @@ use crate::counters::EntryHandles;
 use crate::registry::GatewayMetrics;
 use crate::route::{Forward, Route, RouteAction};
 use crate::shared_policy::SharedPolicy;
-use crate::tenant::{Tenant, TenantWarning};
+use crate::tenant::{RouteIndexes, Tenant, TenantWarning};
 use crate::upstream::Upstream;
 use crate::verdicts::{CompiledRule, TenantRule};
 use crossgate_config::FORWARD_UNDER_PROTECTION;
@@ -101,8 +101,8 @@ impl TenantCompiler<'_> {
         }
         let fallback = self.fallback(spec, &defaults, &mut routes);
         good &= self.check_has_route(spec, &routes);
-        let order = |route: &Arc<Route>| (!route.is_exact, Reverse(route.path.len()), route.methods.is_empty());
-        routes.sort_by_key(order);
+        routes.sort_by_key(order_of);
+        good &= self.check_conditions(spec, &routes);
         if good {
             self.warn(spec, &routes);
         }
@@ -120,6 +120,7 @@ impl TenantCompiler<'_> {
             });
         }
         self.warn_case_twins(spec, routes);
+        self.warn_route_order(spec, routes);
         for (route, looser) in self.strictness.stricter(routes) {
             let Some(source) = source_of(spec, route) else {
                 continue;
@@ -154,12 +155,72 @@ impl TenantCompiler<'_> {
         }
     }
 
+    /// Reports routes with conditions on headers that other routes stand in for under another
+    /// policy. A preflight carries none of the headers, so it cannot tell them apart.
+    fn check_conditions(&mut self, spec: &TenantSpec, routes: &[Arc<Route>]) -> bool {
+        let mut good = true;
+        for (at, route) in routes.iter().enumerate().filter(|(_, route)| route.conditions.counts().0 > 0) {
+            let later = routes.get(at + 1..).unwrap_or_default().iter();
+            let mut stand_ins = later.filter(|other| other.covers(&route.path) && share_method(route, other));
+            let is_last = |other: &Route| {
+                let takes_all =
+                    other.methods.is_empty() || route.methods().all(|method| other.accepts(method.as_bytes()));
+                let has_methods = other.methods.is_empty() || !route.methods.is_empty();
+                other.conditions.counts() == (0, 0) && takes_all && has_methods
+            };
+            let mut is_over = false;
+            let other = stand_ins.find(|other| {
+                let is_other = !is_over && !route.judges_as(other);
+                is_over |= is_last(other);
+                is_other
+            });
+            if let (Some(other), Some(source)) = (other, source_of(spec, route)) {
+                let shown = show_text(&other.path);
+                self.error(
+                    source.path.at,
+                    format!(
+                        "requests without these headers take the route {shown}, which judges them in another way, and a preflight \
+                         has no such headers; give both routes the same policy, allowOrigins, unmatchedRequests, \
+                         preflightFailures and crossSiteNavigations"
+                    ),
+                );
+                good = false;
+            }
+        }
+        good
+    }
+
+    /// Warns about routes between which only the order of the file decides.
+    fn warn_route_order(&mut self, spec: &TenantSpec, routes: &[Arc<Route>]) {
+        for (at, route) in routes.iter().enumerate().filter(|(_, route)| route.conditions.counts() != (0, 0)) {
+            let rivals = routes.get(at + 1..).unwrap_or_default().iter().take_while(|other| other.has_path_of(route));
+            let is_rival = |other: &&Arc<Route>| {
+                let is_equal = order_of(other) == order_of(route);
+                is_equal && share_method(route, other) && !route.conditions.excludes(&other.conditions)
+            };
+            let source = source_of(spec, route);
+            if let (Some(_), Some(source)) = ({ rivals }.find(is_rival), source) {
+                let shown = show_text(&route.path);
+                self.warnings.push(TenantWarning {
+                    code: WarningCode::RouteOrder,
+                    at: source.path.at,
+                    message: format!(
+                        "a request can fulfil the conditions of two routes for {shown}, and the first in the file takes it; \
+                         add a condition to one of them"
+                    ),
+                });
+            }
+        }
+    }
+
     fn assemble(&self, spec: &Arc<TenantSpec>, routes: Vec<Arc<Route>>, fallback: Option<Arc<Route>>) -> Tenant {
         Tenant {
             id: Arc::clone(&spec.id.value),
             counters: self.metrics.tenant(&spec.id.value),
             spec: Arc::clone(spec),
             has_uniform_terms: Tenant::are_uniform(&routes),
+            indexes: RouteIndexes::of(&routes),
+            has_header_conditions: routes.iter().any(|route| route.conditions.counts().0 > 0),
             routes: routes.into_iter().collect(),
             fallback,
             warnings: self.warnings.as_slice().into(),
@@ -303,6 +364,7 @@ impl TenantCompiler<'_> {
         route.response_edits = overridden(&route.response_edits, &spec.response_headers);
         route.is_exact = spec.is_exact;
         route.methods = spec.methods.iter().map(|method| method.value.clone()).collect();
+        route.conditions = Arc::clone(&spec.conditions);
         route.unmatched_requests = spec.unmatched_requests.unwrap_or(route.unmatched_requests);
         route.preflight_failures = spec.preflight_failures.unwrap_or(route.preflight_failures);
         let navigations = spec.cross_site_navigations.map(CrossSiteNavigations::from);
@@ -401,7 +463,22 @@ impl TenantCompiler<'_> {
 
 /// The specification of a route.
 fn source_of<'s>(spec: &'s TenantSpec, route: &Route) -> Option<&'s RouteSpec> {
-    spec.routes.iter().find(|source| *source.path.value == *route.path && source.is_exact == route.is_exact)
+    let is_it = |source: &&RouteSpec| {
+        let is_path = *source.path.value == *route.path && source.is_exact == route.is_exact;
+        is_path && source.conditions == route.conditions && source.methods.iter().map(|m| &*m.value).eq(route.methods())
+    };
+    spec.routes.iter().find(is_it)
+}
+
+/// The order in which routes are tried. Those that are equal stay in the order of the file.
+fn order_of(route: &Arc<Route>) -> impl Ord + use<> {
+    let (headers, query) = route.conditions.counts();
+    let length = Reverse(route.path.len());
+    (!route.is_exact, length, Arc::clone(&route.path), route.methods.is_empty(), Reverse((headers, query)))
+}
+
+fn share_method(one: &Route, other: &Route) -> bool {
+    one.methods.is_empty() || other.methods.is_empty() || one.methods().any(|method| other.accepts(method.as_bytes()))
 }
 
 /// The changes of a tenant, overridden by those of a route.
@@ -426,6 +503,7 @@ fn make_route(tenant: &TenantSpec, path: &str, policy: &ExtendedPolicy, action: 
         mode: policy.shared.mode,
         handles: EntryHandles::new(),
         methods: Box::default(),
+        conditions: Arc::default(),
         shared: Arc::clone(&policy.shared),
         request_edits: tenant.request_headers.clone(),
         response_edits: tenant.response_headers.clone(),

@@ -1,10 +1,13 @@
 //! Tests of compiled configurations: the tenant of a host, the route of a path, errors, and reuse
 //! of unchanged objects.
 
+mod conditions;
+
 use std::path::Path;
 
 use super::*;
 use crate::registry::GatewayMetrics;
+use crate::route::RouteRequest;
 use crate::scripts::{ReportedScripts, Scripts};
 use crossgate_config::diagnostics::{Diagnostics, Severity};
 use crossgate_config::warnings::WarningCode;
@@ -74,6 +77,11 @@ fn tenant<'s>(snapshot: &'s Snapshot, host: &str) -> &'s Arc<Tenant> {
     }
 }
 
+/// A request without conditions on anything but its method.
+fn asking(method: &[u8]) -> RouteRequest<'_> {
+    RouteRequest { method, fields: None, query: "" }
+}
+
 #[test]
 fn routes_match_by_longest_prefix_then_by_method() {
     let snapshot = good(
@@ -101,7 +109,7 @@ fn routes_match_by_longest_prefix_then_by_method() {
         ("/public/forms/1", "put", "/public/forms", "open", "a"),
         ("/public/forms/1", "GET", "/public/forms", "open", "a"),
     ] {
-        let route = tenant.route(path, method.as_bytes()).unwrap();
+        let route = tenant.route(path, &asking(method.as_bytes())).unwrap();
         let got = (&*route.path, &*route.policy_name, &*route.upstream().unwrap().name);
         assert_eq!(got, (prefix, policy, upstream), "{method} {path}");
     }
@@ -158,13 +166,14 @@ fn method_without_a_route_uses_a_shorter_route_or_none() {
 "#,
     );
     let acme = tenant(&snapshot, "acme.example");
-    let upstream = |path, method: &[u8]| acme.route(path, method).map(|route| &*route.upstream().unwrap().name);
+    let upstream =
+        |path, method: &[u8]| acme.route(path, &asking(method)).map(|route| &*route.upstream().unwrap().name);
     assert_eq!(upstream("/x", b"PUT"), Some("a"));
     assert_eq!(upstream("/x", b"GET"), Some("b"));
     assert_eq!(upstream("/x", b"POST"), None);
     assert_eq!(&*acme.fallback().unwrap().policy_name, "spa");
     let other = tenant(&snapshot, "b.example");
-    assert!(other.route("/y", b"GET").is_none() && other.fallback().is_none());
+    assert!(other.route("/y", &asking(b"GET")).is_none() && other.fallback().is_none());
     assert!(snapshot.tenant("c.example").is_none());
 }
 
@@ -209,7 +218,7 @@ fn added_origins_apply_only_to_their_tenant_or_route() {
             upgrade: RequestedUpgrade::None,
             credentials: CredentialFields::Absent,
         };
-        tenant.route(path, b"GET").unwrap().policy.decide(&request).without_rule().outcome == Outcome::Allow
+        tenant.route(path, &asking(b"GET")).unwrap().policy.decide(&request).without_rule().outcome == Outcome::Allow
     };
     let origins = ["https://app.example", "https://partner.example", "https://own.example", "https://route.example"];
     for (path, expected) in

@@ -99,6 +99,53 @@ fn upstreams_over_http2_and_websockets_get_rewritten_paths() {
 }
 
 #[test]
+fn headers_and_parameters_choose_the_route_and_are_in_vary() {
+    let upstream = redirecting();
+    let gateway = start(&format!("servers: [{}]", upstream.address));
+    let http2 = Http2::open(gateway.data);
+    let target_of = |target: &str, fields: &[(&str, &str)]| {
+        let one = gateway.ask("GET", target, HOST, fields);
+        let two = http2.ask("GET", target, HOST, fields, b"").unwrap();
+        assert_eq!((one.status, one.headers.vary()), (two.status, two.headers.vary()));
+        let seen = upstream.seen();
+        assert_eq!(seen[seen.len() - 2].target, seen[seen.len() - 1].target);
+        (seen.last().unwrap().target.clone(), one.headers.vary().join(", "))
+    };
+    let origin = ("origin", APP);
+    let varied = "origin, x-canary";
+    // The route for the header does not rewrite, the other does.
+    for (target, fields, sent) in [
+        ("/v1/orders/7", &[origin, ("x-canary", "1")][..], "/v1/orders/7"),
+        ("/v1/orders/7", &[origin, ("x-canary", "2")], "/orders/7"),
+        ("/v1/orders/7", &[origin, ("x-canary", "1"), ("x-canary", "1")], "/orders/7"),
+        ("/v1/orders/7", &[origin], "/orders/7"),
+        ("/v1/orders/7?beta", &[origin], "/v1/orders/7?beta"),
+        ("/v1/orders/7?b%65ta=", &[origin], "/v1/orders/7?b%65ta="),
+        ("/v1/orders/7?beta&beta", &[origin], "/orders/7?beta&beta"),
+    ] {
+        let (target, vary) = target_of(target, fields);
+        assert_eq!(target, sent, "{fields:?}");
+        let mut members: Vec<&str> = vary.split(", ").collect();
+        members.sort_unstable();
+        assert_eq!(members.join(", "), varied, "{fields:?}");
+    }
+    assert_eq!(target_of("/other", &[origin, ("x-canary", "1")]).1, "origin");
+    // One preflight for both, since it has neither header.
+    let asked = [origin, ("access-control-request-method", "PUT"), ("access-control-request-headers", "content-type")];
+    assert_eq!(ask_both(&gateway, "OPTIONS", "/v1/orders/7", &asked).status, 204);
+    // Errors of the gateway depend on the header too.
+    let denied = ask_both(&gateway, "GET", "/v1/orders/7", &[("origin", EVIL)]);
+    assert!(denied.status == 403 && denied.headers.vary().iter().any(|member| member == "x-canary"), "{denied:?}");
+    let explained = gateway.admin("GET", &format!("/explain?host={HOST}&path=/v1/orders/7&origin={APP}")).json();
+    let notes = explained["notes"].to_string();
+    for name in ["the header x-canary", "the query parameter beta"] {
+        let note = format!("the route `/v1/orders` was left out: the request does not fulfil its condition on {name}");
+        assert!(notes.contains(&note), "{notes}");
+    }
+    assert_eq!(explained["upstreamPath"], "/orders/7");
+}
+
+#[test]
 fn locations_of_the_upstream_become_the_clients() {
     let upstream = redirecting();
     let gateway = start(&format!("servers: [{}]", upstream.address));
